@@ -1,0 +1,80 @@
+# Thin doors: each target calls the workflow or the package, nothing is computed here.
+
+PROFILE ?= demo
+CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+PYTEST_ARGS ?=
+PYTHON ?= python3
+
+# The index's own build of torch is taken unless TORCH_INDEX names another package index, which is how to get the
+# CPU-only build (a tenth of the size) or one for a given CUDA version: make env TORCH_INDEX=<address>.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+PROFILES = $(sort $(notdir $(basename $(wildcard notebooks/profiles/*.yaml))))
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help env ffmpeg profile reproduce test lab clean distclean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "PROFILE=$(PROFILE) (there are: $(PROFILES)), CORES=$(CORES)"
+
+env: $(STAMP)  ## create .venv with everything the study needs
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) must be Python 3.11 or newer; name one with: make env PYTHON=python3.11" >&2; exit 2; }
+	@echo "creating .venv"
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "error: $(PYTHON) -m venv failed; on Debian: apt-get install python3-venv" >&2; exit 2; }
+
+# torch goes first, so that the other packages are resolved beside the build that was chosen. pip reads dependency
+# groups from 25.1 on. torchaudio's compiled libraries are built for CUDA and fail to load beside a CPU-only torch; its
+# transforms, resampling and mel filters are plain Python and work without them.
+$(STAMP): pyproject.toml | $(BIN)/python
+	@echo "installing pip"
+	@$(BIN)/python -m pip install -q --upgrade 'pip>=25.1'
+	@echo "installing $(TORCH)"
+	@$(BIN)/python -m pip install -q$(if $(TORCH_INDEX), --index-url $(TORCH_INDEX)) '$(TORCH)'
+	@echo "installing bsm and its dependencies (minutes)"
+	@$(BIN)/python -m pip install -qq -e '.[dev]'
+	@$(BIN)/python -m pip install -q --no-deps --group no-deps
+	@$(BIN)/python -c "import pathlib, sysconfig, torch; libs = pathlib.Path(sysconfig.get_path('platlib'), 'torchaudio', 'lib'); [f.unlink() for f in libs.glob('*.so') if torch.version.cuda is None]"
+	@echo "registering the Jupyter kernel bsm"
+	@$(BIN)/python -m ipykernel install --sys-prefix --name bsm --display-name bsm >/dev/null
+	@touch $@
+
+ffmpeg:
+ifeq ($(and $(shell command -v ffmpeg),$(shell command -v ffprobe)),)
+ifeq ($(shell id -u)$(if $(shell command -v apt-get),apt),0apt)
+	@echo "installing ffmpeg"
+	@{ apt-get update -qq && apt-get install -qq -y ffmpeg; } >/dev/null
+else
+	@echo "error: ffmpeg and ffprobe are not on the PATH; install them, for example: sudo apt-get install -y ffmpeg" >&2; exit 2
+endif
+endif
+
+profile:
+ifeq ($(wildcard notebooks/profiles/$(PROFILE).yaml),)
+	@echo "error: there is no profile '$(PROFILE)'; choose one of: $(PROFILES)" >&2; exit 2
+endif
+
+# The workflow's and the tests' own commands find bsm and its tools without an activated environment.
+reproduce test lab: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+reproduce: profile env ffmpeg  ## run the whole study: data, models, notebooks, figures, report (PROFILE=..., CORES=...)
+	$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE)
+
+test: env ffmpeg  ## run the tests (PYTEST_ARGS=...)
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lab: env ffmpeg  ## open the notebooks in JupyterLab (kernel: bsm)
+	cd notebooks && ../$(BIN)/jupyter lab --MultiKernelManager.default_kernel_name=bsm
+
+clean:  ## remove what was built and the caches; data/, reports/ and .venv stay
+	rm -rf build runs .snakemake .pytest_cache .ruff_cache .hypothesis
+	find . -path ./.venv -prune -o -path ./data -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +
+
+distclean: clean  ## also remove .venv and data/
+	rm -rf .venv data bsm.egg-info
