@@ -1,0 +1,126 @@
+"""The Mamba-2 mixer (official design: mamba-ssm, ``modules/mamba2.py``) and the paper's bidirectional block."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bsm.conv import causal_conv
+from bsm.scan import scan
+
+DT_RANGE = (1e-3, 1e-1)  # initial step sizes, log-uniform
+A_RANGE = (1.0, 16.0)  # initial decay rates, uniform
+EPS = 1e-5
+
+
+class GatedRMSNorm(nn.Module):
+    """RMSNorm of ``y * silu(z)``: the gate comes before the norm (official ``RMSNormGated``, norm_before_gate off)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        """Gate and normalise; ``y``, ``z`` and the result are ``(..., channels)``."""
+        return F.rms_norm(y * F.silu(z), y.shape[-1:], self.weight, EPS)
+
+
+class Mamba2(nn.Module):
+    """One Mamba-2 mixer, ``(batch, length, dim)`` to the same, forwards or backwards in time.
+
+    Args:
+        dim: features in and out.
+        d_state: state size N.
+        headdim: channels per head.
+        expand: inner channels as a multiple of ``dim``.
+        d_conv: taps of the causal convolution.
+        residuals: residual branches in the whole network, whose number rescales ``out_proj`` at the start.
+        reverse: run from the last step to the first.
+        backend: see :func:`bsm.scan.scan`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        d_state: int,
+        headdim: int,
+        expand: int,
+        d_conv: int,
+        residuals: int,
+        reverse: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        inner = expand * dim
+        self.sizes = inner, d_state, inner // headdim  # channels, state, heads
+        self.headdim, self.reverse, self.backend = headdim, reverse, backend
+        heads, conv_channels = inner // headdim, inner + 2 * d_state
+        self.in_proj = nn.Linear(dim, inner + conv_channels + heads, bias=False)
+        self.conv1d = nn.Conv1d(conv_channels, conv_channels, d_conv, groups=conv_channels)  # holds the weights only
+        self.dt_bias = nn.Parameter(torch.empty(heads))
+        self.A_log = nn.Parameter(torch.empty(heads))
+        self.D = nn.Parameter(torch.ones(heads))
+        self.norm = GatedRMSNorm(inner)
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.reset_parameters(residuals)
+
+    @torch.no_grad()
+    def reset_parameters(self, residuals: int) -> None:
+        """Initialise as the official code does: dt log-uniform, A uniform, out_proj scaled by 1/sqrt(residuals)."""
+        low, high = (math.log(v) for v in DT_RANGE)
+        dt = torch.exp(low + (high - low) * torch.rand_like(self.dt_bias)).clamp_min(1e-4)
+        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        self.A_log.uniform_(*A_RANGE).log_()
+        nn.init.kaiming_uniform_(self.out_proj.weight, a=math.sqrt(5))
+        self.out_proj.weight /= math.sqrt(residuals)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Mix ``u``, ``(batch, length, dim)``, along its length."""
+        inner, state, heads = self.sizes
+        z, xBC, dt = self.in_proj(u).split([inner, inner + 2 * state, heads], dim=-1)
+        xBC = causal_conv(xBC, self.conv1d.weight, self.conv1d.bias, reverse=self.reverse)
+        x, B, C = xBC.split([inner, state, state], dim=-1)
+        y, _ = scan(
+            x.unflatten(-1, (heads, self.headdim)),
+            F.softplus(dt.float() + self.dt_bias) if dt.dtype != torch.float64 else F.softplus(dt + self.dt_bias),
+            -torch.exp(self.A_log),
+            B[:, :, None],
+            C[:, :, None],
+            self.D,
+            backend=self.backend,
+            reverse=self.reverse,
+            final_state=False,
+        )
+        return self.out_proj(self.norm(y.flatten(2), z))
+
+
+class Direction(nn.Module):
+    """Pre-norm residual branch around one mixer (the official ``Block``)."""
+
+    def __init__(self, dim: int, **mixer) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(dim, eps=EPS)
+        self.mixer = Mamba2(dim, **mixer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``mixer(norm(x)) + x``, ``(batch, length, dim)``."""
+        return self.mixer(self.norm(x)) + x
+
+
+class BiMamba2Block(nn.Module):
+    """Two separate mixers, forwards and backwards, concatenated and projected, plus the block's input."""
+
+    def __init__(self, dim: int, **mixer) -> None:
+        super().__init__()
+        self.forward_direction = Direction(dim, **mixer)
+        self.backward_direction = Direction(dim, reverse=True, **mixer)
+        self.proj = nn.Linear(2 * dim, dim)  # the author's ConvTranspose1d of kernel 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, length, dim)`` to the same shape."""
+        both = torch.cat([self.forward_direction(x), self.backward_direction(x)], dim=-1)
+        return self.proj(both) + x

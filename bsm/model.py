@@ -1,0 +1,136 @@
+"""BSMamba2: band split, dual path of bidirectional Mamba-2 blocks, mask estimation (paper section 3, author's code)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bsm.config import ModelConfig
+from bsm.mamba2 import BiMamba2Block
+from bsm.stft import STFT
+
+# Rows of a slab times their length, when no gradient is wanted: bounds the blocks' intermediates to what a cache holds.
+SLAB_TOKENS = 2048
+
+
+class RMSNorm(nn.Module):
+    """``x / ||x|| * sqrt(dim) * gamma``, the norm of band split and output (no epsilon but division's guard)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``(..., dim)``."""
+        return F.normalize(x, dim=-1) * (x.shape[-1] ** 0.5 * self.gamma)
+
+
+class BandSplit(nn.Module):
+    """Each band's bins, as real numbers, to one feature vector: ``(b, t, numbers)`` to ``(b, bands, t, dim)``."""
+
+    def __init__(self, sizes: list[int], dim: int) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.to_features = nn.ModuleList(nn.Sequential(RMSNorm(size), nn.Linear(size, dim)) for size in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Split and embed."""
+        parts = x.split(self.sizes, dim=-1)
+        return torch.stack([embed(part) for embed, part in zip(self.to_features, parts, strict=True)], dim=1)
+
+
+class MaskEstimator(nn.Module):
+    """Each band's features to its complex mask: ``(b, bands, t, dim)`` to ``(b, t, numbers)``."""
+
+    def __init__(self, sizes: list[int], dim: int, hidden: int) -> None:
+        super().__init__()
+        self.to_mask = nn.ModuleList(
+            nn.Sequential(nn.Linear(dim, hidden), nn.Tanh(), nn.Linear(hidden, 2 * size), nn.GLU()) for size in sizes
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Estimate all bands and put them side by side."""
+        return torch.cat([estimate(x[:, band]) for band, estimate in enumerate(self.to_mask)], dim=-1)
+
+
+class DualPath(nn.Module):
+    """Layers of a time block (over frames) and a band block (over bands); ``(b, bands, t, dim)`` throughout."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        mixer = {
+            "d_state": config.d_state,
+            "headdim": config.headdim,
+            "expand": config.expand,
+            "d_conv": config.d_conv,
+            "residuals": config.depth,
+            "backend": config.scan_backend,
+        }
+        self.layers = nn.ModuleList(
+            nn.ModuleList([BiMamba2Block(config.dim, **mixer), BiMamba2Block(config.dim, **mixer)])
+            for _ in range(config.depth)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix over frames and bands in turn."""
+        for time_block, band_block in self.layers:
+            x = _by_rows(time_block, x)
+            x = _by_rows(band_block, x.transpose(1, 2)).transpose(1, 2)
+        return x
+
+
+def _by_rows(block: nn.Module, x: Tensor) -> Tensor:
+    """Apply a block to ``(b, rows, length, dim)`` along length, in slabs of rows where no gradient is wanted."""
+    flat = x.flatten(0, 1)
+    if torch.is_grad_enabled():
+        return block(flat).view(x.shape)
+    out = torch.empty(flat.shape, dtype=x.dtype, device=x.device)
+    slab = max(1, SLAB_TOKENS // flat.shape[1]) if x.device.type == "cpu" else len(flat)
+    for first in range(0, len(flat), slab):
+        out[first : first + slab] = block(flat[first : first + slab])
+    return out.view(x.shape)
+
+
+class BSMamba2(nn.Module):
+    """The paper's vocal separator: ``(batch, channels, samples)`` in, the estimated vocals, same shape, out."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        sizes = [2 * config.channels * width for width in config.bands]
+        self.stft = STFT(config.stft)
+        self.band_split = BandSplit(sizes, config.dim)
+        self.dual_path = DualPath(config)
+        self.final_norm = RMSNorm(config.dim)
+        self.mask_estimator = MaskEstimator(sizes, config.dim, config.dim * config.mask_expansion)
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """Estimate the vocals of a mixture of any length >= 1.
+
+        Args:
+            mixture: ``(batch, channels, samples)`` at ``config.sample_rate``.
+
+        Raises:
+            ValueError: another number of dimensions or channels, or no samples.
+        """
+        if mixture.ndim != 3 or mixture.shape[1] != self.config.channels or mixture.shape[2] == 0:
+            raise ValueError(
+                f"mixture must be (batch, channels={self.config.channels}, samples >= 1), got {tuple(mixture.shape)}"
+            )
+        spec = self.stft(mixture)  # (b, c, f, t)
+        return self.stft.inverse(spec * self.mask(spec), mixture.shape[-1])
+
+    def mask(self, spec: Tensor) -> Tensor:
+        """Estimate the complex, unbounded mask, ``(b, c, f, t)``, of a complex spectrogram of that shape."""
+        # Within a bin: channels, each with real and imaginary part; bins of a band side by side.
+        x = torch.view_as_real(spec).permute(0, 3, 2, 1, 4)  # (b, t, f, c, 2)
+        features = self.dual_path(self.band_split(x.flatten(2)))
+        mask = self.mask_estimator(self.final_norm(features)).view(x.shape)
+        return torch.view_as_complex(mask.float() if mask.dtype != torch.float64 else mask).permute(0, 3, 2, 1)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Number of parameters of each part, and in all (``total``)."""
+        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
+        counts = {name: n for name, n in counts.items() if n}
+        return counts | {"total": sum(counts.values())}

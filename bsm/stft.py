@@ -1,0 +1,44 @@
+"""Waveform to complex spectrogram and back."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bsm.config import StftConfig
+
+
+class STFT(nn.Module):
+    """The author's transform: Hann window as long as the FFT, centred frames, reflection at the ends."""
+
+    window: Tensor
+
+    def __init__(self, config: StftConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """Transform ``(..., samples)`` real to ``(..., bins, frames)`` complex, ``frames = samples // hop + 1``.
+
+        Reflection needs more than ``n_fft / 2`` samples: shorter input is extended with zeros at its end.
+        """
+        config, lead = self.config, wave.shape[:-1]
+        wave = wave.reshape(-1, wave.shape[-1])
+        if (short := config.n_fft // 2 + 1 - wave.shape[-1]) > 0:
+            wave = F.pad(wave, (0, short))
+        spec = torch.stft(wave, config.n_fft, config.hop_length, window=self.window, return_complex=True)
+        return spec.view(*lead, *spec.shape[1:])
+
+    def inverse(self, spec: Tensor, samples: int) -> Tensor:
+        """Transform ``(..., bins, frames)`` back to ``(..., samples)``."""
+        config, lead = self.config, spec.shape[:-2]
+        wave = torch.istft(
+            spec.reshape(-1, *spec.shape[-2:]),
+            config.n_fft,
+            config.hop_length,
+            window=self.window,
+            length=max(samples, config.n_fft // 2 + 1),
+        )
+        return wave[:, :samples].view(*lead, samples)
