@@ -1,0 +1,181 @@
+"""Demo songs: music with a sung vocal stem, synthesised from seeds, for those who have no data set at hand.
+
+A seeded score (:mod:`bsm.data.demo_score`) is played by a General MIDI synthesiser (:mod:`bsm.data.demo_render`) and
+sung by a synthetic voice (:mod:`bsm.data.demo_voice`). Scores on these songs say nothing about scores on real music.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from tqdm import tqdm
+
+from bsm import audio
+from bsm.data.demo_render import GENERATOR_VERSION, RATE, SHORTEST_SONG, STEMS, check_packages, render_song
+from bsm.errors import InputError
+
+__all__ = ["FIRST_SEED", "GENERATOR_VERSION", "SONGS", "STEMS", "make_corpus", "render_song"]
+
+#: Seeds never meet across splits; the words and the six voices do.
+FIRST_SEED = MappingProxyType({"train": 1000, "valid": 2000, "test": 3000})
+#: The default corpus: songs per split.
+SONGS = MappingProxyType({"train": 24, "valid": 6, "test": 8})
+
+log = logging.getLogger(__name__)
+
+_RECORD = "corpus.json"
+_TEMPORARY = ".rendering-"
+_NAME = re.compile(rf"({'|'.join(FIRST_SEED)})/demo-\d+")
+_PACKAGES = ("numpy", "scipy", "pyworld-prebuilt", "espeakng-loader", "tinysoundfont", "pretty_midi")
+
+
+def make_corpus(
+    root: Path, *, songs: Mapping[str, int] = SONGS, seconds: float = 30.0, processes: int | None = None
+) -> Path:
+    """Render a data set of demo songs to ``<root>/<split>/demo-<seed>/{mixture,vocals,drums,bass,other}.wav``.
+
+    ``<root>/corpus.json`` records how each song was made and its checksums. Another call renders only what is missing,
+    damaged or made otherwise, and removes recorded songs that are no longer asked for; so an interrupted call
+    is simply repeated. One call at a time per ``root``.
+
+    Args:
+        root: the data set's folder, made if need be.
+        songs: number of songs per split; seeds count up from 1000 (train), 2000 (valid), 3000 (test).
+        seconds: length of each song.
+        processes: songs rendered at once; by default one per processor core. With more than one, a script must guard
+            its entry by ``if __name__ == "__main__"``, for each process imports it anew.
+
+    Returns:
+        ``root``.
+
+    Raises:
+        InputError: an unknown split, too many songs or none, too short songs, a package that demo songs need is not
+            installed, or ``root`` cannot be written.
+    """
+    root, wanted = Path(root), _seeds(songs)
+    if seconds < SHORTEST_SONG:
+        raise InputError(f"demo songs need at least {SHORTEST_SONG} s, not {seconds} s")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _write_record(root, record := _read_record(root))
+    except OSError as error:
+        raise InputError(f"{root}: cannot be written ({error}); give another folder for the demo songs") from error
+    for leftover in root.glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(leftover)
+    for name in sorted(set(record) - set(wanted)):
+        log.info("%s: removing %s, which is no longer asked for", root, name)
+        shutil.rmtree(root / name, ignore_errors=True)
+        del record[name]
+    checked = tqdm(wanted.items(), desc="checking demo songs", disable=not record, leave=False)
+    missing = {name: seed for name, seed in checked if not _is_intact(root / name, record.get(name), seed, seconds)}
+    if missing:
+        log.info("%s: %d of %d songs to render", root, len(missing), len(wanted))
+        check_packages()
+        jobs = [(root, name, seed, seconds) for name, seed in missing.items()]
+        for name, entry in tqdm(_run(jobs, processes), desc="rendering demo songs", total=len(jobs)):
+            record[name] = entry
+            _write_record(root, record)
+    _write_record(root, record)
+    return root
+
+
+def _seeds(songs: Mapping[str, int]) -> dict[str, int]:
+    """Return ``<split>/<song>`` -> seed."""
+    for split, count in songs.items():
+        if split not in FIRST_SEED or not 0 <= count <= 1000:
+            raise InputError(
+                f"demo songs: {split}={count}; splits are {', '.join(FIRST_SEED)}, of 0 to 1000 songs each"
+            )
+    if not sum(songs.values()):
+        raise InputError("demo songs: none asked for; ask for at least one")
+    firsts = {split: FIRST_SEED[split] for split in songs}
+    return {f"{s}/demo-{seed}": seed for s, first in firsts.items() for seed in range(first, first + songs[s])}
+
+
+def _run(jobs: list[tuple], processes: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Render jobs as processors come free; yield each song's name and record entry."""
+    processes = min(processes or os.cpu_count() or 1, len(jobs))
+    if processes == 1:
+        yield from (_render_to(*job) for job in jobs)
+        return
+    # Spawned, not forked: espeak-ng and torch keep state that does not survive a fork.
+    executor = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        for done in as_completed([executor.submit(_render_to, *job) for job in jobs]):
+            yield done.result()
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _render_to(root: Path, name: str, seed: int, seconds: float) -> tuple[str, dict[str, Any]]:
+    """Render one song into a temporary folder, then put it in its place; return its record entry."""
+    temporary, target = root / f"{_TEMPORARY}{seed}", root / name
+    temporary.mkdir()
+    for stem, sound in render_song(seed, seconds, RATE).items():
+        audio.write(temporary / f"{stem}.wav", sound, RATE, subtype="PCM_16")
+    files = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+    shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(exist_ok=True)
+    temporary.replace(target)
+    return name, {**_settings(seed, seconds), "packages": _versions(), "files": files}
+
+
+def _settings(seed: int, seconds: float) -> dict[str, Any]:
+    return {"seed": seed, "seconds": seconds, "rate": RATE, "generator_version": GENERATOR_VERSION}
+
+
+def _versions() -> dict[str, str]:
+    return {package: metadata.version(package) for package in _PACKAGES}
+
+
+def _is_intact(folder: Path, entry: dict[str, Any] | None, seed: int, seconds: float) -> bool:
+    """Say whether a song is there as its record says, and was made with these settings."""
+    if entry is None:
+        return False
+    wanted = _settings(seed, seconds)
+    if any(entry.get(key) != value for key, value in wanted.items()):
+        log.info("%s: made with other settings, rendering it again", folder)
+        return False
+    files = entry.get("files", {})
+    whole = set(files) == {f"{stem}.wav" for stem in (*STEMS, "mixture")} and all(
+        (folder / name).is_file() and _sha256(folder / name) == digest for name, digest in files.items()
+    )
+    if not whole:
+        log.warning("%s: missing or damaged files, rendering it again", folder)
+    return whole
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_record(root: Path) -> dict[str, dict[str, Any]]:
+    path = root / _RECORD
+    try:
+        songs = json.loads(path.read_text())["songs"]
+        # Names become paths that may be removed: take none that this module would not have given.
+        return {name: dict(entry) for name, entry in songs.items() if _NAME.fullmatch(name)}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("%s: unreadable (%s), rendering all songs again", path, error)
+        return {}
+
+
+def _write_record(root: Path, record: dict[str, dict[str, Any]]) -> None:
+    temporary = root / f".{_RECORD}.tmp"
+    temporary.write_text(json.dumps({"songs": dict(sorted(record.items()))}, indent=1) + "\n")
+    temporary.replace(root / _RECORD)

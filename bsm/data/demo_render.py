@@ -1,0 +1,142 @@
+"""Render one demo song: a General MIDI synthesiser plays the band, a synthetic voice sings."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+from scipy.signal import fftconvolve
+
+from bsm import audio
+from bsm.data import demo_voice
+from bsm.data.demo_score import Note, Score, compose
+from bsm.errors import InputError
+
+#: Raise this whenever a song sounds different from before: corpora made by another version are rendered again.
+GENERATOR_VERSION = 1
+RATE = demo_voice.RATE
+STEMS = ("vocals", "drums", "bass", "other")
+SHORTEST_SONG = 2.0
+
+_PAN = {3: 34, 4: 92}  # MIDI channel -> pan; the others sit in the middle (64)
+_PEAK = 0.85
+
+
+def check_packages() -> None:
+    """Check that what rendering needs is installed.
+
+    Raises:
+        InputError: naming the package that is not.
+    """
+    for package in ("pyworld", "espeakng_loader", "tinysoundfont"):
+        demo_voice.optional(package)
+    _sound_font()
+
+
+def render_song(seed: int, seconds: float, rate: int = 44100) -> dict[str, np.ndarray]:
+    """Synthesise the song of a seed.
+
+    Args:
+        seed: any non-negative number. Equal arguments give equal samples, bit for bit, with the same package versions.
+        seconds: length, at least 2.
+        rate: samples per second; songs are rendered at 44.1 kHz and resampled.
+
+    Returns:
+        ``vocals``, ``drums``, ``bass``, ``other`` and ``mixture``, each int16 ``(2, samples)``. The mixture is
+        the exact sum of the four, its peak 0.85 of full scale.
+
+    Raises:
+        InputError: a negative seed, too short a song, or a package that demo songs need is not installed.
+    """
+    if seed < 0 or seconds < SHORTEST_SONG:
+        raise InputError(f"a demo song needs a seed >= 0 and at least {SHORTEST_SONG} s, not seed {seed}, {seconds} s")
+    score = compose(seed, seconds)
+    rng = np.random.default_rng([seed, 2])
+    samples = round(seconds * RATE)
+    band = {name: _play(notes, samples) for name, notes in score.parts.items()}
+    band = {
+        "drums": _at_level(_reverberate(band["drums"], 0.3, 0.05, rng), -24 + rng.normal(0, 2)),
+        "bass": _at_level(band["bass"], -25 + rng.normal(0, 2)),
+        "other": _at_level(_reverberate(band["other"], 1.2, 0.12, rng), -24 + rng.normal(0, 2)),
+    }
+    stems = {"vocals": _vocals(score, samples, sum(band.values()), rng), **band}
+    if rate != RATE:
+        stems = {name: audio.resample(stem, RATE, rate) for name, stem in stems.items()}
+    peak = max(np.abs(stem).max() for stem in (sum(stems.values()), *stems.values()))
+    quantised = {name: np.round(stems[name] * (_PEAK / peak * 32767)).astype(np.int16) for name in STEMS}
+    # Peaks are at most 0.85, so that neither rounding nor the sum can leave 16 bits.
+    quantised["mixture"] = np.sum([quantised[name] for name in STEMS], axis=0, dtype=np.int16)
+    return quantised
+
+
+def _play(notes: list[Note], samples: int) -> np.ndarray:
+    """Play a part with the sound font; float64 ``(2, samples)`` at 44.1 kHz."""
+    synth = demo_voice.optional("tinysoundfont").Synth(samplerate=RATE, gain=-8)
+    font = synth.sfload(str(_sound_font()))
+    for channel, program in sorted({(note.channel, note.program) for note in notes}):
+        drums = channel == 0
+        synth.program_select(channel, font, 128 if drums else 0, program, drums)
+        synth.control_change(channel, 10, _PAN.get(channel, 64))
+    # Sorted by time; at the same time, offs (0) before ons (1), or a repeated note would be cut at once.
+    events = sorted(
+        [(int(n.start * RATE), 1, n.channel, n.pitch, n.velocity) for n in notes]
+        + [(int((n.start + n.duration) * RATE), 0, n.channel, n.pitch, 0) for n in notes]
+    )
+    blocks, position = [], 0
+    for time, is_on, channel, pitch, velocity in events:
+        if time >= samples:
+            break
+        if time > position:
+            blocks.append(_generate(synth, time - position))
+            position = time
+        if is_on:
+            synth.noteon(channel, pitch, velocity)
+        else:
+            synth.noteoff(channel, pitch)
+    blocks.append(_generate(synth, samples - position))
+    return np.concatenate(blocks).T.astype(np.float64)
+
+
+def _generate(synth, samples: int) -> np.ndarray:
+    # Copied: the synthesiser may use its buffer again.
+    return np.frombuffer(bytes(synth.generate(samples)), np.float32).reshape(-1, 2)
+
+
+def _sound_font() -> Path:
+    """Find pretty_midi's sound font without importing the package, whose own requirements are not installed."""
+    spec = importlib.util.find_spec("pretty_midi")
+    path = Path(spec.origin).parent / "TimGM6mb.sf2" if spec and spec.origin else None
+    if path is None or not path.is_file():
+        raise InputError("demo songs need the sound font of the package pretty_midi; run `make env`")
+    return path
+
+
+def _vocals(score: Score, samples: int, accompaniment: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Sing the score's phrases: compressed, with reverberation, -4 to 2 dB above the accompaniment while sung."""
+    dry = np.zeros(samples)
+    for phrase in score.phrases:
+        sound, start = demo_voice.sing(phrase, score.voice, rng), round(phrase[0].start * RATE)
+        stop = min(start + len(sound), samples)
+        dry[start:stop] += sound[: stop - start]
+    window = round(0.05 * RATE)
+    level = np.sqrt(fftconvolve(dry**2, np.ones(window) / window, "same").clip(0)) + 1e-6
+    dry /= (level + 0.15 * level.max()) ** 0.4
+    wet = _reverberate(np.stack([dry, dry]), rng.uniform(0.5, 1.0), rng.uniform(0.08, 0.2), rng)
+    wet[0] *= rng.uniform(0.92, 1)
+    sung = level > 0.05 * level.max()
+    balance = 10 ** (rng.uniform(-4, 2) / 20)
+    return wet * (balance * np.sqrt((accompaniment**2).mean() / (wet[:, sung] ** 2).mean()))
+
+
+def _reverberate(sound: np.ndarray, seconds: float, wet: float, rng: np.random.Generator) -> np.ndarray:
+    """Add decaying noise as a room: ``seconds`` to fall by 60 dB, ``wet`` its level relative to the direct sound."""
+    length = round(seconds * RATE)
+    room = rng.normal(size=(len(sound), length)) * 10 ** (-3 * np.arange(length) / length)
+    room /= np.sqrt((room**2).sum(axis=1, keepdims=True))
+    return sound + wet * fftconvolve(sound, room, axes=1)[:, : sound.shape[1]]
+
+
+def _at_level(sound: np.ndarray, decibels: float) -> np.ndarray:
+    """Scale to an RMS in dB of full scale."""
+    return sound * (10 ** (decibels / 20) / (np.sqrt((sound**2).mean()) + 1e-9))

@@ -1,0 +1,224 @@
+"""A singing voice without recordings: espeak-ng speaks a word, WORLD stretches its vowel onto a note.
+
+Method: a spoken word is analysed into pitch, spectral envelope and aperiodicity (WORLD: Morise, Yokomori & Ozawa, IEICE
+Trans. 2016); its vowel is stretched until the word fills the note, its pitch replaced by the melody's with
+glide, vibrato and drift, and the sound is synthesised again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib import import_module
+from types import ModuleType
+
+import numpy as np
+from scipy.signal import resample_poly
+
+from bsm.errors import InputError
+
+RATE = 44100
+_FRAME_MS = 5.0
+_SPOKEN_RATE = 22050
+_WORDS_PER_MINUTE = 120
+_EPSILON = 1e-12
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A singer.
+
+    Attributes:
+        name: espeak-ng's voice and variant.
+        pitch: middle of the range, MIDI note.
+        formants: factor on formant frequencies; above 1 sounds brighter.
+    """
+
+    name: str
+    pitch: int
+    formants: float
+
+
+@dataclass(frozen=True)
+class SungNote:
+    """One word on one note; times in seconds, pitch as a MIDI note."""
+
+    start: float
+    duration: float
+    pitch: int
+    word: str
+
+
+VOICES = (
+    Voice("en-us+m3", 45, 1.0),
+    Voice("en-us+m7", 48, 0.97),
+    Voice("en-gb+m1", 43, 0.94),
+    Voice("en-us+f3", 57, 1.02),
+    Voice("en-us+f5", 60, 1.06),
+    Voice("en-us+f2", 57, 1.0),
+)
+_LYRICS = (
+    "night love fire rain stay fall sun gone light home way day heart sea sky blue time wind stone dream hold run burn "
+    "shine high low show me you we are all through so free slow far star moon wave soul say know road grow"
+)
+WORDS = tuple(_LYRICS.split())
+
+
+def optional(package: str) -> ModuleType:
+    """Import a package that only the demo songs need.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise InputError(f"demo songs need the package {package} ({error}); run `make env`") from error
+
+
+def sing(notes: list[SungNote], voice: Voice, rng: np.random.Generator) -> np.ndarray:
+    """Sing one phrase.
+
+    Args:
+        notes: the phrase's notes in rising order, each ending before the next begins or where it begins.
+        voice: the singer.
+        rng: draws vibrato and drift.
+
+    Returns:
+        float64 ``(samples,)`` at 44.1 kHz, from the start of the first note.
+
+    Raises:
+        InputError: pyworld or espeakng-loader is not installed.
+    """
+    pyworld = optional("pyworld")
+    envelopes, aperiodicities, pitches = [], [], []
+    frames_done, previous = 0, None
+    for note in notes:
+        word = _analyse(note.word, voice.name)
+        end = round((note.start + note.duration - notes[0].start) * 1000 / _FRAME_MS)
+        position, vowel = _stretch(word, max(8, end - frames_done))
+        frames_done += len(position)
+        low = position.astype(int)
+        high, mix = np.minimum(low + 1, len(word.voiced) - 1), (position - low)[:, None]
+        # Envelopes are interpolated in decibels: linear mixing would blur a consonant's onset.
+        envelopes.append(word.log_envelope[low] * (1 - mix) + word.log_envelope[high] * mix)
+        aperiodicities.append(word.aperiodicity[low] * (1 - mix) + word.aperiodicity[high] * mix)
+        contour = _pitch_contour(note.pitch, previous, len(position), rng)
+        pitches.append(np.where(word.voiced[low] | vowel, contour, 0.0))
+        previous = note.pitch
+    envelope, aperiodicity = np.exp(np.concatenate(envelopes)), np.concatenate(aperiodicities)
+    bins = np.arange(envelope.shape[1])
+    shifted = np.clip(bins / voice.formants, 0, len(bins) - 1).astype(int)
+    sound = pyworld.synthesize(
+        np.concatenate(pitches),
+        np.ascontiguousarray(envelope[:, shifted]),
+        np.ascontiguousarray(aperiodicity[:, shifted]),
+        RATE,
+        _FRAME_MS,
+    )
+    fade = np.linspace(0, 1, min(round(0.02 * RATE), len(sound) // 2))
+    sound[: len(fade)] *= fade
+    sound[-len(fade) :] *= fade[::-1]
+    return sound
+
+
+@dataclass(frozen=True, eq=False)
+class _Word:
+    """A spoken word in WORLD's terms: one row per 5 ms frame; the vowel spans frames ``first`` to ``last``."""
+
+    log_envelope: np.ndarray  # (frames, bins)
+    aperiodicity: np.ndarray  # (frames, bins)
+    voiced: np.ndarray  # (frames,)
+    first: int
+    last: int
+
+
+def _stretch(word: _Word, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Map the frames of a note to positions in the spoken word; also say which of them are its vowel.
+
+    Consonants keep their length unless they would take up more than 45 % of the note.
+    """
+    before, after = word.first, len(word.voiced) - 1 - word.last
+    squeeze = min(1.0, 0.45 * frames / max(1, before + after))
+    onset, coda = int(before * squeeze), int(after * squeeze)
+    position = np.concatenate(
+        [
+            np.linspace(0, word.first, onset, endpoint=False),
+            np.linspace(word.first, word.last, frames - onset - coda),
+            np.linspace(word.last + 1, len(word.voiced) - 1, coda),
+        ]
+    )
+    index = np.arange(frames)
+    return np.clip(position, 0, len(word.voiced) - 1), (index >= onset) & (index < frames - coda)
+
+
+def _pitch_contour(pitch: int, previous: int | None, frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the sung pitch in Hz: a glide from the note before, vibrato that sets in late, and a slow drift."""
+    time = np.arange(frames) * _FRAME_MS / 1000
+    glide = (previous - pitch if previous is not None else -1.5) * np.exp(-time / 0.045)
+    depth, speed, phase = rng.uniform(0.15, 0.5), rng.uniform(5, 6.2), rng.uniform(0, 2 * np.pi)
+    vibrato = depth * np.sin(2 * np.pi * speed * time + phase) * np.clip((time - 0.25) / 0.3, 0, 1)
+    drift = np.cumsum(rng.normal(0, 0.012, frames))
+    drift -= np.linspace(0, drift[-1], frames)
+    return 440 * 2 ** ((pitch - 69 + glide + vibrato + drift) / 12)
+
+
+@lru_cache(maxsize=2 * len(WORDS))  # 2 MB each: the words of two singers, not of all
+def _analyse(text: str, voice: str) -> _Word:
+    """Cut and analyse a spoken word."""
+    pyworld = optional("pyworld")
+    sound = resample_poly(_spoken_words()[voice, text], RATE // _SPOKEN_RATE, 1)
+    loud = np.flatnonzero(np.abs(sound) > 0.01)
+    sound = np.ascontiguousarray(sound[max(0, loud[0] - 400) : loud[-1] + 800])
+    pitch, times = pyworld.dio(sound, RATE, f0_floor=65, f0_ceil=420, frame_period=_FRAME_MS)
+    pitch = pyworld.stonemask(sound, pitch, times, RATE)
+    envelope = pyworld.cheaptrick(sound, pitch, times, RATE)
+    aperiodicity = pyworld.d4c(sound, pitch, times, RATE)
+    # espeak speaks at 22.05 kHz. Above 9.5 kHz the envelope goes on as breath, falling by 4 dB per kHz.
+    frequency = np.linspace(0, RATE / 2, envelope.shape[1])
+    low, high = np.searchsorted(frequency, [7500, 9500])
+    fall = 10 ** (-(frequency[high:] - 9500) / 1000 * 0.4)
+    envelope[:, high:] = envelope[:, low:high].mean(axis=1, keepdims=True) * fall
+    aperiodicity[:, high:] = np.maximum(aperiodicity[:, high:], 0.9)
+    voiced, energy = pitch > 0, envelope.sum(axis=1)
+    vowel = np.flatnonzero(voiced & (energy > 0.1 * energy.max()))
+    first, last = (int(vowel[0]), int(vowel[-1])) if len(vowel) > 3 else (0, len(pitch) - 1)
+    return _Word(np.log(envelope + _EPSILON), aperiodicity, voiced, first, last)
+
+
+@cache
+def _spoken_words() -> dict[tuple[str, str], np.ndarray]:
+    """Speak every word in every voice; float64 ``(samples,)`` at 22.05 kHz by voice and word.
+
+    All at once and always in the same order, because espeak-ng carries state (flutter, noise) from word to word that
+    neither its seed nor a new start resets: this way a word sounds the same whatever was sung before it in the process.
+    """
+    loader = optional("espeakng_loader")
+    library = ctypes.CDLL(loader.get_library_path())
+    synchronous = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples come by callback before espeak_Synth returns
+    rate = library.espeak_Initialize(synchronous, 0, loader.get_data_path().encode(), 0)
+    if rate != _SPOKEN_RATE:
+        raise InputError(f"espeak-ng could not be started (it returned {rate}); run `make env`")
+    blocks: list[np.ndarray] = []
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+    def collect(samples, count, _events):
+        if count > 0 and samples:
+            blocks.append(np.ctypeslib.as_array(samples, shape=(count,)) / 32768.0)
+        return 0
+
+    library.espeak_SetSynthCallback(collect)
+    library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # else its noise and flutter start from the clock
+    speed, utf8 = 1, 1
+    spoken = {}
+    for voice in VOICES:
+        library.espeak_SetVoiceByName(voice.name.encode())
+        library.espeak_SetParameter(speed, _WORDS_PER_MINUTE, 0)
+        for word in WORDS:
+            blocks.clear()
+            text = word.encode()
+            library.espeak_Synth(text, ctypes.c_size_t(len(text) + 1), 0, 0, 0, utf8, None, None)
+            spoken[voice.name, word] = np.concatenate(blocks)
+    library.espeak_Terminate()  # the callback must not outlive this function
+    return spoken

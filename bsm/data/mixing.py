@@ -1,0 +1,150 @@
+"""Training segments mixed at random from the active parts of many songs, and fixed segments for validation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from bsm.activity import active_windows
+from bsm.data.tracks import VOCALS, Track
+from bsm.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+class MixingDataset(Dataset):
+    """Mixtures of sources that were never in one song (the author's sampling; REFERENCE, section 3).
+
+    Each source of a mixture comes from a random song and a random window in which it is active, is silenced
+    with some probability and scaled by a uniform gain. Item ``i`` depends on ``(seed, i)`` alone, never on workers or
+    on what was read before, so that a resumed run sees the segments that an uninterrupted one would have seen.
+
+    Args:
+        tracks: songs of equal rate, channels and source names.
+        segment: samples per segment, at the tracks' rate.
+        seed: chooses the segments.
+        length: number of items, ``len(dataset)``.
+        gain: range of the gain.
+        silence_probability: chance that a source is left out; the vocals, too, may be.
+        window_seconds: window of the activity detection, s; by default the segment's length. The hop is half of it.
+
+    Raises:
+        InputError: no tracks, tracks that do not fit together, or a source that is active nowhere.
+    """
+
+    def __init__(
+        self,
+        tracks: Sequence[Track],
+        *,
+        segment: int,
+        seed: int,
+        length: int,
+        gain: tuple[float, float] = (0.5, 1.5),
+        silence_probability: float = 0.1,
+        window_seconds: float | None = None,
+    ) -> None:
+        _check_alike(tracks)
+        if segment < 1 or length < 1:
+            raise InputError(f"a training set needs at least one sample and one item, not {segment} and {length}")
+        self._segment, self._seed, self._length = segment, seed, length
+        self._gain, self._silence_probability = gain, silence_probability
+        self._channels = tracks[0].channels
+        window = window_seconds or segment / tracks[0].rate
+        # source -> [(track, starts of its active windows)], songs without any left out
+        self._active: dict[str, list[tuple[Track, list[int]]]] = {name: [] for name in tracks[0].sources}
+        for track in tqdm(tracks, desc="finding active windows", leave=False, disable=len(tracks) < 5):
+            for source, found in self._active.items():
+                starts = active_windows(track.read(source), track.rate, window=window, hop=window / 2)
+                if starts:
+                    found.append((track, starts))
+        for source, found in self._active.items():
+            if not found:
+                raise InputError(f"{source} is silent in every training song; give songs in which it sounds")
+            log.info("%s: %d active windows in %d songs", source, sum(len(s) for _, s in found), len(found))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mix segment ``index``.
+
+        Returns:
+            The mixture and its vocals, float32 ``(channels, segment)`` each; the mixture is the sum of its sources.
+        """
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        rng = np.random.default_rng([self._seed, index])
+        mixture = np.zeros((self._channels, self._segment), np.float32)
+        vocals = np.zeros_like(mixture)
+        for source, found in self._active.items():
+            # All draws are made even for a silenced source: the others' do not depend on it.
+            track, starts = found[rng.integers(len(found))]
+            start = starts[rng.integers(len(starts))]
+            gain = np.float32(rng.uniform(*self._gain))
+            if rng.random() < self._silence_probability:
+                continue
+            sound = gain * _read(track, source, start, self._segment)
+            mixture += sound
+            if source == VOCALS:
+                vocals = sound
+        return torch.from_numpy(mixture), torch.from_numpy(vocals)
+
+
+def validation_segments(
+    tracks: Sequence[Track], segment: int, per_track: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Cut fixed segments, evenly spread over each song, mixture and vocals of the same place.
+
+    Args:
+        tracks: songs of equal rate, channels and source names.
+        segment: samples per segment; a shorter song is padded with zeros.
+        per_track: segments per song.
+
+    Returns:
+        ``(mixture, vocals)`` float32 ``(channels, segment)``, song by song.
+
+    Raises:
+        InputError: no tracks, tracks that do not fit together, or sizes below one.
+    """
+    _check_alike(tracks)
+    if segment < 1 or per_track < 1:
+        raise InputError(f"validation needs at least one sample and one segment, not {segment} and {per_track}")
+    made = []
+    for track in tracks:
+        room = max(0, track.samples - segment)
+        for i in range(per_track):
+            start = round(room * (i + 0.5) / per_track)
+            stop = min(start + segment, track.samples)
+            pair = (track.mixture(start, stop), track.read(VOCALS, start, stop))
+            made.append(tuple(torch.from_numpy(_padded(sound, segment)) for sound in pair))
+    return made
+
+
+def _read(track: Track, source: str, start: int, segment: int) -> np.ndarray:
+    return _padded(track.read(source, start, min(start + segment, track.samples)), segment)
+
+
+def _padded(sound: np.ndarray, segment: int) -> np.ndarray:
+    missing = segment - sound.shape[1]
+    return np.pad(sound, ((0, 0), (0, missing))) if missing else sound
+
+
+def _check_alike(tracks: Sequence[Track]) -> None:
+    if not tracks:
+        raise InputError("no songs given; a data set needs at least one")
+    first = tracks[0]
+    for track in tracks:
+        for what, mine, others in (
+            ("rate", track.rate, first.rate),
+            ("channels", track.channels, first.channels),
+            ("sources", sorted(track.sources), sorted(first.sources)),
+        ):
+            if mine != others:
+                raise InputError(
+                    f"song {track.name!r} has {what} {mine}, song {first.name!r} has {others}; make them alike"
+                )

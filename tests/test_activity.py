@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bsm.activity import Region, active_windows, vocal_regions, vocal_share
+from bsm.errors import InputError
+
+RATE = 1000
+
+
+def literal_active_windows(audio, rate, window, hop, chunks, quantile, floor):
+    """The definition, one window and one chunk at a time."""
+    length, step = round(window * rate), round(hop * rate)
+    if audio.shape[1] < length:
+        audio = np.concatenate([audio, np.zeros((audio.shape[0], length - audio.shape[1]))], axis=1)
+    windows = {}
+    start = 0
+    while start + length <= audio.shape[1]:
+        size = length // chunks
+        parts = [audio[:, start + i * size : start + (i + 1) * size] for i in range(chunks)]
+        windows[start] = [np.sqrt(np.mean(part.astype(float) ** 2)) for part in parts]
+        start += step
+    threshold = max(np.quantile([r for rms in windows.values() for r in rms], quantile), floor)
+    return [start for start, rms in windows.items() if sum(r > threshold for r in rms) > chunks / 2]
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    channels=st.integers(1, 3),
+    pieces=st.lists(st.tuples(st.integers(1, 900), st.sampled_from([0, 3e-4, 0.01, 0.3])), min_size=1, max_size=12),
+    window=st.sampled_from([0.4, 1.0, 1.003]),
+    quantile=st.sampled_from([0.0, 0.15, 0.6]),
+    chunks=st.sampled_from([3, 10]),
+)
+@settings(max_examples=80, deadline=None)
+def test_active_windows_are_those_of_the_definition(seed, channels, pieces, window, quantile, chunks):
+    rng = np.random.default_rng(seed)
+    audio = np.concatenate([level * rng.normal(size=(channels, n)) for n, level in pieces], axis=1).astype(np.float32)
+    found = active_windows(audio, RATE, window=window, hop=0.25, chunks=chunks, quantile=quantile)
+    assert found == literal_active_windows(audio, RATE, window, 0.25, chunks, quantile, 1e-3)
+
+
+def test_loud_middle_is_found():
+    audio = np.full((2, 40 * RATE), 1e-4)
+    audio[:, 12 * RATE : 24 * RATE] = 0.1
+    # Windows of 8 s: 8-16 has 4 of its 8 s sounding, which is no more than half of its chunks.
+    assert active_windows(audio, RATE) == [12 * RATE, 16 * RATE]
+
+
+def test_short_and_silent_recordings():
+    loud = np.full((1, 6 * RATE), 0.1)
+    assert active_windows(loud, RATE) == [0]  # 6 of 8 s sound, the padding does not
+    assert active_windows(loud[:, : 3 * RATE], RATE) == []
+    assert active_windows(np.zeros((1, 20 * RATE)), RATE) == []
+
+
+def bursts(spans, seconds, level=0.3, channels=1):
+    audio = np.zeros((channels, round(seconds * RATE)))
+    for start, stop in spans:
+        audio[:, round(start * RATE) : round(stop * RATE)] = level
+    return audio
+
+
+def test_regions_close_short_gaps_and_drop_short_sounds():
+    audio = bursts([(1, 2), (2.1, 3), (4, 4.06), (5, 5.5), (5.7, 6)], 8)
+    assert vocal_regions(audio, RATE) == [Region(1, 3), Region(5, 5.5), Region(5.7, 6)]
+    assert vocal_regions(audio, RATE, min_gap=0.3) == [Region(1, 3), Region(5, 6)]
+    assert vocal_regions(audio, RATE, min_length=0.02)[1] == Region(4, 4.06)
+
+
+def test_regions_threshold_is_relative():
+    audio = bursts([(1, 2)], 5) + bursts([(3, 4)], 5, level=0.3 * 10 ** (-35 / 20))
+    for gain in (1, 0.1, 30):
+        assert [r.start for r in vocal_regions(gain * audio, RATE)] == [1, 3]
+        assert [r.start for r in vocal_regions(gain * audio, RATE, threshold_db=-30)] == [1]
+
+
+def test_rare_singing_is_found():
+    assert vocal_regions(bursts([(100, 100.5)], 200), RATE) == [Region(100, 100.5)]
+
+
+def test_silence_has_no_regions():
+    assert vocal_regions(np.zeros((2, 5000)), RATE) == []
+    assert vocal_regions(np.full((2, 5000), 1e-6), RATE) == []
+    assert vocal_share([], 5) == 0
+
+
+def test_region_reaches_the_end_of_a_ragged_recording():
+    assert vocal_regions(np.full((1, 5003), 0.1), RATE) == [Region(0, 5.003)]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6000))
+@settings(max_examples=60, deadline=None)
+def test_regions_are_in_order_and_apart(seed, samples):
+    rng = np.random.default_rng(seed)
+    level = np.repeat(rng.choice([0, 0.2], samples // 50 + 1), 50)[:samples]
+    regions = vocal_regions((level * rng.normal(size=samples))[None], RATE)
+    assert all(r.duration >= 0.1 - 1e-9 and 0 <= r.start < r.stop <= samples / RATE for r in regions)
+    assert all(b.start - a.stop >= 0.2 - 1e-9 for a, b in zip(regions, regions[1:], strict=False))
+    assert 0 <= vocal_share(regions, samples / RATE) <= 1 + 1e-9
+
+
+def test_unusable_input():
+    with pytest.raises(InputError, match="shape"):
+        active_windows(np.zeros(100), RATE)
+    with pytest.raises(InputError, match="shape"):
+        vocal_regions(np.zeros((2, 0)), RATE)
+    with pytest.raises(InputError, match="too few"):
+        active_windows(np.zeros((1, 100)), RATE, window=0.005)
+    with pytest.raises(InputError, match="frame"):
+        vocal_regions(np.zeros((1, 100)), RATE, frame=1e-5)
+    with pytest.raises(InputError, match="positive"):
+        vocal_share([], 0)

@@ -1,0 +1,279 @@
+import hashlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bsm.activity import vocal_regions, vocal_share
+from bsm.data import demo, demo_render, demo_score
+from bsm.data.demo import make_corpus, render_song
+from bsm.data.tracks import load_tracks
+from bsm.errors import InputError
+
+SECONDS = 6.0
+RATE = 44100
+
+
+@pytest.fixture(scope="module")
+def songs():
+    return {seed: render_song(seed, SECONDS) for seed in (1000, 1001, 2000, 3000)}
+
+
+def test_mixture_is_the_exact_sum(songs):
+    for song in songs.values():
+        assert set(song) == {"vocals", "drums", "bass", "other", "mixture"}
+        assert all(s.dtype == np.int16 and s.shape == (2, 264600) for s in song.values())
+        stems = [song[name].astype(int) for name in demo.STEMS]
+        np.testing.assert_array_equal(song["mixture"], np.sum(stems, axis=0))
+
+
+def test_levels(songs):
+    for song in songs.values():
+        vocals, mixture = song["vocals"] / 32768, song["mixture"] / 32768
+        assert 0.4 < np.abs(mixture).max() < 0.86
+        assert all(np.abs(s.astype(int)).max() < 32000 for s in song.values())
+        mixture_as_estimate = 10 * np.log10((vocals**2).sum() / ((mixture - vocals) ** 2).sum())
+        assert -12 < mixture_as_estimate < 1
+        assert all((song[name] / 32768).std() > 1e-3 for name in demo.STEMS)
+
+
+def test_voice_comes_and_goes(songs):
+    for song in songs.values():
+        regions = vocal_regions(song["vocals"] / 32768, RATE)
+        edges = [0.0, *[t for r in regions for t in (r.start, r.stop)], SECONDS]
+        assert regions and max(b - a for a, b in zip(edges[::2], edges[1::2], strict=True)) >= 0.3
+        assert 0.25 < vocal_share(regions, SECONDS) < 0.75
+
+
+def test_songs_differ(songs):
+    mixtures = [song["mixture"].tobytes() for song in songs.values()]
+    assert len(set(mixtures)) == len(mixtures)
+
+
+def test_same_song_after_others_and_in_another_process(songs):
+    # `songs` rendered this seed after another and before two more; espeak-ng carries state from word to word.
+    again = render_song(1001, SECONDS)
+    for name, stem in songs[1001].items():
+        np.testing.assert_array_equal(again[name], stem)
+    code = (
+        f"import hashlib; from bsm.data.demo import render_song; s = render_song(1001, {SECONDS});"
+        "print(hashlib.sha256(s['mixture'].tobytes() + s['vocals'].tobytes()).hexdigest())"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == hashlib.sha256(again["mixture"].tobytes() + again["vocals"].tobytes()).hexdigest()
+
+
+def test_other_rate_and_length():
+    song = render_song(5, 2.5, rate=16000)
+    assert all(s.shape == (2, 40000) for s in song.values())
+    np.testing.assert_array_equal(song["mixture"], np.sum([song[n].astype(int) for n in demo.STEMS], axis=0))
+
+
+@pytest.mark.parametrize(("seed", "seconds"), [(-1, 6), (1, 1)])
+def test_unusable_songs(seed, seconds):
+    with pytest.raises(InputError, match="demo song needs"):
+        render_song(seed, seconds)
+
+
+def spans_of(seconds, seeds):
+    """Start and stop of each phrase of each song, from the scores alone."""
+    scores = [demo_score.compose(seed, seconds) for seed in seeds]
+    return [[(p[0].start, p[-1].start + p[-1].duration) for p in score.phrases] for score in scores]
+
+
+def gaps_of(spans, seconds):
+    edges = [0.0, *[t for span in spans for t in span], seconds]
+    return [b - a for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def test_durations_are_varied_over_a_corpus():
+    songs = spans_of(30, range(1000, 1060))
+    phrases = np.array([b - a for spans in songs for a, b in spans])
+    gaps = np.array([g for spans in songs for g in gaps_of(spans, 30) if g > 0.4])  # the song's end cuts some
+    for durations in (phrases, gaps):
+        assert durations.min() > 0.35 and durations.max() < 11
+        # Every octave from half a second to eight has its share: log-uniform, roughly.
+        counts, _ = np.histogram(durations, [0.35, 1, 2, 4, 11])
+        assert (counts > 0.12 * len(durations)).all()
+    shares = [sum(b - a for a, b in spans) / 30 for spans in songs]
+    assert min(shares) > 0.35 and max(shares) < 0.6 and 0.42 < np.mean(shares) < 0.52
+
+
+@pytest.mark.parametrize("seconds", [6, 8, 10, 30])
+def test_every_song_has_a_phrase_and_a_gap(seconds):
+    for spans in spans_of(seconds, range(1000, 1100)):
+        assert len(spans) >= 1 and max(gaps_of(spans, seconds)) > 1
+        assert 0.25 < sum(b - a for a, b in spans) / seconds < 0.7
+        assert all(stop - start > 0.3 for start, stop in spans)
+        assert all(b[0] - a[1] > 0.4 for a, b in zip(spans, spans[1:], strict=False))
+
+
+def test_phrases_lie_on_the_beat_grid():
+    rng = np.random.default_rng(0)
+    for start, stop in demo_score.phrase_spans(rng, 60.0, 0.25):
+        assert start % 0.25 == 0 and stop % 0.25 == 0
+
+
+def test_score_is_in_the_singers_range():
+    for seed in range(1000, 1100):
+        score = demo_score.compose(seed, 10)
+        pitches = [note.pitch for phrase in score.phrases for note in phrase]
+        assert score.voice.pitch - 2 <= min(pitches) and max(pitches) <= score.voice.pitch + 36
+        assert all(0 <= n.pitch < 128 and 0 < n.velocity < 128 for part in score.parts.values() for n in part)
+
+
+# The corpus: songs as cheap as can be, for it is the bookkeeping that is tested.
+
+
+def fake_song(seed, seconds, rate):
+    rng = np.random.default_rng(seed)
+    stems = {name: rng.integers(-999, 999, (2, round(seconds * 100))).astype(np.int16) for name in demo.STEMS}
+    return {**stems, "mixture": np.sum(list(stems.values()), axis=0, dtype=np.int16)}
+
+
+@pytest.fixture
+def rendered(monkeypatch):
+    """Replace rendering; the list holds the seeds rendered."""
+    seeds = []
+
+    def render(seed, seconds, rate):
+        seeds.append(seed)
+        return fake_song(seed, seconds, rate)
+
+    monkeypatch.setattr(demo, "render_song", render)
+    return seeds
+
+
+FEW = {"train": 2, "valid": 1, "test": 1}
+
+
+def corpus(root, songs=FEW, seconds=2.0):
+    return make_corpus(root, songs=songs, seconds=seconds, processes=1)
+
+
+def test_corpus_layout_and_record(tmp_path, rendered):
+    assert corpus(tmp_path / "c") == tmp_path / "c"
+    assert rendered == [1000, 1001, 2000, 3000]
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["corpus.json", "test", "train", "valid"]
+    (track,) = load_tracks(tmp_path / "c", "test")
+    assert track.name == "demo-3000" and set(track.sources) == set(demo.STEMS)
+    np.testing.assert_array_equal(track.mixture() * 32768, fake_song(3000, 2, 0)["mixture"])
+    record = json.loads((tmp_path / "c" / "corpus.json").read_text())["songs"]["train/demo-1001"]
+    assert (record["seed"], record["seconds"], record["generator_version"]) == (1001, 2.0, demo.GENERATOR_VERSION)
+    assert record["packages"]["numpy"] == np.__version__ and len(record["files"]["mixture.wav"]) == 64
+
+
+def test_second_call_renders_nothing(tmp_path, rendered):
+    corpus(tmp_path)
+    rendered.clear()
+    corpus(tmp_path)
+    assert rendered == []
+
+
+@pytest.mark.parametrize("harm", ["delete file", "damage file", "delete song", "replace record"])
+def test_only_the_harmed_song_is_rendered_again(tmp_path, rendered, harm):
+    corpus(tmp_path)
+    rendered.clear()
+    song = tmp_path / "train" / "demo-1001"
+    whole = {p.name: p.read_bytes() for p in song.iterdir()}
+    if harm == "delete file":
+        (song / "bass.wav").unlink()
+    elif harm == "damage file":
+        (song / "vocals.wav").write_bytes(whole["vocals.wav"][:-2] + b"xx")
+    elif harm == "delete song":
+        for path in song.iterdir():
+            path.unlink()
+        song.rmdir()
+    else:
+        record = json.loads((tmp_path / "corpus.json").read_text())
+        record["songs"]["train/demo-1001"]["generator_version"] = -1
+        (tmp_path / "corpus.json").write_text(json.dumps(record))
+    corpus(tmp_path)
+    assert rendered == [1001]
+    assert {p.name: p.read_bytes() for p in song.iterdir()} == whole
+
+
+def test_other_settings_render_again_and_songs_too_many_go(tmp_path, rendered):
+    corpus(tmp_path)
+    (tmp_path / "train" / "my own notes").mkdir()
+    rendered.clear()
+    corpus(tmp_path, {"train": 1, "valid": 1, "test": 0}, seconds=3.0)
+    assert rendered == [1000, 2000]
+    assert sorted(p.name for p in (tmp_path / "train").iterdir()) == ["demo-1000", "my own notes"]
+    assert not list((tmp_path / "test").iterdir())
+
+
+def test_interrupted_call_is_repeated(tmp_path, rendered, monkeypatch):
+    whole_render = demo.render_song
+
+    def interrupted(seed, seconds, rate):
+        if seed == 2000:
+            raise KeyboardInterrupt
+        return whole_render(seed, seconds, rate)
+
+    monkeypatch.setattr(demo, "render_song", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        corpus(tmp_path)
+    assert not (tmp_path / "valid").exists()
+    monkeypatch.setattr(demo, "render_song", whole_render)
+    rendered.clear()
+    corpus(tmp_path)
+    assert rendered == [2000, 3000]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_damaged_record_renders_all(tmp_path, rendered, caplog):
+    corpus(tmp_path)
+    rendered.clear()
+    (tmp_path / "corpus.json").write_text('{"songs": ')
+    corpus(tmp_path)
+    assert rendered == [1000, 1001, 2000, 3000] and "unreadable" in caplog.text
+
+
+def test_record_cannot_name_folders_elsewhere(tmp_path, rendered):
+    (tmp_path / "precious").mkdir()
+    root = tmp_path / "c"
+    root.mkdir()
+    (root / "corpus.json").write_text(json.dumps({"songs": {"../precious": {}, "train/../../precious": {}}}))
+    corpus(root)
+    assert (tmp_path / "precious").is_dir()
+
+
+def test_processes_give_the_same_songs(tmp_path, songs):
+    make_corpus(tmp_path, songs={"train": 2}, seconds=SECONDS, processes=2)
+    for track, seed in zip(load_tracks(tmp_path, "train"), (1000, 1001), strict=True):
+        for name in demo.STEMS:
+            np.testing.assert_array_equal(track.read(name) * 32768, songs[seed][name])
+        np.testing.assert_array_equal(track.mixture() * 32768, songs[seed]["mixture"])
+
+
+@pytest.mark.parametrize(
+    ("songs", "seconds", "message"),
+    [
+        ({"dev": 1}, 6, "splits are"),
+        ({"train": -1}, 6, "0 to 1000"),
+        ({"train": 0}, 6, "none asked"),
+        (FEW, 1, "at least"),
+    ],
+)
+def test_unusable_corpora(tmp_path, songs, seconds, message):
+    with pytest.raises(InputError, match=message):
+        make_corpus(tmp_path, songs=songs, seconds=seconds)
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tinysoundfont", None)
+    with pytest.raises(InputError, match="tinysoundfont.*make env"):
+        make_corpus(tmp_path, songs={"train": 1}, seconds=SECONDS)
+    monkeypatch.undo()
+    monkeypatch.setattr(demo_render.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pretty_midi.*make env"):
+        make_corpus(tmp_path, songs={"train": 1}, seconds=SECONDS)
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        make_corpus(tmp_path / "file", songs=FEW, seconds=SECONDS)

@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from bsm import audio
+from bsm.activity import active_windows
+from bsm.data.mixing import MixingDataset, validation_segments
+from bsm.data.tracks import folder_tracks
+from bsm.errors import InputError
+
+RATE, SEGMENT = 8000, 4000
+NAMES = ("vocals", "drums", "bass")
+
+
+def make_song(folder, seed, seconds=4.0, channels=2, rate=RATE, silent=()):
+    """Write a song whose sources sound in its second half only, each at a level that names song and source."""
+    rng = np.random.default_rng(seed)
+    for i, name in enumerate(NAMES):
+        sound = rng.normal(size=(channels, round(seconds * rate))).clip(-3, 3) * 0.01 * (1 + seed) * (1 + i)
+        sound[:, : sound.shape[1] // 2] = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        audio.write(folder / f"{name}.wav", sound * (name not in silent), rate)
+
+
+@pytest.fixture(scope="module")
+def tracks(tmp_path_factory):
+    root = tmp_path_factory.mktemp("songs")
+    for i in range(3):
+        make_song(root / f"song{i}", i)
+    return folder_tracks(root, "train")
+
+
+def dataset(tracks, **changes):
+    return MixingDataset(tracks, **{"segment": SEGMENT, "seed": 7, "length": 60, **changes})
+
+
+def test_shapes_and_types(tracks):
+    mixture, vocals = dataset(tracks)[3]
+    for sound in (mixture, vocals):
+        assert sound.shape == (2, SEGMENT) and sound.dtype == torch.float32 and sound.is_contiguous()
+    assert len(dataset(tracks)) == 60
+
+
+def test_an_item_depends_on_seed_and_index_alone(tracks):
+    first, second = dataset(tracks), dataset(tracks, length=1000)
+    backwards = {i: second[i] for i in reversed(range(60))}
+    for i in range(60):
+        assert torch.equal(first[i][0], backwards[i][0]) and torch.equal(first[i][1], backwards[i][1])
+    assert not torch.equal(first[0][0], first[1][0])
+    assert not torch.equal(first[0][0], dataset(tracks, seed=8)[0][0])
+
+
+def test_workers_make_no_difference(tracks):
+    made = dataset(tracks, length=12)
+    alone = list(DataLoader(made, batch_size=4))
+    helped = list(DataLoader(made, batch_size=4, num_workers=2))
+    for a, b in zip(alone, helped, strict=True):
+        assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+
+
+def test_items_are_the_sampling_rule_literally(tracks):
+    """Each item against the rule written out: song, active window, gain, silence, for each source in turn."""
+    made = dataset(tracks, silence_probability=0.3)
+    windows = {
+        (t.name, s): active_windows(t.read(s), RATE, window=SEGMENT / RATE, hop=SEGMENT / RATE / 2)
+        for t in tracks
+        for s in t.sources
+    }
+    for index in range(40):
+        rng = np.random.default_rng([7, index])
+        sources = {}
+        for name in tracks[0].sources:
+            track = tracks[rng.integers(len(tracks))]
+            starts = windows[track.name, name]
+            start = starts[rng.integers(len(starts))]
+            gain, silenced = rng.uniform(0.5, 1.5), rng.random() < 0.3
+            sources[name] = (0 if silenced else gain) * track.read(name)[:, start : start + SEGMENT]
+        mixture, vocals = made[index]
+        np.testing.assert_allclose(vocals, sources["vocals"], atol=1e-6)
+        np.testing.assert_allclose(mixture, sum(sources.values()), atol=1e-6)
+
+
+def test_only_active_windows_are_drawn(tracks):
+    for mixture, vocals in dataset(tracks, silence_probability=0):
+        # The songs' first halves are silent; a window kept sounds in more than half of its chunks.
+        assert (vocals != 0).float().mean() > 0.5
+        assert (mixture != 0).float().mean() > 0.5
+
+
+def test_silence_probability(tracks):
+    assert all(v.abs().max() == 0 for _, v in dataset(tracks, silence_probability=1.0))
+    assert all(v.abs().max() > 0 for _, v in dataset(tracks, silence_probability=0.0))
+    silent = [v.abs().max() == 0 for _, v in dataset(tracks, silence_probability=0.25, length=400)]
+    assert 0.17 < np.mean(silent) < 0.33
+
+
+def test_sources_come_from_different_songs(tracks):
+    # A source's level names its song: level / (1 + source) / 0.01 = 1 + song.
+    made = dataset(tracks, gain=(1.0, 1.0), silence_probability=0, length=80)
+    songs = set()
+    for _, vocals in made:
+        songs.add(round(float(vocals[vocals != 0].std()) / 0.01 / (1 + NAMES.index("vocals"))))
+    assert songs == {1, 2, 3}
+
+
+def test_gain_range(tracks):
+    made = dataset(tracks[:1], silence_probability=0, length=200)
+    levels = np.array([float(v[v != 0].std()) for _, v in made]) / 0.01
+    assert 0.45 < levels.min() < 0.6 and 1.4 < levels.max() < 1.55
+
+
+def test_songs_in_which_a_source_is_silent_are_passed_over(tmp_path):
+    make_song(tmp_path / "a", 0, silent=["vocals"])
+    make_song(tmp_path / "b", 1)
+    made = dataset(folder_tracks(tmp_path, "train"), silence_probability=0)
+    assert all(v.abs().max() > 0 for _, v in made)
+
+
+def test_song_shorter_than_a_segment_is_padded(tmp_path):
+    make_song(tmp_path / "a", 0, seconds=1.2)
+    (track,) = folder_tracks(tmp_path, "train")
+    made = dataset([track], segment=10000, window_seconds=0.5, silence_probability=0)
+    mixture, _ = made[0]
+    assert mixture.shape == (2, 10000) and mixture[:, 9600:].abs().max() == 0 and mixture.abs().max() > 0
+    ((whole, _),) = validation_segments([track], 10000, 1)
+    np.testing.assert_array_equal(whole[:, :9600], track.mixture())
+    assert whole[:, 9600:].abs().max() == 0
+
+
+def test_validation_segments_are_fixed_and_aligned(tracks):
+    segments = validation_segments(tracks, SEGMENT, 4)
+    assert len(segments) == 12
+    for i, (mixture, vocals) in enumerate(segments):
+        track, start = tracks[i // 4], round((32000 - SEGMENT) * (i % 4 + 0.5) / 4)
+        np.testing.assert_array_equal(mixture, track.mixture(start, start + SEGMENT))
+        np.testing.assert_array_equal(vocals, track.read("vocals", start, start + SEGMENT))
+
+
+def test_unusable_input(tmp_path, tracks):
+    with pytest.raises(InputError, match="no songs"):
+        dataset([])
+    with pytest.raises(InputError, match="at least one"):
+        dataset(tracks, length=0)
+    with pytest.raises(InputError, match="at least one"):
+        validation_segments(tracks, SEGMENT, 0)
+    make_song(tmp_path / "mono", 0, channels=1)
+    with pytest.raises(InputError, match="'mono' has channels 1"):
+        dataset([*tracks, *folder_tracks(tmp_path, "train")])
+    make_song(tmp_path / "quiet" / "song", 0, silent=["bass"])
+    with pytest.raises(InputError, match="bass is silent"):
+        dataset(folder_tracks(tmp_path / "quiet", "train"))
+    with pytest.raises(IndexError):
+        dataset(tracks)[60]

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from bsm import audio
+from bsm.data import musdb18
+from bsm.data.tracks import Track, folder_tracks, load_tracks
+from bsm.errors import InputError
+
+RATE = 8000
+
+
+def sound(seed, samples=1000, channels=2):
+    return np.random.default_rng(seed).uniform(-0.2, 0.2, (channels, samples)).astype(np.float32)
+
+
+def make_song(folder, stems, suffix=".wav", rate=RATE, **kinds):
+    folder.mkdir(parents=True)
+    subtype = "FLOAT" if suffix == ".wav" else "PCM_24"
+    for i, name in enumerate(stems):
+        audio.write(folder / f"{name}{suffix}", sound(i, **kinds), rate, subtype=subtype)
+
+
+def test_tracks_of_a_folder(tmp_path):
+    make_song(tmp_path / "train" / "b", ["vocals", "drums"])
+    make_song(tmp_path / "train" / "a", ["vocals", "bass"], suffix=".flac")
+    (tmp_path / "train" / ".hidden").mkdir()
+    (tmp_path / "train" / "notes.txt").write_text("not a song")
+    tracks = load_tracks(tmp_path, "train")
+    assert [t.name for t in tracks] == ["a", "b"]
+    assert all(t.split == "train" and t.rate == RATE and t.mixture_path is None for t in tracks)
+    assert (tracks[0].samples, tracks[0].channels, tracks[0].seconds) == (1000, 2, 1000 / RATE)
+    assert set(tracks[1].sources) == {"vocals", "drums"}
+
+
+def test_mixture_is_the_sum_without_a_file(tmp_path):
+    make_song(tmp_path / "a", ["vocals", "drums", "bass"])
+    (track,) = folder_tracks(tmp_path, "test")
+    np.testing.assert_allclose(track.mixture(), sound(0) + sound(1) + sound(2), atol=1e-7)
+    np.testing.assert_allclose(track.accompaniment(10, 60), (sound(1) + sound(2))[:, 10:60], atol=1e-7)
+    np.testing.assert_array_equal(track.read("drums", 100, 107), sound(1)[:, 100:107])
+
+
+def test_mixture_file_is_used(tmp_path):
+    make_song(tmp_path / "a", ["vocals", "drums", "mixture"])
+    (track,) = folder_tracks(tmp_path, "test")
+    assert set(track.sources) == {"vocals", "drums"}
+    np.testing.assert_array_equal(track.mixture(5, 50), sound(2)[:, 5:50])
+    np.testing.assert_array_equal(track.accompaniment(), sound(2) - sound(0))
+
+
+def test_sums_are_not_sources(tmp_path):
+    make_song(tmp_path / "a", ["vocals", "accompaniment", "mixture"])
+    make_song(tmp_path / "b", ["vocals", "drums", "accompaniment"])
+    a, b = folder_tracks(tmp_path, "test")
+    assert set(a.sources) == {"vocals", "accompaniment"}
+    assert set(b.sources) == {"vocals", "drums"}
+
+
+@pytest.mark.parametrize(
+    "odd", [{"samples": 999}, {"channels": 1}, {"rate": 16000}], ids=["length", "channels", "rate"]
+)
+def test_unequal_files_name_the_song(tmp_path, odd):
+    make_song(tmp_path / "good", ["vocals"])
+    make_song(tmp_path / "lopsided", ["vocals"])
+    rate = odd.pop("rate", RATE)
+    audio.write(tmp_path / "lopsided" / "drums.wav", sound(1, **odd), rate)
+    with pytest.raises(InputError, match="lopsided.*drums.wav.*differs"):
+        folder_tracks(tmp_path, "train")
+
+
+def test_folders_without_songs(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        load_tracks(tmp_path, "train")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(InputError, match="no songs"):
+        load_tracks(tmp_path, "train")
+    make_song(tmp_path / "train" / "instrumental", ["drums"])
+    with pytest.raises(InputError, match="instrumental.*vocals"):
+        load_tracks(tmp_path, "train")
+
+
+def test_track_errors(tmp_path):
+    with pytest.raises(InputError, match="no vocals"):
+        Track("x", "train", RATE, {"drums": tmp_path / "drums.wav"})
+    make_song(tmp_path / "a", ["vocals"])
+    (track,) = folder_tracks(tmp_path, "train")
+    with pytest.raises(InputError, match="no source 'flute'"):
+        track.read("flute")
+
+
+def test_real_excerpt(tmp_path):
+    try:
+        track = musdb18.example_track(tmp_path)
+    except InputError as error:
+        pytest.skip(str(error))
+    assert (track.rate, track.channels, track.samples, track.split) == (44100, 2, 268288, "test")
+    stems = {name: track.read(name) for name in track.sources}
+    assert set(stems) == {"vocals", "drums", "bass", "other"}
+    np.testing.assert_array_equal(track.mixture(), np.sum([stems[n] for n in ("drums", "bass", "other", "vocals")], 0))
+    assert all(np.sqrt((s**2).mean()) > 1e-3 for s in stems.values())
+    before = track.sources["vocals"].stat().st_mtime_ns
+    again = musdb18.example_track(tmp_path)
+    assert again == track and again.sources["vocals"].stat().st_mtime_ns == before
+
+
+def test_real_excerpt_without_ffmpeg(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="apt-get install ffmpeg"):
+        musdb18.example_track(tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
