@@ -1,0 +1,187 @@
+"""Figures and tables in one style: colours that colour-blind readers can tell apart, readable at half a page."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import torch
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from scipy.signal import ShortTimeFFT
+from scipy.signal.windows import hann
+
+from bsm.files import replacing
+from bsm.study.stats import Values, bootstrap_interval
+
+# Okabe and Ito (2008), without black.
+COLOURS = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "vermilion": "#D55E00",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "yellow": "#F0E442",
+}
+_STYLE = {
+    "axes.prop_cycle": cycler(color=list(COLOURS.values())),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 110,
+    "figure.figsize": (6.4, 3.6),
+    "font.size": 10,
+    "image.cmap": "magma",
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "savefig.dpi": 150,
+}
+NOT_COMPARABLE = "not comparable with the paper's numbers"
+
+
+def style() -> AbstractContextManager[None]:
+    """Return the context in which figures are made: ``with figures.style(): figure, ax = plt.subplots()``."""
+    return mpl.rc_context(_STYLE)
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Save a figure as PNG at 150 dpi; equal figures give equal files.
+
+    Args:
+        figure: the figure.
+        path: the file, ending in ``.png``; its folder is made.
+
+    Returns:
+        The path.
+    """
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+    return Path(path)
+
+
+def spectrogram(ax: Axes, audio: np.ndarray | torch.Tensor, rate: int, *, vmin: float = -80) -> AxesImage:
+    """Draw a power spectrogram in dB below its own maximum, averaged over the channels.
+
+    Args:
+        ax: where to draw.
+        audio: (channels, samples) or (samples,).
+        rate: Hz.
+        vmin: the darkest level, dB.
+
+    Returns:
+        The image, for a colour bar.
+    """
+    signal = np.atleast_2d(audio.detach().cpu().numpy() if isinstance(audio, torch.Tensor) else audio).astype(float)
+    n_fft = 2048 if rate > 24000 else 1024
+    signal = np.pad(signal, ((0, 0), (0, max(0, n_fft - signal.shape[1]))))
+    hop = max(n_fft // 4, signal.shape[1] // 2000)  # no more columns than a page has dots
+    power = ShortTimeFFT(hann(n_fft, sym=False), hop, rate).spectrogram(signal).mean(axis=0)  # (bins, frames)
+    level = 10 * np.log10(power / max(power.max(), 1e-20) + 1e-12)
+    image = ax.imshow(
+        level,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        extent=(0, signal.shape[1] / rate, 0, rate / 2000),
+        vmin=vmin,
+        vmax=0,
+    )
+    ax.set(xlabel="time (s)", ylabel="frequency (kHz)")
+    return image
+
+
+def mark_regions(
+    ax: Axes, regions: Iterable[tuple[float, float]], *, colour: str = COLOURS["sky"], label: str | None = None
+) -> None:
+    """Shade time regions, such as those in which somebody sings.
+
+    Args:
+        ax: where to draw; its x axis is in seconds.
+        regions: (start, end) in s.
+        colour: of the shade.
+        label: for the legend, given once.
+    """
+    for start, end in regions:
+        ax.axvspan(start, end, color=colour, alpha=0.3, linewidth=0, label=label)
+        label = None
+
+
+def score_plot(
+    ax: Axes,
+    labels: Sequence[str],
+    values_per_label: Sequence[Values] | Mapping[str, Values],
+    *,
+    ylabel: str = "SDR (dB)",
+) -> None:
+    """Draw every track as a point, and the mean with its 95 % bootstrap interval beside them.
+
+    Args:
+        ax: where to draw.
+        labels: one per group; the number of tracks is written below it.
+        values_per_label: one value per track and group, in the labels' order or by label; NaN and None are left out.
+        ylabel: what the values are, with their unit.
+
+    Raises:
+        ValueError: as many labels as groups are needed.
+    """
+    groups = [values_per_label[x] for x in labels] if isinstance(values_per_label, Mapping) else values_per_label
+    if len(groups) != len(labels):
+        raise ValueError(f"{len(labels)} labels for {len(groups)} groups of values")
+    ticks = []
+    for x, (label, group) in enumerate(zip(labels, groups, strict=True)):
+        values = np.asarray(group, dtype=float)
+        values = values[np.isfinite(values)]
+        interval = bootstrap_interval(values)
+        ticks.append(f"{label}\nn = {interval.n}")
+        if not interval.n:
+            continue
+        # a fixed spread instead of random jitter: equal data give equal files
+        spread = np.linspace(-0.12, 0.12, interval.n) if interval.n > 1 else np.zeros(1)
+        ax.plot(x - 0.1 + spread, values, "o", markersize=4, alpha=0.6, color=COLOURS["blue"], markeredgewidth=0)
+        ends = np.nan_to_num([[interval.estimate - interval.low], [interval.high - interval.estimate]])
+        ax.errorbar(
+            x + 0.2, interval.estimate, yerr=np.maximum(ends, 0), fmt="s", capsize=4, color=COLOURS["vermilion"]
+        )
+    ax.set(xticks=range(len(labels)), xticklabels=ticks, xlim=(-0.5, len(labels) - 0.5), ylabel=ylabel)
+
+
+def table_markdown(
+    frame: pd.DataFrame, *, caption: str, data: str | None = None, not_comparable: bool = False, digits: int = 2
+) -> str:
+    """Return a table as Markdown, its caption below it.
+
+    Args:
+        frame: the table; its index becomes columns where it has names.
+        caption: what the table shows.
+        data: the data set's name, added to the caption.
+        not_comparable: say that the numbers are not comparable with the paper's.
+        digits: decimals of numbers that are not whole; NaN and None are drawn as a dash.
+
+    Returns:
+        The text, ending in a newline.
+    """
+    if any(frame.index.names):
+        frame = frame.reset_index()
+    numeric = [pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes]
+    rows = [[_cell(value, digits) for value in row] for row in frame.itertuples(index=False, name=None)]
+    lines = [[_cell(name, digits) for name in frame.columns], ["---:" if x else "---" for x in numeric], *rows]
+    notes = ([f"Data: {data}."] if data else []) + ([f"These numbers are {NOT_COMPARABLE}."] if not_comparable else [])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\n*{' '.join([caption.rstrip('.') + '.', *notes])}*\n"
+
+
+def _cell(value: object, digits: int) -> str:
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return "–"
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral | bool | np.bool_):
+        return f"{value:.{digits}f}"
+    return " ".join(str(value).split()).replace("|", "\\|")

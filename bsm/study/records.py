@@ -1,0 +1,241 @@
+"""Result files: one strict JSON file per run, with what was measured and where it came from."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bsm.errors import InputError
+from bsm.files import write_text
+
+SCHEMA = 1
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = (
+    "bsm",
+    "torch",
+    "numpy",
+    "scipy",
+    "museval",
+    "lightning-fabric",
+    "soundfile",
+    "soxr",
+    "torchaudio",
+    "bs-roformer",
+    "mamba-ssm",
+    "causal-conv1d",
+    "triton",
+)
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "schema": int,
+    "measured": str,
+    "data": str,
+    "parameters": dict,
+    "values": (dict, list),
+    "comparable_with_paper": bool,
+    "provenance": dict,
+}
+
+
+def write_result(
+    path: str | Path,
+    *,
+    measured: str,
+    parameters: dict[str, Any],
+    values: Any,
+    seed: int | None = None,
+    started: float | None = None,
+    data: str,
+    comparable_with_paper: bool = False,
+    **extra: Any,
+) -> Path:
+    """Write one result file.
+
+    NumPy and PyTorch values, dataclasses, data frames (as a list of rows) and paths become plain JSON; NaN and infinity
+    become null; the repository's folder and the home folder are cut from paths.
+
+    Args:
+        path: the file, ending in ``.json``; its folder is made.
+        measured: what the values are, with their unit, in a few words.
+        parameters: every setting that could change the values.
+        values: a mapping or list that keeps every track's values, never only the mean.
+        seed: the random seed, where there is one.
+        started: :func:`time.time` when the run began; without it the wall time is unknown.
+        data: the data set's name.
+        comparable_with_paper: whether data and protocol are the paper's.
+        extra: further fields.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: ``extra`` has the name of a field of the schema, or ``values`` is neither a mapping nor a list.
+        TypeError: something that has no JSON form.
+    """
+    record = {
+        "schema": SCHEMA,
+        "measured": measured,
+        "data": data,
+        "comparable_with_paper": comparable_with_paper,
+        "seed": seed,
+        "parameters": parameters,
+        "values": values,
+        "provenance": provenance(started),
+    }
+    if clash := sorted(set(record) & set(extra)):
+        raise ValueError(f"{', '.join(clash)}: a field of every result file, not an extra one")
+    record = plain(record | extra)
+    if not isinstance(record["values"], dict | list):
+        raise ValueError(f"values must be a mapping or a list, not {type(values).__name__}")
+    text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
+    return write_text(path, text + "\n")
+
+
+def read_result(path: str | Path) -> dict[str, Any]:
+    """Read a result file and check its fields.
+
+    What was NaN or infinite comes back as None; ``np.asarray(values, dtype=float)`` makes NaN of it.
+
+    Raises:
+        InputError: no such file, not strict JSON, another schema, or a field that is missing or of the wrong type.
+    """
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such result file; run the study that writes it") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable result file ({error}); write it again") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: a result file holds one JSON object, not a {type(record).__name__}")
+    for name, kind in _FIELDS.items():
+        if name not in record:
+            raise InputError(f"{path}: field '{name}' is missing; write the result again")
+        if not isinstance(record[name], kind):
+            raise InputError(f"{path}: field '{name}' is a {type(record[name]).__name__}; write the result again")
+    if record["schema"] != SCHEMA:
+        raise InputError(f"{path}: field 'schema' is {record['schema']}, this version reads {SCHEMA}; write it again")
+    return record
+
+
+def provenance(started: float | None = None) -> dict[str, Any]:
+    """Describe where a result comes from: code, packages, machine, command and time.
+
+    Args:
+        started: :func:`time.time` when the run began.
+
+    Returns:
+        ``git`` (revision, ``"unknown"`` without a repository; dirty: whether anything but ``reports/``, which the
+        study itself rewrites, differs from that revision, None if unknown), ``packages``, ``python``, ``platform``,
+        ``device`` (the GPU, else the CPU), ``cpu``, ``threads`` (PyTorch's), ``command``, ``started`` (ISO 8601, UTC)
+        and ``wall_seconds``, both None without ``started``.
+    """
+    import torch  # slow to import, and the readers of results do without it
+
+    cpu = _cpu_model()
+    return {
+        "git": _git(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+        "command": _command(),
+        "started": None if started is None else datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "wall_seconds": None if started is None else round(time.time() - started, 3),
+    }
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` as strict JSON types (see :func:`write_result`).
+
+    Raises:
+        TypeError: something that has no JSON form.
+    """
+    if value is None or isinstance(value, bool | int) and not isinstance(value, np.generic):
+        return value
+    if isinstance(value, float):  # np.float64 too
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, str | Path):
+        return _portable(str(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(plain(item) for item in value)
+    if hasattr(value, "to_dict") and hasattr(value, "columns"):  # a data frame
+        return plain(value.to_dict(orient="records"))
+    if hasattr(value, "detach"):  # a tensor
+        value = value.detach().cpu()
+    if hasattr(value, "tolist"):  # NumPy, PyTorch, pandas series
+        return plain(value.tolist())
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise TypeError(f"a {type(value).__name__} has no JSON form: {value!r}")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not strict JSON")
+
+
+def _portable(text: str) -> str:
+    home = str(Path.home())
+    text = text.replace(f"{ROOT}{os.sep}", "").replace(str(ROOT), ".")
+    return text.replace(f"{home}{os.sep}", f"~{os.sep}") if len(home) > 1 else text
+
+
+def _git() -> dict[str, Any]:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    unknown = {"revision": "unknown", "dirty": None}
+    if not (ROOT / "pyproject.toml").is_file():  # installed elsewhere: a repository around it is not ours
+        return unknown
+    try:
+        return {
+            "revision": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--", ".", ":!reports")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return unknown
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def _command() -> str:
+    name = Path(sys.argv[0]).name
+    if name.startswith("ipykernel_launcher"):  # its arguments name a temporary connection file
+        return "jupyter kernel"
+    return _portable(shlex.join([name, *sys.argv[1:]]))

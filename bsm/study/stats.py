@@ -1,0 +1,120 @@
+"""Bootstrap intervals and summaries of per-track values."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.stats
+
+Values = Sequence[float | None] | np.ndarray
+
+
+class Interval(NamedTuple):
+    """A statistic and its confidence interval.
+
+    Attributes:
+        estimate: the statistic of the values; NaN without values.
+        low: lower end; NaN with fewer than two values.
+        high: upper end; NaN with fewer than two values.
+        n: values used.
+        dropped: values left out because they were NaN.
+        method: ``BCa``, ``percentile`` or ``none``.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+    dropped: int
+    method: str
+
+
+def bootstrap_interval(
+    values: Values,
+    statistic: Callable[..., Any] = np.mean,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Bootstrap a confidence interval of a statistic.
+
+    Bias-corrected and accelerated (BCa; Efron, 1987). Where its corrections do not exist, as when all values are equal
+    or the median hardly moves between resamples, the percentile interval is given instead.
+
+    Args:
+        values: one value per track; NaN and None are dropped and counted.
+        statistic: of one sample, such as :func:`numpy.mean` or :func:`numpy.median`.
+        confidence: probability that the interval aims to cover.
+        resamples: resamples drawn.
+        seed: makes the interval repeatable.
+
+    Returns:
+        The statistic and its interval; the ends are NaN with fewer than two values.
+
+    Raises:
+        ValueError: values that are not one-dimensional.
+    """
+    sample = np.asarray(values, dtype=float)
+    if sample.ndim != 1:
+        raise ValueError(f"values must be one-dimensional, not of shape {sample.shape}")
+    kept = sample[~np.isnan(sample)]
+    n, dropped = kept.size, sample.size - kept.size
+    estimate = float(statistic(kept)) if n else float("nan")
+    if n < 2:
+        return Interval(estimate, float("nan"), float("nan"), n, dropped, "none")
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")  # the degenerate case is seen by its NaN ends
+            low, high = scipy.stats.bootstrap(
+                (kept,),
+                statistic,
+                confidence_level=confidence,
+                n_resamples=resamples,
+                batch=max(1, 10_000_000 // n),  # bounds the memory of many tracks
+                method=method,
+                rng=np.random.default_rng(seed),
+            ).confidence_interval
+        if np.isfinite(low) and np.isfinite(high):
+            break
+    return Interval(estimate, float(low), float(high), n, dropped, method)
+
+
+def summary(values: Values, *, confidence: float = 0.95, seed: int = 0) -> dict[str, float]:
+    """Summarise one value per track.
+
+    Returns:
+        ``n`` and ``dropped`` (NaN or None), ``mean``, ``median``, ``std`` (of the sample, n - 1), and the bootstrap
+        interval of the mean, ``low`` and ``high``; NaN where too few values are left.
+    """
+    interval = bootstrap_interval(values, confidence=confidence, seed=seed)
+    kept = np.asarray(values, dtype=float)
+    kept = kept[~np.isnan(kept)]
+    return {
+        "n": interval.n,
+        "dropped": interval.dropped,
+        "mean": interval.estimate,
+        "median": float(np.median(kept)) if kept.size else float("nan"),
+        "std": float(np.std(kept, ddof=1)) if kept.size > 1 else float("nan"),
+        "low": interval.low,
+        "high": interval.high,
+    }
+
+
+def paired_difference(
+    a: Values, b: Values, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Bootstrap the mean of ``a - b`` over pairs, such as two models' scores on the same tracks.
+
+    A pair with a NaN or None on either side is dropped and counted.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if first.shape != second.shape:
+        raise ValueError(f"pairs need equal lengths, not {first.shape} and {second.shape}")
+    return bootstrap_interval(first - second, confidence=confidence, resamples=resamples, seed=seed)

@@ -1,0 +1,129 @@
+"""The notebooks' runner, with a tiny notebook of its own."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from bsm.errors import InputError
+from bsm.study import notebooks
+
+PARAMETERS = """seed = 0  # of the random numbers
+rate: float = 1.0
+name = "a = b"
+steps = [1, 2]
+folder = None
+fast = True
+"""
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch) -> Path:
+    """A folder of notebooks with one notebook, `tiny`, and the profiles `demo` and `smoke`."""
+    folder = tmp_path / "notebooks"
+    (folder / "profiles").mkdir(parents=True)
+    (folder / "profiles/demo.yaml").write_text("seed: 7\nrate: 2\nanother_notebooks: 1\n")
+    (folder / "profiles/smoke.yaml").write_text("seed: 1\n")
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", folder)
+    make(folder / "tiny.ipynb", "import os\nprint(seed, rate, steps, os.path.exists('pyproject.toml'))")
+    return folder
+
+
+def make(path: Path, *code: str, parameters: str = PARAMETERS) -> Path:
+    cells = [new_markdown_cell("# Tiny"), new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    nbformat.write(new_notebook(cells=cells + [new_code_cell(x) for x in code]), path)
+    return path
+
+
+def test_profile_then_explicit_parameters(study, tmp_path):
+    output = notebooks.run_notebook(
+        "tiny", tmp_path / "out/{tiny}.ipynb", profile="demo", parameters={"steps": [3], "name": "c"}
+    )
+    executed = nbformat.read(output, as_version=4)
+    assert executed.cells[-1].outputs[0].text == "7 2.0 [3] True\n"
+    assert executed.metadata.papermill.parameters == {"seed": 7, "rate": 2.0, "steps": [3], "name": "c"}
+    assert executed.metadata.papermill.input_path == "tiny.ipynb"
+    assert [x.name for x in output.parent.iterdir()] == ["{tiny}.ipynb"]
+
+    page = notebooks.html(output)
+    assert page == output.with_suffix(".html")
+    assert "7 2.0 [3] True" in page.read_text()
+    assert "pyproject.toml" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"sead": 1}, "no parameter 'sead'; it has: seed, rate, name, steps, folder, fast"),
+        ({"seed": "one"}, "'seed' must be of type int, like its default 0, not str 'one'"),
+        ({"seed": True}, "'seed' must be of type int"),
+        ({"seed": 1.0}, "'seed' must be of type int"),
+        ({"fast": 1}, "'fast' must be of type bool"),
+        ({"steps": 1}, "'steps' must be of type list"),
+    ],
+)
+def test_parameters_must_fit(study, tmp_path, parameters, message):
+    with pytest.raises(InputError, match=message):
+        notebooks.run_notebook("tiny", tmp_path / "out.ipynb", profile="demo", parameters=parameters)
+
+
+def test_a_profile_must_fit_too(study, tmp_path):
+    (study / "profiles/demo.yaml").write_text("seed: soon\n")
+    with pytest.raises(InputError, match="profile demo: parameter 'seed' must be of type int"):
+        notebooks.run_notebook("tiny", tmp_path / "out.ipynb", profile="demo")
+
+
+def test_profiles_and_names_are_known(study, tmp_path):
+    assert notebooks.profiles() == ["demo", "smoke"]
+    assert notebooks.load_profile(study / "profiles/smoke.yaml") == {"seed": 1}
+    with pytest.raises(InputError, match="no profile 'huge'; choose one of: demo, smoke"):
+        notebooks.load_profile("huge")
+    with pytest.raises(InputError, match="no notebook 'other'; choose one of: tiny"):
+        notebooks.run_notebook("other", tmp_path / "out.ipynb", profile="demo")
+
+
+@pytest.mark.parametrize(("text", "message"), [("- 1\n", "flat mapping"), ("a: {b: 1}\n", "'a'"), ("a: [", "YAML")])
+def test_bad_profiles(study, text, message):
+    (study / "profiles/bad.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        notebooks.load_profile("bad")
+
+
+def test_failure_names_the_cell_and_keeps_the_partial_copy(study, tmp_path):
+    source = make(study / "broken.ipynb", "before = 1\nprint(before)", "x = 1 / 0", "print('never')")
+    output = tmp_path / "out.ipynb"
+    with pytest.raises(notebooks.NotebookFailed) as failure:
+        notebooks.run_notebook(source, output, profile="smoke")
+    message = str(failure.value)
+    assert "broken.ipynb failed in cell [4], 'x = 1 / 0': ZeroDivisionError: division by zero" in message
+    assert "\n" not in message
+    assert not output.exists()
+    partial = nbformat.read(tmp_path / "out.failed.ipynb", as_version=4)
+    assert partial.metadata.papermill.input_path == "broken.ipynb"
+    assert any(x.get("text") == "1\n" for cell in partial.cells for x in cell.get("outputs", []))
+
+    make(study / "broken.ipynb", "x = 1")
+    notebooks.run_notebook(source, output, profile="smoke")
+    assert output.exists()
+    assert not (tmp_path / "out.failed.ipynb").exists()
+
+
+def test_a_dead_kernel_is_a_failed_notebook(study, tmp_path):
+    make(study / "dead.ipynb", "import os\nos._exit(1)")
+    with pytest.raises(notebooks.NotebookFailed, match=r"dead.ipynb failed .*[Kk]ernel died"):
+        notebooks.run_notebook("dead", tmp_path / "out.ipynb", profile="smoke")
+    assert (tmp_path / "out.failed.ipynb").exists()
+
+
+def test_unusable_notebooks(study, tmp_path):
+    path = study / "tiny.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].metadata.tags = []
+    nbformat.write(notebook, path)
+    with pytest.raises(InputError, match="one cell must be tagged 'parameters', 0 are"):
+        notebooks.run_notebook("tiny", tmp_path / "out.ipynb", profile="demo")
+    for text in ("{", "[]", "{}"):
+        path.write_text(text)
+        with pytest.raises(InputError, match="not a notebook"):
+            notebooks.html(path)

@@ -1,0 +1,75 @@
+"""The set-up files agree with each other, and what git holds is clean."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def tracked() -> list[Path]:
+    """The files in git, and those that would go in with the next commit."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this is not a git checkout")
+    return [ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_conda_environment_equals_pyproject():
+    wanted = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in wanted if isinstance(entry, dict))
+    assert pip == PROJECT["dependencies"]
+    assert "ffmpeg" in wanted
+
+
+def test_torch_of_the_makefile_lies_in_the_range():
+    version = re.search(r"^TORCH \?= torch==(\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    required = next(r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "torch")
+    assert required.specifier.contains(Version(version))
+
+
+def test_make_lists_its_targets_and_refuses_an_unknown_profile():
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert all(f"make {target} " in listed for target in ("env", "reproduce", "test", "lab", "clean"))
+    refused = subprocess.run(["make", "reproduce", "PROFILE=nope"], cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "there is no profile 'nope'" in refused.stderr
+    assert len(refused.stderr.splitlines()) <= 2  # ours, and make's own
+
+
+def test_readme_names_the_doors():
+    text = (ROOT / "README.md").read_text()
+    assert "make reproduce" in text
+    assert "make test" in text
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_hold_no_outputs_and_one_parameters_cell(path):
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
+
+
+def test_no_registry_and_no_machine_path_in_git():
+    hosts = "|".join(re.escape(x) for x in ("pypi" + ".org", "python" + "hosted.org", "download.py" + "torch.org"))
+    places = re.compile(rf"{hosts}|conda\.ana{''}conda|(?<![\w.~])/work" + r"/\w|(?<![\w.~])/root" + r"/\w")
+    found = []
+    for path in tracked():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found += [f"{path.relative_to(ROOT)}: {hit[0]}" for hit in places.finditer(text)]
+    assert not found
