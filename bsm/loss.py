@@ -77,6 +77,18 @@ def _frame_source(wave: Tensor, window: int, config: LossConfig) -> Tensor:
     return wave[:, margin : wave.shape[-1] - (n_fft - window - margin)]
 
 
+def _overlap_add(frames: Tensor, hop: int, samples: int) -> Tensor:
+    """Sum ``(n, frames, window)`` into ``(n, samples)``, a frame every ``hop``: many times faster than ``F.fold``."""
+    n, count, window = frames.shape
+    pieces = -(-window // hop)
+    total = frames.new_zeros(n, count + pieces - 1, hop)
+    for piece in range(pieces):
+        part = frames[..., piece * hop : (piece + 1) * hop]
+        total[:, piece : piece + count, : part.shape[-1]] += part
+    total = total.flatten(1)
+    return F.pad(total, (0, max(0, samples - total.shape[-1])))[:, :samples]
+
+
 class _MeanModulus(torch.autograd.Function):
     """Mean modulus of the spectrogram of ``(n, samples)``; the gradient is formed in the forward pass.
 
@@ -89,15 +101,15 @@ class _MeanModulus(torch.autograd.Function):
         n_fft, hop = max(window, config.min_fft), config.hop_length
         hann = _hann(window, wave.device, wave.dtype)
         spectrum = torch.fft.rfft(wave.unfold(-1, window, hop) * hann, n=n_fft)
-        modulus = spectrum.abs()
-        loss = modulus.mean()
+        loss = torch.hypot(spectrum.real, spectrum.imag).mean()  # abs() of complex values is several times slower
         if ctx.needs_input_grad[0]:
-            spectrum.div_(modulus.clamp_min_(torch.finfo(wave.dtype).tiny))  # 0 / tiny = 0 where the modulus is 0
-            spectrum[..., 1 : (n_fft + 1) // 2] *= 0.5  # irfft counts the bins between first and last twice
-            frames = torch.fft.irfft(spectrum, n=n_fft)[..., :window] * (hann * (n_fft / modulus.numel()))
-            covered = (frames.shape[1] - 1) * hop + window
-            grad = F.fold(frames.mT, (1, covered), (1, window), stride=(1, hop)).flatten(1)
-            ctx.save_for_backward(F.pad(grad, (0, wave.shape[-1] - covered)))
+            direction = spectrum.sgn()  # X / |X|, and 0 where X is 0
+            # irfft counts the bins between the first and the last twice: count those two twice as well, and halve.
+            direction[..., 0] *= 2
+            if n_fft % 2 == 0:
+                direction[..., -1] *= 2
+            frames = torch.fft.irfft(direction, n=n_fft)[..., :window] * (hann * (n_fft / 2 / spectrum.numel()))
+            ctx.save_for_backward(_overlap_add(frames, hop, wave.shape[-1]))
         return loss
 
     @staticmethod

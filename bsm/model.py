@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import groupby
+
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from bsm.config import ModelConfig
@@ -26,32 +30,66 @@ class RMSNorm(nn.Module):
         return F.normalize(x, dim=-1) * (x.shape[-1] ** 0.5 * self.gamma)
 
 
-class BandSplit(nn.Module):
+def _linear(layers: list[nn.Linear], x: Tensor) -> Tensor:
+    """Apply one layer to each band, ``(bands, rows, in)`` to ``(bands, rows, out)``, in one batched product."""
+    weight, bias = (torch.stack([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+    return torch.baddbmm(bias[:, None], x, weight.mT)
+
+
+class _PerBand(nn.Module):
+    """Layers of each band's own; runs of bands of one width are computed together."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        self.runs = [(size, len(list(run))) for size, run in groupby(sizes)]  # (width, bands)
+
+    def _parts(self, layers: nn.ModuleList) -> Iterator[tuple[int, list[nn.Module]]]:
+        """Yield each run's width and its bands' layers."""
+        first = 0
+        for size, count in self.runs:
+            yield size, list(layers[first : first + count])
+            first += count
+
+
+class BandSplit(_PerBand):
     """Each band's bins, as real numbers, to one feature vector: ``(b, t, numbers)`` to ``(b, bands, t, dim)``."""
 
     def __init__(self, sizes: list[int], dim: int) -> None:
-        super().__init__()
-        self.sizes = sizes
+        super().__init__(sizes)
         self.to_features = nn.ModuleList(nn.Sequential(RMSNorm(size), nn.Linear(size, dim)) for size in sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Split and embed."""
-        parts = x.split(self.sizes, dim=-1)
-        return torch.stack([embed(part) for embed, part in zip(self.to_features, parts, strict=True)], dim=1)
+        batch, frames, _ = x.shape
+        features = []
+        parts = x.split([size * count for size, count in self.runs], dim=-1)
+        for part, (size, layers) in zip(parts, self._parts(self.to_features), strict=True):
+            part = rearrange(part, "b t (k s) -> k (b t) s", s=size)
+            gamma = torch.stack([norm.gamma for norm, _ in layers])
+            part = F.normalize(part, dim=-1) * (size**0.5 * gamma[:, None])
+            features.append(_linear([linear for _, linear in layers], part))
+        return rearrange(torch.cat(features), "k (b t) d -> b k t d", b=batch, t=frames)
 
 
-class MaskEstimator(nn.Module):
+class MaskEstimator(_PerBand):
     """Each band's features to its complex mask: ``(b, bands, t, dim)`` to ``(b, t, numbers)``."""
 
     def __init__(self, sizes: list[int], dim: int, hidden: int) -> None:
-        super().__init__()
+        super().__init__(sizes)
         self.to_mask = nn.ModuleList(
             nn.Sequential(nn.Linear(dim, hidden), nn.Tanh(), nn.Linear(hidden, 2 * size), nn.GLU()) for size in sizes
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Estimate all bands and put them side by side."""
-        return torch.cat([estimate(x[:, band]) for band, estimate in enumerate(self.to_mask)], dim=-1)
+        batch = len(x)
+        masks = []
+        parts = x.split([count for _, count in self.runs], dim=1)
+        for part, (_, layers) in zip(parts, self._parts(self.to_mask), strict=True):
+            hidden = torch.tanh(_linear([layer[0] for layer in layers], rearrange(part, "b k t d -> k (b t) d")))
+            mask = F.glu(_linear([layer[2] for layer in layers], hidden))
+            masks.append(rearrange(mask, "k (b t) s -> b t (k s)", b=batch))
+        return torch.cat(masks, dim=-1)
 
 
 class DualPath(nn.Module):

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,26 @@ log = logging.getLogger(__name__)
 VALIDATION_SEGMENTS = 4  # of each validation song
 
 # What the weights depend on: when one of these changes, a finished run is trained anew.
-SOURCES = ("audio", "bands", "config", "conv", "data", "loss", "mamba2", "model", "scan", "stft", "train", "activity")
+# The songs' synthesis is among it, for the data are known by name and length alone.
+SOURCES = (
+    "activity",
+    "audio",
+    "bands",
+    "config",
+    "conv",
+    "data/demo",
+    "data/demo_render",
+    "data/demo_score",
+    "data/demo_voice",
+    "data/mixing",
+    "data/tracks",
+    "loss",
+    "mamba2",
+    "model",
+    "scan",
+    "stft",
+    "train",
+)
 
 
 def train(
@@ -62,27 +82,23 @@ def train(
         device: Fabric's accelerator name: ``auto``, ``cpu``, ``cuda``.
 
     Raises:
-        InputError: the folder holds another run, or a damaged one; no tracks; a rate or channel count that differs.
-        FloatingPointError: the loss is no longer finite.
+        InputError: the folder holds another run, or a damaged one; no tracks; a rate or channel count that differs;
+            a device or precision that is not here.
+        FloatingPointError: the loss or its gradient is no longer finite.
     """
+    run = run.absolute()
     identity = _identity(model_config, config, tracks)
     weights, state_path = run / "model.safetensors", run / "state.ckpt"
-    _claim(run, identity)
+    fabric = _fabric(device, config.precision)
+    _clear(run, identity)
     if weights.is_file():
         log.info("%s: already trained", run)
         return weights
-    fabric = Fabric(
-        accelerator=device,
-        devices=1,
-        precision=config.precision,
-        loggers=TensorBoardLogger(run, name="tensorboard", version=""),
-    )
     torch.manual_seed(config.seed)
     trainer = _Trainer(fabric, BSMamba2(model_config), config)
     if state_path.is_file():
-        trainer.load(load_state(state_path))
+        trainer.load(load_state(state_path), state_path)
         log.info("%s: going on at step %d of %d", run, trainer.step, config.steps)
-    journal = _Journal(run / "log.jsonl", trainer.step)
     segment = round(config.segment_seconds * model_config.sample_rate)
     per_step = config.batch_size * config.accumulate
     dataset = MixingDataset(
@@ -100,6 +116,10 @@ def train(
         num_workers=config.workers,
     )
     validation = validation_segments(tracks["valid"], segment, per_track=VALIDATION_SEGMENTS)
+    write_text(run / "run.json", json.dumps(identity, indent=2) + "\n")
+    journal = _Journal(run / "log.jsonl", trainer.step)
+    # What a killed run logged past its checkpoint is struck out: it will come again.
+    board = TensorBoardLogger(run, name="tensorboard", version="", purge_step=trainer.step + 1)
     batches = iter(loader)
     with tqdm(total=config.steps, initial=trainer.step, desc=f"train {run.name}", unit="step") as bar:
         while trainer.step < config.steps:
@@ -108,12 +128,12 @@ def train(
                 record |= trainer.validate(validation)
                 bar.set_postfix(loss=f"{record['loss']:.3f}", valid=f"{record['valid_usdr']:.2f} dB")
             journal.write(record)
-            fabric.log_dict({k: v for k, v in record.items() if k != "step"}, step=trainer.step)
+            board.log_metrics({k: v for k, v in record.items() if k != "step"}, step=trainer.step)
             if trainer.step % config.checkpoint_every == 0 or trainer.step == config.steps:
                 journal.flush()
                 save_state(state_path, trainer.state())
             bar.update()
-    fabric.logger.finalize("success")
+    board.finalize("success")
     journal.close()
     return save_model(trainer.averaged.module, weights, identity | {"seconds": trainer.seconds})
 
@@ -127,7 +147,7 @@ class _Trainer:
     config: TrainConfig
 
     def __post_init__(self) -> None:
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.config.lr)
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.config.lr, fused=True)
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema_decay))
         self.model, self.optimizer = self.fabric.setup(self.model, optimizer)
         self.averaged.to(self.fabric.device)
@@ -147,7 +167,11 @@ class _Trainer:
             total += loss.item()
         if not math.isfinite(total):
             raise FloatingPointError(f"the loss of step {self.step + 1} is {total}; the last checkpoint is kept")
-        norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.config.clip)
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False
+        )
+        if not norm.isfinite():
+            raise FloatingPointError(f"the gradient of step {self.step + 1} has norm {norm}; the last checkpoint is kept")
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.averaged.update_parameters(self.model.module)
@@ -184,13 +208,22 @@ class _Trainer:
             "random": torch.get_rng_state(),
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.model.module.load_state_dict(state["model"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"])
+    def load(self, state: dict[str, Any], path: Path) -> None:
+        """Take up a saved state, read from ``path``.
+
+        Raises:
+            InputError: it is not a state of this training.
+        """
+        try:
+            self.step, self.seconds = state["step"], state["seconds"]
+            self.model.module.load_state_dict(state["model"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["random"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise InputError(
+                f"{path}: not a checkpoint of this training ({type(error).__name__}); delete it to train from the start"
+            ) from error
 
 
 class _Journal:
@@ -205,10 +238,19 @@ class _Journal:
         self.file.write(json.dumps(record) + "\n")
 
     def flush(self) -> None:
+        """Bring the lines to the disk, where the checkpoint that they belong to will be."""
         self.file.flush()
+        os.fsync(self.file.fileno())
 
     def close(self) -> None:
         self.file.close()
+
+
+def _fabric(device: str, precision: str) -> Fabric:
+    try:
+        return Fabric(accelerator=device, devices=1, precision=precision)
+    except (ValueError, RuntimeError, TypeError) as error:  # Fabric's refusals, which name what there is
+        raise InputError(f"device {device!r}, precision {precision!r}: {' '.join(str(error).split())}") from error
 
 
 def _groups(items: Sequence, size: int) -> Iterator[Sequence]:
@@ -248,23 +290,34 @@ def _code_fingerprint() -> str:
     return hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()[:16]
 
 
-def _claim(run: Path, identity: dict[str, Any]) -> None:
-    """Make the folder this run's, or find that it is; set aside a run that other code began."""
+def _clear(run: Path, identity: dict[str, Any]) -> None:
+    """Make sure that the folder is free or holds this very run; set aside a run that other code began.
+
+    Raises:
+        InputError: it holds another run, or one whose ``run.json`` is damaged or gone.
+    """
     path = run / "run.json"
-    if path.is_file():
-        try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(f"{path}: damaged ({error}); delete the folder to train from the start") from error
+    if not path.is_file():
+        if any((run / name).exists() for name in ("state.ckpt", "model.safetensors")):
+            raise InputError(f"{run}: holds a run without run.json; choose another folder or delete this one")
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
         differing = sorted(k for k in identity if found.get(k) != identity[k])
-        if not differing:
-            return
-        if differing != ["code"]:
-            raise InputError(
-                f"{run}: holds a run with another {', '.join(d for d in differing if d != 'code')}; "
-                "choose another folder or delete this one"
-            )
-        aside = run.with_name(f"{run.name}.before-{identity['code']}")
-        log.warning("%s: the code changed since this run began; it is kept as %s and begun anew", run, aside.name)
-        run.replace(aside)
-    write_text(path, json.dumps(identity, indent=2) + "\n")
+    except (ValueError, AttributeError) as error:  # not JSON, or not a mapping
+        raise InputError(f"{path}: damaged ({error}); delete the folder to train from the start") from error
+    if not differing:
+        return
+    if differing != ["code"]:
+        raise InputError(
+            f"{run}: holds a run with another {', '.join(d for d in differing if d != 'code')}; "
+            "choose another folder or delete this one"
+        )
+    # Named by the code that began it, so that no two runs want one name.
+    aside = run.with_name(f"{run.name}.code-{found.get('code')}")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = run.with_name(f"{run.name}.code-{found.get('code')}-{number}")
+    log.warning("%s: the code changed since this run began; it is kept as %s and begun anew", run, aside.name)
+    run.replace(aside)
