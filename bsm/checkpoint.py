@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
+from bsm import weights
+from bsm.author import BESIDE, PREFIX, author_name, from_author, infer_config, to_author
 from bsm.config import ModelConfig
 from bsm.errors import InputError
 from bsm.files import replacing, write_text
+from bsm.inert import read_checkpoint
 from bsm.model import BSMamba2
+
+log = logging.getLogger(__name__)
 
 
 def save_model(model: nn.Module, path: Path, card: dict[str, Any]) -> Path:
@@ -35,29 +41,127 @@ def save_model(model: nn.Module, path: Path, card: dict[str, Any]) -> Path:
     return path
 
 
-def load_model(path: str | Path) -> BSMamba2:
-    """Load weights written by :func:`save_model`, on the CPU, in evaluation mode.
+def export_author(model: BSMamba2, path: str | Path) -> Path:
+    """Write weights in the author's layout: a dictionary whose ``state_dict`` has the author's names, with ``model.``.
+
+    The author's own loader reads it. Our configuration goes along under ``bsm``, because that layout holds neither the
+    sample rate nor the hop; :func:`load_model` gives back the same model, bit for bit.
+
+    Args:
+        model: any size; the author's code itself fixes ``headdim``, ``d_state``, ``expand`` and more at the paper's.
+        path: by the author's habit it ends in ``.ckpt``.
+    """
+    tensors = {
+        PREFIX + author_name(name): to_author(name, value.detach().cpu()).contiguous()
+        for name, value in model.state_dict().items()
+    }
+    with replacing(path) as temporary:
+        torch.save({"state_dict": tensors, "bsm": json.dumps(model.config.to_dict())}, temporary)
+    return Path(path)
+
+
+def load_model(path_or_name: str | Path, *, strict: bool = True) -> BSMamba2:
+    """Load a model on the CPU, in evaluation mode, without running anything that its file holds.
+
+    Three layouts are known by what is in them: ours (:func:`save_model`), the author's Lightning checkpoint, and the
+    same names without ``model.`` (the compatible published checkpoint). The latter two hold no configuration: sizes
+    follow from the tensors' shapes, the FFT's length from the bands' sum; hop 441 and 44.1 kHz are the author's.
+
+    Args:
+        path_or_name: a file, or a name of ``data_manifest/weights.yaml`` (``bsm weights list``).
+        strict: refuse tensors that the model does not have, instead of logging them. Tensors that it lacks, or of
+            other shapes, are refused always.
 
     Raises:
-        InputError: no such file, not such a file, damaged, or tensors that do not fit its configuration.
+        InputError: no such file or name, not fetched yet, damaged, or tensors that do not fit; it lists those.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such weights file; `bsm train` or `make reproduce` writes one")
+    path = weights.locate(path_or_name)
+    if _is_safetensors(path):
+        tensors, config = _read_safetensors(path)
+    else:
+        content = read_checkpoint(path)
+        tensors, config = content.get("state_dict", content), content.get("bsm")
+    if not isinstance(tensors, dict) or not tensors or not all(isinstance(name, str) for name in tensors):
+        raise InputError(f"{path}: holds no weights by name; load a checkpoint of this model")
+    try:
+        return _build(tensors, config, strict).eval()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"  # after its length, a JSON header
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            config = (file.metadata() or {}).get("model")
+            return {name: file.get_tensor(name) for name in file.keys()}, config  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: damaged, or not a safetensors file ({error}); copy or train it anew") from error
-    if "model" not in metadata:
-        raise InputError(f"{path}: holds no model configuration; it was not written by bsm")
-    model = BSMamba2(ModelConfig.from_dict(json.loads(metadata["model"])))
+
+
+def _build(tensors: dict[str, Any], config_text: str | None, strict: bool) -> BSMamba2:
+    """Make the model that the tensors, in either layout, are for."""
+    ours = any(name.startswith("dual_path.") for name in tensors)
+    if ours and config_text is None:
+        raise InputError("holds no model configuration; it was not written by bsm")
+    prefix = PREFIX if not ours and any(name.startswith(PREFIX) for name in tensors) else ""
+    beside = [name for name in tensors if prefix and name.startswith(BESIDE)]
+    if beside:
+        log.info("skipped parts of the author's training that are not the model: %s", ", ".join(beside))
+    tensors = {name: value for name, value in tensors.items() if name not in beside}
     try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(f"{path}: its tensors do not fit its configuration: {error}") from error
-    return model.eval()
+        if config_text:
+            config = ModelConfig.from_dict(json.loads(config_text))
+        else:
+            config = infer_config({name.removeprefix(prefix): value for name, value in tensors.items()})
+        with torch.device("meta"):  # neither memory nor random numbers for weights that the file brings
+            model = BSMamba2(config)
+    except (TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise InputError(f"its configuration makes no model: {error}" if config_text else str(error)) from error
+    names = {name: name if ours else prefix + author_name(name) for name in model.state_dict()}  # ours: the file's
+    if not ours:
+        tensors |= {
+            file: from_author(name, tensors[file])
+            for name, file in names.items()
+            if isinstance(tensors.get(file), Tensor)
+        }
+    _check(model.state_dict(), tensors, names, strict)
+    state = {name: tensors[file] for name, file in names.items()}
+    dtype = torch.float64 if all(value.dtype == torch.float64 for value in state.values()) else torch.float32
+    state = {
+        name: value.detach().to(dtype, memory_format=torch.contiguous_format, copy=True)
+        for name, value in state.items()
+    }
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def _check(wanted: dict[str, Tensor], tensors: dict[str, Any], names: dict[str, str], strict: bool) -> None:
+    """Compare a file's tensors with those that a model has; ``names`` maps the model's names to the file's.
+
+    Raises:
+        InputError: any fault; it lists all of them.
+    """
+    faults = []
+    if missing := [file for file in names.values() if file not in tensors]:
+        faults.append(f"{len(missing)} missing: {', '.join(missing)}")
+    if unexpected := sorted(tensors.keys() - set(names.values())):
+        if strict:
+            faults.append(f"{len(unexpected)} unexpected: {', '.join(unexpected)}")
+        else:
+            log.warning("ignored %d unexpected tensors: %s", len(unexpected), ", ".join(unexpected))
+    for name, file in names.items():
+        given = tensors.get(file)
+        if file not in missing and not (isinstance(given, Tensor) and given.is_floating_point()):
+            faults.append(f"{file} is no floating-point tensor")
+        elif file not in missing and given.shape != wanted[name].shape:
+            faults.append(f"{file} has {tuple(given.shape)}, wanted {tuple(wanted[name].shape)}")
+    if faults:
+        raise InputError(f"its tensors do not fit the model: {'; '.join(faults)}")
 
 
 def save_state(path: Path, state: dict[str, Any]) -> Path:

@@ -12,12 +12,13 @@ from bsm.config import StftConfig
 class STFT(nn.Module):
     """The author's transform: Hann window as long as the FFT, centred frames, reflection at the ends."""
 
-    window: Tensor
-
     def __init__(self, config: StftConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
+
+    def _window(self, like: Tensor) -> Tensor:
+        """Return the window in the precision of the signal: one kept in float32 would limit float64 to 7 digits."""
+        return torch.hann_window(self.config.n_fft, dtype=like.real.dtype, device=like.device)
 
     def forward(self, wave: Tensor) -> Tensor:
         """Transform ``(..., samples)`` real to ``(..., bins, frames)`` complex, ``frames = samples // hop + 1``.
@@ -28,7 +29,7 @@ class STFT(nn.Module):
         wave = wave.reshape(-1, wave.shape[-1])
         if (short := config.n_fft // 2 + 1 - wave.shape[-1]) > 0:
             wave = F.pad(wave, (0, short))
-        spec = torch.stft(wave, config.n_fft, config.hop_length, window=self.window, return_complex=True)
+        spec = torch.stft(wave, config.n_fft, config.hop_length, window=self._window(wave), return_complex=True)
         return spec.view(*lead, *spec.shape[1:])
 
     def inverse(self, spec: Tensor, samples: int) -> Tensor:
@@ -38,7 +39,7 @@ class STFT(nn.Module):
             spec.reshape(-1, *spec.shape[-2:]),
             config.n_fft,
             config.hop_length,
-            window=self.window,
+            window=self._window(spec),
             length=max(samples, config.n_fft // 2 + 1),
         )
         return wave[:, :samples].view(*lead, samples)

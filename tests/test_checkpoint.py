@@ -1,0 +1,479 @@
+"""Every layout loads back bit for bit, what does not fit is named, and no file runs anything."""
+
+import collections
+import io
+import json
+import os
+import pickle
+import re
+import sys
+import tracemalloc
+import zipfile
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bsm import bands
+from bsm.checkpoint import export_author, load_model, load_state, save_model, save_state
+from bsm.config import ModelConfig, StftConfig
+from bsm.errors import InputError
+from bsm.model import BSMamba2
+
+SMALL = ModelConfig(
+    stft=StftConfig(64), bands=(2, 3, 12, 16), dim=8, depth=2, d_state=4, headdim=4, expand=2, mask_expansion=3
+)
+OWN = SMALL.replace(stft=StftConfig(64, 20), sample_rate=8000, scan_backend="quadratic")
+
+
+def make(config=SMALL, seed=0):
+    torch.manual_seed(seed)
+    return BSMamba2(config)
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
+
+
+@pytest.fixture
+def model():
+    return make()
+
+
+@pytest.fixture
+def author(model, tmp_path):
+    """The author's state_dict."""
+    return torch.load(export_author(model, tmp_path / "exported.ckpt"), weights_only=True)["state_dict"]
+
+
+def saved(content, path):
+    torch.save(content, path)
+    return path
+
+
+# --- Layouts ---------------------------------------------------------------------------------------------------------
+
+
+def test_ours_comes_back_with_and_without_its_card(model, tmp_path):
+    path = save_model(model, tmp_path / "m.safetensors", {"seed": 0})
+    assert same(load_model(path), model)
+    path.with_suffix(".json").unlink()
+    loaded = load_model(str(path))
+    assert same(loaded, model)
+    assert loaded.config == model.config
+    assert not loaded.training
+
+
+@pytest.mark.parametrize("config", [SMALL, OWN])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_export_comes_back_bit_equal(config, dtype, tmp_path):
+    model = make(config).to(dtype)
+    loaded = load_model(export_author(model, tmp_path / "m.ckpt"))
+    assert same(loaded, model)
+    assert loaded.config == config
+
+
+def test_export_has_the_author_names_and_shapes(tmp_path):
+    path = export_author(make(SMALL.replace(depth=1)), tmp_path / "m.ckpt")
+    exported = torch.load(path, weights_only=True)["state_dict"]
+    dim, inner, state, heads = 8, 16, 4, 4
+    expected = {"model.final_norm.gamma": (dim,)}
+    for block in ("model.layers.0.0.", "model.layers.0.1."):
+        expected |= {f"{block}linear.weight": (2 * dim, dim, 1), f"{block}linear.bias": (dim,)}
+        for way in ("forward", "backward"):
+            name = f"{block}{way}_blocks.0."
+            expected |= {
+                f"{name}norm.weight": (dim,),
+                f"{name}mixer.in_proj.weight": (2 * inner + 2 * state + heads, dim),
+                f"{name}mixer.conv1d.weight": (inner + 2 * state, 1, 4),
+                f"{name}mixer.conv1d.bias": (inner + 2 * state,),
+                f"{name}mixer.dt_bias": (heads,),
+                f"{name}mixer.A_log": (heads,),
+                f"{name}mixer.D": (heads,),
+                f"{name}mixer.norm.weight": (inner,),
+                f"{name}mixer.out_proj.weight": (dim, inner),
+            }
+    for band, width in enumerate(SMALL.bands):
+        name, mask = f"model.band_split.to_features.{band}.", f"model.mask_estimators.0.to_freqs.{band}.0."
+        expected |= {
+            f"{name}0.gamma": (4 * width,),
+            f"{name}1.weight": (dim, 4 * width),
+            f"{name}1.bias": (dim,),
+            f"{mask}0.weight": (24, dim),
+            f"{mask}0.bias": (24,),
+            f"{mask}2.weight": (8 * width, 24),
+            f"{mask}2.bias": (8 * width,),
+        }
+    assert {name: tuple(value.shape) for name, value in exported.items()} == expected
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        SMALL.replace(channels=1),
+        SMALL.replace(dim=12, depth=1, d_state=7, headdim=36, expand=3, d_conv=2, mask_expansion=1),
+        SMALL.replace(stft=StftConfig(2048), bands=bands.PAPER, channels=1),
+        SMALL.replace(stft=StftConfig(2048), bands=bands.PAPER),
+        SMALL.replace(stft=StftConfig(2048), bands=bands.equal(1025, 48)),
+        SMALL.replace(stft=StftConfig(2048), bands=(1024, 1), channels=1),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_sizes_follow_from_shapes(config, prefix, tmp_path):
+    model = make(config)
+    exported = torch.load(export_author(model, tmp_path / "m.ckpt"), weights_only=True)["state_dict"]
+    bare = {prefix + name.removeprefix("model."): value for name, value in exported.items()}
+    for content in (bare, {"state_dict": bare, "epoch": 3}):
+        loaded = load_model(saved(content, tmp_path / "bare.ckpt"))
+        assert loaded.config == config  # hop 441 and 44.1 kHz are the author's
+        assert same(loaded, model)
+    save_file({k: v.contiguous() for k, v in bare.items()}, tmp_path / "bare.safetensors")
+    assert same(load_model(tmp_path / "bare.safetensors"), model)
+
+
+def test_paper_size_is_recognised(tmp_path):
+    model = BSMamba2(ModelConfig.preset("paper"))
+    exported = torch.load(export_author(model, tmp_path / "m.ckpt"), weights_only=True)["state_dict"]
+    loaded = load_model(saved({"state_dict": exported}, tmp_path / "bare.ckpt"))
+    assert loaded.config == ModelConfig()
+    assert same(loaded, model)
+
+
+def test_loading_draws_no_random_numbers(tmp_path):
+    path = export_author(make(OWN), tmp_path / "m.ckpt")
+    before = torch.get_rng_state()
+    loaded = load_model(path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(p.requires_grad and p.is_leaf and p.device.type == "cpu" for p in loaded.parameters())
+    path.unlink()  # nothing of the file is still mapped
+    assert loaded(torch.randn(1, 2, 100)).isfinite().all()
+
+
+def test_half_precision_weights_become_float32(author, tmp_path):
+    loaded = load_model(saved({k: v.bfloat16() for k, v in author.items()}, tmp_path / "m.ckpt"))
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert torch.equal(loaded.final_norm.gamma, author["model.final_norm.gamma"].bfloat16().float())
+
+
+def test_old_format_of_torch_loads(author, model, tmp_path):
+    torch.save({"state_dict": author}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    assert same(load_model(tmp_path / "old.ckpt"), model)
+
+
+def test_lightning_parts_beside_the_model_are_no_fault(author, model, tmp_path):
+    windows = {f"{name}.window": torch.hann_window(64) for name in ("featurizer", "inverse_featurizer")}
+    author |= windows | {"multi_featurizer.0.window": torch.hann_window(64)}
+    assert same(load_model(saved({"state_dict": author}, tmp_path / "m.ckpt")), model)
+
+
+# --- What does not fit -----------------------------------------------------------------------------------------------
+
+GROUPS = [
+    "model.layers.0.1.backward_blocks.0.mixer.dt_bias",
+    "model.layers.1.0.linear.weight",
+    "model.final_norm.gamma",
+    "model.band_split.to_features.0.0.gamma",
+    "model.band_split.to_features.3.1.weight",
+    "model.mask_estimators.0.to_freqs.3.0.2.bias",
+]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_missing_tensors_are_listed(author, strict, tmp_path):
+    for missing in ([name] for name in GROUPS):
+        content = {"state_dict": {k: v for k, v in author.items() if k not in missing}}
+        with pytest.raises(InputError, match=f"1 missing: {re.escape(missing[0])}$"):
+            load_model(saved(content, tmp_path / "m.ckpt"), strict=strict)
+    content = {"state_dict": {k: v for k, v in author.items() if k not in GROUPS}}
+    with pytest.raises(InputError) as caught:
+        load_model(saved(content, tmp_path / "m.ckpt"), strict=strict)
+    assert all(name in str(caught.value) for name in GROUPS)
+    assert "\n" not in str(caught.value)
+
+
+def test_unexpected_tensors_are_listed_or_logged(author, model, tmp_path, caplog):
+    extra = {"model.layers.0.0.extra": torch.ones(1), "stray.weight": torch.ones(2)}
+    path = saved({"state_dict": author | extra}, tmp_path / "m.ckpt")
+    with pytest.raises(InputError, match=r"m\.ckpt.*2 unexpected: model\.layers\.0\.0\.extra, stray\.weight$"):
+        load_model(path)
+    assert same(load_model(path, strict=False), model)
+    assert "stray.weight" in caplog.text
+
+
+def test_missing_and_unexpected_are_one_error(author, tmp_path):
+    author["model.final_norm.beta"] = author.pop("model.final_norm.gamma")
+    with pytest.raises(InputError, match=r"1 missing: model\.final_norm\.gamma; 1 unexpected: model\.final_norm\.beta"):
+        load_model(saved({"state_dict": author}, tmp_path / "m.ckpt"))
+
+
+def test_ours_is_as_strict(model, tmp_path):
+    path = save_model(model, tmp_path / "m.safetensors", {})
+    tensors = load_file(path)
+    tensors["stray"] = tensors.pop("final_norm.gamma")
+    save_file(tensors, path, metadata={"model": json.dumps(model.config.to_dict())})
+    with pytest.raises(InputError, match=r"1 missing: final_norm\.gamma; 1 unexpected: stray"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["{", "3", "[]", '{"dim": "x"}', '{"stft": 3}', '{"headdim": 0}', '{"depth": -1}', '{"dim": 16}', '{"no": 1}'],
+)
+def test_odd_configurations_are_refused(config, model, tmp_path):
+    tensors = {name: value.detach() for name, value in model.state_dict().items()}
+    save_file(tensors, tmp_path / "m.safetensors", metadata={"model": config})
+    with pytest.raises(InputError, match=r"m\.safetensors"):
+        load_model(tmp_path / "m.safetensors")
+
+
+def test_other_shapes_are_named(author, tmp_path):
+    author["model.layers.1.1.backward_blocks.0.mixer.D"] = torch.ones(5)
+    author["model.layers.0.0.linear.weight"] = torch.ones(16, 8, 2)
+    with pytest.raises(InputError) as caught:
+        load_model(saved({"state_dict": author}, tmp_path / "m.ckpt"))
+    assert "model.layers.1.1.backward_blocks.0.mixer.D has (5,), wanted (4,)" in str(caught.value)
+    assert "model.layers.0.0.linear.weight has (16, 8, 2)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"state_dict": {}},
+        {"state_dict": 3},
+        {"weight": torch.ones(3)},
+        {"state_dict": {"model.conv.weight": torch.ones(3, 3)}},
+        {"state_dict": {"model.final_norm.gamma": "text"}},
+        {1: torch.ones(3)},
+        [torch.ones(3)],
+        torch.ones(3),
+        "text",
+    ],
+    ids=str,
+)
+def test_files_of_something_else_are_refused(content, tmp_path):
+    with pytest.raises(InputError, match=r"m\.ckpt") as caught:
+        load_model(saved(content, tmp_path / "m.ckpt"))
+    assert "\n" not in str(caught.value)
+
+
+def test_values_that_are_no_tensors_are_named(author, tmp_path):
+    author["model.final_norm.gamma"] = [1.0] * 8
+    author["model.layers.0.0.linear.bias"] = torch.ones(8, dtype=torch.int64)
+    with pytest.raises(InputError, match="final_norm.gamma is no floating-point tensor"):
+        load_model(saved({"state_dict": author}, tmp_path / "m.ckpt"))
+
+
+# --- Foreign and hostile files ---------------------------------------------------------------------------------------
+
+
+class DictConfig(dict):
+    """Pickles as hyper-parameters of Lightning files do: a class of its own with a state."""
+
+    def __init__(self, **values):
+        super().__init__(values)
+        self.content = values
+        self.flags = {"parent": self}
+
+    def append(self, value):
+        self.last = value
+
+    def __reduce__(self):
+        return DictConfig, (), self.__dict__, iter([1, 2]), iter(self.items())
+
+
+class Attacker:
+    """Creates a file or folder when it is unpickled as usual."""
+
+    def __init__(self, path, call=os.open):
+        self.arguments = (str(path), os.O_CREAT | os.O_WRONLY) if call is os.open else (str(path),)
+        self.call = call
+
+    def __reduce__(self):
+        return self.call, self.arguments
+
+
+def foreign(author, **more):
+    return {
+        "epoch": 12,
+        "pytorch-lightning_version": "2.1.0",
+        "state_dict": collections.OrderedDict(author),
+        "hyper_parameters": DictConfig(dim=256, tags={"a", "b"}, dtype=torch.float16, size=torch.Size([2])),
+        "optimizer_states": [{"ema": torch.nn.Parameter(torch.ones(3)), "complex": torch.ones(2, dtype=torch.cfloat)}],
+        "callbacks": {DictConfig: DictConfig()},
+    } | more
+
+
+def test_foreign_objects_are_skipped(author, model, tmp_path):
+    author["model.final_norm.gamma"] = torch.nn.Parameter(author["model.final_norm.gamma"])
+    author["model.layers.0.0.linear.bias"] = torch.arange(24.0)[1::3]  # a view with offset and stride
+    path = saved(foreign(author), tmp_path / "m.ckpt")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+    loaded = load_model(path)
+    assert torch.equal(loaded.dual_path.layers[0][0].proj.bias, torch.arange(24.0)[1::3])
+    with torch.no_grad():
+        model.dual_path.layers[0][0].proj.bias.copy_(torch.arange(24.0)[1::3])
+    assert same(loaded, model)
+
+
+def test_foreign_objects_are_never_imported(author, model, tmp_path, monkeypatch):
+    marker = tmp_path / "imported"
+    (tmp_path / "hostile_module.py").write_text(f"open({str(marker)!r}, 'w').close()\nclass Config: pass\n")
+    path = saved(foreign(author, hyper_parameters="HERE"), tmp_path / "m.ckpt")
+    rewrite(path, b"X\x04\x00\x00\x00HERE", b"chostile_module\nConfig\n)R")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert same(load_model(path), model)
+    assert "hostile_module" not in sys.modules
+    assert not marker.exists()
+
+
+def rewrite(path, old, new):
+    """Replace bytes of a torch file's pickle."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            if name.endswith("data.pkl"):
+                assert old in data
+                data = data.replace(old, new)
+            archive.writestr(name, data)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("place", ["hyper_parameters", "state_dict", "weight", "whole"])
+@pytest.mark.parametrize("call", [os.open, os.mkdir])
+def test_malicious_pickle_does_not_run(author, call, place, zipped, tmp_path):
+    marker = tmp_path / "marker"
+    attacker = Attacker(marker, call)
+    content = foreign(author)
+    if place == "weight":
+        content["state_dict"]["model.final_norm.gamma"] = attacker
+    elif place == "whole":
+        content = attacker
+    else:
+        content[place] = attacker
+    path = tmp_path / "m.ckpt"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    assert not marker.exists()
+    if place == "hyper_parameters" and zipped:
+        load_model(path)
+    else:
+        with pytest.raises(InputError) as caught:
+            load_model(path)
+        assert "\n" not in str(caught.value)
+    assert not marker.exists()
+    torch.load(path, weights_only=False)  # the test's own check: it would have run
+    assert marker.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_malicious_plain_pickle_does_not_run(tmp_path):
+    marker = tmp_path / "marker"
+    (tmp_path / "m.ckpt").write_bytes(pickle.dumps(Attacker(marker)))
+    with pytest.raises(InputError):
+        load_model(tmp_path / "m.ckpt")
+    assert not marker.exists()
+
+
+HOSTILE = {
+    "changes a class": b"\x80\x02ccollections\nOrderedDict\n}X\x01\x00\x00\x00aK\x01s\x86b.",
+    "changes the rebuilder": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x08\x00\x00\x00__code__K\x01sb.",
+    "calls a number": b"\x80\x02K\x01)R.",
+    "stack underflow": b"\x80\x02R.",
+    "unknown opcode": b"\x80\x02\xff.",
+    "unknown place in the memo": b"\x80\x02j\xff\xff\xff\x7f.",
+    "far place in the memo": b"\x80\x02]r\xff\xff\xff\xff.",
+    "huge array": b"\x80\x05\x96\x00\x00\x00\x00\x10\x00\x00\x00.",
+    "huge bytes": b"\x80\x05\x8e\x00\x00\x00\x00\x10\x00\x00\x00.",
+    "odd storage": b"\x80\x02K\x01Q.",
+    "cut": b"\x80\x02}X",
+    "empty": b"",
+}
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("name", HOSTILE)
+def test_odd_pickles_are_refused(name, author, tmp_path):
+    path = saved(foreign(author), tmp_path / "m.ckpt")
+    with zipfile.ZipFile(path) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, data in members.items():
+            archive.writestr(member, HOSTILE[name] if member.endswith("data.pkl") else data)
+    tracemalloc.start()
+    with pytest.raises(InputError) as caught:
+        load_model(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "\n" not in str(caught.value)
+    assert peak < 50e6
+
+
+@pytest.mark.parametrize("change", ["short storage", "no storage", "compressed", "two pickles", "big endian"])
+def test_odd_archives_are_refused(change, author, tmp_path):
+    path = saved(foreign(author), tmp_path / "m.ckpt")
+    with zipfile.ZipFile(path) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    compression = zipfile.ZIP_DEFLATED if change == "compressed" else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for member, data in members.items():
+            if "/data/" in member and change in ("short storage", "no storage"):
+                if change == "no storage":
+                    continue
+                data = data[:-1]
+            if member.endswith("byteorder") and change == "big endian":
+                data = b"big"
+            archive.writestr(member, data)
+        if change == "two pickles":
+            archive.writestr("other/data.pkl", members[next(m for m in members if m.endswith("data.pkl"))])
+    with pytest.raises(InputError, match=r"m\.ckpt"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+@pytest.mark.parametrize("content", ["empty", "text", "zeros", "zip", "half", "end missing", "page"])
+def test_damaged_files_are_refused(content, suffix, author, model, tmp_path):
+    path = tmp_path / f"m{suffix}"
+    if suffix == ".ckpt":
+        saved(foreign(author), path)
+    else:
+        save_model(model, path, {})
+    whole = path.read_bytes()
+    other = io.BytesIO()
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("a.txt", "hello")
+    path.write_bytes(
+        {
+            "empty": b"",
+            "text": b"hello",
+            "zeros": bytes(4096),
+            "zip": other.getvalue(),
+            "half": whole[: len(whole) // 2],
+            "end missing": whole[:-10],
+            "page": b"<!DOCTYPE html><html><body>Virus scan warning</body></html>",
+        }[content]
+    )
+    with pytest.raises(InputError, match=re.escape(path.name)) as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_such_file(tmp_path):
+    for name in (tmp_path / "none.ckpt", tmp_path, "nonesuch"):
+        with pytest.raises(InputError, match="no such weights file"):
+            load_model(name)
+
+
+def test_training_state_round_trip_and_refusals(tmp_path):
+    path = save_state(tmp_path / "s.ckpt", {"model": {"a": torch.ones(2)}, "step": 3})
+    assert load_state(path)["step"] == 3
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="damaged training checkpoint"):
+        load_state(path)
+    saved({"x": Attacker(tmp_path / "marker")}, path)
+    with pytest.raises(InputError):
+        load_state(path)
+    assert not (tmp_path / "marker").exists()

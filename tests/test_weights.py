@@ -1,0 +1,318 @@
+"""Named weights: fetched from a local server, resumed, verified, refused when they are anything else."""
+
+import hashlib
+import http.server
+import threading
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+from bsm import weights
+from bsm.checkpoint import export_author, load_model, save_model
+from bsm.cli import cli
+from bsm.config import ModelConfig, StftConfig
+from bsm.errors import InputError
+from bsm.model import BSMamba2
+
+MODEL = ModelConfig(stft=StftConfig(64), bands=(2, 3, 12, 16), dim=8, depth=1, d_state=4, headdim=4, expand=2)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves `server.body` in the manner that the path names, and notes what was asked."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        how, body, asked = self.path.strip("/"), self.server.body, self.headers.get("Range")
+        self.server.asked.append(asked)
+        self.close_connection = True
+        first = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        if how == "missing":
+            return self.send_error(404, "Not Found")
+        if how == "broken":
+            return self.send_error(503, "Busy")
+        if how == "moved":
+            return self.answer(302, b"", Location="/good")
+        if how == "empty":
+            return self.answer(200, b"")
+        if how == "page":
+            return self.answer(200, b"<html>Virus scan warning</html>", **{"Content-Type": "text/html"})
+        if how == "altered":
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        if how == "longer":
+            body = body + b"more"
+        if how == "shorter":
+            body = body[:-5]
+        if how == "other%20range" and first:
+            return self.answer(206, body, **{"Content-Range": f"bytes 7-{len(body) - 1}/{len(body)}"})
+        if how in ("no-ranges", "truncated-no-ranges"):
+            first = 0
+        if how.startswith("unsized"):
+            body = {"unsized": body, "unsized-empty": b"", "unsized-longer": body + bytes(3 << 20)}[how]
+            self.send_response(200)
+            self.send_header("Connection", "close")
+            self.end_headers()
+            return self.wfile.write(body)
+        if first >= len(body):
+            return self.answer(416, b"")
+        headers = {"Content-Range": f"bytes {first}-{len(body) - 1}/{len(body)}"} if first else {}
+        stop = len(body) // 2 + first // 2 if how.startswith("truncated") else None
+        return self.answer(206 if first else 200, body[first:], stop and stop - first, **headers)
+
+    def answer(self, status, body, stop=None, **headers):
+        self.send_response(status)
+        for name, value in ({"Content-Length": len(body), "Connection": "close"} | headers).items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(body[:stop])
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A file as it is published."""
+    torch.manual_seed(0)
+    return export_author(BSMamba2(MODEL), tmp_path_factory.mktemp("published") / "good.ckpt")
+
+
+@pytest.fixture
+def server(good):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.body, server.asked = good.read_bytes(), []
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def url(server):
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch, good):
+    """A manifest and a cache of the test's own."""
+    body = good.read_bytes()
+    manifest = {
+        "published": {
+            "title": "a published model",
+            "licence": "none stated",
+            "url": "http://127.0.0.1:9/unused",
+            "file": "published.ckpt",
+            "size": len(body),
+            "sha256": hashlib.sha256(body).hexdigest(),
+            "note": "a note",
+        },
+        "own": {"title": "our model", "licence": "MIT", "path": "runs/own.safetensors", "made_by": "make own"},
+    }
+    (tmp_path / "weights.yaml").write_text(yaml.safe_dump(manifest))
+    monkeypatch.setattr(weights, "MANIFEST", tmp_path / "weights.yaml")
+    monkeypatch.setattr(weights, "ROOT", tmp_path)
+    monkeypatch.setenv("BSM_CACHE", str(tmp_path / "cache"))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "cache" / "published.ckpt"
+
+
+def part(place):
+    return place.with_name("published.ckpt.part")
+
+
+def refuse(source, match):
+    with pytest.raises(InputError, match=match) as caught:
+        weights.fetch("published", source)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["good", "no-ranges", "moved", "unsized"])
+def test_fetch_verifies_and_caches(how, server, url, place):
+    assert weights.fetch("published", f"{url}/{how}") == place
+    assert place.read_bytes() == server.body
+    assert [p.name for p in place.parent.iterdir()] == [place.name]
+    requests_before = len(server.asked)
+    assert weights.fetch("published", f"{url}/missing") == place  # nothing is asked for again
+    assert len(server.asked) == requests_before
+    assert load_model("published").config == MODEL
+
+
+def test_recorded_address_is_used(server, url, place):
+    manifest = yaml.safe_load(weights.MANIFEST.read_text())
+    manifest["published"]["url"] = f"{url}/good"
+    weights.MANIFEST.write_text(yaml.safe_dump(manifest))
+    assert weights.fetch("published") == place
+
+
+def test_broken_download_goes_on_where_it_stopped(server, url, place):
+    size = len(server.body)
+    refuse(f"{url}/truncated", rf"the connection broke off; [\d,]+ of {size:,} bytes are here and kept")
+    have = part(place).stat().st_size
+    assert size // 2 - weights.PIECE < have <= size // 2
+    assert part(place).read_bytes() == server.body[:have]
+    assert not place.exists()
+    refuse(f"{url}/truncated", "bytes are here and kept")
+    assert have < part(place).stat().st_size < size
+    weights.fetch("published", f"{url}/good")
+    assert place.read_bytes() == server.body
+    assert server.asked[0] is None and server.asked[1] == f"bytes={have}-" and len(server.asked) == 3
+    assert not part(place).exists()
+
+
+def test_server_without_ranges_starts_anew(server, url, place):
+    place.parent.mkdir()
+    part(place).write_bytes(b"x" * 1000)
+    weights.fetch("published", f"{url}/no-ranges")
+    assert place.read_bytes() == server.body
+
+
+@pytest.mark.parametrize("have", [b"", b"all", b"all and more"], ids=len)
+def test_odd_partial_files(have, server, url, place):
+    place.parent.mkdir()
+    part(place).write_bytes({b"": b"", b"all": server.body}.get(have, server.body + b"more"))
+    weights.fetch("published", f"{url}/good")
+    assert place.read_bytes() == server.body
+
+
+def test_partial_file_of_something_else_is_refused_then_starts_anew(server, url, place):
+    place.parent.mkdir()
+    part(place).write_bytes(b"x" * 1000)
+    refuse(f"{url}/good", "not the recorded file: SHA-256")
+    weights.fetch("published", f"{url}/good")
+    assert place.read_bytes() == server.body
+
+
+@pytest.mark.parametrize(
+    ("how", "match"),
+    [
+        ("missing", "404 Not Found"),
+        ("broken", "503 Busy"),
+        ("empty", "offers 0 bytes"),
+        ("page", r"offers 31 bytes of text/html where weights 'published' have [\d,]+"),
+        ("shorter", r"offers [\d,]+ bytes"),
+        ("longer", r"offers [\d,]+ bytes"),
+        ("altered", r"not the recorded file: SHA-256 [0-9a-f]{64} where [0-9a-f]{64} is recorded"),
+        ("unsized-empty", "0 of"),
+        ("unsized-longer", r"not the recorded file: [\d,]+ bytes where"),
+        ("truncated-no-ranges", "bytes are here and kept"),
+    ],
+)
+@pytest.mark.parametrize("begun", [False, True])
+def test_anything_else_is_refused(how, match, begun, server, url, place):
+    place.parent.mkdir()
+    if begun:
+        part(place).write_bytes(server.body[:1000])
+    refuse(f"{url}/{how}", match if not (begun and how == "unsized-empty") else "1,000 of")
+    assert not place.exists()
+    if how in ("missing", "broken", "empty", "page", "shorter", "longer", "unsized-empty"):
+        assert part(place).exists() == begun  # what was fetched before is not given up
+    with pytest.raises(InputError, match="bsm weights fetch published"):
+        load_model("published")
+
+
+def test_refused_file_is_kept_apart(server, url, place):
+    message = refuse(f"{url}/altered", "kept as")
+    kept = place.with_name("published.ckpt.refused")
+    assert str(kept) in message and len(kept.read_bytes()) == len(server.body)
+
+
+def test_wrong_range_is_refused(server, url, place):
+    place.parent.mkdir()
+    part(place).write_bytes(server.body[:1000])
+    refuse(f"{url}/other%20range", "offers|recorded")
+    assert not place.exists()
+
+
+def test_no_connection(place):
+    refuse("http://127.0.0.1:9/nothing", r"nothing: \[Errno \d+\] [^;]*; 0 of .* bytes are here and kept")
+    assert not place.exists()
+
+
+def test_altered_file_in_the_cache_is_fetched_again(server, url, place):
+    place.parent.mkdir()
+    place.write_bytes(server.body[:-1])
+    with pytest.raises(InputError, match=r"published\.ckpt: has [\d,]+ bytes where"):
+        load_model("published")
+    place.write_bytes(server.body[:-1] + b"?")
+    refuse(f"{url}/missing", "404")
+    assert place.exists()  # nothing better came
+    weights.fetch("published", f"{url}/good")
+    assert place.read_bytes() == server.body
+
+
+def test_offline_by_path(good, place, tmp_path):
+    refuse(str(tmp_path / "none.ckpt"), "no such file")
+    bad = tmp_path / "bad.ckpt"
+    bad.write_bytes(good.read_bytes()[:-1])
+    refuse(str(bad), "not the recorded file.*left as it is")
+    assert bad.exists() and not place.exists()
+    assert weights.fetch("published", str(good)) == place
+    assert good.exists()
+    assert load_model("published").config == load_model(good).config == MODEL
+
+
+def test_own_weights_are_made_not_fetched(tmp_path):
+    for ask in (lambda: load_model("own"), lambda: weights.fetch("own"), lambda: weights.fetch("own", "x")):
+        with pytest.raises(InputError, match="make own"):
+            ask()
+    path = save_model(BSMamba2(MODEL), tmp_path / "runs" / "own.safetensors", {})
+    assert weights.fetch("own") == path
+    assert load_model("own").config == MODEL
+
+
+def test_unknown_name():
+    for ask in (weights.fetch, weights.entry):
+        with pytest.raises(InputError, match="'nope'; choose one of own, published"):
+            ask("nope")
+    with pytest.raises(InputError, match="no such weights file.*own, published"):
+        load_model("nope")
+
+
+def test_command_line(good, place, url):
+    def run(*arguments):
+        return CliRunner().invoke(cli, ["weights", *arguments])
+
+    listed = run("list").output
+    assert all(text in listed for text in ("published: a published model", "none stated", "not fetched", "a note"))
+    assert all(text in listed for text in ("own: our model", "MIT", "not made"))
+    assert isinstance(run("path", "published").exception, InputError)
+    fetched = run("fetch", "published", "--from", f"{url}/good")
+    assert "licence of 'published': none stated" in fetched.output
+    assert fetched.output.rstrip().endswith(str(place))
+    assert run("path", "published").output.strip() == str(place)
+    assert "here" in run("list").output
+    assert isinstance(run("fetch", "nope").exception, InputError)
+
+
+def test_manifest_of_the_checkout(monkeypatch):
+    monkeypatch.undo()
+    known = weights.entries()
+    assert {"author", "msst-v1.0.19", "demo"} <= known.keys()
+    assert known["author"].size == 770_628_060 and "1W-IX8I5B2g-8JA5Zaf-HkUul0MpOEBaZ" in known["author"].url
+    assert known["msst-v1.0.19"].size == 192_610_602
+    for entry in known.values():
+        assert entry.title and entry.licence
+        if entry.path:
+            assert entry.made_by
+        else:
+            assert "none stated" in entry.licence
+            assert len(bytes.fromhex(entry.sha256)) == 32 and entry.url.startswith("https://") and entry.file
+
+
+def test_cache_folder(monkeypatch):
+    monkeypatch.delenv("BSM_CACHE")
+    assert weights.cache_folder().name == "bsm"
+
+
+def test_without_a_checkout(monkeypatch, tmp_path):
+    monkeypatch.setattr(weights, "MANIFEST", tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="install bsm from a checkout"):
+        weights.entries()
+    with pytest.raises(InputError, match="no such weights file"):
+        load_model("author")
