@@ -38,6 +38,7 @@ rule songs:
     output: touch(f"{DATA}/complete")
     params: values("train_songs", "valid_songs", "test_songs", "song_seconds")
     threads: THREADS
+    benchmark: f"{REPORTS}/benchmarks/songs.tsv"
     shell: "bsm data {PROFILE}"
 
 
@@ -50,6 +51,7 @@ rule model:
             "precision",
         )
     threads: THREADS
+    benchmark: f"{REPORTS}/benchmarks/model.tsv"
     shell: "bsm train {PROFILE}"
 
 
@@ -62,6 +64,7 @@ rule data_notebook:
         f"{REPORTS}/results/data.json",
         f"{REPORTS}/tables/data.md",
         multiext(f"{REPORTS}/figures/", "data_vocal_regions.png", "data_example.png"),
+    benchmark: f"{REPORTS}/benchmarks/data_notebook.tsv"
     shell: "bsm study 00_data --profile {PROFILE}"
 
 
@@ -75,18 +78,25 @@ rule train_notebook:
         multiext(f"{REPORTS}/tables/", "scores.md", "real_clip.md"),
         multiext(f"{REPORTS}/figures/", "training.png", "scores.png", "separation_example.png"),
     threads: THREADS
+    benchmark: f"{REPORTS}/benchmarks/train_notebook.tsv"
     shell: "bsm study 01_train --profile {PROFILE}"
 
 
 rule scan_notebook:
-    input: "notebooks/02_scan_backends.ipynb", package("scan", "study/bench", "study/figures", "study/stats")
+    input:
+        f"{RUN}/model.safetensors", "notebooks/02_scan_backends.ipynb",
+        package("conv", "scan", "study/bench", "study/figures", "study/stats"),
     output:
         f"{REPORTS}/notebooks/02_scan_backends.ipynb",
-        f"{REPORTS}/results/scan_backends.json",
-        f"{REPORTS}/tables/scan_backends.md",
+        multiext(f"{REPORTS}/results/", "scan_backends.json", "direct_term.json"),
+        multiext(
+            f"{REPORTS}/tables/", "scan_backends.md", "scan_memory.md", "scan_facts.md", "direct_term.md",
+            "feedthrough.md",
+        ),
         f"{REPORTS}/figures/scan_backends.png",
-    params: values("scan_seconds", "scan_repeats")
+    params: values("scan_seconds", "scan_repeats", "compile_block")
     threads: THREADS  # nothing beside it while it measures
+    benchmark: f"{REPORTS}/benchmarks/scan_notebook.tsv"
     shell: "bsm study 02_scan_backends --profile {PROFILE}"
 
 

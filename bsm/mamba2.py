@@ -80,22 +80,25 @@ class Mamba2(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """Mix ``u``, ``(batch, length, dim)``, along its length."""
+        z, inputs = self.project(u)
+        y, _ = scan(**inputs, backend=self.backend, reverse=self.reverse, final_state=False)
+        return self.out_proj(self.norm(y.flatten(2), z))
+
+    def project(self, u: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the gate ``z``, ``(batch, length, inner)``, and the scan's inputs by name."""
         inner, state, heads = self.sizes
         z, xBC, dt = self.in_proj(u).split([inner, inner + 2 * state, heads], dim=-1)
         xBC = causal_conv(xBC, self.conv1d.weight, self.conv1d.bias, reverse=self.reverse)
         x, B, C = xBC.split([inner, state, state], dim=-1)
-        y, _ = scan(
-            x.unflatten(-1, (heads, self.headdim)),
-            F.softplus(dt.float() + self.dt_bias) if dt.dtype != torch.float64 else F.softplus(dt + self.dt_bias),
-            -torch.exp(self.A_log),
-            B[:, :, None],
-            C[:, :, None],
-            self.D,
-            backend=self.backend,
-            reverse=self.reverse,
-            final_state=False,
-        )
-        return self.out_proj(self.norm(y.flatten(2), z))
+        dt = dt.to(torch.promote_types(dt.dtype, torch.float32))  # steps and states stay in full precision
+        return z, {
+            "x": x.unflatten(-1, (heads, self.headdim)),
+            "dt": F.softplus(dt + self.dt_bias),
+            "A": -torch.exp(self.A_log),
+            "B": B[:, :, None],
+            "C": C[:, :, None],
+            "D": self.D,
+        }
 
 
 class Direction(nn.Module):
@@ -118,7 +121,9 @@ class BiMamba2Block(nn.Module):
         super().__init__()
         self.forward_direction = Direction(dim, **mixer)
         self.backward_direction = Direction(dim, reverse=True, **mixer)
-        self.proj = nn.Linear(2 * dim, dim)  # the author's ConvTranspose1d of kernel 1
+        self.proj = nn.Linear(2 * dim, dim)  # the author's ConvTranspose1d of kernel 1, with that layer's initial range
+        for parameter in self.proj.parameters():
+            nn.init.uniform_(parameter, -(dim**-0.5), dim**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, length, dim)`` to the same shape."""

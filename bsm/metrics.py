@@ -47,12 +47,14 @@ def si_sdr(reference: Audio, estimate: Audio) -> float:
         estimate: the separated source, same shape.
 
     Returns:
-        The ratio in dB.
+        The ratio in dB; NaN for an estimate that is silent throughout, which no scale can fit.
 
     Raises:
         ValueError: the shapes differ.
     """
     s, e = _pair(reference, estimate)
+    if not e.any():
+        return float("nan")
     tiny = np.finfo(np.float64).eps
     target = s * (np.sum(s * e) / (np.sum(s**2) + tiny))
     return _db(np.sum(target**2) + tiny, np.sum((e - target) ** 2) + tiny)

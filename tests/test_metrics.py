@@ -50,6 +50,7 @@ def test_si_sdr_ignores_scale_and_polarity():
     assert metrics.si_sdr(s, e) == pytest.approx(20, abs=0.2)
     assert 100 < metrics.si_sdr(s, 0.5 * s) < np.inf
     assert np.isfinite(metrics.si_sdr(0 * s, e))
+    assert np.isnan(metrics.si_sdr(s, 0 * e))
 
 
 @pytest.mark.parametrize("metric", [metrics.usdr, metrics.si_sdr, lambda s, e: metrics.csdr(s, e, RATE)])

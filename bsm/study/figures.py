@@ -68,24 +68,28 @@ def save(figure: Figure, path: str | Path) -> Path:
     return Path(path)
 
 
-def spectrogram(ax: Axes, audio: np.ndarray | torch.Tensor, rate: int, *, vmin: float = -80) -> AxesImage:
-    """Draw a power spectrogram in dB below its own maximum, averaged over the channels.
+def spectrogram(
+    ax: Axes, audio: np.ndarray | torch.Tensor, rate: int, *, vmin: float = -80, peak: float | None = None
+) -> AxesImage:
+    """Draw a power spectrogram in dB below a peak, averaged over the channels.
 
     Args:
         ax: where to draw.
         audio: (channels, samples) or (samples,).
         rate: Hz.
         vmin: the darkest level, dB.
+        peak: power drawn at 0 dB; by default the largest here. Give several pictures one peak to compare levels.
 
     Returns:
-        The image, for a colour bar.
+        The image, for a colour bar; its ``peak`` attribute is the power drawn at 0 dB.
     """
     signal = np.atleast_2d(audio.detach().cpu().numpy() if isinstance(audio, torch.Tensor) else audio).astype(float)
     n_fft = 2048 if rate > 24000 else 1024
     signal = np.pad(signal, ((0, 0), (0, max(0, n_fft - signal.shape[1]))))
     hop = max(n_fft // 4, signal.shape[1] // 2000)  # no more columns than a page has dots
     power = ShortTimeFFT(hann(n_fft, sym=False), hop, rate).spectrogram(signal).mean(axis=0)  # (bins, frames)
-    level = 10 * np.log10(power / max(power.max(), 1e-20) + 1e-12)
+    peak = max(power.max(), 1e-20) if peak is None else peak
+    level = 10 * np.log10(power / peak + 1e-12)
     image = ax.imshow(
         level,
         origin="lower",
@@ -95,6 +99,7 @@ def spectrogram(ax: Axes, audio: np.ndarray | torch.Tensor, rate: int, *, vmin: 
         vmin=vmin,
         vmax=0,
     )
+    image.peak = peak
     ax.set(xlabel="time (s)", ylabel="frequency (kHz)")
     return image
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -12,9 +13,10 @@ from bsm.config import ModelConfig
 from bsm.errors import InputError
 from bsm.files import write_text
 from bsm.model import BSMamba2
+from bsm.study.figures import table_markdown
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
-from bsm.study.stats import paired_difference, summary
+from bsm.study.stats import interval_text, paired_difference, summary
 
 
 def write_report(settings: Profile) -> Path:
@@ -23,13 +25,14 @@ def write_report(settings: Profile) -> Path:
     Raises:
         InputError: a result or table is missing.
     """
+    settings.write_table("cost", _cost(settings))
     results = {name: read_result(settings.result(name)) for name in ("data", "training", "scores", "real_clip")}
     results |= {name: read_result(settings.result(name)) for name in ("separation_speed", "scan_backends")}
     sections = [
         _scope(settings, results),
         _method(settings, results),
         _data(settings, results),
-        _compute(results),
+        _compute(settings, results),
         _scores(settings, results),
         _clip(settings),
         _scan(settings, results),
@@ -122,35 +125,67 @@ fractions of a second to many seconds.
 """
 
 
-def _compute(results: dict[str, Any]) -> str:
+def _compute(settings: Profile, results: dict[str, Any]) -> str:
     machine = results["training"]["provenance"]
     seconds = sum(results["training"]["values"]["seconds"])
     waited = sum(results["training"]["values"]["waited"])
     speed = results["separation_speed"]["values"]
     return f"""## Compute
 
-Device: {machine["device"]}, {machine["threads"]} threads; PyTorch {machine["packages"]["torch"]}. Training took
+Device: {machine["device"]}, {machine["threads"]} threads; PyTorch {machine["packages"]["torch"]}. The updates took
 {seconds / 60:.1f} minutes, of which {100 * waited / seconds:.1f} % waiting for data. Separating a song of
 {speed["audio_seconds"]:.0f} s took {speed["seconds"]:.1f} s: {speed["ratio"]:.2f} s per second of audio.
-"""
+
+{_table(settings, "cost")}"""
+
+
+def _cost(settings: Profile) -> str:
+    """Table of what each part of the study took, from the workflow's own measurements of its rules."""
+    names = {
+        "songs": "synthesise songs",
+        "model": "train",
+        "data_notebook": "describe the data",
+        "train_notebook": "score and draw",
+        "scan_notebook": "measure scan backends",
+    }
+    measured = {name: settings.reports / "benchmarks" / f"{name}.tsv" for name in names}
+    measured = {name: pd.read_csv(path, sep="\t").iloc[0] for name, path in measured.items() if path.is_file()}
+    rows = [
+        {"part": names[name], "minutes": row["s"] / 60, "peak memory (GiB)": row["max_rss"] / 1024}
+        for name, row in measured.items()
+    ]
+    total = {"part": "in all", "minutes": sum(r["minutes"] for r in rows)}
+    total["peak memory (GiB)"] = max((r["peak memory (GiB)"] for r in rows), default=float("nan"))
+    folders = (settings.data_folder, settings.run_folder(settings.seed))
+    disk = sum(p.stat().st_size for folder in folders for p in folder.rglob("*") if p.is_file())
+    caption = f"What `make reproduce PROFILE={settings.profile}` took, set-up apart; disk {disk / 2**30:.2f} GiB"
+    return table_markdown(pd.DataFrame([*rows, total]), caption=caption, digits=1)
 
 
 def _scores(settings: Profile, results: dict[str, Any]) -> str:
     frame = pd.DataFrame(results["scores"]["values"]).pivot(index="track", columns="separator", values="usdr")
-    parts = []
-    for baseline in ("mixture", "silence"):
-        gain = paired_difference(frame["BSMamba2"], frame[baseline])
-        verdict = "" if gain.low > 0 or gain.high < 0 else " (no difference seen)"
-        parts.append(
-            f"{gain.estimate:.2f} dB [{gain.low:.2f}, {gain.high:.2f}] better than the {baseline} as estimate{verdict}"
-        )
     return f"""## Results on held-out songs
 
 {_table(settings, "scores")}
-Paired over the {len(frame)} songs, the model's uSDR is {" and ".join(parts)}; brackets are bootstrap 95 % intervals.
+Differences in uSDR, paired over songs, with bootstrap 95 % intervals of their mean:
+
+{_gain(frame, "mixture")}
+{_gain(frame, "silence")}
 
 {_figure(settings, "scores", "Scores of every held-out song")}
 {_figure(settings, "separation_example", "Spectrograms of a mixture, its vocals and the estimate")}"""
+
+
+def _gain(frame: pd.DataFrame, baseline: str) -> str:
+    gain = paired_difference(frame["BSMamba2"], frame[baseline])
+    if np.isnan(gain.low):
+        verdict = "too few songs to tell"
+    else:
+        verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no difference seen"
+    return (
+        f"- BSMamba2 minus {baseline}: {gain.estimate:.2f} dB (interval {interval_text(gain.low, gain.high)}; "
+        f"n = {gain.n}): {verdict}."
+    )
 
 
 def _clip(settings: Profile) -> str:
@@ -162,13 +197,22 @@ The model has heard synthesised songs only; what it does to a real one is report
 
 
 def _scan(settings: Profile, results: dict[str, Any]) -> str:
-    worst = max(record["output_error"] for record in results["scan_backends"]["values"])
+    records = results["scan_backends"]["values"]["speed"]
+    worst = max(record["output_error"] for record in records)
+    gradients = max(error for record in records for error in record["gradient_errors"].values())
     return f"""## Scan backends
 
-Exact backends against the float64 definition: the largest relative error of an output is {worst:.1e}.
+Every exact backend and yardstick against the float64 definition: the largest relative error of an output is
+{worst:.1e}, of a gradient {gradients:.1e}.
 
 {_table(settings, "scan_backends")}
-{_figure(settings, "scan_backends", "Time against sequence length")}"""
+{_figure(settings, "scan_backends", "Time against sequence length")}
+{_table(settings, "scan_memory")}
+{_table(settings, "scan_facts")}
+Is the direct term `D x` dominant, as the optimisation report says, and what does a scan without state cost?
+
+{_table(settings, "direct_term")}
+{_table(settings, "feedthrough")}"""
 
 
 def _limits(results: dict[str, Any]) -> str:
@@ -176,6 +220,6 @@ def _limits(results: dict[str, Any]) -> str:
     return f"""## Limits
 
 - The songs are synthetic: a sung voice made from speech, General MIDI instruments. Real music is harder and different.
-- One training run, one seed, {songs} test songs: the intervals are over songs, not over trainings.
+- One training run, one seed; test songs: {songs}; the intervals are over songs, not over trainings.
 - The scores of the paper, and its comparison with BS-RoFormer, are not tested here.
 """

@@ -32,6 +32,11 @@ class Interval(NamedTuple):
     method: str
 
 
+def interval_text(low: float, high: float, digits: int = 2) -> str:
+    """Write an interval for a table; a dash where there were too few values for one."""
+    return "–" if np.isnan(low) or np.isnan(high) else f"{low:.{digits}f} to {high:.{digits}f}"
+
+
 def bootstrap_interval(
     values: Values,
     statistic: Callable[..., Any] = np.mean,

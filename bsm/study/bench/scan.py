@@ -1,9 +1,8 @@
-"""Speed and memory, measured as ratios within one run: machines are noisy, and other work slows them unseen."""
+"""The scan backends: error, time and memory, on both axes of the model."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -14,26 +13,29 @@ from tqdm.auto import tqdm
 
 from bsm.config import ModelConfig
 from bsm.scan import EXACT, available, scan
+from bsm.study.bench import matmul_rate, peak_memory, repeated
+from bsm.study.bench.yardsticks import indexed_loop, textbook
 
 FRAMES_PER_SECOND = 100  # the paper's hop of 441 samples at 44.1 kHz
+YARDSTICKS: dict[str, Callable[..., Tensor]] = {"loop, indexed": indexed_loop, "textbook": textbook}
+# The largest cases tried, as (steps, steps times rows). The loops' backward keeps every step's state, gigabytes of
+# them, and the indexed one's time grows with the square of the length; the quadratic form holds a matrix per head,
+# and Mamba-1's reference a state per channel and step.
+LARGEST = {
+    "sequential": (900, 10_000),
+    "loop, indexed": (200, 10_000),
+    "quadratic": (900, 10_000),
+    "selective": (500, 500),
+}
 
 
-def repeated(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Time functions in turn, round after round, so that a slow spell meets them all; seconds of each round.
-
-    One round more runs first and is not counted.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(repeats + 1):
-        for name, function in functions.items():
-            started = time.perf_counter()
-            function()
-            if turn:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
+def tried(name: str, rows: int, length: int) -> bool:
+    """Tell whether a backend or yardstick is measured at this size."""
+    longest, most = LARGEST.get(name, (math.inf, math.inf))
+    return length <= longest and rows * length <= most
 
 
-def scan_inputs(batch: int, length: int, config: ModelConfig, *, seed: int = 0) -> dict[str, Tensor]:
+def inputs(batch: int, length: int, config: ModelConfig, *, seed: int = 0) -> dict[str, Tensor]:
     """Draw random scan inputs of a model's shapes, with the official initial step sizes and decay rates; float32."""
     generator = torch.Generator().manual_seed(seed)
     heads = config.heads
@@ -56,18 +58,26 @@ def scan_inputs(batch: int, length: int, config: ModelConfig, *, seed: int = 0) 
     }
 
 
-def _passes(inputs: dict[str, Tensor], backend: str, train: bool) -> tuple[Tensor, list[Tensor]]:
+def run(values: dict[str, Tensor], name: str, train: bool) -> tuple[Tensor, list[Tensor]]:
     """Run one scan; return its output and, for training, the gradient of every input for a fixed output gradient."""
+    function = YARDSTICKS.get(name) or (lambda *v: scan(*v, backend=name, final_state=False)[0])
     if not train:
         with torch.inference_mode():
-            return scan(*inputs.values(), backend=backend, final_state=False)[0], []
-    leaves = [v.detach().requires_grad_() for v in inputs.values()]
-    y, _ = scan(*leaves, backend=backend, final_state=False)
+            return function(*values.values()), []
+    leaves = [v.detach().requires_grad_() for v in values.values()]
+    y = function(*leaves)
     weight = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
     return y.detach(), list(torch.autograd.grad(y, leaves, weight))
 
 
-def scan_backends(
+def cases(seconds: Sequence[float], batch: int, config: ModelConfig) -> list[tuple[str, int, int]]:
+    """List (axis, rows, length): ``batch`` rows of each length on the time axis, 100 on the band axis."""
+    return [("time", batch, max(2, round(s * FRAMES_PER_SECOND) + 1)) for s in seconds] + [
+        ("band", 100, len(config.bands))
+    ]
+
+
+def speed(
     seconds: Sequence[float] = (1.0, 4.0, 8.0),
     *,
     batch: int = 4,
@@ -75,7 +85,7 @@ def scan_backends(
     config: ModelConfig | None = None,
     backends: Iterable[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure error and time of the scan backends that can run here.
+    """Measure error and time of the exact scan backends that can run here, and of the yardsticks.
 
     On the time axis the sequence has 100 frames a second and ``batch`` rows; the band axis is as long as the model has
     bands, with 100 rows. The reference of the errors is ``sequential`` in float64.
@@ -85,40 +95,130 @@ def scan_backends(
         batch: rows on the time axis.
         repeats: timed rounds.
         config: gives the shapes; the paper's by default.
-        backends: names; all exact ones that are available by default.
+        backends: names; by default all exact ones that are available, and the yardsticks.
 
     Returns:
         One record per axis, length, pass and backend: times of every round in s, relative errors in float32
-        (``||got - want|| / ||want||``; the largest over inputs for gradients).
+        (``||got - want|| / ||want||``; of gradients, each input's own).
     """
     config = config or ModelConfig.preset("paper")
-    backends = [b for b in (backends or EXACT) if available()[b] is None]
-    cases = [("time", batch, max(2, round(s * FRAMES_PER_SECOND) + 1)) for s in seconds]
-    cases.append(("band", 100, len(config.bands)))
+    names = list(backends or [*(b for b in EXACT if available()[b] is None), *YARDSTICKS])
     records = []
-    for axis, rows, length in tqdm(cases, desc="scan backends", unit="case"):
-        inputs = scan_inputs(rows, length, config)
+    for axis, rows, length in tqdm(cases(seconds, batch, config), desc="scan backends", unit="case"):
+        values = inputs(rows, length, config)
         # One row is enough for an error, and the reference in float64 is slow.
-        row = {k: v[:1] if v.ndim > 1 else v for k, v in inputs.items()}
-        want, want_grads = _passes({k: v.double() for k, v in row.items()}, "sequential", True)
+        row = {k: v[:1] if v.ndim > 1 else v for k, v in values.items()}
+        want, want_grads = run({k: v.double() for k, v in row.items()}, "sequential", True)
+        here = [name for name in names if tried(name, rows, length)]
         for train in (False, True):
-            functions = {b: partial(_passes, inputs, b, train) for b in backends}
-            for backend, times in repeated(functions, repeats).items():
-                got, got_grads = _passes(row, backend, train)
-                gradient_errors = [_error(g, w) for g, w in zip(got_grads, want_grads, strict=False)]
+            times = repeated({name: partial(run, values, name, train) for name in here}, repeats)
+            for name in here:
+                got, got_grads = run(row, name, train)
+                errors = {k: _error(g, w) for k, g, w in zip(row, got_grads, want_grads, strict=False)}
                 records.append(
                     {
                         "axis": axis,
                         "rows": rows,
                         "length": length,
                         "pass": "forward + backward" if train else "forward",
-                        "backend": backend,
-                        "seconds": times,
+                        "backend": name,
+                        "seconds": times[name],
                         "output_error": _error(got, want),
-                        "gradient_error": max(gradient_errors, default=None),
+                        "gradient_errors": errors,
                     }
                 )
     return records
+
+
+def memory(
+    seconds: Sequence[float],
+    *,
+    batch: int = 4,
+    config: ModelConfig | None = None,
+    backends: Iterable[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Measure the memory that a scan takes above its inputs, forward + backward, each in a process of its own.
+
+    Returns:
+        One record per axis, length and backend: ``input_bytes`` and ``peak_bytes`` (None where it cannot be measured).
+    """
+    config = config or ModelConfig.preset("paper")
+    names = list(backends or [b for b in EXACT if available()[b] is None])
+    records = []
+    for axis, rows, length in tqdm(cases(seconds, batch, config), desc="scan memory", unit="case"):
+        size = sum(v.nbytes for v in inputs(rows, length, config).values())
+        for name in names:
+            if not tried(name, rows, length):
+                continue
+            peak = peak_memory(_prepare, _run, (name, config, rows, length), warm_up=(name, config, 1, 8))
+            records.append(
+                {"axis": axis, "rows": rows, "length": length, "backend": name, "input_bytes": size, "peak_bytes": peak}
+            )
+    return records
+
+
+def _prepare(name: str, config: ModelConfig, rows: int, length: int) -> tuple[str, dict[str, Tensor]]:
+    return name, inputs(rows, length, config)
+
+
+def _run(prepared: tuple[str, dict[str, Tensor]]) -> None:
+    name, values = prepared
+    run(values, name, True)
+
+
+def scaling(lengths: Sequence[int] = (800, 6400), *, batch: int = 1, repeats: int = 3) -> list[dict[str, Any]]:
+    """Time ``chunked``, forward + backward, at lengths whose ratio shows whether the cost is linear."""
+    config = ModelConfig.preset("paper")
+    values = {length: inputs(batch, length, config) for length in lengths}
+    times = repeated({str(n): partial(run, v, "chunked", True) for n, v in values.items()}, repeats)
+    return [{"length": n, "rows": batch, "seconds": times[str(n)]} for n in lengths]
+
+
+def operations(rows: int, length: int, config: ModelConfig, chunk: int) -> int:
+    """Count the multiplications and additions of ``chunked``'s matrix products, forward.
+
+    Per chunk of q steps: ``C B^T`` (q q n), weights times inputs (q q hp), states in and out (q n hp each); twice each,
+    for multiplying and adding. A sequence in one chunk has no states, and a last chunk makes none.
+    """
+    channels, state = config.d_inner, config.d_state
+    total = 0
+    for start in range(0, length, chunk):
+        q = min(chunk, length - start)
+        total += q * q * (state + channels)
+        total += q * state * channels * ((start > 0) + (start + q < length))
+    return 2 * rows * total
+
+
+def matmul_share(seconds: float = 8.0, *, batch: int = 4, repeats: int = 3) -> dict[str, Any]:
+    """Set ``chunked``'s forward beside the time its matrix products would take at the machine's full rate."""
+    from bsm.scan.chunked import CHUNK
+
+    config = ModelConfig.preset("paper")
+    (_, rows, length), *_ = cases([seconds], batch, config)
+    values = inputs(rows, length, config)
+    times = repeated({"chunked": partial(run, values, "chunked", False)}, repeats)["chunked"]
+    count, rate = operations(rows, length, config, CHUNK), matmul_rate()
+    return {"rows": rows, "length": length, "operations": count, "rate": rate, "seconds": times, "floor": count / rate}
+
+
+def directions(seconds: float = 8.0, *, batch: int = 4, repeats: int = 3) -> dict[str, Any]:
+    """Time a backward-in-time scan by native reversal and by flipping its inputs and output, forward + backward."""
+    config = ModelConfig.preset("paper")
+    (_, rows, length), *_ = cases([seconds], batch, config)
+    values = inputs(rows, length, config)
+
+    def flipped() -> None:
+        leaves = [v.detach().requires_grad_() for v in values.values()]
+        x, dt, A, B, C, D = leaves
+        y, _ = scan(x.flip(1), dt.flip(1), A, B.flip(1), C.flip(1), D, backend="chunked", final_state=False)
+        y.flip(1).sum().backward()
+
+    def native() -> None:
+        leaves = [v.detach().requires_grad_() for v in values.values()]
+        y, _ = scan(*leaves, backend="chunked", reverse=True, final_state=False)
+        y.sum().backward()
+
+    return {"rows": rows, "length": length, "seconds": repeated({"flipped": flipped, "native": native}, repeats)}
 
 
 def _error(got: Tensor, want: Tensor) -> float:

@@ -1,0 +1,64 @@
+"""Speed and memory, measured as ratios within one run: machines are noisy, and other work slows them unseen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def repeated(functions: dict[str, Callable[[], Any]], repeats: int, *, warm_up: int = 1) -> dict[str, list[float]]:
+    """Time functions in turn, round after round, so that a slow spell meets them all; seconds of each round.
+
+    ``warm_up`` rounds run first and are not counted.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(warm_up + repeats):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            function()
+            if turn >= warm_up:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def matmul_rate(size: int = 1536, repeats: int = 5) -> float:
+    """Measure the machine's float32 matrix-product rate, in operations (multiplications and additions) a second."""
+    a, b = torch.randn(2, size, size)
+    seconds = repeated({"matmul": lambda: a @ b}, repeats)["matmul"]
+    return 2 * size**3 / min(seconds)
+
+
+def peak_memory(prepare: Callable[..., Any], run: Callable[[Any], Any], args: tuple, *, warm_up: tuple) -> int | None:
+    """Measure, in a fresh process, by how many bytes ``run(prepare(*args))`` raises resident memory above its inputs.
+
+    A fresh process, for an allocator that has freed memory before hands it out again unseen; there,
+    ``run(prepare(*warm_up))`` comes first, on something small, so that libraries are loaded. Both functions must be
+    importable. None where the system has no ``/proc/self/clear_refs`` (that is, outside Linux).
+    """
+    if not _CLEAR.exists():
+        return None
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_measure, prepare, run, args, warm_up, torch.get_num_threads()).result()
+
+
+def _measure(prepare: Callable, run: Callable, args: tuple, warm_up: tuple, threads: int) -> int:
+    torch.set_num_threads(threads)
+    run(prepare(*warm_up))
+    prepared = prepare(*args)
+    _CLEAR.write_text("5")  # the high-water mark starts again here
+    before = _resident("VmRSS")
+    run(prepared)
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,119 @@
+"""The parts around the scan: convolution, one block, compilation, and what the scan's direct term contributes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bsm.config import ModelConfig
+from bsm.conv import BACKENDS, causal_conv, unavailable
+from bsm.mamba2 import BiMamba2Block, Mamba2
+from bsm.model import BSMamba2
+from bsm.scan import scan
+from bsm.study.bench import repeated
+from bsm.study.bench.scan import FRAMES_PER_SECOND
+
+
+def conv(seconds: Sequence[float] = (4.0,), *, batch: int = 4, repeats: int = 3) -> list[dict[str, Any]]:
+    """Time the convolution backends that can run here, at the paper's 1280 channels and 4 taps."""
+    config = ModelConfig.preset("paper")
+    channels = config.d_inner + 2 * config.d_state
+    weight, bias = torch.randn(channels, 1, config.d_conv), torch.randn(channels)
+    names = [n for n in BACKENDS if unavailable(n, "cpu", torch.float32, config.d_conv) is None]
+    records = []
+    for span in seconds:
+        length = round(span * FRAMES_PER_SECOND) + 1
+        x = torch.randn(batch, length, channels)
+        for train in (False, True):
+            times = repeated({n: partial(_convolve, x, weight, bias, n, train) for n in names}, repeats)
+            kind = "forward + backward" if train else "forward"
+            records += [
+                {"rows": batch, "length": length, "pass": kind, "backend": n, "seconds": times[n]} for n in names
+            ]
+    return records
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor, backend: str, train: bool) -> None:
+    leaves = [v.detach().requires_grad_(train) for v in (x, weight, bias)]
+    with torch.set_grad_enabled(train):
+        y = causal_conv(*leaves, backend=backend)
+    if train:
+        y.backward(torch.ones_like(y))
+
+
+def _block(config: ModelConfig) -> BiMamba2Block:
+    return BiMamba2Block(
+        config.dim,
+        d_state=config.d_state,
+        headdim=config.headdim,
+        expand=config.expand,
+        d_conv=config.d_conv,
+        residuals=config.depth,
+    )
+
+
+def block(seconds: float = 4.0, *, rows: Sequence[int] = (1, 62), repeats: int = 3) -> list[dict[str, Any]]:
+    """Time one bidirectional block of the paper's size, forward, with one row and with as many as there are bands."""
+    module = _block(ModelConfig.preset("paper"))
+    length = round(seconds * FRAMES_PER_SECOND) + 1
+    values = {n: torch.randn(n, length, 256) for n in rows}
+    with torch.inference_mode():
+        times = repeated({str(n): partial(module, v) for n, v in values.items()}, repeats)
+    return [{"rows": n, "length": length, "seconds": times[str(n)]} for n in rows]
+
+
+def compiled(preset: str = "small", *, seconds: float = 1.0, repeats: int = 5) -> dict[str, Any]:
+    """Time a block's forward + backward with and without ``torch.compile``; also the seconds that compiling took."""
+    config = ModelConfig.preset(preset)
+    plain = _block(config)
+    optimised = torch.compile(plain)
+    x = torch.randn(len(config.bands), round(seconds * FRAMES_PER_SECOND) + 1, config.dim)
+
+    def step(module: nn.Module) -> None:
+        plain.zero_grad()
+        module(x).square().mean().backward()
+
+    started = time.perf_counter()
+    step(optimised)
+    compiling = time.perf_counter() - started
+    times = repeated({"plain": partial(step, plain), "compiled": partial(step, optimised)}, repeats)
+    return {"preset": preset, "shape": list(x.shape), "compile_seconds": compiling, "seconds": times}
+
+
+@torch.inference_mode()
+def direct_share(model: BSMamba2, mixture: Tensor) -> list[dict[str, Any]]:
+    """Measure the direct term ``D x`` in each scan's output for a mixture, ``(batch, channels, samples)``.
+
+    Returns:
+        One record per mixer: its name, the sequence length, ``direct`` = ||D x|| / ||y||, and ``without_state`` =
+        ||y - y of the feedthrough backend|| / ||y||, the error of leaving out the state between chunks.
+    """
+    energies: dict[str, list[float]] = {}
+    lengths: dict[str, int] = {}
+
+    def measure(name: str, mixer: Mamba2, args: tuple) -> None:
+        _, values = mixer.project(args[0])
+        y, _ = scan(**values, reverse=mixer.reverse, final_state=False)
+        rough, _ = scan(**values, reverse=mixer.reverse, final_state=False, backend="feedthrough")
+        parts = y, values["x"] * values["D"][:, None], y - rough
+        total = energies.setdefault(name, [0.0] * len(parts))  # a mixer is called once a slab of rows
+        energies[name] = [t + float(p.square().sum()) for t, p in zip(total, parts, strict=True)]
+        lengths[name] = y.shape[1]
+
+    mixers = {name: module for name, module in model.named_modules() if isinstance(module, Mamba2)}
+    hooks = [module.register_forward_pre_hook(partial(measure, name)) for name, module in mixers.items()]
+    try:
+        model(mixture)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [
+        {"mixer": name, "length": lengths[name], "direct": math.sqrt(d / y), "without_state": math.sqrt(e / y)}
+        for name, (y, d, e) in energies.items()
+    ]
