@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,23 +14,36 @@ import click
 from bsm import __version__
 from bsm.errors import BackendUnavailable, InputError
 
-DATA, RUNS = Path("data"), Path("runs")
-
 
 def main() -> None:
-    """Run the command line; errors that are the user's to mend become one line and exit status 2."""
+    """Run the command line.
+
+    Errors that are the user's to mend become one line and exit status 2; a study or training that failed on its own,
+    one line and exit status 1.
+    """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
-        cli(standalone_mode=False)
+        cli(prog_name="bsm", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+            error.show()
+        else:
+            context = getattr(error, "ctx", None)
+            _complain(error.format_message(), context.command_path if context else "bsm")
+        sys.exit(error.exit_code)
+    except (InputError, BackendUnavailable, OSError) as error:
+        _complain(str(error))
         sys.exit(2)
-    except (InputError, BackendUnavailable) as error:
-        click.echo(f"bsm: {error}", err=True)
-        sys.exit(2)
+    except FloatingPointError as error:
+        _complain(str(error))
+        sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("bsm: interrupted", err=True)
         sys.exit(130)
+
+
+def _complain(message: str, who: str = "bsm") -> None:
+    click.echo(f"{who}: {' '.join(message.split())}", err=True)
 
 
 @click.group()
@@ -49,16 +63,17 @@ def data(profile: str) -> None:
 
 @cli.command()
 @click.argument("profile", default="demo")
-@click.option("--seed", type=int, help="Seed of weights and segments; the profile's by default.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of weights and segments; the profile's by default.")
 @click.option("--steps", type=int, help="Optimiser updates; the profile's by default.")
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the run; under runs/ by default.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 def train(profile: str, seed: int | None, steps: int | None, run: Path | None, device: str) -> None:
     """Train the model of a PROFILE, or go on where a killed training stopped."""
     from bsm.study.profiles import Profile
-    from bsm.train import train as run_training
 
     settings = Profile.load(profile)
+    from bsm.train import train as run_training  # slow to import: a wrong name is told at once
+
     changes = {k: v for k, v in {"seed": seed, "steps": steps}.items() if v is not None}
     config = settings.train_config().replace(**changes)
     weights = run_training(
@@ -75,6 +90,7 @@ def train(profile: str, seed: int | None, steps: int | None, run: Path | None, d
 @click.option("--hop", type=float, help="Seconds from window to window; no overlap by default.")
 @click.option("--whole", is_flag=True, help="One pass over the whole song instead of windows.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("-v", "--verbose", is_flag=True, help="Say which implementations are used.")
 def separate(
     songs: tuple[Path, ...],
     weights: Path | None,
@@ -83,10 +99,12 @@ def separate(
     hop: float | None,
     whole: bool,
     device: str,
+    verbose: bool,
 ) -> None:
     """Write SONG.vocals.wav and SONG.accompaniment.wav (mixture - vocals) for each of SONGS.
 
-    Rate and length are the song's; samples are 32-bit float, so that nothing clips.
+    Rate and length are the song's; samples are 32-bit float, so that nothing clips. Songs are taken in the order given;
+    the first that cannot be separated ends the command, and what was written for those before it stays.
     """
     import torch
 
@@ -96,18 +114,53 @@ def separate(
 
     if device != "cpu" and not torch.cuda.is_available():
         raise InputError(f"device {device!r} is not here; use --device cpu")
+    if not verbose:
+        logging.getLogger("bsm").setLevel(logging.WARNING)
+    targets = _targets(songs, output)
     model = load_model(weights or _default_weights()).to(device)
-    for song in songs:
+    for song, paths in targets.items():
         mixture, rate = audio.read(song)
-        vocals = run_separation(
-            model, torch.from_numpy(mixture), rate, window=window, hop=hop, whole=whole, progress=True
-        ).numpy()
-        folder = output or song.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, signal in {"vocals": vocals, "accompaniment": mixture - vocals}.items():
-            path = folder / f"{song.stem}.{name}.wav"
-            audio.write(path, signal, rate)
+        try:
+            vocals = run_separation(
+                model,
+                torch.from_numpy(mixture),
+                rate,
+                window=window,
+                hop=hop,
+                whole=whole,
+                progress=sys.stderr.isatty(),
+            ).numpy()
+        except InputError as error:
+            raise InputError(f"{song}: {error}") from error
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        audio.write(paths[0], vocals, rate)
+        try:
+            audio.write(paths[1], mixture - vocals, rate)
+        except InputError:
+            paths[0].unlink()  # both or neither
+            raise
+        for path in paths:
             click.echo(path)
+
+
+def _targets(songs: tuple[Path, ...], output: Path | None) -> dict[Path, list[Path]]:
+    """Return the files to write for each song, a song given twice once.
+
+    Raises:
+        InputError: two songs would be written to the same files, or a folder that cannot be made or written: told
+            before minutes of computing, not after.
+    """
+    targets, taken = {}, {}
+    for song in dict.fromkeys(songs):
+        paths = [(output or song.parent) / f"{song.stem}.{name}.wav" for name in ("vocals", "accompaniment")]
+        if (other := taken.setdefault(paths[0], song)) != song:
+            raise InputError(f"{other} and {song} would both be written to {paths[0]}; separate them one by one")
+        targets[song] = paths
+    for folder in {output} if output else {song.parent for song in songs if song.exists()}:
+        place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            raise InputError(f"{folder}: cannot be written; name another folder with -o")
+    return targets
 
 
 def _default_weights() -> Path:
@@ -146,25 +199,34 @@ def evaluate(weights: Path | None, root: Path, window: float, hop: float | None,
 
 
 @cli.command()
-@click.argument("subject", type=click.Choice(["scan"]))
+@click.argument("subject", type=click.Choice(["scan", "block"]))
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Result file.")
 @click.option("--seconds", multiple=True, type=float, default=(1.0, 4.0, 8.0), show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 def bench(subject: str, output: Path | None, seconds: tuple[float, ...], repeats: int) -> None:
-    """Measure speed as ratios within one run."""
-    from bsm.study import bench as benches
-    from bsm.study.records import write_result
+    """Measure speed as ratios within one run: the scan backends, or the block around them."""
+    from bsm.study.bench import model, scan
+    from bsm.study.records import plain, write_result
 
-    values = benches.scan_backends(seconds, repeats=repeats)
+    if subject == "scan":
+        values = {
+            "speed": scan.speed(seconds, repeats=repeats),
+            "memory": scan.memory(seconds),
+            "scaling": scan.scaling(repeats=repeats),
+            "matmul_share": scan.matmul_share(repeats=repeats),
+            "directions": scan.directions(repeats=repeats),
+        }
+    else:
+        values = {"conv": model.conv(seconds, repeats=repeats), "block": model.block(repeats=repeats)}
     if output:
         write_result(
             output,
-            measured=subject,
+            measured=f"speed and memory: {subject}",
             parameters={"seconds": seconds, "repeats": repeats},
             values=values,
             data="random inputs, official initial values",
         )
-    click.echo(json.dumps(values, indent=2))
+    click.echo(json.dumps(plain(values), indent=2))
 
 
 @cli.command()
@@ -176,10 +238,17 @@ def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], 
     """Execute a NOTEBOOK of notebooks/ with a profile's parameters and any others given."""
     import yaml
 
-    from bsm.study.notebooks import run_notebook
+    from bsm.study.notebooks import NotebookFailed, run_notebook
 
-    output = output or Path("reports") / profile / "notebooks" / f"{Path(notebook).stem}.ipynb"
-    run_notebook(notebook, output, profile=profile, parameters={k: yaml.safe_load(v) for k, v in parameters})
+    output = output or Path("reports") / Path(profile).stem / "notebooks" / f"{Path(notebook).stem}.ipynb"
+    try:
+        values = {name: yaml.safe_load(text) for name, text in parameters}
+    except yaml.YAMLError as error:
+        raise InputError(f"a parameter's value is not YAML: {error}") from error
+    try:
+        run_notebook(notebook, output, profile=profile, parameters=values)
+    except NotebookFailed as error:
+        raise click.ClickException(str(error)) from error
     click.echo(output)
 
 
@@ -191,3 +260,46 @@ def readme(profile: str) -> None:
     from bsm.study.report import refresh_readme
 
     click.echo("README.md refreshed" if refresh_readme(Profile.load(profile)) else "README.md is up to date")
+
+
+@cli.group()
+def weights() -> None:
+    """Weights that have a name: list them, fetch them, tell where they are."""
+
+
+@weights.command("list")
+def weights_list() -> None:
+    """List the named weights, their licences, and which are here."""
+    from bsm.weights import entries
+
+    for name, entry in entries().items():
+        size = f", {entry.size / 1e6:.0f} MB" if entry.size else ""
+        click.echo(f"{name}: {entry.title}\n  {entry.state}{size}: {entry.place}\n  licence: {entry.licence}")
+        for more in (entry.source, entry.note):
+            if more:
+                click.echo(f"  {more}")
+
+
+@weights.command("fetch")
+@click.argument("name")
+@click.option("--from", "source", help="Another address, or a path, to take the file from.")
+def weights_fetch(name: str, source: str | None) -> None:
+    """Fetch the weights NAME into the cache (BSM_CACHE, or the platform's), and verify size and SHA-256.
+
+    A download that broke off goes on where it stopped.
+    """
+    from bsm.weights import entry, fetch
+
+    wanted = entry(name)
+    click.echo(f"licence of {name!r}: {wanted.licence}" + (f"\n{wanted.note}" if wanted.note else ""), err=True)
+    click.echo(fetch(name, source))
+
+
+@weights.command("path")
+@click.argument("name")
+def weights_path(name: str) -> None:
+    """Print where the weights NAME are, for other programs; an error where they are not here."""
+    from bsm.weights import entry, locate
+
+    entry(name)  # a name, not a path
+    click.echo(locate(name))

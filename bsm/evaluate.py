@@ -41,7 +41,7 @@ def score(reference: np.ndarray, estimate: np.ndarray, rate: int) -> dict[str, A
     frames = np.asarray(csdr_frames(reference, estimate, rate))
     return {
         "usdr": usdr(reference, estimate),
-        "csdr": float(np.nanmedian(frames)) if np.isfinite(frames).any() else float("nan"),
+        "csdr": float(np.nanmedian(frames)) if not np.isnan(frames).all() else float("nan"),
         "si_sdr": si_sdr(reference, estimate),
         "csdr_frames": frames.tolist(),
     }

@@ -51,7 +51,8 @@ def loss_terms(estimate: Tensor, target: Tensor, config: LossConfig = LossConfig
 
 @cache
 def _hann(length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return torch.hann_window(length, device=device, dtype=dtype)
+    with torch.inference_mode(False):  # kept, and so perhaps used in training after scoring has made it
+        return torch.hann_window(length, device=device, dtype=dtype)
 
 
 def _spectrum(wave: Tensor, window: int, config: LossConfig) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -38,8 +40,8 @@ def separate(
         ``(channels, samples)`` on the CPU, shape and rate of the mixture.
 
     Raises:
-        InputError: no samples, values that are not finite, more channels than the model can be given, or a hop that
-            would leave gaps.
+        InputError: no samples, values that are not finite, more channels than the model can be given, no window, or a
+            hop that would leave gaps.
     """
     mixture = torch.as_tensor(mixture, dtype=torch.float32)
     if mixture.ndim != 2 or 0 in mixture.shape:
@@ -47,12 +49,16 @@ def separate(
     if not mixture.isfinite().all():
         raise InputError("the mixture holds NaN or infinite samples; repair the recording first")
     config, samples = model.config, mixture.shape[1]
+    if not 0 < window < math.inf:
+        raise InputError(f"window must be above 0 s, got {window:g} s")
+    if hop is not None and not whole and not 0 < hop <= window:
+        raise InputError(f"hop must be above 0 and at most the window of {window:g} s, got {hop:g} s")
     wave = torch.from_numpy(resample(mixture.numpy(), rate, config.sample_rate))
+    if wave.shape[-1] == 0:  # less than half a sample at the model's rate
+        wave = wave.new_zeros(len(wave), 1)
     wave = _fit_channels(wave, config.channels)  # (b, model channels, samples)
     size = wave.shape[-1] if whole else max(1, round(window * config.sample_rate))
-    step = size if hop is None or whole else round(hop * config.sample_rate)
-    if not 0 < step <= size:
-        raise InputError(f"hop must be above 0 and at most the window of {window:g} s, got {hop:g} s")
+    step = size if hop is None or whole else max(1, round(hop * config.sample_rate))
     estimate = _windowed(model, wave, size, step, batch_size, progress)
     if estimate.shape[0] > 1:  # a mono model's channels
         estimate = estimate.squeeze(1)
@@ -77,7 +83,7 @@ def _fit_channels(wave: Tensor, wanted: int) -> Tensor:
 @torch.inference_mode()
 def _windowed(model: BSMamba2, wave: Tensor, size: int, step: int, batch_size: int, progress: bool) -> Tensor:
     """Run the model over windows of ``size`` every ``step`` samples; ``(b, c, samples)`` in and out."""
-    device = next(model.parameters()).device
+    device = next(model.parameters(), wave).device
     batch, channels, samples = wave.shape
     count = 1 + max(0, -(-(samples - size) // step))
     padded = torch.nn.functional.pad(wave, (0, (count - 1) * step + size - samples))

@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 
 VALIDATION_SEGMENTS = 4  # of each validation song
 
+# FFTs know no half precision, and float16's range is too small for the loss's gradients without a scaler.
+PRECISIONS = ("32-true", "bf16-mixed")
+
 # What the weights depend on: when one of these changes, a finished run is trained anew.
 # The songs' synthesis is among it, for the data are known by name and length alone.
 SOURCES = (
@@ -117,6 +120,8 @@ def train(
     )
     validation = validation_segments(tracks["valid"], segment, per_track=VALIDATION_SEGMENTS)
     write_text(run / "run.json", json.dumps(identity, indent=2) + "\n")
+    for path in run.glob(f".{state_path.stem}-*{state_path.suffix}"):  # of a run killed while it wrote one
+        path.unlink()
     journal = _Journal(run / "log.jsonl", trainer.step)
     # What a killed run logged past its checkpoint is struck out: it will come again.
     board = TensorBoardLogger(run, name="tensorboard", version="", purge_step=trainer.step + 1)
@@ -171,7 +176,9 @@ class _Trainer:
             self.model, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False
         )
         if not norm.isfinite():
-            raise FloatingPointError(f"the gradient of step {self.step + 1} has norm {norm}; the last checkpoint is kept")
+            raise FloatingPointError(
+                f"the gradient of step {self.step + 1} has norm {norm}; the last checkpoint is kept"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.averaged.update_parameters(self.model.module)
@@ -247,10 +254,12 @@ class _Journal:
 
 
 def _fabric(device: str, precision: str) -> Fabric:
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r} cannot be trained in; choose one of {', '.join(PRECISIONS)}")
     try:
         return Fabric(accelerator=device, devices=1, precision=precision)
     except (ValueError, RuntimeError, TypeError) as error:  # Fabric's refusals, which name what there is
-        raise InputError(f"device {device!r}, precision {precision!r}: {' '.join(str(error).split())}") from error
+        raise InputError(f"device {device!r}: {' '.join(str(error).split())}") from error
 
 
 def _groups(items: Sequence, size: int) -> Iterator[Sequence]:

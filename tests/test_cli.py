@@ -1,0 +1,446 @@
+"""The command line, as a user sees it: files, exit status, and what really reaches standard output and error."""
+
+import dataclasses
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import bsm.cli
+from bsm import audio
+from bsm.bands import equal
+from bsm.checkpoint import save_model
+from bsm.config import ModelConfig, StftConfig
+from bsm.model import BSMamba2
+
+ROOT = Path(__file__).parents[1]
+RATE = 16000
+
+# Importing PyTorch and papermill takes seconds: one process imports them once, and each command runs in a fork of that
+# process, with standard output and error of its own.
+SERVER = """
+import json, os, sys, traceback
+import torch
+from bsm.cli import main
+import bsm.checkpoint, bsm.separate, bsm.study.notebooks, bsm.study.profiles
+torch.set_num_threads(1)
+with torch.device("meta"):  # whose first use imports a good deal, too
+    torch.empty(1).uniform_(1, 2).log_()
+for line in sys.stdin:
+    order = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.chdir(order["cwd"])
+        for number, name in ((1, order["out"]), (2, order["err"])):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.environ.update(order["environment"])
+        sys.argv = ["bsm", *order["arguments"]]
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # tearing PyTorch down takes longer than most commands
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@dataclasses.dataclass
+class Result:
+    status: int
+    out: list[str]
+    err: list[str]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    command, said = [sys.executable, "-c", SERVER], tmp_path_factory.mktemp("server") / "err"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+    with said.open("w") as file, subprocess.Popen(command, stderr=file, **pipes) as process:
+        yield process
+        process.stdin.close()
+    assert not said.read_text()  # the imports themselves warn of nothing
+
+
+@pytest.fixture
+def command(server, tmp_path_factory):
+    logs = tmp_path_factory.mktemp("logs")
+
+    def run(*arguments, cwd=ROOT, **environment) -> Result:
+        order = {"arguments": [str(a) for a in arguments], "cwd": str(cwd), "environment": environment}
+        order |= {"out": str(logs / "out"), "err": str(logs / "err")}
+        server.stdin.write(json.dumps(order) + "\n")
+        server.stdin.flush()
+        status = int(server.stdout.readline())
+        return Result(status, *((logs / name).read_text().splitlines() for name in ("out", "err")))
+
+    return run
+
+
+def assert_refused(result, *parts, status=2):
+    """One line on standard error, nothing on standard output."""
+    assert result.status == status, result.err
+    assert len(result.err) == 1, result.err
+    assert not result.out
+    assert result.err[0].startswith("bsm")
+    for part in parts:
+        assert str(part) in result.err[0]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    config = ModelConfig(
+        sample_rate=RATE,
+        stft=StftConfig(n_fft=256, hop_length=128),
+        bands=equal(129, 4),
+        dim=8,
+        depth=1,
+        d_state=8,
+        headdim=8,
+        expand=2,
+        mask_expansion=1,
+    )
+    return save_model(BSMamba2(config), tmp_path_factory.mktemp("weights") / "model.safetensors", {"data": "none"})
+
+
+def noise(channels, samples, seed=0):
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, (channels, samples)).astype(np.float32)
+
+
+def tree(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+# ---- separate
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "rate", "options"),
+    [
+        ("song.wav", 2, 48000, []),
+        ("song.wav", 1, 8000, ["--window", "0.3", "--hop", "0.1"]),
+        ("song.flac", 2, 44100, ["--whole"]),
+        ("song.ogg", 1, 22050, []),
+        ("Ünïcode 歌 – live.v2.flac", 2, RATE, []),
+    ],
+)
+def test_separate(command, weights, tmp_path, name, channels, rate, options):
+    song = tmp_path / name
+    soundfile.write(song, noise(channels, 9001).T, rate)
+    result = command("separate", "--weights", weights, *options, song)
+    assert result.status == 0, result.err
+    vocals, rest = (tmp_path / f"{song.stem}.{kind}.wav" for kind in ("vocals", "accompaniment"))
+    assert result.out == [str(vocals), str(rest)]
+    assert tree(tmp_path) == sorted([name, vocals.name, rest.name])
+    mixture, _ = audio.read(song)
+    assert mixture.shape == (channels, 9001)
+    for path in (vocals, rest):
+        assert audio.info(path) == audio.AudioInfo(rate, channels, 9001)
+        assert soundfile.info(path).subtype == "FLOAT"
+    voice = audio.read(vocals)[0]
+    np.testing.assert_allclose(voice + audio.read(rest)[0], mixture, rtol=0, atol=1e-6)
+    assert np.abs(voice).max() > 1e-4
+
+
+def test_separate_into_a_folder(command, weights, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.wav", "b.flac"):
+        soundfile.write(tmp_path / "in" / name, noise(2, 3000).T, RATE)
+    result = command(
+        "separate", "in/a.wav", "in/b.flac", "in/a.wav", "--weights", weights, "-o", "out/new", cwd=tmp_path
+    )
+    assert result.status == 0, result.err
+    names = [f"{song}.{kind}.wav" for song in "ab" for kind in ("vocals", "accompaniment")]
+    assert result.out == [f"out/new/{name}" for name in names]  # a song named twice is separated once
+    assert tree(tmp_path / "out" / "new") == sorted(names)
+    assert tree(tmp_path / "in") == ["a.wav", "b.flac"]
+
+
+def bad_songs(folder):
+    """Write unusable songs; return their names, each with a word of its complaint."""
+    (folder / "empty.wav").touch()
+    (folder / "text.wav").write_text("this is no music")
+    (folder / "notes.txt").write_text("this is no music")
+    (folder / "folder.wav").mkdir()
+    soundfile.write(folder / "no_samples.wav", np.zeros((0, 2)), RATE)
+    soundfile.write(folder / "three.wav", noise(3, 1000).T, RATE)
+    hurt = noise(2, 1000)
+    hurt[0, 500] = np.nan
+    soundfile.write(folder / "nan.wav", hurt.T, RATE, subtype="FLOAT")
+    soundfile.write(folder / "cut.flac", noise(2, 50000).T, RATE)
+    (folder / "cut.flac").write_bytes((folder / "cut.flac").read_bytes()[:20000])
+    return {
+        "missing.wav": "no such file",
+        "empty.wav": "not an audio file",
+        "text.wav": "not an audio file",
+        "notes.txt": "not an audio file",
+        "folder.wav": "is a folder",
+        "no_samples.wav": "without samples",
+        "three.wav": "has 3 channels; the model takes 2, or mono",
+        "nan.wav": "NaN or infinite samples",
+        "cut.flac": "damaged audio file",
+    }
+
+
+def test_separate_refuses_bad_songs(command, weights, tmp_path):
+    complaints = bad_songs(tmp_path)
+    before = tree(tmp_path)
+    for name, complaint in complaints.items():
+        assert_refused(command("separate", "--weights", weights, name, cwd=tmp_path), name, complaint)
+        assert tree(tmp_path) == before
+    refused = command("separate", "--weights", weights, "-o", "made", "missing.wav", cwd=tmp_path)
+    assert_refused(refused, "missing.wav")
+    assert tree(tmp_path) == before  # not even the folder
+
+
+def test_one_bad_song_among_good_ones(command, weights, tmp_path):
+    """The rule: songs are taken in order, the first bad one ends the command, what came before it stays."""
+    for name in ("a.wav", "c.wav"):
+        soundfile.write(tmp_path / name, noise(2, 1000).T, RATE)
+    (tmp_path / "b.wav").write_text("no music")
+    result = command("separate", "--weights", weights, "a.wav", "b.wav", "c.wav", cwd=tmp_path)
+    assert result.status == 2
+    assert result.out == ["a.vocals.wav", "a.accompaniment.wav"]
+    assert len(result.err) == 1, result.err
+    assert "b.wav: not an audio file" in result.err[0]
+    assert tree(tmp_path) == ["a.accompaniment.wav", "a.vocals.wav", "a.wav", "b.wav", "c.wav"]
+
+
+def test_two_songs_that_would_write_one_file(command, weights, tmp_path):
+    for name in ("a.wav", "a.flac"):
+        soundfile.write(tmp_path / name, noise(2, 1000).T, RATE)
+    result = command("separate", "--weights", weights, "a.wav", "a.flac", cwd=tmp_path)
+    assert_refused(result, "a.wav and a.flac would both be written to a.vocals.wav")
+    assert tree(tmp_path) == ["a.flac", "a.wav"]
+
+
+def test_unusable_output_folders(command, weights, tmp_path):
+    song, taken, closed = tmp_path / "a.wav", tmp_path / "taken", tmp_path / "closed"
+    soundfile.write(song, noise(2, 1000).T, RATE)
+    taken.touch()
+    assert_refused(command("separate", "--weights", weights, "-o", taken, song), taken)
+    assert_refused(command("separate", "--weights", weights, "-o", taken / "below", song), taken)
+    if os.geteuid() == 0:
+        pytest.skip("root writes everywhere")
+    closed.mkdir(mode=0o500)
+    assert_refused(command("separate", "--weights", weights, "-o", closed, song), closed)
+    assert_refused(command("separate", "--weights", weights, "-o", closed / "below", song), closed)
+    assert not list(closed.iterdir())
+
+
+def test_both_files_or_neither(weights, tmp_path, monkeypatch, capsys):
+    song = tmp_path / "a.wav"
+    soundfile.write(song, noise(2, 1000).T, RATE)
+    write = audio.write
+
+    def full_disk(path, *arguments):
+        if "accompaniment" in path.name:
+            raise bsm.cli.InputError(f"{path}: cannot be written (no room)")
+        write(path, *arguments)
+
+    monkeypatch.setattr(audio, "write", full_disk)
+    assert in_process(monkeypatch, "separate", "--weights", weights, song) == 2
+    assert capsys.readouterr().out == ""
+    assert tree(tmp_path) == ["a.wav"]
+
+
+def test_separate_refuses_bad_weights(command, weights, tmp_path):
+    song = tmp_path / "a.wav"
+    soundfile.write(song, noise(2, 1000).T, RATE)
+    cut, text, empty, flipped = (tmp_path / f"{name}.safetensors" for name in ("cut", "text", "empty", "flipped"))
+    content = weights.read_bytes()
+    cut.write_bytes(content[:-100])
+    text.write_text("these are no weights")
+    empty.touch()
+    flipped.write_bytes(content[:20] + bytes(b ^ 0xFF for b in content[20:60]) + content[60:])
+    before = tree(tmp_path)
+    for path in (cut, text, empty, flipped, tmp_path / "missing.safetensors", tmp_path):
+        assert_refused(command("separate", "--weights", path, song), path)
+    assert tree(tmp_path) == before
+
+
+def in_process(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["bsm", *map(str, arguments)])
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: None)  # pytest's handlers stay
+    with pytest.raises(SystemExit) as stopped:
+        bsm.cli.main()
+    return stopped.value.code
+
+
+def test_separate_before_there_are_weights(tmp_path, monkeypatch, capsys):
+    from bsm.study import profiles
+
+    monkeypatch.setattr(profiles, "ROOT", tmp_path)  # where nothing was trained yet
+    soundfile.write(tmp_path / "a.wav", noise(2, 1000).T, RATE)
+    assert in_process(monkeypatch, "separate", tmp_path / "a.wav") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no such weights file" in line
+    assert "make reproduce" in line
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--hop", "0"], ["--hop", "9"], ["--window", "0"], ["--window", "nan"], ["--device", "abacus"]],
+    ids=" ".join,
+)
+def test_separate_refuses_bad_options(command, weights, tmp_path, options):
+    soundfile.write(tmp_path / "a.wav", noise(2, 1000).T, RATE)
+    assert_refused(command("separate", "--weights", weights, *options, "a.wav", cwd=tmp_path), options[0].strip("-"))
+    assert tree(tmp_path) == ["a.wav"]
+
+
+# ---- the other commands
+
+
+def test_wrong_usage_is_one_line(command):
+    assert_refused(command("separate"), "bsm separate: Missing argument 'SONGS...'")
+    assert_refused(command("separate", "--nope", "a.wav"), "bsm separate: No such option", "--nope")
+    assert_refused(command("sing"), "bsm: No such command 'sing'")
+    assert_refused(command("bench"), "bsm bench: Missing argument", "scan")
+    assert_refused(command("train", "smoke", "--steps", "many"), "bsm train: ", "'many' is not a valid integer")
+    assert_refused(command("train", "smoke", "--seed", "-1"), "bsm train: ", "-1 is not in the range")
+
+
+def test_help_and_version(command):
+    for arguments in ((), ("--help",)):
+        result = command(*arguments)
+        assert "separate" in "\n".join(result.out + result.err)
+    result = command("--version")
+    assert (result.status, result.err) == (0, [])
+    assert bsm.__version__ in result.out[0]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("data",), ("train",), ("readme",), ("study", "01_train", "--profile")], ids=" ".join
+)
+def test_a_wrong_profile(command, tmp_path, arguments):
+    result = command(*arguments, "nope", cwd=tmp_path)
+    assert_refused(result, "there is no profile 'nope'; choose one of: demo", "smoke")
+    assert tree(tmp_path) == []
+
+
+def test_study_refuses_what_it_does_not_know(command, tmp_path):
+    output = ("-o", tmp_path / "out.ipynb")
+    assert_refused(command("study", "99_none", *output), "no notebook '99_none'; choose one of: 00_data")
+    assert_refused(command("study", "01_train", *output, "-p", "sead", "1"), "no parameter 'sead'; it has: profile")
+    assert_refused(command("study", "01_train", *output, "-p", "seed", "one"), "'seed' must be of type int")
+    assert_refused(command("study", "01_train", *output, "-p", "seed", "[1"), "not YAML")
+    assert tree(tmp_path) == []
+
+
+def test_a_failed_notebook(command, tmp_path):
+    from nbformat import write
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    cells = [new_code_cell("seed = 0", metadata={"tags": ["parameters"]}), new_code_cell("x = 1 / 0")]
+    write(new_notebook(cells=cells), tmp_path / "broken.ipynb")
+    result = command("study", tmp_path / "broken.ipynb", "--profile", "smoke", "-o", tmp_path / "out.ipynb")
+    assert result.status == 1
+    assert not result.out
+    assert "Traceback" not in "\n".join(result.err)
+    complaints = [line for line in result.err if line.startswith("bsm: ")]
+    assert complaints == result.err[-1:]
+    assert "broken.ipynb failed in cell" in complaints[0]
+    assert "ZeroDivisionError: division by zero" in complaints[0]
+    assert tree(tmp_path) == ["broken.ipynb", "out.failed.ipynb"]
+
+
+def write_corpus(root):
+    time = np.arange(2 * 44100) / 44100
+    for split in ("train", "valid", "test"):
+        (root / split / "a").mkdir(parents=True)
+        audio.write(root / split / "a" / "vocals.wav", np.tile(0.3 * np.sin(2000 * time), (2, 1)), 44100)
+        audio.write(root / split / "a" / "other.wav", noise(2, len(time)), 44100)
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    """A study of its own, under `tmp_path`, with a profile of one song per split."""
+    from bsm.study import profiles
+
+    values = {"profile": "own", "data": "own", "model": "tiny", "seed": 0, "steps": 1, "batch_size": 1}
+    values |= {"accumulate": 1, "segment_seconds": 0.25, "workers": 0, "precision": "32-true"}
+    path = tmp_path / "own.yaml"
+    path.write_text(json.dumps(values))
+    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    write_corpus(tmp_path / "data" / "own")
+    return path
+
+
+def test_train(profile, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bsm", "train", str(profile), "--seed", "3", "--device", "cpu"])
+    bsm.cli.main()
+    made = tmp_path / "runs" / "own" / "bsmamba2-tiny-seed3" / "model.safetensors"
+    assert capsys.readouterr().out.splitlines() == [str(made)]
+    assert json.loads(made.with_suffix(".json").read_text())["train"]["seed"] == 3
+    # The same folder for another training.
+    assert in_process(monkeypatch, "train", profile, "--run", made.parent) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("choose another folder or delete this one")
+
+
+def test_train_without_songs_or_device(profile, tmp_path, monkeypatch, capsys):
+    assert in_process(monkeypatch, "train", profile, "--device", "abacus") == 2
+    assert "device 'abacus'" in capsys.readouterr().err
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    assert in_process(monkeypatch, "train", profile) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no songs yet; run `bsm data own` first" in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_train_when_the_loss_fails(profile, tmp_path, monkeypatch, capsys):
+    import bsm.train
+
+    monkeypatch.setattr(bsm.train, "bsmamba2_loss", lambda estimate, *_: estimate.sum() * float("nan"))
+    assert in_process(monkeypatch, "train", profile, "--device", "cpu") == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == "bsm: the loss of step 1 is nan; the last checkpoint is kept"
+
+
+def test_evaluate(command, weights, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "songs" / name).mkdir(parents=True)
+        for seed, source in enumerate(("vocals", "other")):
+            audio.write(tmp_path / "songs" / name / f"{source}.wav", noise(2, 2 * RATE, seed), RATE)
+    result = command("evaluate", "--weights", weights, "--data", "songs", "-o", "scores.json", cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert "usdr" in "\n".join(result.out)
+    record = json.loads((tmp_path / "scores.json").read_text())
+    assert [v["track"] for v in record["values"]] == ["a", "b"]
+    refused = command("evaluate", "--weights", weights, "--data", "nowhere", cwd=tmp_path)
+    assert_refused(refused, "nowhere: no such folder")
+
+
+def test_python_m_and_the_installed_command():
+    """Two real processes, not forks: what they say about a missing file is one line, too."""
+    installed = Path(sys.executable).with_name("bsm")
+    commands = [[sys.executable, "-m", "bsm"], *([[str(installed)]] if installed.exists() else [])]
+    arguments = ["study", "01_train", "--profile", "nope"]
+    for process in [
+        subprocess.Popen([*c, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for c in commands
+    ]:
+        out, err = process.communicate()
+        assert (process.returncode, out) == (2, "")
+        assert err == "bsm: there is no profile 'nope'; choose one of: " + err.partition("one of: ")[2]
+        assert err.count("\n") == 1

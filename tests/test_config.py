@@ -1,0 +1,138 @@
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bsm import bands
+from bsm.config import LossConfig, ModelConfig, StftConfig, TrainConfig
+from bsm.errors import InputError
+
+PRESETS = ("paper", "vram", "small", "tiny")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_have_bands_that_cover_the_bins(name):
+    config = ModelConfig.preset(name)
+    assert sum(config.bands) == config.stft.bins == 1025
+    assert config.heads * config.headdim == config.d_inner
+    assert (config.sample_rate, config.channels) == (44100, 2)
+
+
+def test_the_papers_model():
+    config = ModelConfig.preset("paper")
+    assert config == ModelConfig()
+    assert (config.stft.n_fft, config.stft.hop_length) == (2048, 441)
+    assert config.bands == (2,) * 24 + (4,) * 12 + (12,) * 8 + (24,) * 8 + (48,) * 8 + (128, 129)
+    assert len(config.bands) == 62
+    assert (config.dim, config.depth, config.mask_expansion) == (256, 6, 4)
+    assert (config.expand, config.d_inner, config.headdim, config.heads) == (4, 1024, 64, 16)
+    assert (config.d_state, config.d_conv) == (128, 4)
+
+
+def test_the_reduced_model():
+    config = ModelConfig.preset("vram")
+    assert (config.dim, config.depth, len(config.bands)) == (192, 4, 48)
+
+
+def test_training_defaults_are_the_authors():
+    config = TrainConfig()
+    assert config.lr == 5e-4
+    assert config.clip == 3
+    assert config.ema_decay == 0.999
+    assert (config.batch_size, config.accumulate) == (5, 6)
+    assert config.batch_size * config.accumulate * 2 == 60  # on two GPUs
+    assert config.segment_seconds == 8
+    assert config.precision == "bf16-mixed"
+    assert config.validate_every == 6000 // 60  # an epoch of 6000 segments is 100 updates
+    assert config.steps == 2000 * 100  # at most 2000 epochs
+    assert config.silence_probability == 0.1
+    assert config.gain == (0.5, 1.5)
+    assert config.loss == LossConfig()
+
+
+def test_loss_defaults_are_the_authors():
+    config = LossConfig()
+    assert config.windows == (4096, 2048, 1024, 512, 256)
+    assert (config.hop_length, config.min_fft, config.waveform_weight) == (147, 2048, 10)
+    assert not config.magnitude
+    assert not config.mean
+    assert config.center
+
+
+@given(st.integers(1, 2000), st.data())
+def test_equal_bands(bins, data):
+    count = data.draw(st.integers(1, bins))
+    widths = bands.equal(bins, count)
+    assert len(widths) == count
+    assert sum(widths) == bins
+    assert max(widths) - min(widths) <= 1
+    assert list(widths) == sorted(widths) or count < bins
+
+
+@pytest.mark.parametrize("count", [0, -1, 11])
+def test_equal_bands_must_fit(count):
+    with pytest.raises(ValueError, match="1..10"):
+        bands.equal(10, count)
+
+
+@st.composite
+def models(draw):
+    n_fft = draw(st.integers(8, 4096))
+    headdim = draw(st.sampled_from([8, 16, 64]))
+    return ModelConfig(
+        sample_rate=draw(st.integers(8000, 96000)),
+        channels=draw(st.integers(1, 2)),
+        stft=StftConfig(n_fft, draw(st.integers(1, n_fft))),
+        bands=bands.equal(n_fft // 2 + 1, draw(st.integers(1, n_fft // 2 + 1))),
+        dim=headdim * draw(st.integers(1, 8)),
+        depth=draw(st.integers(1, 12)),
+        headdim=headdim,
+        scan_backend=draw(st.sampled_from(["auto", "chunked"])),
+    )
+
+
+trainings = st.builds(
+    TrainConfig,
+    steps=st.integers(1),
+    lr=st.floats(1e-6, 1),
+    precision=st.sampled_from(["32-true", "bf16-mixed"]),
+    gain=st.tuples(st.floats(0, 1), st.floats(1, 2)),
+    loss=st.builds(LossConfig, windows=st.lists(st.integers(2, 9000), max_size=6).map(tuple), magnitude=st.booleans()),
+)
+
+
+@given(models() | trainings)
+def test_there_and_back_through_json(config):
+    values = json.loads(json.dumps(config.to_dict()))
+    back = type(config).from_dict(values)
+    assert back == config
+    assert hash(back) == hash(config)
+
+
+def test_a_part_is_completed_with_defaults():
+    assert TrainConfig.from_dict({"lr": 0.1, "loss": {"mean": True}}) == TrainConfig(lr=0.1, loss=LossConfig(mean=True))
+
+
+def test_replace():
+    config = TrainConfig()
+    assert config.replace(steps=3) == TrainConfig(steps=3)
+    assert config == TrainConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.steps = 3
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: ModelConfig.preset("huge"), "'huge'; choose one of paper, vram, small, tiny"),
+        (lambda: ModelConfig.from_dict({"dims": 3}), "ModelConfig has no dims; it has: sample_rate"),
+        (lambda: TrainConfig.from_dict({"loss": {"window": 3}}), "LossConfig has no window"),
+        (lambda: ModelConfig(bands=(1, 2)), "bands sum to 3 bins, the STFT has 1025"),
+        (lambda: ModelConfig(dim=10, headdim=64), "headdim 64 does not divide"),
+    ],
+)
+def test_what_does_not_fit_is_refused(make, match):
+    with pytest.raises(InputError, match=match):
+        make()

@@ -1,0 +1,229 @@
+import math
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from bsm.bands import equal
+from bsm.config import ModelConfig, StftConfig
+from bsm.errors import InputError
+from bsm.model import BSMamba2
+from bsm.separate import separate
+
+RATE = 8000
+
+
+def config(channels=2, rate=RATE):
+    return ModelConfig(
+        sample_rate=rate,
+        channels=channels,
+        stft=StftConfig(n_fft=256, hop_length=64),
+        bands=equal(129, 4),
+        dim=8,
+        depth=1,
+        d_state=8,
+        headdim=8,
+        expand=2,
+        mask_expansion=1,
+    )
+
+
+class Stand(nn.Module):
+    """Returns what it is given, or a function of it, and keeps the shapes that it saw."""
+
+    def __init__(self, channels=2, rate=RATE, function=lambda x: x):
+        super().__init__()
+        self.config, self.function, self.seen = config(channels, rate), function, []
+
+    def forward(self, mixture):
+        self.seen.append(tuple(mixture.shape))
+        assert mixture.shape[1] == self.config.channels
+        return self.function(mixture)
+
+
+def noise(channels, samples, seed=0):
+    return torch.rand(channels, samples, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return BSMamba2(config()).eval()
+
+
+@given(
+    samples=st.integers(1, 6000),
+    rate=st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000, 88200, 96000]) | st.integers(8000, 96000),
+    channels=st.integers(1, 2),
+    model_channels=st.integers(1, 2),
+    model_rate=st.sampled_from([8000, 44100]),
+    window=st.floats(1e-3, 1.0),
+    overlap=st.none() | st.floats(0.1, 1.0),
+    whole=st.booleans(),
+    batch_size=st.integers(1, 5),
+)
+@example(1, 96000, 1, 2, 8000, 1.0, None, True, 1)  # less than half a sample at the model's rate
+@example(1, 96000, 2, 1, 8000, 1.0, 0.5, False, 3)
+@example(1, 8000, 1, 1, 44100, 1.0, None, False, 1)
+@settings(max_examples=60, deadline=None)
+def test_shape_and_rate_are_the_recordings(
+    samples, rate, channels, model_channels, model_rate, window, overlap, whole, batch_size
+):
+    model = Stand(model_channels, model_rate)
+    hop = None if overlap is None else overlap * window
+    mixture = noise(channels, samples)
+    estimate = separate(model, mixture, rate, window=window, hop=hop, whole=whole, batch_size=batch_size)
+    assert estimate.shape == mixture.shape
+    assert estimate.dtype == torch.float32 and estimate.device.type == "cpu"
+    assert estimate.isfinite().all()
+    assert not estimate.is_inference()  # the caller may go on computing with it
+
+
+@given(
+    samples=st.integers(1, 9000),
+    channels=st.integers(1, 2),
+    model_channels=st.integers(1, 2),
+    window=st.floats(1 / RATE, 1.5),
+    overlap=st.none() | st.floats(0.05, 1.0),
+    batch_size=st.integers(1, 7),
+)
+@settings(max_examples=60, deadline=None)
+def test_identity_comes_back(samples, channels, model_channels, window, overlap, batch_size):
+    samples = min(samples, round(60 * window * RATE * (overlap or 1)) + 1)  # not thousands of windows
+    mixture = noise(channels, samples)
+    hop = None if overlap is None else overlap * window
+    estimate = separate(Stand(model_channels), mixture, RATE, window=window, hop=hop, batch_size=batch_size)
+    torch.testing.assert_close(estimate, mixture, rtol=0, atol=1e-6)
+
+
+def test_identity_through_another_rate():
+    time = torch.arange(24000) / 48000
+    mixture = 0.5 * torch.sin(2 * math.pi * 440 * time)[None]
+    estimate = separate(Stand(rate=44100), mixture, 48000, window=0.2, hop=0.1)
+    torch.testing.assert_close(estimate[:, 500:-500], mixture[:, 500:-500], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("samples", [1, 799, 800, 801, 2400, 3001])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_windows_are_independent(model, samples, channels):
+    """Without overlap: the model on each window by hand, the last one filled up with zeros."""
+    mixture = noise(channels, samples)
+    stereo = mixture.expand(2, -1)
+    parts = []
+    with torch.no_grad():
+        for start in range(0, samples, 800):
+            piece = stereo[:, start : start + 800]
+            padded = torch.zeros(1, 2, 800)
+            padded[0, :, : piece.shape[1]] = piece
+            parts.append(model(padded)[0, :, : piece.shape[1]])
+    expected = torch.cat(parts, dim=1)
+    expected = expected.mean(0, keepdim=True) if channels == 1 else expected
+    torch.testing.assert_close(separate(model, mixture, RATE, window=0.1), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_overlapping_windows_are_cross_faded(model):
+    """Against the triangle written out, at a length at which the last window sticks out."""
+    mixture, size, step = noise(2, 2900), 800, 300
+    total, weights = torch.zeros(2, 2900 + size), torch.zeros(2900 + size)
+    triangle = torch.tensor([min(i + 1, size - i) for i in range(size)], dtype=torch.float32)
+    padded = torch.cat([mixture, torch.zeros(2, size)], dim=1)
+    for start in range(0, 2900 - size + step, step):
+        with torch.no_grad():
+            part = model(padded[None, :, start : start + size])[0]
+        total[:, start : start + size] += part * triangle
+        weights[start : start + size] += triangle
+    expected = (total / weights)[:, :2900]
+    found = separate(model, mixture, RATE, window=0.1, hop=300 / RATE)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("model_channels", [1, 2])
+@pytest.mark.parametrize("hop", [None, 0.05])
+def test_batch_size_makes_no_difference(model_channels, hop):
+    torch.manual_seed(1)
+    model = BSMamba2(config(model_channels)).eval()
+    mixture = noise(2, 5001)
+    one = separate(model, mixture, RATE, window=0.1, hop=hop)
+    for batch_size in (2, 3, 100):
+        many = separate(model, mixture, RATE, window=0.1, hop=hop, batch_size=batch_size)
+        torch.testing.assert_close(many, one, rtol=1e-5, atol=1e-6)
+
+
+def test_batches_hold_no_more_than_asked():
+    model = Stand(1)
+    separate(model, noise(2, 5000), RATE, window=0.1, batch_size=4)  # two mono channels make a batch of two
+    assert {shape[0] for shape in model.seen} == {4, 2}
+    assert sum(shape[0] for shape in model.seen) == 2 * 7
+
+
+def test_whole_is_one_pass(model):
+    mixture = noise(2, 4321)
+    with torch.no_grad():
+        expected = model(mixture[None])[0]
+    torch.testing.assert_close(separate(model, mixture, RATE, whole=True), expected, rtol=1e-5, atol=1e-6)
+    stand = Stand()
+    separate(stand, mixture, RATE, whole=True, window=0.1, hop=0.3)  # neither counts
+    assert stand.seen == [(1, 2, 4321)]
+
+
+def test_a_mono_model_treats_channels_alike():
+    torch.manual_seed(2)
+    model = BSMamba2(config(1)).eval()
+    mixture = noise(2, 1500)
+    both = separate(model, mixture, RATE, window=0.1)
+    for channel in range(2):
+        alone = separate(model, mixture[channel : channel + 1], RATE, window=0.1)
+        torch.testing.assert_close(both[channel : channel + 1], alone, rtol=1e-5, atol=1e-6)
+    assert separate(model, noise(3, 900), RATE, window=0.1).shape == (3, 900)
+
+
+def test_a_stereo_models_channels_are_averaged_for_mono():
+    model = Stand(2, function=lambda x: x * torch.tensor([[1.0], [0.5]]))
+    mixture = noise(1, 1000)
+    torch.testing.assert_close(separate(model, mixture, RATE), 0.75 * mixture)
+
+
+def test_arrays_are_taken_too():
+    mixture = noise(2, 1000)
+    torch.testing.assert_close(separate(Stand(), mixture.double().numpy(), RATE), mixture)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "options", "match"),
+    [
+        (torch.zeros(2, 0), {}, "none of them 0"),
+        (torch.zeros(0, 10), {}, "none of them 0"),
+        (torch.zeros(10), {}, "must be .channels, samples."),
+        (torch.zeros(1, 2, 10), {}, "must be .channels, samples."),
+        (torch.tensor([[0.0, math.nan]]), {}, "NaN or infinite"),
+        (torch.tensor([[0.0, math.inf]]), {}, "NaN or infinite"),
+        (torch.zeros(3, 100), {}, "has 3 channels; the model takes 2, or mono"),
+        (torch.zeros(2, 100), {"hop": 0.0}, "hop must be above 0 and at most the window of 8 s, got 0 s"),
+        (torch.zeros(2, 100), {"hop": -1.0}, "hop must be above 0"),
+        (torch.zeros(2, 100), {"hop": math.nan}, "hop must be above 0"),
+        (torch.zeros(2, 100), {"hop": 3.0, "window": 2.0}, "at most the window of 2 s, got 3 s"),
+        (torch.zeros(2, 100), {"window": 0.0}, "window must be above 0 s"),
+        (torch.zeros(2, 100), {"window": -2.0}, "window must be above 0 s"),
+        (torch.zeros(2, 100), {"window": math.inf}, "window must be above 0 s"),
+        (torch.zeros(2, 100), {"window": math.nan}, "window must be above 0 s"),
+    ],
+)
+def test_refusals(mixture, options, match):
+    with pytest.raises(InputError, match=match):
+        separate(Stand(), mixture, RATE, **options)
+
+
+@pytest.mark.parametrize("rate", [0, -8000])
+def test_rates_must_be_positive(rate):
+    with pytest.raises(InputError, match="sample rates must be positive"):
+        separate(Stand(), torch.zeros(2, 100), rate)

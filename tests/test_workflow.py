@@ -1,0 +1,117 @@
+"""The study as a graph: it can be planned from a fresh copy, and promises what the notebooks write."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """What snakemake would do in a fresh copy, by rule, in order: its outputs and its command."""
+    copy = tmp_path_factory.mktemp("fresh")
+    for name in ("bsm", "notebooks"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    shutil.copy(ROOT / "Snakefile", copy)
+    command = [sys.executable, "-m", "snakemake", "-n", "-p", "--cores", "2", "--config", "profile=smoke"]
+    environment = os.environ | {"XDG_CACHE_HOME": str(copy / ".cache")}
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    jobs = {}
+    for block in re.split(r"\n(?=\[)", done.stdout):
+        if rule := re.search(r"^(?:local)?rule (\w+):", block, re.MULTILINE):
+            outputs = re.search(r"^ +output: (.+)$", block, re.MULTILINE)
+            shell = re.search(r"^bsm .+$|(?<=Shell command: )bsm .+$", block, re.MULTILINE)
+            jobs[rule[1]] = (set(outputs[1].split(", ")) if outputs else set(), shell[0] if shell else None)
+    return jobs
+
+
+def test_every_rule_is_planned_in_order(plan):
+    order = list(plan)
+    assert order[-1] == "all"
+    for earlier, later in [
+        ("songs", "model"),
+        ("songs", "data_notebook"),
+        ("model", "train_notebook"),
+    ]:
+        assert order.index(earlier) < order.index(later)
+
+
+def test_commands(plan):
+    commands = {rule: shell for rule, (_, shell) in plan.items() if shell}
+    assert commands["songs"] == "bsm data smoke"
+    assert commands["model"] == "bsm train smoke"
+    # Every notebook is somebody's command, and the report waits for all of them.
+    studies = {shell: rule for rule, shell in commands.items() if shell.startswith("bsm study ")}
+    assert set(studies) == {f"bsm study {name} --profile smoke" for name in NOTEBOOKS}
+    assert list(plan).index("report") == len(plan) - 2
+
+
+def test_outputs_are_where_the_package_writes(plan):
+    from bsm.study.profiles import Profile
+
+    settings = Profile.load("smoke")
+    (weights,) = plan["model"][0]
+    assert ROOT / weights == settings.run_folder(settings.seed) / "model.safetensors"
+    assert plan["songs"][0] == {"data/smoke/complete"}
+    assert "reports/smoke/report.md" in plan["report"][0]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_outputs_are_what_the_notebook_writes(plan, name):
+    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    written = {f"notebooks/{name}.ipynb"}
+    for call, pattern in (
+        (r"write_result\(\s*settings\.result\(", "results/{}.json"),
+        (r"settings\.write_table\(", "tables/{}.md"),
+        (r"settings\.figure\(", "figures/{}.png"),
+    ):
+        written |= {pattern.format(found) for found in re.findall(call + r'"(\w+)"', source)}
+    if "write_report(" in source:
+        written.add("report.md")
+    (rule,) = (outputs for outputs, shell in plan.values() if shell and f"study {name} " in shell)
+    assert rule == {f"reports/smoke/{path}" for path in written}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
+def test_profiles_and_notebooks_agree(path):
+    """Each value of a profile is known to a notebook, to the training or to the data; each name it needs is there."""
+    from bsm.config import TrainConfig
+    from bsm.study.notebooks import _defaults
+    from bsm.study.profiles import Profile
+
+    values = yaml.safe_load(path.read_text())
+    assert values["profile"] == path.stem
+    known = set(TrainConfig.__dataclass_fields__) | {"train_songs", "valid_songs", "test_songs", "song_seconds", "data"}
+    for name in NOTEBOOKS:
+        notebook = ROOT / "notebooks" / f"{name}.ipynb"
+        known |= set(_defaults(nbformat.read(notebook, as_version=4), notebook))
+    assert set(values) <= known
+    Profile.load(path.stem).train_config()
+    Profile.load(path.stem).model_config()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_notebook_and_the_command_train_the_same_run(path):
+    """Every training value of a profile reaches 01_train; what it leaves out would fall apart from `bsm train`."""
+    from bsm.config import TrainConfig
+    from bsm.study.notebooks import _defaults
+    from bsm.study.profiles import Profile
+
+    notebook = ROOT / "notebooks" / "01_train.ipynb"
+    defaults = _defaults(nbformat.read(notebook, as_version=4), notebook)
+    profile = Profile.load(path.stem)
+    assert set(profile.values) & set(TrainConfig.__dataclass_fields__) <= set(defaults)
+    fitting = {name: value for name, value in defaults.items() if name in TrainConfig.__dataclass_fields__}
+    passed = {name: profile.values.get(name, value) for name, value in fitting.items()}
+    assert Profile.of(path.stem, **passed).train_config() == profile.train_config()
