@@ -10,13 +10,16 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 
+# mamba-ssm's plain references and Triton kernels, to test ours against on a CPU. What is installed already is kept.
+ORACLES := triton==3.9.0 mamba-ssm==2.3.2.post1
+
 BIN := .venv/bin
 STAMP := .venv/.installed
 PROFILES = $(sort $(notdir $(basename $(wildcard notebooks/profiles/*.yaml))))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env ffmpeg profile reproduce test lab clean distclean
+.PHONY: help env ffmpeg profile reproduce test oracles lab clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -68,6 +71,17 @@ reproduce: profile env ffmpeg  ## run the whole study: data, models, notebooks, 
 
 test: env ffmpeg  ## run the tests (PYTEST_ARGS=...)
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+oracles: .venv/.oracles  ## install mamba-ssm's references, so that `make test` compares the scans with them (1 GB)
+
+# mamba-ssm is built without its CUDA extension, and neither fetched as a ready-made wheel: its setup.py looks for one
+# by the CUDA version of torch, which a CPU build has not. Its other requirements are for models that are not used here.
+.venv/.oracles: Makefile | $(STAMP)
+	@for package in $(ORACLES); do \
+	  $(BIN)/python -m pip show -qq "$${package%%==*}" 2>/dev/null || { echo "installing $$package"; \
+	  MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE $(BIN)/python -m pip install -q --no-deps --no-build-isolation "$$package"; } || exit; \
+	done
+	@touch $@
 
 lab: env ffmpeg  ## open the notebooks in JupyterLab (kernel: bsm)
 	cd notebooks && ../$(BIN)/jupyter lab --MultiKernelManager.default_kernel_name=bsm

@@ -94,7 +94,7 @@ rule scan_notebook:
             "feedthrough.md",
         ),
         f"{REPORTS}/figures/scan_backends.png",
-    params: values("scan_seconds", "scan_repeats", "compile_block")
+    params: values("scan_seconds", "scan_repeats", "memory_seconds", "scaling_frames", "block_seconds", "compile_block")
     threads: THREADS  # nothing beside it while it measures
     benchmark: f"{REPORTS}/benchmarks/scan_notebook.tsv"
     shell: "bsm study 02_scan_backends --profile {PROFILE}"

@@ -77,7 +77,12 @@ def train(profile: str, seed: int | None, steps: int | None, run: Path | None, d
     changes = {k: v for k, v in {"seed": seed, "steps": steps}.items() if v is not None}
     config = settings.train_config().replace(**changes)
     weights = run_training(
-        run or settings.run_folder(config.seed), settings.model_config(), config, settings.tracks(), device=device
+        run or settings.run_folder(config.seed),
+        settings.model_config(),
+        config,
+        settings.tracks(),
+        device=device,
+        supersede=run is None and steps is None,  # the profile's folder follows the profile
     )
     click.echo(weights)
 

@@ -73,6 +73,7 @@ def train(
     tracks: dict[str, Sequence[Track]],
     *,
     device: str = "auto",
+    supersede: bool = False,
 ) -> Path:
     """Train a model, or go on training it, or find it trained; return its weights file.
 
@@ -83,6 +84,7 @@ def train(
         config: optimisation and sampling.
         tracks: by split; ``train`` and ``valid`` are used.
         device: Fabric's accelerator name: ``auto``, ``cpu``, ``cuda``.
+        supersede: set aside a run that differs in anything, instead of refusing it.
 
     Raises:
         InputError: the folder holds another run, or a damaged one; no tracks; a rate or channel count that differs;
@@ -93,7 +95,7 @@ def train(
     identity = _identity(model_config, config, tracks)
     weights, state_path = run / "model.safetensors", run / "state.ckpt"
     fabric = _fabric(device, config.precision)
-    _clear(run, identity)
+    _clear(run, identity, supersede)
     if weights.is_file():
         log.info("%s: already trained", run)
         return weights
@@ -299,8 +301,8 @@ def _code_fingerprint() -> str:
     return hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()[:16]
 
 
-def _clear(run: Path, identity: dict[str, Any]) -> None:
-    """Make sure that the folder is free or holds this very run; set aside a run that other code began.
+def _clear(run: Path, identity: dict[str, Any], supersede: bool) -> None:
+    """Make sure that the folder is free or holds this very run; set aside one that other code began, or any other.
 
     Raises:
         InputError: it holds another run, or one whose ``run.json`` is damaged or gone.
@@ -317,7 +319,7 @@ def _clear(run: Path, identity: dict[str, Any]) -> None:
         raise InputError(f"{path}: damaged ({error}); delete the folder to train from the start") from error
     if not differing:
         return
-    if differing != ["code"]:
+    if differing != ["code"] and not supersede:
         raise InputError(
             f"{run}: holds a run with another {', '.join(d for d in differing if d != 'code')}; "
             "choose another folder or delete this one"
@@ -328,5 +330,6 @@ def _clear(run: Path, identity: dict[str, Any]) -> None:
     while aside.exists():
         number += 1
         aside = run.with_name(f"{run.name}.code-{found.get('code')}-{number}")
-    log.warning("%s: the code changed since this run began; it is kept as %s and begun anew", run, aside.name)
+    changed = ", ".join(differing)
+    log.warning("%s: %s changed since this run began; it is kept as %s and begun anew", run, changed, aside.name)
     run.replace(aside)

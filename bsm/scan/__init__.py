@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import logging
 from functools import cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -21,9 +22,16 @@ from bsm.errors import BackendUnavailable
 
 log = logging.getLogger(__name__)
 
-# One line per backend: its module holds `scan` (same arguments, checked) and, where it can be missing, `unavailable`.
-EXACT: tuple[str, ...] = ("sequential", "chunked", "quadratic")
-APPROXIMATE: tuple[str, ...] = ()
+# One line per backend: its module holds `scan` (the same arguments, checked here) and, where it can be missing,
+# `unavailable(device)`: None, or what it lacks for tensors on that kind of device.
+EXACT: tuple[str, ...] = (
+    "sequential",
+    "chunked",
+    "quadratic",
+    "triton",
+    "selective",
+)
+APPROXIMATE: tuple[str, ...] = ("feedthrough",)
 
 
 def scan(
@@ -41,15 +49,18 @@ def scan(
 ) -> tuple[Tensor, Tensor | None]:
     """Scan a sequence; any length, any device.
 
+    The precision is that of the arguments: autocast is off inside.
+
     Args:
         x: input, ``(batch, length, heads, headdim)``.
         dt: step sizes after softplus, ``(batch, length, heads)``, not negative.
-        A: decay rates, ``(heads,)``, not positive.
+        A: decay rates, ``(heads,)``, not positive. The signs of both are checked on the CPU alone: reading a value
+            from a GPU would make every call wait for it.
         B: input projections, ``(batch, length, groups, state)``; ``groups`` divides ``heads``.
         C: output projections, as ``B``.
         D: weights of the direct term, ``(heads,)``, or None for none.
         initial_state: state before the first step, ``(batch, heads, headdim, state)``, or None for zeros.
-        backend: ``auto`` or a name in :data:`EXACT` or :data:`APPROXIMATE`.
+        backend: a name in :data:`EXACT` or :data:`APPROXIMATE`, or ``auto`` for the fastest exact one here.
         reverse: run from the last step to the first (the backward half of a bidirectional block), without flips.
         final_state: whether to return the last state; leaving it out saves its computation.
 
@@ -62,35 +73,52 @@ def scan(
         BackendUnavailable: the backend needs a package or device that is not here.
     """
     _check(x, dt, A, B, C, D, initial_state)
+    device = x.device.type
     if backend == "auto":
-        backend = _choose(x.device.type)
-    module = _module(backend)
-    return module.scan(x, dt, A, B, C, D, initial_state=initial_state, reverse=reverse, final_state=final_state)
+        backend = _choose(device, x.dtype)
+    module = _module(backend, device)
+    with torch.autocast(device, enabled=False):
+        return module.scan(x, dt, A, B, C, D, initial_state=initial_state, reverse=reverse, final_state=final_state)
 
 
-def available() -> dict[str, str | None]:
-    """Map each backend to None where it can run here, else to what it lacks."""
-    return {name: _unavailable(name) for name in EXACT + APPROXIMATE}
+def available(device: str | None = None) -> dict[str, str | None]:
+    """Map each backend to None where it can run, else to what it lacks. Imports none of the packages it looks for.
+
+    Args:
+        device: where the tensors are, ``cpu`` or ``cuda``; by default the GPU where there is one.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return {name: _unavailable(name, device) for name in EXACT + APPROXIMATE}
 
 
 @cache
-def _module(backend: str):
+def _module(backend: str, device: str) -> ModuleType:
     if backend not in EXACT + APPROXIMATE:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(EXACT + APPROXIMATE)}, got {backend!r}")
-    if reason := _unavailable(backend):
+    if reason := _unavailable(backend, device):
         raise BackendUnavailable(f"scan backend {backend!r}: {reason}")
     return importlib.import_module(f"bsm.scan.{backend}")
 
 
-def _unavailable(backend: str) -> str | None:
-    return getattr(importlib.import_module(f"bsm.scan.{backend}"), "unavailable", lambda: None)()
+def _unavailable(backend: str, device: str) -> str | None:
+    module = importlib.import_module(f"bsm.scan.{backend}")
+    return module.unavailable(device) if hasattr(module, "unavailable") else None
 
 
 @cache
-def _choose(device: str) -> str:
-    """Pick the fastest exact backend for a device, and say so once."""
-    log.info("scan backend on %s: chunked (plain PyTorch)", device)
-    return "chunked"
+def _choose(device: str, dtype: torch.dtype) -> str:
+    """Pick the fastest exact backend and say so, once for each kind of device and precision.
+
+    The choice rests on what is installed, before anything runs: an error of the backend that was picked stays an
+    error. The length does not enter: at 62 steps ``chunked``, which then is a single chunk, also beats ``quadratic``.
+    """
+    if device == "cuda" and dtype != torch.float64:
+        lacks = _unavailable("triton", device)
+        picked, why = ("chunked", f"plain PyTorch; triton: {lacks}") if lacks else ("triton", "kernels of mamba-ssm")
+    else:
+        picked, why = "chunked", "plain PyTorch"
+    log.info("scan backend for %s on %s: %s (%s)", str(dtype).removeprefix("torch."), device, picked, why)
+    return picked
 
 
 def _check(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor | None) -> None:
@@ -120,8 +148,11 @@ def _check(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | N
             raise ValueError(f"{name} must be {x.dtype} or {compute_dtype(x.dtype)}, got {tensor.dtype}")
         if tensor is not None and tensor.device != x.device:
             raise ValueError(f"{name} must be on {x.device} like x, got {tensor.device}")
-    if A.detach().max() > 0:
-        raise ValueError(f"A must not be positive (states would grow), its largest value is {A.detach().max():g}")
+    if x.device.type == "cpu":  # elsewhere, reading a value would make the caller wait for the device
+        if (largest := A.detach().max()) > 0:
+            raise ValueError(f"A must not be positive (states would grow), its largest value is {largest:g}")
+        if (smallest := dt.detach().min()) < 0:
+            raise ValueError(f"dt must not be negative (apply softplus first), its smallest value is {smallest:g}")
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

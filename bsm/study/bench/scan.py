@@ -102,7 +102,7 @@ def speed(
         (``||got - want|| / ||want||``; of gradients, each input's own).
     """
     config = config or ModelConfig.preset("paper")
-    names = list(backends or [*(b for b in EXACT if available()[b] is None), *YARDSTICKS])
+    names = list(backends or [*(b for b in EXACT if available("cpu")[b] is None), *YARDSTICKS])
     records = []
     for axis, rows, length in tqdm(cases(seconds, batch, config), desc="scan backends", unit="case"):
         values = inputs(rows, length, config)
@@ -143,7 +143,7 @@ def memory(
         One record per axis, length and backend: ``input_bytes`` and ``peak_bytes`` (None where it cannot be measured).
     """
     config = config or ModelConfig.preset("paper")
-    names = list(backends or [b for b in EXACT if available()[b] is None])
+    names = list(backends or [b for b in EXACT if available("cpu")[b] is None])
     records = []
     for axis, rows, length in tqdm(cases(seconds, batch, config), desc="scan memory", unit="case"):
         size = sum(v.nbytes for v in inputs(rows, length, config).values())

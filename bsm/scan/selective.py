@@ -1,0 +1,131 @@
+"""Mamba-1's selective scan, given a Mamba-2 problem: every channel with a decay of its own for every state.
+
+Mamba-2 ties what Mamba-1 leaves free (Dao & Gu 2024, section 2), so the older kernel can do the newer scan: ``A`` is
+repeated over ``headdim x state`` and ``dt`` over ``headdim``. It then works through one exponential per channel, step
+and state where Mamba-2 needs one per head and step. This is the CUDA path of the unofficial implementation under study.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from bsm.scan import _mamba_ssm, compute_dtype
+
+SEGMENT = 64  # steps of the plain recurrence between stored states
+KERNEL_STATES = 256  # at most
+
+
+def unavailable(device: str) -> str | None:
+    """Return what is missing for tensors on ``device``, or None. Imports nothing heavy."""
+    if device != "cuda":
+        return None
+    missing = [p for p in ("mamba_ssm", "selective_scan_cuda", "triton", "einops") if not _mamba_ssm.installed(p)]
+    if not missing:
+        return None
+    compiled = "; selective_scan_cuda is mamba-ssm's compiled extension, which MAMBA_SKIP_CUDA_BUILD leaves out"
+    return f"needs the packages {', '.join(missing)} ({_mamba_ssm.INSTALL}{compiled})"
+
+
+def scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    *,
+    initial_state: Tensor | None,
+    reverse: bool,
+    final_state: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """See :func:`bsm.scan.scan`. mamba-ssm's ``selective_scan_fn`` on a GPU, the same recurrence in PyTorch elsewhere.
+
+    The plain recurrence is written here rather than taken from mamba-ssm: its ``selective_scan_ref`` computes in
+    float32 alone, stores ``length x channels x state`` numbers several times over, and cannot be imported without
+    Triton. A test holds the two equal.
+
+    The kernel starts from zero and has no gradient through its last state. By linearity, an initial state ``S`` adds
+    ``exp(a_t) C_t . S`` to the output, with ``a`` the running sum of ``dt A``; and the last state is its closed sum,
+    ``exp(a_T) S + sum_t exp(a_T - a_t) dt_t x_t B_t^T``.
+
+    The kernel asks for ``dt`` at the precision of ``x``; half-precision inputs are converted to float32 instead, so
+    that steps, and the decays made of them, keep their digits.
+
+    Raises:
+        ValueError: on a GPU, float64 or a state of more than 256, for which there is no kernel.
+    """
+    dtype = compute_dtype(x.dtype)
+    out_dtype, (_, _, heads, headdim) = x.dtype, x.shape
+    x, dt, A, B, C = (v.to(dtype) for v in (x, dt, A, B, C))
+    if reverse:
+        x, dt, B, C = (v.flip(1) for v in (x, dt, B, C))
+    u = x.flatten(2).mT  # (b, h p, l), as Mamba-1 wants it
+    delta = dt.repeat_interleave(headdim, dim=2).mT
+    rates = A.repeat_interleave(headdim)[:, None].expand(-1, B.shape[3]).contiguous()  # (h p, n)
+    weights = None if D is None else D.to(dtype).repeat_interleave(headdim)
+    B_g, C_g = (v.permute(0, 2, 3, 1) for v in (B, C))  # (b, g, n, l)
+    if x.is_cuda:
+        if dtype == torch.float64 or B.shape[3] > KERNEL_STATES:
+            raise ValueError(
+                "x must not be float64 and the state at most 256 for the selective backend on a GPU, "
+                f"got {out_dtype} and {B.shape[3]}"
+            )
+        kernel = _mamba_ssm.load("ops.selective_scan_interface").selective_scan_fn
+        y = kernel(u, delta, rates, B_g, C_g, weights)
+    else:
+        y = _recurrence(u, delta, rates, B_g, C_g, weights)
+    y = y.mT.unflatten(2, (heads, headdim))
+    # Running sums in float64: a sum that has passed a strong decay has too few float32 digits left for a weak one.
+    log_decay = (dt * A).double()  # (b, l, h)
+    if initial_state is not None:
+        S = initial_state.to(dtype)
+        each = C.repeat_interleave(heads // C.shape[2], dim=2).transpose(1, 2)  # (b, h, l, n)
+        y = y + log_decay.cumsum(1).exp().to(dtype)[..., None] * (each @ S.mT).transpose(1, 2)
+    state = None
+    if final_state:
+        # What each step decays by afterwards: summed from the end, so that no step's own decay enters, nor cancels.
+        later = torch.cat([log_decay[:, 1:], torch.zeros_like(log_decay[:, :1])], 1).flip(1).cumsum(1).flip(1)
+        kept = (x * (dt * later.exp().to(dtype))[..., None]).permute(0, 2, 3, 1)  # (b, h, p, l)
+        state = kept @ B.repeat_interleave(heads // B.shape[2], dim=2).transpose(1, 2)
+        if initial_state is not None:
+            state = state + log_decay.sum(1).exp().to(dtype)[..., None, None] * S
+    return (y.flip(1) if reverse else y).to(out_dtype), state
+
+
+def _recurrence(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None) -> Tensor:
+    """Mamba-1's selective scan from the definition (Gu & Dao 2023, algorithm 2), with ``delta`` after softplus.
+
+    Training keeps the states between segments and recomputes inside them, as the kernel does.
+
+    Args:
+        u: input, ``(batch, channels, length)``; ``delta`` likewise.
+        A: decay rates, ``(channels, state)``.
+        B: ``(batch, groups, state, length)``; ``C`` likewise.
+        D: weights of the direct term, ``(channels,)``, or None.
+
+    Returns:
+        ``(batch, channels, length)``.
+    """
+    state = u.new_zeros(u.shape[0], *A.shape)
+    outputs = []
+    for steps in zip(*(v.split(SEGMENT, dim=-1) for v in (u, delta, B, C)), strict=True):
+        if torch.is_grad_enabled():
+            y, state = checkpoint(_segment, state, A, *steps, use_reentrant=False, preserve_rng_state=False)
+        else:
+            y, state = _segment(state, A, *steps)
+        outputs.append(y)
+    y = torch.cat(outputs, dim=-1)
+    return y if D is None else y + D[:, None] * u
+
+
+def _segment(state: Tensor, A: Tensor, u: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    """Step through a segment from ``state``, ``(batch, channels, n)``; return its outputs and its last state."""
+    per_group = u.shape[1] // B.shape[1]
+    outputs = []
+    for u_t, delta_t, B_t, C_t in zip(*(v.unbind(-1) for v in (u, delta, B, C)), strict=True):
+        B_t, C_t = (v.repeat_interleave(per_group, dim=1) for v in (B_t, C_t))  # (b, channels, n)
+        state = torch.exp(delta_t[..., None] * A) * state + (delta_t * u_t)[..., None] * B_t
+        outputs.append((state * C_t).sum(-1))
+    return torch.stack(outputs, dim=-1), state

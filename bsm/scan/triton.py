@@ -1,0 +1,57 @@
+"""The official GPU kernels: mamba-ssm's ``mamba_chunk_scan_combined``, written in Triton."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bsm.scan import _mamba_ssm
+
+# Steps. The official layers use 256; shorter sequences take the next power of two, from the least that a kernel takes.
+CHUNK = 256
+LEAST_CHUNK = 16
+
+
+def unavailable(device: str) -> str | None:
+    """Return what is missing for tensors on ``device``, or None. Imports nothing heavy."""
+    if not torch.cuda.is_available():
+        lacks = ["a CUDA device, and PyTorch sees none"]
+    else:
+        lacks = [] if device == "cuda" else [f"tensors on a CUDA device (these are on {device})"]
+    missing = [p for p in ("triton", "mamba_ssm", "einops") if not _mamba_ssm.installed(p)]
+    if missing:
+        lacks.append(f"the packages {', '.join(missing)} ({_mamba_ssm.INSTALL})")
+    return f"needs {', and '.join(lacks)}" if lacks else None
+
+
+def scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    *,
+    initial_state: Tensor | None,
+    reverse: bool,
+    final_state: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """See :func:`bsm.scan.scan`. Reversed by flips: the kernels know one direction.
+
+    The kernels sum in float32 and hand states between chunks at the precision of ``C``. Triton multiplies float32
+    matrices at TF32, about three digits, on GPUs that have it, unless the environment says ``TRITON_F32_DEFAULT=ieee``
+    before the kernels are compiled: set it where float32 results are to agree with the other backends.
+
+    Raises:
+        ValueError: float64, for which there are no kernels.
+    """
+    if x.dtype == torch.float64:
+        raise ValueError("x must be float32, bfloat16 or float16 for the triton backend, got float64")
+    combined = _mamba_ssm.load("ops.triton.ssd_combined").mamba_chunk_scan_combined
+    chunk = min(CHUNK, max(LEAST_CHUNK, 1 << (x.shape[1] - 1).bit_length()))
+    if reverse:
+        x, dt, B, C = (v.flip(1) for v in (x, dt, B, C))
+    A, D, initial_state = (None if v is None else v.float() for v in (A, D, initial_state))
+    result = combined(x, dt, A, B, C, chunk, D=D, initial_states=initial_state, return_final_states=final_state)
+    y, state = result if final_state else (result, None)
+    return y.flip(1) if reverse else y, None if state is None else state.float()
