@@ -13,6 +13,7 @@ from bsm.config import ModelConfig
 from bsm.errors import InputError
 from bsm.files import write_text
 from bsm.model import BSMamba2
+from bsm.study.claims import scan_verdicts, verdict_table
 from bsm.study.figures import table_markdown
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
@@ -27,7 +28,9 @@ def write_report(settings: Profile) -> Path:
     """
     settings.write_table("cost", _cost(settings))
     results = {name: read_result(settings.result(name)) for name in ("data", "training", "scores", "real_clip")}
-    results |= {name: read_result(settings.result(name)) for name in ("separation_speed", "scan_backends")}
+    results |= {
+        name: read_result(settings.result(name)) for name in ("separation_speed", "scan_backends", "direct_term")
+    }
     sections = [
         _scope(settings, results),
         _method(settings, results),
@@ -198,6 +201,7 @@ The model has heard synthesised songs only; what it does to a real one is report
 
 def _scan(settings: Profile, results: dict[str, Any]) -> str:
     records = results["scan_backends"]["values"]["speed"]
+    verdicts = scan_verdicts(results["scan_backends"]["values"], results["direct_term"]["values"])
     worst = max(record["output_error"] for record in records)
     gradients = max(error for record in records for error in record["gradient_errors"].values())
     return f"""## Scan backends
@@ -212,7 +216,10 @@ Every exact backend and yardstick against the float64 definition: the largest re
 Is the direct term `D x` dominant, as the optimisation report says, and what does a scan without state cost?
 
 {_table(settings, "direct_term")}
-{_table(settings, "feedthrough")}"""
+{_table(settings, "feedthrough")}
+What this says about the claims:
+
+{table_markdown(verdict_table(verdicts), caption="Claims about scan and convolution; 95 % intervals")}"""
 
 
 def _limits(results: dict[str, Any]) -> str:

@@ -17,21 +17,28 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def repeated(functions: dict[str, Callable[[], Any]], repeats: int, *, warm_up: int = 1) -> dict[str, list[float]]:
     """Time functions in turn, round after round, so that a slow spell meets them all; seconds of each round.
 
-    ``warm_up`` rounds run first and are not counted.
+    ``warm_up`` rounds run first and are not counted. Work queued on a GPU is waited for.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(warm_up + repeats):
         for name, function in functions.items():
+            _finish()
             started = time.perf_counter()
             function()
+            _finish()
             if turn >= warm_up:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
 
 
-def matmul_rate(size: int = 1536, repeats: int = 5) -> float:
-    """Measure the machine's float32 matrix-product rate, in operations (multiplications and additions) a second."""
-    a, b = torch.randn(2, size, size)
+def _finish() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def matmul_rate(size: int = 1536, repeats: int = 5, device: str = "cpu") -> float:
+    """Measure a device's float32 matrix-product rate, in operations (multiplications and additions) a second."""
+    a, b = torch.randn(2, size, size, device=device)
     seconds = repeated({"matmul": lambda: a @ b}, repeats)["matmul"]
     return 2 * size**3 / min(seconds)
 
@@ -47,6 +54,16 @@ def peak_memory(prepare: Callable[..., Any], run: Callable[[Any], Any], args: tu
         return None
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_measure, prepare, run, args, warm_up, torch.get_num_threads()).result()
+
+
+def peak_memory_cuda(run: Callable[[], Any]) -> int:
+    """Measure by how many bytes ``run()`` raises the memory allocated on the GPU."""
+    _finish()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    _finish()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def _measure(prepare: Callable, run: Callable, args: tuple, warm_up: tuple, threads: int) -> int:

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from bsm.config import ModelConfig
 from bsm.scan import EXACT, available, scan
-from bsm.study.bench import matmul_rate, peak_memory, repeated
+from bsm.study.bench import matmul_rate, peak_memory, peak_memory_cuda, repeated
 from bsm.study.bench.yardsticks import indexed_loop, textbook
 
 FRAMES_PER_SECOND = 100  # the paper's hop of 441 samples at 44.1 kHz
@@ -23,7 +23,7 @@ YARDSTICKS: dict[str, Callable[..., Tensor]] = {"loop, indexed": indexed_loop, "
 # and Mamba-1's reference a state per channel and step.
 LARGEST = {
     "sequential": (900, 10_000),
-    "loop, indexed": (200, 10_000),
+    "loop, indexed": (450, 10_000),
     "quadratic": (900, 10_000),
     "selective": (500, 500),
 }
@@ -35,8 +35,11 @@ def tried(name: str, rows: int, length: int) -> bool:
     return length <= longest and rows * length <= most
 
 
-def inputs(batch: int, length: int, config: ModelConfig, *, seed: int = 0) -> dict[str, Tensor]:
-    """Draw random scan inputs of a model's shapes, with the official initial step sizes and decay rates; float32."""
+def inputs(batch: int, length: int, config: ModelConfig, *, seed: int = 0, device: str = "cpu") -> dict[str, Tensor]:
+    """Draw random scan inputs of a model's shapes, with the official initial step sizes and decay rates; float32.
+
+    They are drawn on the CPU, so that every device gets the same.
+    """
     generator = torch.Generator().manual_seed(seed)
     heads = config.heads
 
@@ -48,7 +51,7 @@ def inputs(batch: int, length: int, config: ModelConfig, *, seed: int = 0) -> di
 
     start = torch.exp(math.log(1e-3) + math.log(100) * rand(heads))
     bias = start + torch.log(-torch.expm1(-start))
-    return {
+    values = {
         "x": randn(batch, length, heads, config.headdim),
         "dt": torch.nn.functional.softplus(randn(batch, length, heads) / 2 + bias),
         "A": -(1 + 15 * rand(heads)),
@@ -56,6 +59,7 @@ def inputs(batch: int, length: int, config: ModelConfig, *, seed: int = 0) -> di
         "C": randn(batch, length, 1, config.d_state),
         "D": torch.ones(heads),
     }
+    return {name: value.to(device) for name, value in values.items()}
 
 
 def run(values: dict[str, Tensor], name: str, train: bool) -> tuple[Tensor, list[Tensor]]:
@@ -66,7 +70,7 @@ def run(values: dict[str, Tensor], name: str, train: bool) -> tuple[Tensor, list
             return function(*values.values()), []
     leaves = [v.detach().requires_grad_() for v in values.values()]
     y = function(*leaves)
-    weight = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
+    weight = torch.linspace(-1, 1, y.numel(), device=y.device, dtype=y.dtype).view(y.shape)
     return y.detach(), list(torch.autograd.grad(y, leaves, weight))
 
 
@@ -84,6 +88,7 @@ def speed(
     repeats: int = 3,
     config: ModelConfig | None = None,
     backends: Iterable[str] | None = None,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Measure error and time of the exact scan backends that can run here, and of the yardsticks.
 
@@ -96,16 +101,17 @@ def speed(
         repeats: timed rounds.
         config: gives the shapes; the paper's by default.
         backends: names; by default all exact ones that are available, and the yardsticks.
+        device: ``cpu`` or ``cuda``.
 
     Returns:
         One record per axis, length, pass and backend: times of every round in s, relative errors in float32
         (``||got - want|| / ||want||``; of gradients, each input's own).
     """
     config = config or ModelConfig.preset("paper")
-    names = list(backends or [*(b for b in EXACT if available("cpu")[b] is None), *YARDSTICKS])
+    names = list(backends or [*(b for b in EXACT if available(device)[b] is None), *YARDSTICKS])
     records = []
     for axis, rows, length in tqdm(cases(seconds, batch, config), desc="scan backends", unit="case"):
-        values = inputs(rows, length, config)
+        values = inputs(rows, length, config, device=device)
         # One row is enough for an error, and the reference in float64 is slow.
         row = {k: v[:1] if v.ndim > 1 else v for k, v in values.items()}
         want, want_grads = run({k: v.double() for k, v in row.items()}, "sequential", True)
@@ -136,29 +142,36 @@ def memory(
     batch: int = 4,
     config: ModelConfig | None = None,
     backends: Iterable[str] | None = None,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """Measure the memory that a scan takes above its inputs, forward + backward, each in a process of its own.
+    """Measure the memory that a scan takes above its inputs, forward + backward; on a CPU in a process of its own.
 
     Returns:
         One record per axis, length and backend: ``input_bytes`` and ``peak_bytes`` (None where it cannot be measured).
     """
     config = config or ModelConfig.preset("paper")
-    names = list(backends or [b for b in EXACT if available("cpu")[b] is None])
+    names = list(backends or [b for b in EXACT if available(device)[b] is None])
     records = []
     for axis, rows, length in tqdm(cases(seconds, batch, config), desc="scan memory", unit="case"):
         size = sum(v.nbytes for v in inputs(rows, length, config).values())
         for name in names:
             if not tried(name, rows, length):
                 continue
-            peak = peak_memory(_prepare, _run, (name, config, rows, length), warm_up=(name, config, 1, 8))
+            case = (name, config, rows, length)
+            if device == "cpu":
+                peak = peak_memory(_prepare, _run, case, warm_up=(name, config, 1, 8))
+            else:
+                peak = peak_memory_cuda(partial(_run, _prepare(*case, device)))
             records.append(
                 {"axis": axis, "rows": rows, "length": length, "backend": name, "input_bytes": size, "peak_bytes": peak}
             )
     return records
 
 
-def _prepare(name: str, config: ModelConfig, rows: int, length: int) -> tuple[str, dict[str, Tensor]]:
-    return name, inputs(rows, length, config)
+def _prepare(
+    name: str, config: ModelConfig, rows: int, length: int, device: str = "cpu"
+) -> tuple[str, dict[str, Tensor]]:
+    return name, inputs(rows, length, config, device=device)
 
 
 def _run(prepared: tuple[str, dict[str, Tensor]]) -> None:

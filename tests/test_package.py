@@ -1,0 +1,54 @@
+"""What `import bsm` gives, and what it does without."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from bsm import separate; import bsm.separate",
+        "import bsm.separate; from bsm import separate",
+        "from bsm.separate import separate; import bsm",
+    ],
+)
+def test_separate_is_the_function_whatever_was_imported_first(code):
+    done = python(f"{code}; import bsm; assert bsm.separate is separate and callable(separate)")
+    assert done.returncode == 0, done.stderr
+
+
+def test_names_and_unknown_names():
+    import bsm
+
+    assert bsm.BSMamba2.__name__ == "BSMamba2" and bsm.ModelConfig.preset("paper").dim == 256
+    assert all(callable(getattr(bsm, name)) for name in bsm.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        bsm.nothing  # noqa: B018
+
+
+def test_benchmarks_import_with_little_more_than_pytorch():
+    """As on a GPU machine that has PyTorch, Triton, NumPy, einops and tqdm, but none of the study's other packages."""
+    done = python(
+        "import sys\n"
+        "missing = 'soundfile soxr safetensors musdb museval scipy pandas lightning_fabric papermill matplotlib yaml "
+        "requests platformdirs stempeg snakemake tensorboard'.split()\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in missing: raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        "from bsm.study.bench import model, scan\n"
+        "from bsm.study.records import write_result\n"
+        "import bsm.cli\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_line_answers_without_pytorch():
+    done = python("import sys, bsm.cli; assert 'torch' not in sys.modules")
+    assert done.returncode == 0, done.stderr
