@@ -14,8 +14,10 @@ from bsm.config import ModelConfig
 from bsm.mamba2 import BiMamba2Block
 from bsm.stft import STFT
 
-# Rows of a slab times their length, when no gradient is wanted: bounds the blocks' intermediates to what a cache holds.
-SLAB_TOKENS = 2048
+# Without gradients the network works through slabs, so that a whole song needs little more than its features.
+SLAB_TOKENS = 2048  # on a CPU, rows of a slab times their length: the blocks' intermediates stay in what a cache holds
+GPU_SLAB_TOKENS = 1 << 18  # elsewhere: five windows of 8 s at paper size in one piece; its widest layer takes 2.4 GB
+SLAB_FRAMES = 1024  # of band split and mask estimator, whose hidden layer is four times as wide as the features
 
 
 class RMSNorm(nn.Module):
@@ -110,24 +112,45 @@ class DualPath(nn.Module):
             for _ in range(config.depth)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix over frames and bands in turn."""
+    def forward(self, x: Tensor, *, in_place: bool = False) -> Tensor:
+        """Mix over frames and bands in turn.
+
+        Args:
+            x: features.
+            in_place: let the result take the place of ``x``; only where no gradient is wanted, ignored otherwise.
+        """
+        if torch.is_grad_enabled():
+            for time_block, band_block in self.layers:
+                x = _along_last(time_block, x)
+                x = _along_last(band_block, x.transpose(1, 2)).transpose(1, 2)
+            return x
+        x = x if in_place else x.clone()
         for time_block, band_block in self.layers:
-            x = _by_rows(time_block, x)
-            x = _by_rows(band_block, x.transpose(1, 2)).transpose(1, 2)
+            _update(time_block, x)
+            _update(band_block, x.transpose(1, 2))
         return x
 
 
-def _by_rows(block: nn.Module, x: Tensor) -> Tensor:
-    """Apply a block to ``(b, rows, length, dim)`` along length, in slabs of rows where no gradient is wanted."""
-    flat = x.flatten(0, 1)
-    if torch.is_grad_enabled():
-        return block(flat).view(x.shape)
-    out = torch.empty(flat.shape, dtype=x.dtype, device=x.device)
-    slab = max(1, SLAB_TOKENS // flat.shape[1]) if x.device.type == "cpu" else len(flat)
-    for first in range(0, len(flat), slab):
-        out[first : first + slab] = block(flat[first : first + slab])
-    return out.view(x.shape)
+def _along_last(block: nn.Module, x: Tensor) -> Tensor:
+    """Apply a block to ``(b, rows, length, dim)`` along length."""
+    return block(x.flatten(0, 1)).view(x.shape)
+
+
+def _update(block: nn.Module, x: Tensor) -> None:
+    """Replace ``(b, rows, length, dim)``, a view or not, by the block's result along length, slab by slab of rows.
+
+    A row's result depends on that row alone, so each slab can be written where it was read: one copy of the features
+    is all that a song needs.
+    """
+    on_cpu = x.device.type == "cpu"
+    for part in x.split(1) if on_cpu else (x,):
+        slab = max(1, (SLAB_TOKENS if on_cpu else GPU_SLAB_TOKENS) // (len(part) * x.shape[2]))
+        for rows in part.split(slab, dim=1):
+            rows.copy_(_along_last(block, rows))
+
+
+def _slabs(frames: int) -> list[slice]:
+    return [slice(first, first + SLAB_FRAMES) for first in range(0, frames, SLAB_FRAMES)]
 
 
 class BSMamba2(nn.Module):
@@ -157,14 +180,40 @@ class BSMamba2(nn.Module):
                 f"mixture must be (batch, channels={self.config.channels}, samples >= 1), got {tuple(mixture.shape)}"
             )
         spec = self.stft(mixture)  # (b, c, f, t)
-        return self.stft.inverse(spec * self.mask(spec), mixture.shape[-1])
+        if torch.is_grad_enabled():
+            return self.stft.inverse(spec * self.mask(spec), mixture.shape[-1])
+        features = self._features(spec)
+        for frames in _slabs(spec.shape[-1]):
+            spec[..., frames] *= self._mask(features[:, :, frames])
+        del features  # before the inverse transform asks for memory of its own
+        return self.stft.inverse(spec, mixture.shape[-1])
 
     def mask(self, spec: Tensor) -> Tensor:
         """Estimate the complex, unbounded mask, ``(b, c, f, t)``, of a complex spectrogram of that shape."""
+        features = self._features(spec)
+        if torch.is_grad_enabled():
+            return self._mask(features)
+        return torch.cat([self._mask(features[:, :, frames]) for frames in _slabs(spec.shape[-1])], dim=-1)
+
+    def _features(self, spec: Tensor) -> Tensor:
+        """Return what the dual path makes of ``(b, c, f, t)``: ``(b, bands, t, dim)``."""
         # Within a bin: channels, each with real and imaginary part; bins of a band side by side.
         x = torch.view_as_real(spec).permute(0, 3, 2, 1, 4)  # (b, t, f, c, 2)
-        features = self.dual_path(self.band_split(x.flatten(2)))
-        mask = self.mask_estimator(self.final_norm(features)).view(x.shape)
+        if torch.is_grad_enabled():
+            return self.dual_path(self.band_split(x.flatten(2)))
+        features = None
+        for frames in _slabs(x.shape[1]):
+            slab = self.band_split(x[:, frames].flatten(2))
+            if features is None:
+                features = slab.new_empty(*slab.shape[:2], x.shape[1], slab.shape[3])
+            features[:, :, frames] = slab
+        del slab
+        return self.dual_path(features, in_place=True)
+
+    def _mask(self, features: Tensor) -> Tensor:
+        """Return the complex mask, ``(b, c, f, t)``, of features ``(b, bands, t, dim)``."""
+        mask = self.mask_estimator(self.final_norm(features))
+        mask = mask.unflatten(-1, (-1, self.config.channels, 2))  # (b, t, f, c, 2)
         return torch.view_as_complex(mask.float() if mask.dtype != torch.float64 else mask).permute(0, 3, 2, 1)
 
     def parameter_counts(self) -> dict[str, int]:

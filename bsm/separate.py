@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bsm.audio import resample
+from bsm import audio
 from bsm.errors import InputError
+from bsm.mamba2 import BiMamba2Block
 from bsm.model import BSMamba2
+
+log = logging.getLogger(__name__)
+
+OUTPUTS = ("vocals", "accompaniment")
+# What a folder's songs are known by; a file that is named itself may have any suffix that libsndfile reads.
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".w64", ".au", ".caf")
 
 
 def separate(
@@ -22,7 +36,7 @@ def separate(
     hop: float | None = None,
     whole: bool = False,
     batch_size: int = 1,
-    progress: bool = False,
+    progress: bool | str = False,
 ) -> Tensor:
     """Estimate the vocals of one recording.
 
@@ -32,16 +46,17 @@ def separate(
         rate: of the mixture, Hz.
         window: seconds that the model sees at a time; the last window is filled up with zeros.
         hop: seconds from window to window; None for no overlap, the author's way. Overlapping windows are cross-faded.
-        whole: one pass over the whole recording instead of windows.
+        whole: one pass over the whole recording instead of windows; memory grows with its length, at paper size by
+            about 6.5 MB per stereo second, for the features.
         batch_size: windows per forward pass; no effect on the result beyond rounding.
-        progress: show a progress bar.
+        progress: show a progress bar, under this name where it is a text.
 
     Returns:
         ``(channels, samples)`` on the CPU, shape and rate of the mixture.
 
     Raises:
-        InputError: no samples, values that are not finite, more channels than the model can be given, no window, or a
-            hop that would leave gaps.
+        InputError: no samples, values that are not finite, more channels than the model can be given, no window, a hop
+            that would leave gaps, or too little memory on the GPU.
     """
     mixture = torch.as_tensor(mixture, dtype=torch.float32)
     if mixture.ndim != 2 or 0 in mixture.shape:
@@ -53,18 +68,23 @@ def separate(
         raise InputError(f"window must be above 0 s, got {window:g} s")
     if hop is not None and not whole and not 0 < hop <= window:
         raise InputError(f"hop must be above 0 and at most the window of {window:g} s, got {hop:g} s")
-    wave = torch.from_numpy(resample(mixture.numpy(), rate, config.sample_rate))
+    wave = torch.from_numpy(audio.resample(mixture.numpy(), rate, config.sample_rate))
     if wave.shape[-1] == 0:  # less than half a sample at the model's rate
         wave = wave.new_zeros(len(wave), 1)
     wave = _fit_channels(wave, config.channels)  # (b, model channels, samples)
     size = wave.shape[-1] if whole else max(1, round(window * config.sample_rate))
     step = size if hop is None or whole else max(1, round(hop * config.sample_rate))
-    estimate = _windowed(model, wave, size, step, batch_size, progress)
+    try:
+        estimate = _windowed(model, wave, size, step, batch_size, progress)
+    except torch.OutOfMemoryError as error:  # a GPU's
+        raise InputError(
+            "the GPU's memory does not hold this; choose a shorter window, a smaller batch, or --device cpu"
+        ) from error
     if estimate.shape[0] > 1:  # a mono model's channels
         estimate = estimate.squeeze(1)
     else:
         estimate = estimate[0].mean(0, keepdim=True) if mixture.shape[0] == 1 else estimate[0]
-    estimate = torch.from_numpy(resample(estimate.numpy(), config.sample_rate, rate))
+    estimate = torch.from_numpy(audio.resample(estimate.numpy(), config.sample_rate, rate))
     # Resampling there and back may end a sample early or late.
     return torch.nn.functional.pad(estimate, (0, max(0, samples - estimate.shape[-1])))[:, :samples]
 
@@ -81,7 +101,7 @@ def _fit_channels(wave: Tensor, wanted: int) -> Tensor:
 
 
 @torch.inference_mode()
-def _windowed(model: BSMamba2, wave: Tensor, size: int, step: int, batch_size: int, progress: bool) -> Tensor:
+def _windowed(model: BSMamba2, wave: Tensor, size: int, step: int, batch_size: int, progress: bool | str) -> Tensor:
     """Run the model over windows of ``size`` every ``step`` samples; ``(b, c, samples)`` in and out."""
     device = next(model.parameters(), wave).device
     batch, channels, samples = wave.shape
@@ -93,11 +113,126 @@ def _windowed(model: BSMamba2, wave: Tensor, size: int, step: int, batch_size: i
     weights = torch.zeros(padded.shape[-1])
     starts = range(0, count * step, step)
     per_pass = max(1, batch_size // batch)
-    for first in tqdm(range(0, count, per_pass), desc="separate", unit="pass", disable=not progress):
-        group = starts[first : first + per_pass]
-        windows = torch.stack([padded[..., s : s + size] for s in group])  # (windows, b, c, size)
-        estimate = model(windows.flatten(0, 1).to(device)).float().cpu().view(windows.shape)
-        for start, part in zip(group, estimate, strict=True):
-            total[..., start : start + size] += part * weight
-            weights[start : start + size] += weight
+    with _progress(model, size, count * batch, progress):
+        for first in range(0, count, per_pass):
+            group = starts[first : first + per_pass]
+            windows = torch.stack([padded[..., s : s + size] for s in group])  # (windows, b, c, size)
+            estimate = model(windows.flatten(0, 1).to(device)).float().cpu().view(windows.shape)
+            for start, part in zip(group, estimate, strict=True):
+                total[..., start : start + size] += part * weight
+                weights[start : start + size] += weight
     return (total / weights)[..., :samples]
+
+
+@contextlib.contextmanager
+def _progress(model: BSMamba2, size: int, windows: int, shown: bool | str) -> Iterator[None]:
+    """Show what the model's blocks have done of ``windows`` passes over ``size`` samples: a whole song moves it too."""
+    if not shown:
+        yield
+        return
+    config = model.config
+    frames = max(size, config.stft.n_fft // 2 + 1) // config.stft.hop_length + 1
+    total = 2 * config.depth * len(config.bands) * frames * windows  # (rows times length) of all blocks
+    name = shown if isinstance(shown, str) else "separate"
+    with tqdm(total=total, desc=name, bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
+        blocks = [module for module in model.modules() if isinstance(module, BiMamba2Block)]
+        hooks = [b.register_forward_hook(lambda _, given, out: bar.update(out[..., 0].numel())) for b in blocks]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def find_songs(places: Sequence[Path]) -> list[Path]:
+    """Return the songs among files and folders, each once: a file is one; a folder, all audio files right inside it.
+
+    What :func:`separate_file` wrote earlier (``*.vocals.wav``, ``*.accompaniment.wav``) and hidden files are passed
+    over in folders.
+
+    Raises:
+        InputError: a folder without audio files.
+    """
+    written = tuple(f".{name}.wav" for name in OUTPUTS)
+    songs: list[Path] = []
+    for place in places:
+        if not place.is_dir():
+            songs.append(place)
+            continue
+        inside = [p for p in sorted(place.iterdir()) if p.suffix.lower() in SUFFIXES and p.is_file()]
+        inside = [p for p in inside if not p.name.startswith(".") and not p.name.lower().endswith(written)]
+        if not inside:
+            raise InputError(f"{place}: is a folder without audio files; give a song, or a folder of songs")
+        songs += inside
+    return list(dict.fromkeys(songs))
+
+
+def plan_outputs(songs: Sequence[Path], folder: Path | None) -> dict[Path, list[Path]]:
+    """Return the files to write for each song: ``<song>.vocals.wav`` and ``<song>.accompaniment.wav``.
+
+    Args:
+        songs: each once.
+        folder: where to write; beside each song where it is None.
+
+    Raises:
+        InputError: two songs would be written to the same files, or a folder that cannot be made or written: told
+            before minutes of computing, not after.
+    """
+    targets: dict[Path, list[Path]] = {}
+    taken: dict[Path, Path] = {}
+    for song in songs:
+        paths = [(folder or song.parent) / f"{song.stem}.{name}.wav" for name in OUTPUTS]
+        if (other := taken.setdefault(paths[0], song)) != song:
+            raise InputError(f"{other} and {song} would both be written to {paths[0]}; separate them one by one")
+        targets[song] = paths
+    for place in {folder} if folder else {song.parent for song in songs if song.exists()}:
+        base = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
+        if not base.is_dir() or not os.access(base, os.W_OK | os.X_OK):
+            raise InputError(f"{place}: cannot be written; name another folder with -o")
+    return targets
+
+
+def separate_file(
+    model: BSMamba2, song: Path, paths: Sequence[Path], *, subtype: str = "FLOAT", **options: Any
+) -> float:
+    """Separate a file and write both parts: the estimated vocals, and the mixture without them.
+
+    Rate, channels and length are the song's. Where ``subtype`` cannot hold a peak above 1, both parts are turned down
+    by one gain, so that they still sum to the song at that gain; a warning says which.
+
+    Args:
+        model: separates.
+        song: audio file.
+        paths: of vocals and accompaniment; their folder is made. Both are written, or neither.
+        subtype: sample format, such as ``FLOAT``, ``PCM_16`` or ``PCM_24``.
+        options: of :func:`separate`.
+
+    Returns:
+        The gain in dB, 0 or below.
+
+    Raises:
+        InputError: the song cannot be read or separated, or the parts cannot be written; it names the file.
+    """
+    mixture, rate = audio.read(song)
+    try:
+        vocals = separate(model, torch.from_numpy(mixture), rate, **options).numpy()
+    except InputError as error:
+        raise InputError(f"{song}: {error}") from error
+    parts = [vocals, mixture - vocals]
+    gain = 0.0
+    if subtype.startswith("PCM"):
+        peak = max(float(np.abs(part).max()) for part in parts)
+        if peak > 1:
+            gain = -math.ceil(2000 * math.log10(peak) + 1e-6) / 100  # dB, rounded so that what is said is what is done
+            log.warning(
+                "%s: peak %.2f would clip in %s; both parts are turned down by %.2f dB", song, peak, subtype, -gain
+            )
+            parts = [part * np.float32(10 ** (gain / 20)) for part in parts]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    audio.write(paths[0], parts[0], rate, subtype=subtype)
+    try:
+        audio.write(paths[1], parts[1], rate, subtype=subtype)
+    except InputError:
+        paths[0].unlink()  # both or neither
+        raise
+    return gain

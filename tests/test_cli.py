@@ -177,6 +177,29 @@ def test_separate_into_a_folder(command, weights, tmp_path):
     assert tree(tmp_path / "in") == ["a.wav", "b.flac"]
 
 
+def test_separate_a_folder_twice(command, weights, tmp_path):
+    """All audio files inside, other files and earlier results aside; PCM that would clip is turned down, and said."""
+    (tmp_path / "in").mkdir()
+    for name in ("a.wav", "b.flac"):
+        soundfile.write(tmp_path / "in" / name, 1.9 * noise(2, 3000).T, RATE)
+    (tmp_path / "in" / "notes.txt").touch()
+    names = [f"{song}.{kind}.wav" for song in "ab" for kind in ("vocals", "accompaniment")]
+    for options in ((), ("--threads", "1", "--batch-size", "3", "--window", "0.05")):
+        result = command("separate", "in", "--weights", weights, *options, cwd=tmp_path)
+        assert result.status == 0, result.err
+        assert result.out == [f"in/{name}" for name in names]
+        assert not result.err
+    assert tree(tmp_path / "in") == sorted([*names, "a.wav", "b.flac", "notes.txt"])
+    soundfile.write(tmp_path / "loud.wav", 6 * noise(1, 3000).T, RATE, subtype="FLOAT")
+    result = command("separate", "loud.wav", "--weights", weights, "--subtype", "PCM_16", cwd=tmp_path)
+    assert result.status == 0
+    (line,) = result.err
+    assert "loud.wav: peak" in line and "both parts are turned down by" in line
+    parts = [audio.read(tmp_path / f"loud.{kind}.wav")[0] for kind in ("vocals", "accompaniment")]
+    assert 0.99 < max(np.abs(part).max() for part in parts) <= 1
+    assert soundfile.info(tmp_path / "loud.vocals.wav").subtype == "PCM_16"
+
+
 def bad_songs(folder):
     """Write unusable songs; return their names, each with a word of its complaint."""
     (folder / "empty.wav").touch()
@@ -195,7 +218,7 @@ def bad_songs(folder):
         "empty.wav": "not an audio file",
         "text.wav": "not an audio file",
         "notes.txt": "not an audio file",
-        "folder.wav": "is a folder",
+        "folder.wav": "is a folder without audio files",
         "no_samples.wav": "without samples",
         "three.wav": "has 3 channels; the model takes 2, or mono",
         "nan.wav": "NaN or infinite samples",
@@ -254,10 +277,10 @@ def test_both_files_or_neither(weights, tmp_path, monkeypatch, capsys):
     soundfile.write(song, noise(2, 1000).T, RATE)
     write = audio.write
 
-    def full_disk(path, *arguments):
+    def full_disk(path, *arguments, **options):
         if "accompaniment" in path.name:
             raise bsm.cli.InputError(f"{path}: cannot be written (no room)")
-        write(path, *arguments)
+        write(path, *arguments, **options)
 
     monkeypatch.setattr(audio, "write", full_disk)
     assert in_process(monkeypatch, "separate", "--weights", weights, song) == 2
@@ -301,7 +324,16 @@ def test_separate_before_there_are_weights(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "options",
-    [["--hop", "0"], ["--hop", "9"], ["--window", "0"], ["--window", "nan"], ["--device", "abacus"]],
+    [
+        ["--hop", "0"],
+        ["--hop", "9"],
+        ["--window", "0"],
+        ["--window", "nan"],
+        ["--device", "abacus"],
+        ["--threads", "0"],
+        ["--batch-size", "0"],
+        ["--subtype", "PCM_8"],
+    ],
     ids=" ".join,
 )
 def test_separate_refuses_bad_options(command, weights, tmp_path, options):
@@ -426,10 +458,32 @@ def test_evaluate(command, weights, tmp_path):
     result = command("evaluate", "--weights", weights, "--data", "songs", "-o", "scores.json", cwd=tmp_path)
     assert result.status == 0, result.err
     assert "usdr" in "\n".join(result.out)
+    table = "\n".join(result.out)
+    assert all(name in table for name in ("usdr", "csdr", "si_sdr", "bleedless", "fullness"))
+    assert all(name in table for name in ("mean", "median", "std", "low", "high"))
     record = json.loads((tmp_path / "scores.json").read_text())
     assert [v["track"] for v in record["values"]] == ["a", "b"]
+    assert record["comparable_with_paper"] is False
+    values = [v["usdr"] for v in record["values"]]
+    assert record["summary"]["usdr"]["mean"] == pytest.approx(np.mean(values))
+    assert record["parameters"]["window"] == record["parameters"]["hop"] == 8
+    # One track's scores lost: the same command scores that one alone.
+    journal = tmp_path / "scores.tracks.jsonl"
+    lines = journal.read_text().splitlines()
+    assert len(lines) == 3
+    kept = json.loads(lines[1]) | {"usdr": 12.5}
+    journal.write_text(f"{lines[0]}\n{json.dumps(kept)}\n")
+    arguments = ["evaluate", "--weights", weights, "--data", "songs", "-o", "scores.json"]
+    result = command(*arguments, cwd=tmp_path)
+    assert result.status == 0, result.err
+    again = json.loads((tmp_path / "scores.json").read_text())["values"]
+    assert sorted(v["usdr"] for v in again) == pytest.approx(
+        sorted([12.5, *(v["usdr"] for v in record["values"] if v["track"] != kept["track"])])
+    )
+    refused = command(*arguments, "--hop", "4", cwd=tmp_path)
+    assert_refused(refused, "scores.tracks.jsonl: holds the scores of another evaluation (hop was 8.0, is 4.0)")
     refused = command("evaluate", "--weights", weights, "--data", "nowhere", cwd=tmp_path)
-    assert_refused(refused, "nowhere: no such folder")
+    assert_refused(refused, "nowhere: no such folder", "MUSDB18-HQ")
 
 
 def test_python_m_and_the_installed_command():

@@ -1,14 +1,24 @@
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+import bsm.evaluate
 from bsm import audio
 from bsm.data.describe import describe
 from bsm.data.tracks import folder_tracks
-from bsm.evaluate import BASELINES, evaluate, model_separator, score
-from bsm.metrics import csdr, csdr_frames, ideal_ratio_mask, si_sdr, usdr
+from bsm.errors import InputError
+from bsm.evaluate import BASELINES, METRICS, Journal, evaluate, fingerprint, model_separator, score
+from bsm.metrics import bleedless_fullness, csdr, csdr_frames, ideal_ratio_mask, si_sdr, usdr
 
 RATE = 8000
+AUDIO = Path(__file__).parents[2] / "shared/audio"
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +45,9 @@ def test_one_record_per_track_and_separator(tracks, records):
         (track.name, name) for track in tracks for name in ("half", *BASELINES)
     ]
     for record in records:
-        assert set(record) == {"track", "separator", "usdr", "csdr", "si_sdr", "csdr_frames"}
+        assert set(record) == {"track", "separator", *METRICS, "csdr_frames"}
         assert len(record["csdr_frames"]) == 3
-        assert all(isinstance(record[name], float) for name in ("usdr", "csdr", "si_sdr"))
+        assert all(isinstance(record[name], float) for name in METRICS)
 
 
 def test_scores_are_the_metrics(tracks, records):
@@ -49,6 +59,8 @@ def test_scores_are_the_metrics(tracks, records):
         np.testing.assert_equal(record["si_sdr"], si_sdr(vocals, estimate))
         np.testing.assert_array_equal(record["csdr_frames"], csdr_frames(vocals, estimate, RATE))
         np.testing.assert_equal(record["csdr"], csdr(vocals, estimate, RATE))
+        found = record["bleedless"], record["fullness"]
+        assert found == pytest.approx(bleedless_fullness(vocals, estimate, RATE), rel=1e-5)
 
 
 def test_baselines(tracks, records):
@@ -72,6 +84,143 @@ def test_a_perfect_estimate(tracks):
     np.testing.assert_equal(scores["csdr"], csdr(vocals, vocals, RATE))
     assert scores["csdr"] > 100
     assert scores["usdr"] > 90
+
+
+def test_silent_seconds_drop_out(tracks, records):
+    """Equal to museval called directly: a second without vocals has no value, rather than one of -80 dB."""
+    import museval
+
+    track = next(t for t in tracks if t.name == "sung")
+    vocals = track.read("vocals")
+    vocals[:, RATE : 2 * RATE] = 0
+    scores = score(vocals, vocals + 0.1 * track.accompaniment(), RATE)
+    expected = museval.evaluate([vocals.T], [(vocals + 0.1 * track.accompaniment()).T], win=RATE, hop=RATE)[0][0]
+    np.testing.assert_array_equal(scores["csdr_frames"], expected)
+    assert np.isnan(scores["csdr_frames"]).tolist() == [False, True, False]
+    assert scores["csdr"] == np.nanmedian(expected) > 0
+    assert all(np.nanmin(r["csdr_frames"]) > -60 for r in records if not np.isnan(r["csdr_frames"]).all())
+
+
+def test_real_songs_agree_with_museval():
+    if not (AUDIO / "dsd100_excerpts").is_dir():
+        pytest.skip("the real recordings are not here")
+    import museval
+
+    songs = folder_tracks(AUDIO / "dsd100_excerpts", "test")[:2]
+    oracle = {"ideal ratio mask": BASELINES["ideal ratio mask"]}
+    for track, record in zip(songs, evaluate(songs, oracle, processes=1), strict=True):
+        vocals, estimate = track.read("vocals"), BASELINES["ideal ratio mask"](track)
+        expected = museval.evaluate([vocals.T], [estimate.T], win=track.rate, hop=track.rate)[0][0]
+        np.testing.assert_allclose(record["csdr_frames"], expected)
+        assert record["csdr"] == pytest.approx(np.nanmedian(expected))
+        s, e = vocals.astype(float), estimate.astype(float)
+        assert record["usdr"] == pytest.approx(10 * np.log10(((s**2).sum() + 1e-7) / (((s - e) ** 2).sum() + 1e-7)))
+        assert 0 < record["bleedless"] < 100 and 0 < record["fullness"] < 100
+
+
+@pytest.fixture
+def in_threads(monkeypatch):
+    """Score in threads: what is tested is the order of things, not the scores."""
+
+    def pool(processes, mp_context, initializer, initargs):
+        return ThreadPoolExecutor(processes)
+
+    monkeypatch.setattr(bsm.evaluate, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(bsm.evaluate, "score", lambda *_: {"usdr": 1.0, "csdr": float("nan")})
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_few_estimates_are_held(tracks, in_threads, monkeypatch, processes):
+    held, most, lock = 0, 0, threading.Lock()
+
+    def separator(track):
+        nonlocal held, most
+        with lock:
+            held += 1
+            most = max(most, held)
+        return np.zeros((2, 1))
+
+    def slow_score(*_):
+        nonlocal held
+        time.sleep(0.01)
+        with lock:
+            held -= 1
+        return {}
+
+    monkeypatch.setattr(bsm.evaluate, "score", slow_score)
+    made = evaluate(tracks, {str(n): separator for n in range(10)}, processes=processes)
+    assert [(r["track"], r["separator"]) for r in made] == [(t.name, str(n)) for t in tracks for n in range(10)]
+    assert most <= processes + 1
+
+
+def test_an_evaluation_goes_on_where_it_stopped(tracks, in_threads, tmp_path):
+    calls, journal = [], Journal(tmp_path / "new" / "scores.jsonl", {"hop": 8})
+
+    def separator(track):
+        calls.append(track.name)
+        if len(calls) == 2:
+            time.sleep(0.2)  # the first is scored by then
+            raise KeyboardInterrupt
+        return np.zeros((2, 1))
+
+    assert journal.read() == []
+    options = {"processes": 1, "journal": journal}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tracks, {"a": lambda track: np.zeros((2, 1)), "b": separator, "c": separator}, **options)
+    kept = journal.read()
+    assert kept[0] == {
+        "track": tracks[0].name,
+        "separator": "a",
+        "usdr": 1.0,
+        "csdr": pytest.approx(np.nan, nan_ok=True),
+    }
+    before = len(kept)
+    with (journal.path).open("a") as file:
+        file.write('{"track": "cut sho')  # killed while writing
+    calls += ["past the second"] * 2
+    made = evaluate(tracks, {"a": separator, "b": separator, "c": separator}, **options)
+    assert [(r["track"], r["separator"]) for r in made] == [(t.name, n) for t in tracks for n in "abc"]
+    assert len(calls) == 4 + 6 - before  # only what was missing
+    assert len(journal.read()) == 6
+    assert evaluate(tracks, {"a": separator}, **options)[0]["usdr"] == 1.0
+    assert len(calls) == 4 + 6 - before
+
+
+def test_a_scoring_process_that_dies(tracks, in_threads, monkeypatch):
+    def killed(*_):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(bsm.evaluate, "score", killed)
+    with pytest.raises(InputError, match="a scoring process died, .* fewer than 3 processes"):
+        evaluate(tracks, {"a": lambda track: np.zeros((2, 1))}, processes=3)
+
+
+def test_a_journal_that_cannot_be_kept_is_known_before_computing(tracks, tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(OSError, match="taken"):
+        evaluate(tracks, {}, journal=Journal(tmp_path / "taken" / "scores.jsonl", {}))
+
+
+def test_a_journal_of_other_settings_is_refused(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    Journal(path, {"hop": 8.0, "window": 8.0}).append({"track": "a", "separator": "m", "usdr": 1.0})
+    assert len(Journal(path, {"window": 8.0, "hop": 8.0}).read()) == 1
+    with pytest.raises(InputError, match=r"another evaluation \(hop was 8.0, is 4.0\); choose another result"):
+        Journal(path, {"hop": 4.0, "window": 8.0}).read()
+    for text in ("", "no JSON\n", "[1]\n", '{"hop": 8}\n{"usdr": 1}\n', "{}\n1\n"):
+        path.write_text(text)
+        with pytest.raises(InputError, match="not a list of scores"):
+            Journal(path, {"hop": 8}).read()
+
+
+def test_fingerprint_follows_the_files(tmp_path):
+    (tmp_path / "a").mkdir()
+    audio.write(tmp_path / "a" / "vocals.wav", np.zeros((1, 100)), RATE)
+    before = fingerprint(folder_tracks(tmp_path, "test"))
+    assert fingerprint(folder_tracks(tmp_path, "test")) == before
+    audio.write(tmp_path / "a" / "vocals.wav", np.ones((1, 100)), RATE)
+    assert fingerprint(folder_tracks(tmp_path, "test")) != before
+    assert json.dumps(before)
 
 
 def test_a_models_options_reach_the_separation(tracks):

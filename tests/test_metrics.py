@@ -53,7 +53,15 @@ def test_si_sdr_ignores_scale_and_polarity():
     assert np.isnan(metrics.si_sdr(s, 0 * e))
 
 
-@pytest.mark.parametrize("metric", [metrics.usdr, metrics.si_sdr, lambda s, e: metrics.csdr(s, e, RATE)])
+@pytest.mark.parametrize(
+    "metric",
+    [
+        metrics.usdr,
+        metrics.si_sdr,
+        lambda s, e: metrics.csdr(s, e, RATE),
+        lambda s, e: metrics.bleedless_fullness(s, e, RATE),
+    ],
+)
 def test_shapes_must_match(metric):
     with pytest.raises(ValueError, match=r"\(2, 24000\).*\(2, 23999\)"):
         metric(stereo(), stereo()[:, :-1])
@@ -136,6 +144,72 @@ def test_ideal_ratio_mask_keeps_any_length_and_passes_lone_vocals(samples):
     vocals = stereo()[:, :samples]
     np.testing.assert_allclose(metrics.ideal_ratio_mask(vocals, vocals, 0 * vocals), vocals, atol=1e-12)
     assert not metrics.ideal_ratio_mask(vocals, 0 * vocals, vocals).any()
+
+
+def burst(start: float, stop: float, pitch: float, level: float = 0.3, seconds: float = 4, rate: int = 44100):
+    """A tone with soft ends between two times, the same on both channels; digital silence elsewhere."""
+    t = np.arange(int(seconds * rate)) / rate
+    inside = np.clip((t - start) / (stop - start), 0, 1)
+    return np.tile(level * np.sin(2 * np.pi * pitch * t) * np.sin(np.pi * inside) ** 2, (2, 1))
+
+
+def test_a_perfect_estimate_is_neither_bled_into_nor_thinned():
+    for sound in (stereo(), np.zeros((2, 5000)), stereo()[0, :100]):
+        assert metrics.bleedless_fullness(sound, sound, RATE) == (100, 100)
+
+
+def test_leakage_lowers_bleedless_alone():
+    voice = burst(0.2, 1.5, 440)
+    found = [metrics.bleedless_fullness(voice, voice + burst(2.5, 3.8, 2000, x), 44100) for x in (0, 0.01, 0.1)]
+    bleedless, fullness = zip(*found, strict=True)
+    assert bleedless[0] == 100 > bleedless[1] > bleedless[2]
+    assert fullness == (100, 100, 100)
+
+
+def test_removed_content_lowers_fullness_alone():
+    parts = burst(0.2, 1.5, 440), burst(2.5, 3.8, 2000, 0.1)
+    found = [metrics.bleedless_fullness(sum(parts), parts[0] + x * parts[1], 44100) for x in (1, 0.5, 0)]
+    bleedless, fullness = zip(*found, strict=True)
+    assert bleedless == (100, 100, 100)
+    assert fullness[0] == 100 > fullness[1] > fullness[2]
+
+
+@pytest.mark.parametrize("rate", [RATE, 44100])
+def test_bleedless_and_fullness_by_hand(rate):
+    """Half the amplitude is 20 log10(2) dB less in every band of every frame, the floor 80 dB below the peak too."""
+    s, lost = stereo(), 100 / (1 + 20 * np.log10(2))
+    assert metrics.bleedless_fullness(s, s / 2, rate) == pytest.approx((100, lost), abs=1e-3)
+    assert metrics.bleedless_fullness(torch.from_numpy(s), torch.from_numpy(2 * s), rate) == pytest.approx(
+        (lost, 100), abs=1e-3
+    )
+
+
+def test_mel_floor_by_hand():
+    """Against silence (1e-10, that is -200 dB, everywhere) all is bleed, from -200 dB to the level or its floor."""
+    silence = np.zeros((1, 8192))
+    level = metrics._mel_db(np.ones((1, 8192)), RATE)
+    assert float(level.max() - level.min()) == pytest.approx(80, abs=1e-4)
+    bleedless, fullness = metrics.bleedless_fullness(silence, silence + 1, RATE)
+    assert bleedless == pytest.approx(100 / (1 + float(level.double().mean()) + 200), rel=1e-5)
+    assert fullness == 100
+    assert metrics.bleedless_fullness(silence + 1, silence, RATE) == pytest.approx((100, bleedless))
+
+
+@pytest.mark.parametrize("rate", [1500, 16000, 44100])
+def test_bleedless_and_fullness_against_torchaudio(rate):
+    """The published definition, put together from torchaudio's parts."""
+    F = pytest.importorskip("torchaudio.functional")
+    s, e = (torch.from_numpy(x).float() for x in (stereo(), stereo() + 0.3 * stereo(seed=1)))
+    e[:, 8000:12000] = 0
+    bands = F.melscale_fbanks(2049, 0.0, rate / 2, 512, rate, norm="slaney", mel_scale="slaney")
+    np.testing.assert_allclose(metrics._mel_bands(rate), bands.T, atol=1e-4 * float(bands.max()))  # in float32 there
+    levels = []
+    for x in (s, e):
+        spec = torch.stft(x, 4096, 1024, window=torch.hann_window(4096), return_complex=True, pad_mode="constant")
+        levels.append(F.amplitude_to_DB(bands.T @ spec.abs(), 20.0, 1e-10, 0.0, 80.0))
+    d = levels[1] - levels[0]
+    expected = 100 / (1 + float(d[d > 0].mean())), 100 / (1 - float(d[d < 0].mean()))
+    assert metrics.bleedless_fullness(s, e, rate) == pytest.approx(expected, rel=1e-3)
 
 
 def test_real_song_agrees_with_museval():
