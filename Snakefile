@@ -100,9 +100,25 @@ rule scan_notebook:
     shell: "bsm study 02_scan_backends --profile {PROFILE}"
 
 
+rule published_notebook:
+    input:
+        f"{RUN}/model.safetensors", "notebooks/04_published_model.ipynb", SCORE_CODE, MODEL_CODE,
+        package("baseline", "weights", "study/bench", "study/published"),
+    output:
+        f"{REPORTS}/notebooks/04_published_model.ipynb",
+        multiext(f"{REPORTS}/results/", "published_model.json", "model_speed.json"),
+        multiext(f"{REPORTS}/tables/", "published_model.md", "published_clip.md", "model_speed.md", "model_costs.md"),
+        multiext(f"{REPORTS}/figures/", "published_model.png", "model_speed.png"),
+    params: values("bench_preset", "bench_seconds", "bench_repeats", "profile_seconds")
+    threads: THREADS  # nothing beside it while it measures
+    benchmark: f"{REPORTS}/benchmarks/published_notebook.tsv"
+    shell: "bsm study 04_published_model --profile {PROFILE}"
+
+
 rule report:
     input:
         rules.data_notebook.output, rules.train_notebook.output, rules.scan_notebook.output,
+        rules.published_notebook.output,
         "notebooks/03_report.ipynb", package("study/report"),
     output: f"{REPORTS}/report.md", f"{REPORTS}/notebooks/03_report.ipynb"
     shell: "bsm study 03_report --profile {PROFILE}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -89,83 +88,69 @@ def train(profile: str, seed: int | None, steps: int | None, run: Path | None, d
 
 @cli.command()
 @click.argument("songs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--weights", type=click.Path(path_type=Path), help="Default: the demo profile's model.")
+@click.option("--weights", type=click.Path(path_type=Path), help="File or name; default: the demo profile's model.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder; beside each song by default.")
 @click.option("--window", default=8.0, show_default=True, help="Seconds the model sees at a time.")
 @click.option("--hop", type=float, help="Seconds from window to window; no overlap by default.")
 @click.option("--whole", is_flag=True, help="One pass over the whole song instead of windows.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Windows at a time.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; PyTorch's choice by default.")
+@click.option(
+    "--subtype",
+    type=click.Choice(["FLOAT", "PCM_16", "PCM_24"]),
+    default="FLOAT",
+    show_default=True,
+    help="Sample format; where PCM would clip, both files are turned down by one gain, and it is said.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Say which implementations are used.")
 def separate(
     songs: tuple[Path, ...],
     weights: Path | None,
     output: Path | None,
-    window: float,
-    hop: float | None,
-    whole: bool,
     device: str,
+    threads: int | None,
     verbose: bool,
+    **options: Any,
 ) -> None:
     """Write SONG.vocals.wav and SONG.accompaniment.wav (mixture - vocals) for each of SONGS.
 
-    Rate and length are the song's; samples are 32-bit float, so that nothing clips. Songs are taken in the order given;
-    the first that cannot be separated ends the command, and what was written for those before it stays.
+    A folder stands for the audio files right inside it. Rate, channels and length are the song's; samples are 32-bit
+    float by default, so that nothing clips. Songs are taken in the order given; the first that cannot be separated ends
+    the command, and what was written for those before it stays.
     """
-    import torch
-
-    from bsm import audio
     from bsm.checkpoint import load_model
-    from bsm.separate import separate as run_separation
+    from bsm.separate import find_songs, plan_outputs, separate_file
 
-    if device != "cpu" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} is not here; use --device cpu")
+    device = _device(device, threads)
     if not verbose:
         logging.getLogger("bsm").setLevel(logging.WARNING)
-    targets = _targets(songs, output)
+    targets = plan_outputs(find_songs(songs), output)
     model = load_model(weights or _default_weights()).to(device)
-    for song, paths in targets.items():
-        mixture, rate = audio.read(song)
-        try:
-            vocals = run_separation(
-                model,
-                torch.from_numpy(mixture),
-                rate,
-                window=window,
-                hop=hop,
-                whole=whole,
-                progress=sys.stderr.isatty(),
-            ).numpy()
-        except InputError as error:
-            raise InputError(f"{song}: {error}") from error
-        paths[0].parent.mkdir(parents=True, exist_ok=True)
-        audio.write(paths[0], vocals, rate)
-        try:
-            audio.write(paths[1], mixture - vocals, rate)
-        except InputError:
-            paths[0].unlink()  # both or neither
-            raise
+    for number, (song, paths) in enumerate(targets.items(), 1):
+        label = f"{number}/{len(targets)} {song.name}" if len(targets) > 1 else song.name
+        separate_file(model, song, paths, progress=label if sys.stderr.isatty() else False, **options)
         for path in paths:
             click.echo(path)
 
 
-def _targets(songs: tuple[Path, ...], output: Path | None) -> dict[Path, list[Path]]:
-    """Return the files to write for each song, a song given twice once.
+def _device(name: str, threads: int | None) -> str:
+    """Return the device to compute on, and set PyTorch's CPU threads.
 
     Raises:
-        InputError: two songs would be written to the same files, or a folder that cannot be made or written: told
-            before minutes of computing, not after.
+        InputError: a device that is not here.
     """
-    targets, taken = {}, {}
-    for song in dict.fromkeys(songs):
-        paths = [(output or song.parent) / f"{song.stem}.{name}.wav" for name in ("vocals", "accompaniment")]
-        if (other := taken.setdefault(paths[0], song)) != song:
-            raise InputError(f"{other} and {song} would both be written to {paths[0]}; separate them one by one")
-        targets[song] = paths
-    for folder in {output} if output else {song.parent for song in songs if song.exists()}:
-        place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-            raise InputError(f"{folder}: cannot be written; name another folder with -o")
-    return targets
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {name!r} is not here; use --device cpu") from error
+    return name
 
 
 def _default_weights() -> Path:
@@ -176,43 +161,116 @@ def _default_weights() -> Path:
 
 
 @cli.command()
-@click.option("--weights", type=click.Path(path_type=Path), help="Default: the demo profile's model.")
-@click.option("--data", "root", type=click.Path(path_type=Path), required=True, help="Folder of <song>/<source>.wav.")
+@click.option("--weights", type=click.Path(path_type=Path), help="File or name; default: the demo profile's model.")
+@click.option("--data", "root", type=click.Path(path_type=Path), required=True, help="Folder of songs, or MUSDB18.")
+@click.option("--split", type=click.Choice(["test", "valid", "train"]), default="test", show_default=True)
 @click.option("--window", default=8.0, show_default=True, help="Seconds the model sees at a time.")
 @click.option("--hop", type=float, help="Seconds from window to window; no overlap by default.")
+@click.option("--whole", is_flag=True, help="One pass over each whole song instead of windows.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Windows at a time.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of separation; PyTorch's choice by default.")
+@click.option("--processes", type=click.IntRange(min=1), default=2, show_default=True, help="That score.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Result file (JSON).")
-def evaluate(weights: Path | None, root: Path, window: float, hop: float | None, output: Path | None) -> None:
-    """Score a model on a folder of songs: uSDR, cSDR and SI-SDR per track, and their means."""
+def evaluate(
+    weights: Path | None,
+    root: Path,
+    split: str,
+    window: float,
+    hop: float | None,
+    whole: bool,
+    batch_size: int,
+    device: str,
+    threads: int | None,
+    processes: int,
+    output: Path | None,
+) -> None:
+    """Score a model on a data set: uSDR, cSDR, SI-SDR, bleedless and fullness per track, and over tracks.
+
+    DATA holds one folder per song (<song>/vocals.wav and the rest), or is MUSDB18-HQ, MUSDB18 or its 7 s sample. With
+    -o, each track's scores are kept beside the result as they come (RESULT.tracks.jsonl): the same command again scores
+    only what is missing; other settings are refused for the same result file.
+    """
+    import hashlib
+    import time
+
     import pandas as pd
 
     from bsm.checkpoint import load_model
-    from bsm.data.tracks import folder_tracks
+    from bsm.data.musdb18 import open_tracks
+    from bsm.evaluate import METRICS, Journal, fingerprint, model_separator
     from bsm.evaluate import evaluate as run_evaluation
-    from bsm.evaluate import model_separator
     from bsm.study.records import write_result
     from bsm.study.stats import summary
+    from bsm.weights import locate
 
-    weights = weights or _default_weights()
-    model = load_model(weights)
-    records = run_evaluation(folder_tracks(root, "test"), {"model": model_separator(model, window=window, hop=hop)})
+    started = time.time()
+    device = _device(device, threads)
+    layout, tracks = open_tracks(root, split)
+    path = locate(weights or _default_weights())
+    model = load_model(path).to(device)
+    with path.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    hop = window if hop is None else hop
+    settings: dict[str, Any] = {"bsm": __version__, "weights_sha256": checksum, "layout": layout, "split": split}
+    settings |= {"files": fingerprint(tracks)} | ({"whole": True} if whole else {"window": window, "hop": hop})
+    journal = Journal(output.with_suffix(".tracks.jsonl"), settings) if output else None
+    separator = model_separator(model, window=window, hop=hop, whole=whole, batch_size=batch_size)
+    records = run_evaluation(tracks, {"model": separator}, processes=processes, journal=journal)
+    rows = {name: summary([record[name] for record in records]) for name in METRICS}
     if output:
-        parameters: dict[str, Any] = {"weights": str(weights), "window": window, "hop": hop}
-        write_result(output, measured="scores per track", parameters=parameters, values=records, data=str(root))
-    frame = pd.DataFrame(records)
-    rows = {name: summary(frame[name]) for name in ("usdr", "csdr", "si_sdr")}
-    click.echo(pd.DataFrame(rows).T.to_string(float_format="%.2f"))
+        write_result(
+            output,
+            measured="scores per track: uSDR, cSDR, SI-SDR in dB, bleedless and fullness from 0 to 100",
+            parameters=settings | {"weights": str(path)},
+            values=records,
+            data=f"{layout}, {split}" if layout != "songs" else str(root),
+            started=started,
+            comparable_with_paper=(layout, split, whole, window, hop) == ("MUSDB18-HQ", "test", False, 8.0, 8.0),
+            summary=rows,
+        )
+    click.echo(pd.DataFrame(rows).T.astype({"n": int, "dropped": int}).to_string(float_format="%.2f"))
+    click.echo("low, high: bootstrap 95 % interval of the mean over tracks; std: of the sample", err=True)
 
 
 @cli.command()
-@click.argument("subject", type=click.Choice(["scan", "block"]))
+@click.argument("subject", type=click.Choice(["scan", "block", "model"]))
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Result file.")
-@click.option("--seconds", multiple=True, type=float, default=(1.0, 4.0, 8.0), show_default=True)
-@click.option("--repeats", default=3, show_default=True)
-def bench(subject: str, output: Path | None, seconds: tuple[float, ...], repeats: int) -> None:
-    """Measure speed as ratios within one run: the scan backends, or the block around them."""
+@click.option(
+    "--seconds",
+    multiple=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Length of the audio; may be repeated. Default: 1, 4 and 8; for model, 8 and 16.",
+)
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option("--preset", default="paper", show_default=True, help="Of model: the size.")
+@click.option(
+    "--profile-seconds",
+    multiple=True,
+    type=click.FloatRange(min=0, min_open=True),
+    default=(8.0,),
+    show_default=True,
+    help="Of model: length whose costs are listed by operation; may be repeated.",
+)
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1), help="Of model: CPU threads.")
+def bench(
+    subject: str,
+    output: Path | None,
+    seconds: tuple[float, ...],
+    repeats: int,
+    preset: str,
+    profile_seconds: tuple[float, ...],
+    threads: int,
+) -> None:
+    """Measure speed as ratios within one run: scan backends, the block around them, or the model beside BS-RoFormer."""
+    import time
+
     from bsm.study.bench import model, scan
     from bsm.study.records import plain, write_result
 
+    started = time.time()
+    seconds = seconds or ((8.0, 16.0) if subject == "model" else (1.0, 4.0, 8.0))
+    parameters: dict[str, Any] = {"seconds": seconds, "repeats": repeats}
     if subject == "scan":
         values = {
             "speed": scan.speed(seconds, repeats=repeats),
@@ -221,14 +279,21 @@ def bench(subject: str, output: Path | None, seconds: tuple[float, ...], repeats
             "matmul_share": scan.matmul_share(repeats=repeats),
             "directions": scan.directions(repeats=repeats),
         }
-    else:
+    elif subject == "block":
         values = {"conv": model.conv(seconds, repeats=repeats), "block": model.block(repeats=repeats)}
+    else:
+        from bsm.study.bench.separation import separation
+
+        options = {"preset": preset, "threads": threads, "profile_seconds": profile_seconds}
+        values = separation(seconds, repeats=repeats, **options)
+        parameters |= options
     if output:
         write_result(
             output,
             measured=f"speed and memory: {subject}",
-            parameters={"seconds": seconds, "repeats": repeats},
+            parameters=parameters,
             values=values,
+            started=started,
             data="random inputs, official initial values",
         )
     click.echo(json.dumps(plain(values), indent=2))

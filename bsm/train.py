@@ -23,7 +23,7 @@ from lightning_fabric.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 import bsm
 from bsm.checkpoint import load_state, save_model, save_state

@@ -39,6 +39,7 @@ def write_report(settings: Profile) -> Path:
         _scores(settings, results),
         _clip(settings),
         _scan(settings, results),
+        _published(settings),
         _limits(results),
     ]
     return write_text(settings.reports / "report.md", "\n".join(sections))
@@ -150,6 +151,7 @@ def _cost(settings: Profile) -> str:
         "data_notebook": "describe the data",
         "train_notebook": "score and draw",
         "scan_notebook": "measure scan backends",
+        "published_notebook": "score the published model, time it beside BS-RoFormer",
     }
     measured = {name: settings.reports / "benchmarks" / f"{name}.tsv" for name in names}
     measured = {name: pd.read_csv(path, sep="\t").iloc[0] for name, path in measured.items() if path.is_file()}
@@ -162,7 +164,8 @@ def _cost(settings: Profile) -> str:
     folders = (settings.data_folder, settings.run_folder(settings.seed))
     disk = sum(p.stat().st_size for folder in folders for p in folder.rglob("*") if p.is_file())
     caption = f"What `make reproduce PROFILE={settings.profile}` took, set-up apart; disk {disk / 2**30:.2f} GiB"
-    return table_markdown(pd.DataFrame([*rows, total]), caption=caption, digits=1)
+    frame = pd.DataFrame([*rows, total])
+    return table_markdown(frame, caption=caption, data=settings.data_title, not_comparable=True, digits=1)
 
 
 def _scores(settings: Profile, results: dict[str, Any]) -> str:
@@ -202,6 +205,12 @@ The model has heard synthesised songs only; what it does to a real one is report
 def _scan(settings: Profile, results: dict[str, Any]) -> str:
     records = results["scan_backends"]["values"]["speed"]
     verdicts = scan_verdicts(results["scan_backends"]["values"], results["direct_term"]["values"])
+    claims = table_markdown(
+        verdict_table(verdicts),
+        caption="Claims about scan and convolution; 95 % intervals",
+        data="as in the tables above",
+        not_comparable=True,
+    )
     worst = max(record["output_error"] for record in records)
     gradients = max(error for record in records for error in record["gradient_errors"].values())
     return f"""## Scan backends
@@ -219,7 +228,31 @@ Is the direct term `D x` dominant, as the optimisation report says, and what doe
 {_table(settings, "feedthrough")}
 What this says about the claims:
 
-{table_markdown(verdict_table(verdicts), caption="Claims about scan and convolution; 95 % intervals")}"""
+{claims}"""
+
+
+def _published(settings: Profile) -> str:
+    published, speed = (read_result(settings.result(name)) for name in ("published_model", "model_speed"))
+    values, machine = published["values"], speed["provenance"]
+    missing = "\n".join(f"- {line}" for line in values["missing"]) or "Nothing is missing."
+    scores = "; ".join(f"{p['model']}: cSDR {p['csdr']:.2f}, uSDR {p['usdr']:.2f} dB" for p in values["published"])
+    sizes = "; ".join(f"{name} {count:,}" for name, count in speed["values"]["parameters"].items())
+    return f"""## The published model
+
+Published ({values["published"][0]["source"]}): {scores}. Here: **{values["status"]}**.
+
+{missing}
+
+{_table(settings, "published_model")}
+{_table(settings, "published_clip")}
+## Time and memory beside BS-RoFormer
+
+Random weights at the size `{speed["parameters"]["preset"]}`, parameters: {sizes}; {machine["device"]},
+{speed["parameters"]["threads"]} threads.
+
+{_table(settings, "model_speed")}
+{_figure(settings, "model_speed", "Time and memory of both models against the length of the audio")}
+{_table(settings, "model_costs")}"""
 
 
 def _limits(results: dict[str, Any]) -> str:
@@ -228,5 +261,5 @@ def _limits(results: dict[str, Any]) -> str:
 
 - The songs are synthetic: a sung voice made from speech, General MIDI instruments. Real music is harder and different.
 - One training run, one seed; test songs: {songs}; the intervals are over songs, not over trainings.
-- The scores of the paper, and its comparison with BS-RoFormer, are not tested here.
+- The scores of the paper, and its comparison of scores with BS-RoFormer, are not tested here.
 """

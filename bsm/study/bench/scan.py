@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from bsm.config import ModelConfig
 from bsm.scan import EXACT, available, scan

@@ -1,0 +1,126 @@
+"""The paper's yardstick: BS-RoFormer, of the package bs-roformer, behind the same interface as BSMamba2."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bsm import bands
+from bsm.config import ModelConfig, StftConfig, _Config
+from bsm.errors import BackendUnavailable, InputError
+
+PARTS = {
+    "band_split": "band_split",
+    "layers": "dual_path",
+    "final_norm": "final_norm",
+    "mask_estimators": "mask_estimator",
+}
+"""The package's name of each part, and ours."""
+
+
+@dataclass(frozen=True)
+class RoformerConfig(_Config):
+    """The yardstick's sizes. The defaults stand beside the paper's BSMamba2: same transform, bands, width and depth.
+
+    Attributes:
+        sample_rate: Hz.
+        channels: audio channels, 1 or 2.
+        stft: analysis and synthesis transform.
+        bands: band widths in bins; they sum to ``stft.bins``.
+        dim: features per band and frame.
+        depth: layers, each one transformer block over time and one over bands.
+        heads: attention heads.
+        dim_head: features of a head.
+    """
+
+    sample_rate: int = 44100
+    channels: int = 2
+    stft: StftConfig = field(default_factory=StftConfig)
+    bands: tuple[int, ...] = bands.PAPER
+    dim: int = 256
+    depth: int = 6
+    heads: int = 8
+    dim_head: int = 48
+
+    def __post_init__(self) -> None:
+        if sum(self.bands) != self.stft.bins:
+            raise InputError(f"bands sum to {sum(self.bands)} bins, the STFT has {self.stft.bins}")
+        if self.channels not in (1, 2):
+            raise InputError(f"BS-RoFormer takes 1 or 2 channels, not {self.channels}")
+
+    @classmethod
+    def beside(cls, config: ModelConfig) -> RoformerConfig:
+        """Return the yardstick of a BSMamba2: what both have is equal, attention keeps 8 heads of 48."""
+        shared = cls.__dataclass_fields__.keys() & ModelConfig.__dataclass_fields__.keys()
+        return cls(**{name: getattr(config, name) for name in shared})
+
+
+class BSRoformer(nn.Module):
+    """``(batch, channels, samples)`` in, the estimated vocals, same shape, out.
+
+    Architecture: Lu et al., arXiv 2309.02612, as bs-roformer 1.2 has it, with rotary positions, fused attention, and
+    one residual stream, which leaves out the package's hyper-connections.
+    """
+
+    def __init__(self, config: RoformerConfig) -> None:
+        """Build it with random weights.
+
+        Raises:
+            BackendUnavailable: bs-roformer is not installed.
+        """
+        super().__init__()
+        try:
+            from bs_roformer import BSRoformer as Network  # slow to import
+        except ImportError as error:
+            raise BackendUnavailable(f"the comparison needs bs-roformer ({error}): pip install bs-roformer") from error
+        self.config = config
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "A window was not provided")  # it only counts the bins
+            self.network = Network(
+                dim=config.dim,
+                depth=config.depth,
+                stereo=config.channels == 2,
+                time_transformer_depth=1,
+                freq_transformer_depth=1,
+                freqs_per_bands=tuple(config.bands),
+                heads=config.heads,
+                dim_head=config.dim_head,
+                num_residual_streams=1,
+                dim_freqs_in=config.stft.bins,
+                stft_n_fft=config.stft.n_fft,
+                stft_win_length=config.stft.n_fft,
+                stft_hop_length=config.stft.hop_length,
+            )
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """Estimate the vocals of a mixture of any length >= 1.
+
+        The package needs more than half an FFT and gives back whole hops: the end is filled up with zeros and cut.
+
+        Args:
+            mixture: ``(batch, channels, samples)`` at ``config.sample_rate``, float32.
+
+        Raises:
+            ValueError: another number of dimensions or channels, or no samples.
+        """
+        config, samples = self.config, mixture.shape[-1]
+        if mixture.ndim != 3 or mixture.shape[1] != config.channels or samples == 0:
+            raise ValueError(
+                f"mixture must be (batch, channels={config.channels}, samples >= 1), got {tuple(mixture.shape)}"
+            )
+        hop = config.stft.hop_length
+        whole = -(-max(samples, config.stft.n_fft // 2 + 1) // hop) * hop
+        with warnings.catch_warnings():
+            # How the package chooses its attention kernel: true, and nothing that a caller could mend.
+            warnings.filterwarnings("ignore", ".*sdp_kernel.* is deprecated", FutureWarning)
+            return self.network(F.pad(mixture, (0, whole - samples)))[..., :samples]
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Number of parameters of each part, by BSMamba2's names, and in all (``total``)."""
+        counts = {
+            ours: sum(p.numel() for p in getattr(self.network, name).parameters()) for name, ours in PARTS.items()
+        }
+        return counts | {"total": sum(p.numel() for p in self.parameters())}

@@ -1,0 +1,232 @@
+"""Whole models: BSMamba2 beside BS-RoFormer, time and memory of one pass by length of audio, and what they go into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from tqdm import tqdm
+
+from bsm.baseline import BSRoformer, RoformerConfig
+from bsm.config import ModelConfig
+from bsm.model import BSMamba2
+from bsm.study.bench import _CLEAR, _resident, matmul_rate, repeated
+from bsm.study.figures import COLOURS
+
+MODELS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "BSMamba2": BSMamba2,
+    "BS-RoFormer": lambda config: BSRoformer(RoformerConfig.beside(config)),
+}
+THREADS = 2
+WARM_UP = 0.5  # seconds of audio that load libraries and wake the allocator before anything is measured
+TOP = 10  # costs that are listed
+KINDS = {
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm"),
+    "attention": ("attention",),
+    "copies": ("copy_", "cat", "stack", "fill_", "index_select", "gather"),
+    "Fourier transforms": ("fft",),
+}
+"""What an operation's name ends in, or for attention and transforms contains; everything else is elementwise."""
+ELEMENTWISE = "elementwise and sums"
+
+
+def separation(
+    seconds: Sequence[float] = (8.0, 16.0),
+    *,
+    preset: str = "paper",
+    repeats: int = 3,
+    threads: int = THREADS,
+    profile_seconds: Sequence[float] = (8.0,),
+) -> dict[str, Any]:
+    """Measure one forward pass of both models, random weights, stereo, without gradients.
+
+    Every measurement has a process of its own, and the models take turns, so that a slow spell of the machine meets
+    both.
+
+    Args:
+        seconds: lengths of the audio, s.
+        preset: size of BSMamba2; BS-RoFormer takes the same width, depth, bands and transform, with 8 heads of 48.
+        repeats: rounds.
+        threads: CPU threads.
+        profile_seconds: lengths that are profiled; those runs are slower and not among the times.
+
+    Returns:
+        ``speed``: one record per length and model: ``audio_seconds``, ``seconds`` of every round, ``peak_bytes``, the
+        largest resident memory of the process in all, and ``base_bytes``, what it was before the pass (libraries and
+        weights), of every round; None where the system does not tell (outside Linux).
+        ``costs``: one record per profiled length, model and operation, see :func:`_profile`.
+        ``parameters`` of each model; ``matmul_rate``, the machine's operations a second with these threads.
+    """
+    speed = []
+    for span in seconds:
+        rounds = [
+            (name, _fresh(_measure, name, preset, span, threads))
+            for _ in tqdm(range(repeats), desc=f"{span:g} s of audio", unit="round")
+            for name in MODELS
+        ]
+        for name in MODELS:
+            own = [measured for model, measured in rounds if model == name]
+            fields = {field: [one[field] for one in own] for field in ("seconds", "peak_bytes", "base_bytes")}
+            speed.append({"audio_seconds": span, "model": name} | fields)
+    costs = [
+        cost for span in profile_seconds for name in MODELS for cost in _fresh(_profile, name, preset, span, threads)
+    ]
+    with torch.device("meta"):
+        counts = {name: make(ModelConfig.preset(preset)).parameter_counts()["total"] for name, make in MODELS.items()}
+    return {"speed": speed, "costs": costs, "parameters": counts, "matmul_rate": _fresh(_rate, threads)}
+
+
+def _fresh(function: Callable[..., Any], *args: Any) -> Any:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+def _rate(threads: int) -> float:
+    torch.set_num_threads(threads)
+    return matmul_rate()
+
+
+def _prepared(name: str, preset: str, seconds: float, threads: int) -> Callable[[], Any]:
+    """Return one pass of a model over noise, after a short one."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    config = ModelConfig.preset(preset)
+    model = MODELS[name](config).eval()
+    lengths = (round(span * config.sample_rate) for span in (min(WARM_UP, seconds), seconds))
+    short, mixture = (0.1 * torch.randn(1, config.channels, length) for length in lengths)
+    with torch.inference_mode():
+        model(short)
+    return torch.inference_mode()(lambda: model(mixture))
+
+
+def _measure(name: str, preset: str, seconds: float, threads: int) -> dict[str, Any]:
+    run = _prepared(name, preset, seconds, threads)
+    if told := _CLEAR.exists():
+        _CLEAR.write_text("5")  # the high-water mark starts again here
+    before = _resident("VmRSS") if told else None
+    (spent,) = repeated({name: run}, 1, warm_up=0)[name]
+    return {"seconds": spent, "peak_bytes": _resident("VmHWM") if told else None, "base_bytes": before}
+
+
+def _profile(name: str, preset: str, seconds: float, threads: int) -> list[dict[str, Any]]:
+    """Profile one pass.
+
+    Returns:
+        One record per operation: ``model``, ``audio_seconds``, ``operation``, ``kind`` (:data:`KINDS`), ``calls``,
+        ``seconds`` of its own (those of operations inside it apart), ``operations``, the multiplications and additions
+        of matrix products.
+    """
+    run = _prepared(name, preset, seconds, threads)
+    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as profiled:
+        run()
+    return [
+        {
+            "model": name,
+            "audio_seconds": seconds,
+            "operation": event.key,
+            "kind": kind(event.key),
+            "calls": event.count,
+            "seconds": event.self_cpu_time_total / 1e6,
+            "operations": event.flops if kind(event.key) == "matrix products" else 0,
+        }
+        for event in sorted(profiled.key_averages(), key=lambda e: -e.self_cpu_time_total)
+        if event.self_cpu_time_total
+    ]
+
+
+def kind(operation: str) -> str:
+    """Tell what kind of work an operation of PyTorch is, by its name."""
+    name = operation.removeprefix("aten::")
+    for found, (first, *more) in KINDS.items():
+        inside = first in ("attention", "fft")
+        if (inside and first in name) or name in (first, *more):
+            return found
+    return ELEMENTWISE
+
+
+def speed_table(speed: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Set the models side by side: best time and memory of each length."""
+    rows = []
+    for record in speed:
+        best = min(record["seconds"])
+        other = next(r for r in speed if r["audio_seconds"] == record["audio_seconds"] and r["model"] == "BS-RoFormer")
+        rows.append(
+            {
+                "audio (s)": f"{record['audio_seconds']:g}",
+                "model": record["model"],
+                "best (s)": best,
+                "seconds per second of audio": best / record["audio_seconds"],
+                "BS-RoFormer takes, times": min(other["seconds"]) / best,
+                "memory in all (GiB)": _gib(record["peak_bytes"]),
+                "above libraries and weights (GiB)": _gib(record["peak_bytes"]) - _gib(record["base_bytes"]),
+                "rounds": len(record["seconds"]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _gib(rounds: Sequence[int | None]) -> float:
+    """Return the largest of the rounds in GiB; NaN where it could not be measured."""
+    return float("nan") if None in rounds else max(rounds) / 2**30
+
+
+def cost_table(costs: Sequence[dict[str, Any]], seconds: float) -> pd.DataFrame:
+    """List each model's ten largest costs at one profiled length, with their share of all its operations' time."""
+    frame = pd.DataFrame(costs)
+    frame = frame[frame["audio_seconds"] == seconds]
+    frame = frame.assign(share=100 * frame["seconds"] / frame.groupby("model")["seconds"].transform("sum"))
+    largest = frame.groupby("model", sort=False).head(TOP)
+    table = largest[["model", "operation", "kind", "calls", "seconds", "share"]]
+    return table.assign(operation=table["operation"].str.removeprefix("aten::")).rename(columns={"share": "share (%)"})
+
+
+def kind_table(costs: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Sum the profiled seconds by kind of work: a row per length and kind, a column per model."""
+    table = pd.DataFrame(costs).pivot_table(
+        index=["audio_seconds", "kind"], columns="model", values="seconds", aggfunc="sum", fill_value=0.0
+    )
+    table = table.reindex(columns=[name for name in MODELS if name in table])
+    table.columns.name = None
+    return table.reset_index().rename(columns={"audio_seconds": "audio (s)"})
+
+
+def difference(costs: Sequence[dict[str, Any]]) -> str:
+    """Say from the profile, for each length, which kind of work sets the two models furthest apart."""
+    table = kind_table(costs)
+    lines = []
+    for span, group in table.groupby("audio (s)"):
+        ours, theirs = (group.set_index("kind")[name] for name in MODELS)
+        most = (theirs - ours).abs().idxmax()
+        lines.append(
+            f"At {span:g} s the operations of BSMamba2 take {ours.sum():.1f} s and those of BS-RoFormer "
+            f"{theirs.sum():.1f} s; what sets them furthest apart is {most}: {ours[most]:.1f} s against "
+            f"{theirs[most]:.1f} s."
+        )
+    return " ".join(lines)
+
+
+def draw(axes: Sequence[Axes], speed: Sequence[dict[str, Any]]) -> None:
+    """Draw time and memory against the length of the audio, both models, in two given axes."""
+    frame = pd.DataFrame(speed).sort_values("audio_seconds")
+    looks = zip(MODELS, ("o-", "s--"), ("blue", "vermilion"), strict=True)
+    for name, look, colour in looks:
+        own = frame[frame["model"] == name]
+        memory = [_gib(peak) - _gib(base) for peak, base in zip(own["peak_bytes"], own["base_bytes"], strict=True)]
+        for ax, values in zip(axes, (own["seconds"].map(min), memory), strict=True):
+            ax.plot(own["audio_seconds"], values, look, color=COLOURS[colour], label=name)
+    spans = sorted(frame["audio_seconds"].unique())
+    for ax, title in zip(axes, ("best time (s)", "memory above libraries and weights (GiB)"), strict=True):
+        ax.set(xscale="log", yscale="log", xlabel="length of the audio (s)", title=title)
+        ax.set_xticks(spans, labels=[f"{span:g}" for span in spans])
+        ax.minorticks_off()
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes[0].legend()

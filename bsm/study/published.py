@@ -1,0 +1,176 @@
+"""The published model on MUSDB18-HQ beside its published scores; what is missing for that, and what can be shown."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bsm import weights
+from bsm.data.musdb18 import open_tracks
+from bsm.data.tracks import Track
+from bsm.errors import InputError
+from bsm.evaluate import METRICS, Journal, fingerprint
+from bsm.study.profiles import Profile
+from bsm.study.records import ROOT
+from bsm.study.stats import interval_text, summary
+
+PUBLISHED = (
+    {"model": "BSMamba2", "csdr": 11.03, "usdr": 10.70, "source": "arXiv 2508.14556 and the author's README"},
+    {"model": "BS-RoFormer, same training code", "csdr": 10.47, "usdr": 10.29, "source": "the author's README"},
+)
+"""dB, on the 50 test songs of MUSDB18-HQ; which statistic over songs the cSDR is, the author does not say."""
+AUTHOR = "author"  # name of the weights that these scores are of
+WINDOW = 8.0  # s, without overlap: the author's evaluation
+TEST_HOURS = 3.0  # MUSDB18-HQ's test songs last longer; excerpts of them in the same layout do not
+LABELS = {
+    "usdr": "uSDR (dB)",
+    "csdr": "cSDR (dB)",
+    "si_sdr": "SI-SDR (dB)",
+    "bleedless": "bleedless (0-100)",
+    "fullness": "fullness (0-100)",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is evaluated, and what stands between that and the published scores.
+
+    Attributes:
+        weights: file of the model.
+        name: of the weights, for tables.
+        tracks: the songs.
+        data: name of the data set.
+        missing: what a comparison with the published scores lacks, one sentence each; empty where it lacks nothing.
+        paper_data: whether songs and windows, whatever the weights, are those of the published scores.
+        journal: keeps scores as they come, so that hours of work survive; None for a profile's own songs.
+    """
+
+    weights: Path
+    name: str
+    tracks: list[Track]
+    data: str
+    missing: tuple[str, ...]
+    paper_data: bool
+    journal: Journal | None
+
+    @property
+    def status(self) -> str:
+        """``measured`` where the scores can be set beside the published ones, otherwise ``blocked``."""
+        return "blocked" if self.missing else "measured"
+
+
+def case(settings: Profile, name: str = "", dataset: str = "", *, window: float = WINDOW, hop: float = WINDOW) -> Case:
+    """Find weights and songs; take the profile's own where none are named or what is named is not here.
+
+    Args:
+        settings: the profile.
+        name: a name of ``bsm weights list``, or a file.
+        dataset: folder of MUSDB18-HQ, or of any songs.
+        window: seconds that the model sees at a time.
+        hop: seconds from window to window.
+
+    Raises:
+        InputError: what is here is damaged, or the profile has neither a model nor songs yet.
+    """
+    missing = []
+    path, checksum = _weights(name, missing)
+    if path is None:
+        path, name, checksum = settings.run_folder(settings.seed) / "model.safetensors", "", ""
+        weights.locate(path)
+    layout, tracks = _songs(dataset, missing)
+    if (window, hop) != (WINDOW, WINDOW):
+        missing.append(f"The published scores are of windows of {WINDOW:g} s without overlap.")
+    journal = None
+    if tracks is None:
+        tracks, data = settings.tracks()["test"], settings.data_title
+    else:
+        data = layout if layout == "MUSDB18-HQ" else f"{layout}: {Path(dataset).name}"
+        kept = {"weights_sha256": checksum or _sha256(path), "data": fingerprint(tracks), "window": window, "hop": hop}
+        digest = hashlib.sha256(repr(kept).encode()).hexdigest()[:12]
+        journal = Journal(ROOT / "runs" / settings.profile / f"published-{digest}.jsonl", kept)
+    paper_data = (layout, window, hop) == ("MUSDB18-HQ", WINDOW, WINDOW)
+    shown = "BSMamba2 of this profile" if not name else Path(name).name
+    return Case(path, shown, tracks, data, tuple(missing), paper_data, journal)
+
+
+def _weights(name: str, missing: list[str]) -> tuple[Path | None, str]:
+    """Return the named file and its SHA-256, or None; note where it is not the author's."""
+    wanted, path = weights.entry(AUTHOR), None
+    try:
+        path = weights.locate(name) if name else None
+    except InputError as error:
+        missing.append(f"Weights: {error}.")
+    checksum = _sha256(path) if path else ""
+    if checksum != wanted.sha256:
+        missing.append(
+            f"The published scores are of the author's weights: `bsm weights fetch {AUTHOR}` brings {wanted.title}. "
+            f"Licence: {wanted.licence}. {wanted.note}".strip()
+        )
+    return path, checksum
+
+
+def _songs(dataset: str, missing: list[str]) -> tuple[str, list[Track] | None]:
+    """Return layout and test songs of a folder, or None; note where they are not MUSDB18-HQ's."""
+    layout, tracks = "", None
+    try:
+        layout, tracks = open_tracks(dataset, "test") if dataset else ("", None)
+    except InputError as error:
+        missing.append(f"Songs: {error}.")
+        return layout, None
+    if layout == "MUSDB18-HQ" and sum(track.seconds for track in tracks) < TEST_HOURS * 3600:
+        layout = "excerpts of MUSDB18-HQ"
+    if layout != "MUSDB18-HQ":
+        missing.append(
+            "The published scores are of the 50 test songs of MUSDB18-HQ (22.7 GB, zenodo.org/records/3338373, for "
+            "educational purposes only): unpack it and name its folder as `dataset`."
+        )
+    return layout, tracks
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.DataFrame:
+    """Summarise scores over songs by separator and metric, with mean and median: a published score may be either.
+
+    Args:
+        records: of :func:`bsm.evaluate.evaluate`.
+        published: set the published scores beside them.
+    """
+    frame = pd.DataFrame(records)
+    rows = []
+    for separator, group in frame.groupby("separator", sort=False):
+        for metric in METRICS:
+            s = summary(group[metric])
+            row = {
+                "": separator,
+                "metric": LABELS[metric],
+                "songs": s["n"],
+                "mean": s["mean"],
+                "95 % interval": interval_text(s["low"], s["high"]),
+                "median": s["median"],
+                "std": s["std"],
+            }
+            if published:
+                row |= {f"published, {p['model']}": p.get(metric, float("nan")) for p in PUBLISHED}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def excerpt(track: Track, seconds: float = 8.0) -> tuple[int, int]:
+    """Return start and end, in samples, of the excerpt in which the vocals are loudest; it starts at a whole second."""
+    vocals = track.read("vocals")
+    power = np.square(vocals, dtype=np.float64).sum(0)
+    whole = np.add.reduceat(power, np.arange(0, len(power), track.rate))  # of each second
+    count = max(1, round(seconds))
+    sums = np.convolve(whole, np.ones(min(count, len(whole))), mode="valid")
+    start = int(sums.argmax()) * track.rate
+    return start, min(len(power), start + count * track.rate)

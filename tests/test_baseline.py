@@ -1,0 +1,91 @@
+"""The yardstick speaks BSMamba2's language."""
+
+import warnings
+
+import pytest
+import torch
+
+from bsm.baseline import BSRoformer, RoformerConfig
+from bsm.config import ModelConfig, StftConfig
+from bsm.errors import InputError
+from bsm.model import BSMamba2
+
+SMALL = RoformerConfig(dim=16, depth=1, heads=2, dim_head=8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return BSRoformer(SMALL).eval()
+
+
+@pytest.mark.parametrize("samples", [1, 441, 1024, 1025, 4410, 5001])
+def test_any_length_comes_back(model, samples):
+    mixture = torch.randn(2, 2, samples)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("error")
+        estimate = model(mixture)
+    assert estimate.shape == mixture.shape
+    assert estimate.isfinite().all()
+
+
+def test_mono():
+    with torch.inference_mode():
+        assert BSRoformer(SMALL.replace(channels=1))(torch.randn(1, 1, 3000)).shape == (1, 1, 3000)
+
+
+def test_every_parameter_is_trained(model):
+    model(torch.randn(1, 2, 5000)).square().mean().backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    model.zero_grad()
+    assert not without
+
+
+def test_training_goes_on_after_inference(model):
+    """The package keeps its rotations from call to call; they must not come from inference mode."""
+    with torch.inference_mode():
+        model(torch.randn(1, 2, 9000))
+    model(torch.randn(1, 2, 5000)).sum().backward()
+    model.zero_grad()
+
+
+@pytest.mark.parametrize("shape", [(2, 100), (1, 1, 100), (1, 2, 0)])
+def test_other_shapes_are_refused(model, shape):
+    with pytest.raises(ValueError, match="mixture must be"):
+        model(torch.zeros(shape))
+
+
+def test_a_mask_of_one_gives_the_mixture_back(model):
+    """Its transform, apart from the network, returns the mixture: no shift, no gain."""
+
+    class One(torch.nn.Module):
+        def forward(self, x):
+            return torch.tensor([1.0, 0.0]).repeat(sum(SMALL.bands) * 2).expand(*x.shape[:2], -1)
+
+    estimators, model.network.mask_estimators = model.network.mask_estimators, torch.nn.ModuleList([One()])
+    try:
+        mixture = torch.randn(1, 2, 6000)
+        with torch.inference_mode():
+            torch.testing.assert_close(model(mixture), mixture, atol=1e-5, rtol=1e-4)
+    finally:
+        model.network.mask_estimators = estimators
+
+
+def test_the_yardstick_of_the_paper_shares_its_sizes():
+    config = RoformerConfig.beside(ModelConfig.preset("paper"))
+    assert config == RoformerConfig()
+    assert (config.dim, config.depth, config.heads, config.dim_head, len(config.bands)) == (256, 6, 8, 48, 62)
+    with torch.device("meta"):
+        counts, ours = (m.parameter_counts() for m in (BSMamba2(ModelConfig()), BSRoformer(config)))
+    assert counts.keys() == ours.keys()
+    for part in ("band_split", "mask_estimator", "final_norm"):
+        assert counts[part] == ours[part]
+    assert ours["total"] == sum(n for part, n in ours.items() if part != "total")
+
+
+def test_configuration_travels():
+    assert RoformerConfig.from_dict(SMALL.to_dict()) == SMALL
+    with pytest.raises(InputError, match="bins"):
+        RoformerConfig(stft=StftConfig(n_fft=1024))
+    with pytest.raises(InputError, match="channels"):
+        RoformerConfig(channels=6)

@@ -1,0 +1,151 @@
+"""The comparison with the published scores: made only of what they were made of, and otherwise told what to fetch."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from bsm import audio, weights
+from bsm.checkpoint import save_model
+from bsm.config import ModelConfig
+from bsm.data.tracks import load_tracks
+from bsm.evaluate import METRICS
+from bsm.model import BSMamba2
+from bsm.study import published
+from bsm.study.profiles import Profile
+
+RATE = 44100
+
+
+def song(folder, seconds=1, loud=None):
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).normal(0, 0.1, (2, seconds * RATE)).astype(np.float32)
+    vocals = noise.copy()
+    if loud is not None:
+        vocals *= 0.1
+        vocals[:, loud * RATE : (loud + 2) * RATE] = noise[:, loud * RATE : (loud + 2) * RATE]
+    for name in ("mixture", "vocals", "drums", "bass", "other"):
+        audio.write(folder / f"{name}.wav", vocals if name == "vocals" else noise, RATE)
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    """A profile with a model and a test song of its own, and a manifest whose author's weights are not here."""
+    torch.manual_seed(0)
+    run, data = tmp_path / "run", tmp_path / "data"
+    save_model(BSMamba2(ModelConfig.preset("tiny")), run / "model.safetensors", {})
+    song(data / "test" / "own")
+    monkeypatch.setenv("BSM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Profile, "run_folder", lambda self, seed: run)
+    monkeypatch.setattr(Profile, "tracks", lambda self: {"test": load_tracks(data, "test")})
+    monkeypatch.setattr(published, "ROOT", tmp_path)
+    return Profile.load("smoke")
+
+
+@pytest.fixture
+def author(settings, tmp_path, monkeypatch):
+    """A file that the manifest takes for the author's."""
+    path = tmp_path / "author.safetensors"
+    path.write_bytes((tmp_path / "run" / "model.safetensors").read_bytes())
+    text = weights.MANIFEST.read_text().replace(
+        weights.entry("author").sha256, hashlib.sha256(path.read_bytes()).hexdigest()
+    )
+    manifest = tmp_path / "weights.yaml"
+    manifest.write_text(text)
+    monkeypatch.setattr(weights, "MANIFEST", manifest)
+    return path
+
+
+@pytest.fixture
+def musdb(monkeypatch, tmp_path):
+    """What stands for MUSDB18-HQ: one song that says it lasts for hours."""
+    song(tmp_path / "hq" / "test" / "long")
+    tracks = load_tracks(tmp_path / "hq", "test")
+    monkeypatch.setattr(published, "open_tracks", lambda root, split: ("MUSDB18-HQ", tracks))
+    monkeypatch.setattr(published, "TEST_HOURS", 0.5 / 3600)
+    return tmp_path / "hq"
+
+
+def test_the_profiles_own_model_is_blocked_and_says_what_to_fetch(settings):
+    found = published.case(settings)
+    assert found.status == "blocked"
+    assert not found.paper_data
+    assert [track.name for track in found.tracks] == ["own"]
+    text = " ".join(found.missing)
+    assert "bsm weights fetch author" in text
+    assert "none stated" in text  # the licence
+    assert "MUSDB18-HQ" in text
+    assert "zenodo" in text
+    assert found.journal is None
+
+
+def test_weights_and_songs_that_are_not_here_are_named_and_replaced(settings, tmp_path):
+    found = published.case(settings, "author", str(tmp_path / "nowhere"))
+    assert found.weights == settings.run_folder(0) / "model.safetensors"
+    assert [track.name for track in found.tracks] == ["own"]
+    text = " ".join(found.missing)
+    assert "not fetched" in text
+    assert "nowhere: no such folder" in text
+
+
+def test_weights_without_a_model_of_the_profile(settings):
+    (settings.run_folder(0) / "model.safetensors").unlink()
+    with pytest.raises(published.InputError, match="no such weights file"):
+        published.case(settings)
+
+
+def test_the_authors_weights_on_musdb_are_measured(settings, author, musdb):
+    found = published.case(settings, str(author), str(musdb))
+    assert found.status == "measured"
+    assert found.missing == ()
+    assert found.paper_data
+    assert found.journal.settings["weights_sha256"] == weights.entry("author").sha256
+
+
+@pytest.mark.parametrize(("window", "hop"), [(4.0, 4.0), (8.0, 4.0)])
+def test_other_windows_are_not_the_published_evaluation(settings, author, musdb, window, hop):
+    found = published.case(settings, str(author), str(musdb), window=window, hop=hop)
+    assert found.status == "blocked"
+    assert not found.paper_data
+
+
+def test_other_weights_on_musdb_are_not_the_published_model(settings, musdb):
+    own = settings.run_folder(0) / "model.safetensors"
+    found = published.case(settings, str(own), str(musdb))
+    assert found.status == "blocked"
+    assert found.paper_data  # data and windows are, all the same
+
+
+def test_excerpts_in_the_layout_of_musdb_are_not_musdb(settings, author, musdb, monkeypatch):
+    monkeypatch.setattr(published, "TEST_HOURS", 3.0)
+    found = published.case(settings, str(author), str(musdb))
+    assert found.status == "blocked"
+    assert "excerpts" in found.data
+
+
+def test_any_folder_of_songs(settings, tmp_path):
+    song(tmp_path / "mine" / "one")
+    found = published.case(settings, dataset=str(tmp_path / "mine"))
+    assert found.status == "blocked"
+    assert [track.name for track in found.tracks] == ["one"]
+    assert found.data == "songs: mine"
+    assert found.journal is not None
+
+
+def test_the_published_scores_stand_beside_comparable_ones_only():
+    records = [{"track": str(i), "separator": "model"} | dict.fromkeys(METRICS, float(i)) for i in range(4)]
+    blocked, measured = (published.score_table(records, published=flag) for flag in (False, True))
+    assert not any("published" in name for name in blocked)
+    row = measured.set_index("metric").loc["cSDR (dB)"]
+    assert row["published, BSMamba2"] == 11.03
+    assert row["published, BS-RoFormer, same training code"] == 10.47
+    assert (row["mean"], row["median"], row["songs"]) == (1.5, 1.5, 4)
+    assert measured.set_index("metric").loc["SI-SDR (dB)", "published, BSMamba2"] != 11.03
+
+
+def test_excerpt_holds_the_loudest_vocals(tmp_path):
+    song(tmp_path / "test" / "a", seconds=9, loud=4)
+    (track,) = load_tracks(tmp_path, "test")
+    assert published.excerpt(track, 2) == (4 * RATE, 6 * RATE)
+    assert published.excerpt(track, 60) == (0, 9 * RATE)
