@@ -155,16 +155,20 @@ def _cost(settings: Profile) -> str:
     }
     measured = {name: settings.reports / "benchmarks" / f"{name}.tsv" for name in names}
     measured = {name: pd.read_csv(path, sep="\t").iloc[0] for name, path in measured.items() if path.is_file()}
-    rows = [
-        {"part": names[name], "minutes": row["s"] / 60, "peak memory (GiB)": row["max_rss"] / 1024}
-        for name, row in measured.items()
-    ]
-    total = {"part": "in all", "minutes": sum(r["minutes"] for r in rows)}
-    total["peak memory (GiB)"] = max((r["peak memory (GiB)"] for r in rows), default=float("nan"))
+    frame = pd.DataFrame({name: row[["s", "max_rss"]] for name, row in measured.items()}, index=["s", "max_rss"]).T
+    frame = frame.astype(float).reindex(names)  # a dash for a part that the workflow has not measured
+    frame.loc["in all"] = frame["s"].sum(), frame["max_rss"].max()
+    frame = pd.DataFrame(
+        {
+            "part": [names.get(name, name) for name in frame.index],
+            "minutes": (frame["s"] / 60).to_numpy(),
+            "peak memory (GiB)": (frame["max_rss"] / 1024).to_numpy(),
+        }
+    )
     folders = (settings.data_folder, settings.run_folder(settings.seed))
     disk = sum(p.stat().st_size for folder in folders for p in folder.rglob("*") if p.is_file())
-    caption = f"What `make reproduce PROFILE={settings.profile}` took, set-up apart; disk {disk / 2**30:.2f} GiB"
-    frame = pd.DataFrame([*rows, total])
+    command = f"`make reproduce PROFILE={settings.profile}`"
+    caption = f"What {command} took, set-up apart, as far as measured; disk {disk / 2**30:.2f} GiB"
     return table_markdown(frame, caption=caption, data=settings.data_title, not_comparable=True, digits=1)
 
 
