@@ -191,7 +191,6 @@ def evaluate(
     -o, each track's scores are kept beside the result as they come (RESULT.tracks.jsonl): the same command again scores
     only what is missing; other settings are refused for the same result file.
     """
-    import hashlib
     import time
 
     import pandas as pd
@@ -200,6 +199,7 @@ def evaluate(
     from bsm.data.musdb18 import open_tracks
     from bsm.evaluate import METRICS, Journal, fingerprint, model_separator
     from bsm.evaluate import evaluate as run_evaluation
+    from bsm.files import sha256
     from bsm.study.records import write_result
     from bsm.study.stats import summary
     from bsm.weights import locate
@@ -209,10 +209,8 @@ def evaluate(
     layout, tracks = open_tracks(root, split)
     path = locate(weights or _default_weights())
     model = load_model(path).to(device)
-    with path.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
     hop = window if hop is None else hop
-    settings: dict[str, Any] = {"bsm": __version__, "weights_sha256": checksum, "layout": layout, "split": split}
+    settings: dict[str, Any] = {"bsm": __version__, "weights_sha256": sha256(path), "layout": layout, "split": split}
     settings |= {"files": fingerprint(tracks)} | ({"whole": True} if whole else {"window": window, "hop": hop})
     journal = Journal(output.with_suffix(".tracks.jsonl"), settings) if output else None
     separator = model_separator(model, window=window, hop=hop, whole=whole, batch_size=batch_size)

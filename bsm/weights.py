@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import shutil
@@ -16,7 +15,7 @@ import yaml
 from tqdm import tqdm
 
 from bsm.errors import InputError
-from bsm.files import replacing
+from bsm.files import replacing, sha256
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = ROOT / "data_manifest" / "weights.yaml"
@@ -246,8 +245,7 @@ def _fault(path: Path, wanted: Entry) -> str | None:
     """Say what is wrong with a file, or None."""
     if (size := path.stat().st_size) != wanted.size:
         return f"{size:,} bytes where {wanted.size:,} are recorded"
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256(path)
     return None if digest == wanted.sha256 else f"SHA-256 {digest} where {wanted.sha256} is recorded"
 
 

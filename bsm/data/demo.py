@@ -6,7 +6,6 @@ sung by a synthetic voice (:mod:`bsm.data.demo_voice`). Scores on these songs sa
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import multiprocessing
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from bsm import audio
 from bsm.data.demo_render import GENERATOR_VERSION, RATE, SHORTEST_SONG, STEMS, check_packages, render_song
 from bsm.errors import InputError
+from bsm.files import sha256, write_text
 
 __all__ = ["FIRST_SEED", "GENERATOR_VERSION", "SONGS", "STEMS", "make_corpus", "render_song"]
 
@@ -125,7 +125,7 @@ def _render_to(root: Path, name: str, seed: int, seconds: float) -> tuple[str, d
     temporary.mkdir()
     for stem, sound in render_song(seed, seconds, RATE).items():
         audio.write(temporary / f"{stem}.wav", sound, RATE, subtype="PCM_16")
-    files = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+    files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(exist_ok=True)
     temporary.replace(target)
@@ -150,16 +150,11 @@ def _is_intact(folder: Path, entry: dict[str, Any] | None, seed: int, seconds: f
         return False
     files = entry.get("files", {})
     whole = set(files) == {f"{stem}.wav" for stem in (*STEMS, "mixture")} and all(
-        (folder / name).is_file() and _sha256(folder / name) == digest for name, digest in files.items()
+        (folder / name).is_file() and sha256(folder / name) == digest for name, digest in files.items()
     )
     if not whole:
         log.warning("%s: missing or damaged files, rendering it again", folder)
     return whole
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_record(root: Path) -> dict[str, dict[str, Any]]:
@@ -176,6 +171,4 @@ def _read_record(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write_record(root: Path, record: dict[str, dict[str, Any]]) -> None:
-    temporary = root / f".{_RECORD}.tmp"
-    temporary.write_text(json.dumps({"songs": dict(sorted(record.items()))}, indent=1) + "\n")
-    temporary.replace(root / _RECORD)
+    write_text(root / _RECORD, json.dumps({"songs": dict(sorted(record.items()))}, indent=1) + "\n")

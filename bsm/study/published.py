@@ -16,6 +16,7 @@ from bsm.data.musdb18 import open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.evaluate import METRICS, Journal, fingerprint
+from bsm.files import sha256
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
 from bsm.study.stats import interval_text, summary
@@ -91,7 +92,7 @@ def case(settings: Profile, name: str = "", dataset: str = "", *, window: float 
         tracks, data = settings.tracks()["test"], settings.data_title
     else:
         data = layout if layout == "MUSDB18-HQ" else f"{layout}: {Path(dataset).name}"
-        kept = {"weights_sha256": checksum or _sha256(path), "data": fingerprint(tracks), "window": window, "hop": hop}
+        kept = {"weights_sha256": checksum or sha256(path), "data": fingerprint(tracks), "window": window, "hop": hop}
         digest = hashlib.sha256(repr(kept).encode()).hexdigest()[:12]
         journal = Journal(ROOT / "runs" / settings.profile / f"published-{digest}.jsonl", kept)
     paper_data = (layout, window, hop) == ("MUSDB18-HQ", WINDOW, WINDOW)
@@ -106,7 +107,7 @@ def _weights(name: str, missing: list[str]) -> tuple[Path | None, str]:
         path = weights.locate(name) if name else None
     except InputError as error:
         missing.append(f"Weights: {error}.")
-    checksum = _sha256(path) if path else ""
+    checksum = sha256(path) if path else ""
     if checksum != wanted.sha256:
         missing.append(
             f"The published scores are of the author's weights: `bsm weights fetch {AUTHOR}` brings {wanted.title}. "
@@ -131,11 +132,6 @@ def _songs(dataset: str, missing: list[str]) -> tuple[str, list[Track] | None]:
             "educational purposes only): unpack it and name its folder as `dataset`."
         )
     return layout, tracks
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.DataFrame:
