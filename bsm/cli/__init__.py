@@ -1,0 +1,58 @@
+"""The command line: ``bsm data | train | separate | evaluate | bench | study | weights``, a module per subject."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+
+from bsm import __version__
+from bsm.cli.bench import bench
+from bsm.cli.data import data
+from bsm.cli.models import evaluate, separate
+from bsm.cli.study import readme, study
+from bsm.cli.train import train
+from bsm.cli.weights import weights
+from bsm.errors import BackendUnavailable, InputError
+
+
+def main() -> None:
+    """Run the command line.
+
+    Errors that are the user's to mend become one line and exit status 2; a study or training that failed on its own,
+    one line and exit status 1.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        cli(prog_name="bsm", standalone_mode=False)
+    except click.ClickException as error:
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+            error.show()
+        else:
+            context = getattr(error, "ctx", None)
+            _complain(error.format_message(), context.command_path if context else "bsm")
+        sys.exit(error.exit_code)
+    except (InputError, BackendUnavailable, OSError) as error:
+        _complain(str(error))
+        sys.exit(2)
+    except FloatingPointError as error:
+        _complain(str(error))
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("bsm: interrupted", err=True)
+        sys.exit(130)
+
+
+def _complain(message: str, who: str = "bsm") -> None:
+    click.echo(f"{who}: {' '.join(message.split())}", err=True)
+
+
+@click.group()
+@click.version_option(__version__)
+def cli() -> None:
+    """A reproduction study of BSMamba2, vocal separation with Mamba2."""
+
+
+for command in (data, train, separate, evaluate, bench, study, readme, weights):
+    cli.add_command(command)

@@ -1,0 +1,158 @@
+"""``bsm separate`` and ``bsm evaluate``: what a trained model is for."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bsm import __version__
+from bsm.errors import InputError
+
+
+@click.command()
+@click.argument("songs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--weights", type=click.Path(path_type=Path), help="File or name; default: the demo profile's model.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder; beside each song by default.")
+@click.option("--window", default=8.0, show_default=True, help="Seconds the model sees at a time.")
+@click.option("--hop", type=float, help="Seconds from window to window; no overlap by default.")
+@click.option("--whole", is_flag=True, help="One pass over the whole song instead of windows.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Windows at a time.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; PyTorch's choice by default.")
+@click.option(
+    "--subtype",
+    type=click.Choice(["FLOAT", "PCM_16", "PCM_24"]),
+    default="FLOAT",
+    show_default=True,
+    help="Sample format; where PCM would clip, both files are turned down by one gain, and it is said.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Say which implementations are used.")
+def separate(
+    songs: tuple[Path, ...],
+    weights: Path | None,
+    output: Path | None,
+    device: str,
+    threads: int | None,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Write SONG.vocals.wav and SONG.accompaniment.wav (mixture - vocals) for each of SONGS.
+
+    A folder stands for the audio files right inside it. Rate, channels and length are the song's; samples are 32-bit
+    float by default, so that nothing clips. Songs are taken in the order given; the first that cannot be separated ends
+    the command, and what was written for those before it stays.
+    """
+    from bsm.checkpoint import load_model
+    from bsm.separate import find_songs, plan_outputs, separate_file
+
+    device = _device(device, threads)
+    if not verbose:
+        logging.getLogger("bsm").setLevel(logging.WARNING)
+    targets = plan_outputs(find_songs(songs), output)
+    model = load_model(weights or _default_weights()).to(device)
+    for number, (song, paths) in enumerate(targets.items(), 1):
+        label = f"{number}/{len(targets)} {song.name}" if len(targets) > 1 else song.name
+        separate_file(model, song, paths, progress=label if sys.stderr.isatty() else False, **options)
+        for path in paths:
+            click.echo(path)
+
+
+def _device(name: str, threads: int | None) -> str:
+    """Return the device to compute on, and set PyTorch's CPU threads.
+
+    Raises:
+        InputError: a device that is not here.
+    """
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {name!r} is not here; use --device cpu") from error
+    return name
+
+
+def _default_weights() -> Path:
+    from bsm.study.profiles import Profile
+
+    settings = Profile.load("demo")
+    return settings.run_folder(settings.seed) / "model.safetensors"
+
+
+@click.command()
+@click.option("--weights", type=click.Path(path_type=Path), help="File or name; default: the demo profile's model.")
+@click.option("--data", "root", type=click.Path(path_type=Path), required=True, help="Folder of songs, or MUSDB18.")
+@click.option("--split", type=click.Choice(["test", "valid", "train"]), default="test", show_default=True)
+@click.option("--window", default=8.0, show_default=True, help="Seconds the model sees at a time.")
+@click.option("--hop", type=float, help="Seconds from window to window; no overlap by default.")
+@click.option("--whole", is_flag=True, help="One pass over each whole song instead of windows.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Windows at a time.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of separation; PyTorch's choice by default.")
+@click.option("--processes", type=click.IntRange(min=1), default=2, show_default=True, help="That score.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Result file (JSON).")
+def evaluate(
+    weights: Path | None,
+    root: Path,
+    split: str,
+    window: float,
+    hop: float | None,
+    whole: bool,
+    batch_size: int,
+    device: str,
+    threads: int | None,
+    processes: int,
+    output: Path | None,
+) -> None:
+    """Score a model on a data set: uSDR, cSDR, SI-SDR, bleedless and fullness per track, and over tracks.
+
+    DATA holds one folder per song (<song>/vocals.wav and the rest), or is MUSDB18-HQ, MUSDB18 or its 7 s sample. With
+    -o, each track's scores are kept beside the result as they come (RESULT.tracks.jsonl): the same command again scores
+    only what is missing; other settings are refused for the same result file.
+    """
+    import time
+
+    import pandas as pd
+
+    from bsm.checkpoint import load_model
+    from bsm.data.musdb18 import open_tracks
+    from bsm.evaluate import METRICS, Journal, fingerprint, model_separator
+    from bsm.evaluate import evaluate as run_evaluation
+    from bsm.files import sha256
+    from bsm.study.records import write_result
+    from bsm.study.stats import summary
+    from bsm.weights import locate
+
+    started = time.time()
+    device = _device(device, threads)
+    layout, tracks = open_tracks(root, split)
+    path = locate(weights or _default_weights())
+    model = load_model(path).to(device)
+    hop = window if hop is None else hop
+    settings: dict[str, Any] = {"bsm": __version__, "weights_sha256": sha256(path), "layout": layout, "split": split}
+    settings |= {"files": fingerprint(tracks)} | ({"whole": True} if whole else {"window": window, "hop": hop})
+    journal = Journal(output.with_suffix(".tracks.jsonl"), settings) if output else None
+    separator = model_separator(model, window=window, hop=hop, whole=whole, batch_size=batch_size)
+    records = run_evaluation(tracks, {"model": separator}, processes=processes, journal=journal)
+    rows = {name: summary([record[name] for record in records]) for name in METRICS}
+    if output:
+        write_result(
+            output,
+            measured="scores per track: uSDR, cSDR, SI-SDR in dB, bleedless and fullness from 0 to 100",
+            parameters=settings | {"weights": str(path)},
+            values=records,
+            data=f"{layout}, {split}" if layout != "songs" else str(root),
+            started=started,
+            comparable_with_paper=(layout, split, whole, window, hop) == ("MUSDB18-HQ", "test", False, 8.0, 8.0),
+            summary=rows,
+        )
+    click.echo(pd.DataFrame(rows).T.astype({"n": int, "dropped": int}).to_string(float_format="%.2f"))
+    click.echo("low, high: bootstrap 95 % interval of the mean over tracks; std: of the sample", err=True)
