@@ -27,10 +27,18 @@ class Plan:
         cuts = [slice(i, min(i + self.chunk, length)) for i in range(0, length, self.chunk)]
         return cuts[::-1] if self.reverse else cuts
 
-    def slabs(self, batch: int, channels: int) -> Iterator[slice]:
-        """Cut the batch into rows that are worked through together."""
-        rows = max(1, SLAB_ELEMENTS // (self.chunk * channels))
+    def slabs(self, batch: int, channels: int, most: int | None = None) -> Iterator[slice]:
+        """Cut the batch into rows that are worked through together, ``most`` at a time."""
+        rows = SLAB_ELEMENTS // (self.chunk * channels)
+        rows = max(1, rows if most is None else min(rows, most))
         return (slice(i, min(i + rows, batch)) for i in range(0, batch, rows))
+
+    def backward_rows(self, batch: int, length: int, state: int) -> int:
+        """Number of rows whose entry states and workspace, in the backward pass, keep near the size of the inputs.
+
+        A row takes, per channel, a state for each chunk and some eight arrays as long as a chunk.
+        """
+        return round(1.4 * batch * length) // (len(self.chunks(length)) * state + 8 * self.chunk)
 
     def running_sum(self, values: Tensor, dim: int = 1) -> Tensor:
         """Sum from the chunk's entry up to and including each step."""
