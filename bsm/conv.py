@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 
@@ -15,6 +16,7 @@ from bsm.errors import BackendUnavailable
 
 log = logging.getLogger(__name__)
 
+PIECE = 512  # steps
 CUDA_TAPS = (2, 3, 4)  # those that the compiled kernel knows
 CUDA_ALIGNMENT = 8  # elements: what the kernel asks of the strides of channels-last data
 
@@ -111,23 +113,45 @@ def _cuda(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
 BACKENDS = {"shifted": _shifted, "conv1d": _conv1d, "cuda": _cuda}
 
 
-def _shifts(length: int, taps: int, reverse: bool):
-    """Yield (tap, steps that are written, steps that are read) for every tap but the present one's."""
-    for shift in range(1, min(taps, length)):
-        late, early = slice(shift, None), slice(None, length - shift)
-        yield (taps - 1 - shift, early, late) if reverse else (taps - 1 - shift, late, early)
+def _pieces(batch: int, length: int, on_cpu: bool) -> Iterator[tuple[slice, slice]]:
+    """Cut rows and steps into pieces that stay in a core's cache through all passes over them; one piece on a GPU."""
+    size = PIECE if on_cpu else batch * length
+    rows = max(1, size // length)
+    for row in range(0, batch, rows):
+        for step in range(0, length, size):
+            yield slice(row, row + rows), slice(step, min(step + size, length))
+
+
+def _shifts(length: int, taps: int, reverse: bool, steps: slice) -> Iterator[tuple[int, slice, slice]]:
+    """Yield, for every tap but the present step's: the tap, the steps written, counted within ``steps``, those read."""
+    for shift in range(1, taps):
+        offset = shift if reverse else -shift
+        first, last = max(steps.start, -offset), min(steps.stop, length - offset)
+        if first < last:
+            yield taps - 1 - shift, slice(first - steps.start, last - steps.start), slice(first + offset, last + offset)
 
 
 class _CausalConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, reverse):
         taps = weight.squeeze(1).mT.contiguous()  # (taps, channels)
-        y = torch.addcmul(bias, x, taps[-1])
-        for tap, written, read in _shifts(x.shape[1], len(taps), reverse):
-            y[:, written].addcmul_(x[:, read], taps[tap])
-        ctx.save_for_backward(x, taps, y)
-        ctx.reverse = reverse
-        return F.silu(y).to(x.dtype)
+        wanted = any(ctx.needs_input_grad)
+        dtype = torch.promote_types(x.dtype, taps.dtype)
+        y = torch.empty(x.shape, dtype=dtype, device=x.device)
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if wanted or dtype != x.dtype else y
+        for rows, steps in _pieces(*x.shape[:2], on_cpu=x.device.type == "cpu"):
+            piece = y[rows, steps]
+            torch.addcmul(bias.to(dtype), x[rows, steps], taps[-1], out=piece)
+            for tap, written, read in _shifts(x.shape[1], len(taps), reverse, steps):
+                piece[:, written].addcmul_(x[rows, read], taps[tap])
+            if out is y:
+                F.silu(piece, inplace=True)
+            else:
+                out[rows, steps] = F.silu(piece)
+        if wanted:
+            ctx.save_for_backward(x, taps, y)
+            ctx.reverse = reverse
+        return out
 
     @staticmethod
     @once_differentiable
@@ -137,7 +161,7 @@ class _CausalConv(torch.autograd.Function):
         dx = dy * taps[-1]
         dtaps = torch.zeros_like(taps)
         dtaps[-1] = (dy * x).sum((0, 1))
-        for tap, written, read in _shifts(x.shape[1], len(taps), ctx.reverse):
+        for tap, written, read in _shifts(x.shape[1], len(taps), ctx.reverse, slice(0, x.shape[1])):
             dx[:, read].addcmul_(dy[:, written], taps[tap])
             dtaps[tap] = (dy[:, written] * x[:, read]).sum((0, 1))
         return dx.to(x.dtype), dtaps.mT[:, None], dy.sum((0, 1)), None

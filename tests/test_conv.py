@@ -49,6 +49,22 @@ def test_agrees_with_the_definition(backend, length, taps, reverse):
         torch.testing.assert_close(g, w, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("length", [5, 16, 17, 33, 64])
+@pytest.mark.parametrize("grad", [False, True])
+def test_pieces_join_without_a_seam(monkeypatch, grad, length, reverse):
+    """Long sequences are worked through in pieces, short ones in groups of rows."""
+    monkeypatch.setattr(conv, "PIECE", 16)
+    inputs, dout = draw(length, 4, batch=5)
+    want = definition(*inputs, reverse)
+    with torch.set_grad_enabled(grad):
+        got = causal_conv(*inputs, reverse=reverse, backend="shifted")
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    if grad:
+        for g, w in zip(torch.autograd.grad(got, inputs, dout), torch.autograd.grad(want, inputs, dout), strict=True):
+            torch.testing.assert_close(g, w, rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("backend", RUNNABLE)
 def test_silu_is_applied_once(backend):
     """With a weight of one and no bias the convolution is the identity, so the output is silu(x), not silu(silu(x))."""
