@@ -25,13 +25,14 @@ def active_windows(
 ) -> list[int]:
     """Find the windows of a source in which it sounds (the author's source activity detection).
 
-    A window of ``window`` seconds starts every ``hop`` seconds and is cut into ``chunks`` chunks. It is kept when more
-    than half of its chunks have an RMS above ``max(q, floor)``. The paper's code speaks of "their 0.15 quantile"; read
-    here as: ``q`` is that quantile over all chunks of all windows, so that a recording has one threshold.
+    A window of ``window`` seconds starts every ``hop`` seconds and is cut into ``chunks`` chunks. It is kept when, in
+    every channel, more than half of its chunks have an RMS above ``max(q, floor)``, where ``q`` is that quantile of
+    this window's chunks in this channel. Few chunks lie below their own 0.15 quantile, so that in practice the floor
+    decides; chunks of exactly equal RMS, as a steady test tone has them, do not exceed it.
     Samples after the last whole window belong to none; a recording shorter than a window is one, padded with zeros.
 
     Args:
-        audio: ``(channels, samples)``.
+        audio: ``(channels, samples)``, floating point.
         rate: samples per second.
         window: window length, s.
         hop: time between the starts of windows, s.
@@ -47,30 +48,34 @@ def active_windows(
     """
     audio = _checked(audio)
     length, step = round(window * rate), max(1, round(hop * rate))
-    chunk = length // chunks
-    if chunk < 1:
+    size = length // chunks
+    if size < 1:
         raise InputError(f"a window of {window} s has {length} samples, too few for {chunks} chunks; make it longer")
-    power = np.square(audio, dtype=np.float64).mean(axis=0)
-    power = np.pad(power, (0, max(0, length - len(power))))
-    starts = np.arange(0, len(power) - length + 1, step)
-    energy = np.concatenate([[0.0], np.cumsum(power)])
-    edges = starts[:, None] + np.arange(chunks + 1) * chunk
-    # A difference of running sums can fall just below zero in silence.
-    rms = np.sqrt(np.diff(energy[edges], axis=1).clip(min=0) / chunk)
-    threshold = max(float(np.quantile(rms, quantile)), floor)
-    return [int(start) for start in starts[(rms > threshold).mean(axis=1) > 0.5]]
+    if (missing := length - audio.shape[1]) > 0:
+        audio = np.pad(audio, ((0, 0), (0, missing)))
+    windows = np.lib.stride_tricks.sliding_window_view(audio, length, axis=1)[:, ::step, : chunks * size]
+    parts = windows.reshape(*windows.shape[:2], chunks, size)  # a view: no sample is copied
+    rms = np.sqrt(np.vecdot(parts, parts).astype(np.float64) / size)
+    threshold = np.maximum(np.quantile(rms, quantile, axis=-1, keepdims=True), floor)
+    kept = ((rms > threshold).mean(axis=-1) > 0.5).all(axis=0)
+    return [int(start) for start in np.flatnonzero(kept) * step]
 
 
 @dataclass(frozen=True)
 class Region:
-    """A stretch of time ``[start, stop)``, in seconds."""
+    """One occurrence of a voice.
+
+    Attributes:
+        start: its onset, s.
+        stop: its offset, s.
+    """
 
     start: float
     stop: float
 
     @property
     def duration(self) -> float:
-        """Length in seconds."""
+        """The occurrence's duration, s."""
         return self.stop - self.start
 
 
@@ -104,18 +109,9 @@ def vocal_regions(
     Raises:
         InputError: audio that is not ``(channels, samples)``, or a frame shorter than a sample.
     """
-    vocals = _checked(vocals)
-    samples, size = vocals.shape[1], round(frame * rate)
-    if size < 1:
-        raise InputError(f"a frame of {frame} s has no sample at {rate} Hz; make it longer")
-    power = np.square(vocals, dtype=np.float64).mean(axis=0)
-    starts = np.arange(0, samples, size)
-    lengths = np.minimum(size, samples - starts)
-    rms = np.sqrt(np.add.reduceat(power, starts) / lengths)
-    sounding = rms[rms > _SILENCE]
-    if not len(sounding):
-        return []
-    active = rms > max(np.percentile(sounding, 99) * 10 ** (threshold_db / 20), _SILENCE)
+    samples = _checked(vocals).shape[1]
+    rms, size = frame_rms(vocals, rate, frame), round(frame * rate)
+    active = rms > sounding_threshold(rms, threshold_db)
     steps = np.diff(np.concatenate([[0], active.astype(np.int8), [0]]))
     spans = zip(np.flatnonzero(steps == 1), np.flatnonzero(steps == -1), strict=True)
     merged: list[list[int]] = []  # first and last sample of each region
@@ -126,6 +122,28 @@ def vocal_regions(
         else:
             merged.append([begin, end])
     return [Region(begin / rate, end / rate) for begin, end in merged if end - begin >= min_length * rate]
+
+
+def frame_rms(audio: np.ndarray, rate: int, frame: float = 0.02) -> np.ndarray:
+    """Return the RMS over all channels of every frame of ``frame`` seconds; the last one may be shorter.
+
+    Raises:
+        InputError: audio that is not ``(channels, samples)``, or a frame shorter than a sample.
+    """
+    audio = _checked(audio)
+    samples, size = audio.shape[1], round(frame * rate)
+    if size < 1:
+        raise InputError(f"a frame of {frame} s has no sample at {rate} Hz; make it longer")
+    power = np.square(audio, dtype=np.float64).mean(axis=0)
+    starts = np.arange(0, samples, size)
+    return np.sqrt(np.add.reduceat(power, starts) / np.minimum(size, samples - starts))
+
+
+def sounding_threshold(rms: np.ndarray, threshold_db: float = -40.0) -> float:
+    """Return the RMS above which a frame sounds, given those of all frames; see :func:`vocal_regions`."""
+    sounding = rms[rms > _SILENCE]
+    loudest = np.percentile(sounding, 99) if len(sounding) else 0.0
+    return max(float(loudest) * 10 ** (threshold_db / 20), _SILENCE)
 
 
 def vocal_share(regions: Sequence[Region], seconds: float) -> float:

@@ -179,18 +179,25 @@ class Journal:
         return records
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add a record; it is in the file when this returns."""
-        new = not self.path.exists()
-        with self.path.open("a", encoding="utf-8") as file:
-            for line in [self.settings, record] if new else [record]:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        """Add a record; it is in the file when this returns.
+
+        Raises:
+            InputError: the file cannot be written, or the disk is full.
+        """
+        lines = [record] if self.path.exists() else [self.settings, record]
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be written ({error.strerror}); make room or make it writable, and run it again"
+            ) from error
 
 
 def fingerprint(tracks: Sequence[Track]) -> str:
     """Return what changes when songs do: a short hash of names, rates, lengths, and the files' sizes and times."""
     parts = []
     for track in tracks:
-        files = [*track.sources.values(), *([track.mixture_path] if track.mixture_path else [])]
-        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in map(Path, files)]
+        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in track.files]
         parts.append([track.name, track.rate, track.samples, sorted(stats)])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -1,28 +1,33 @@
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bsm.activity import Region, active_windows, vocal_regions, vocal_share
+from bsm.activity import Region, active_windows, frame_rms, sounding_threshold, vocal_regions, vocal_share
 from bsm.errors import InputError
+from bsm.study.activity import LABELS, level_plot
 
 RATE = 1000
 
 
-def literal_active_windows(audio, rate, window, hop, chunks, quantile, floor):
-    """The definition, one window and one chunk at a time."""
+def literal_active_windows(audio, rate, window, hop, chunks, quantile, floor, eps=1e-5):
+    """The author's detection, one window, channel and chunk at a time; his ``eps`` stands in for an RMS of zero."""
     length, step = round(window * rate), round(hop * rate)
     if audio.shape[1] < length:
         audio = np.concatenate([audio, np.zeros((audio.shape[0], length - audio.shape[1]))], axis=1)
-    windows = {}
-    start = 0
+    size, kept, start = length // chunks, [], 0
     while start + length <= audio.shape[1]:
-        size = length // chunks
-        parts = [audio[:, start + i * size : start + (i + 1) * size] for i in range(chunks)]
-        windows[start] = [np.sqrt(np.mean(part.astype(float) ** 2)) for part in parts]
+        salient = []
+        for channel in audio[:, start : start + length]:
+            parts = [channel[i * size : (i + 1) * size].astype(float) for i in range(chunks)]
+            rms = [float(np.sqrt(np.mean(part**2))) or eps for part in parts]
+            threshold = max(np.quantile(rms, quantile), floor)
+            salient.append(sum(r > threshold for r in rms) > chunks / 2)
+        if all(salient):
+            kept.append(start)
         start += step
-    threshold = max(np.quantile([r for rms in windows.values() for r in rms], quantile), floor)
-    return [start for start, rms in windows.items() if sum(r > threshold for r in rms) > chunks / 2]
+    return kept
 
 
 @given(
@@ -37,22 +42,41 @@ def literal_active_windows(audio, rate, window, hop, chunks, quantile, floor):
 def test_active_windows_are_those_of_the_definition(seed, channels, pieces, window, quantile, chunks):
     rng = np.random.default_rng(seed)
     audio = np.concatenate([level * rng.normal(size=(channels, n)) for n, level in pieces], axis=1).astype(np.float32)
+    audio *= rng.choice([0, 0.01, 1], (channels, 1), p=[0.1, 0.2, 0.7])  # a channel may be silent, or faint
     found = active_windows(audio, RATE, window=window, hop=0.25, chunks=chunks, quantile=quantile)
     assert found == literal_active_windows(audio, RATE, window, 0.25, chunks, quantile, 1e-3)
 
 
+def noise(seconds, level, channels=2):
+    return level * np.random.default_rng(0).normal(size=(channels, round(seconds * RATE)))
+
+
 def test_loud_middle_is_found():
-    audio = np.full((2, 40 * RATE), 1e-4)
-    audio[:, 12 * RATE : 24 * RATE] = 0.1
+    audio = noise(40, 1e-4)
+    audio[:, 12 * RATE : 24 * RATE] *= 1000
     # Windows of 8 s: 8-16 has 4 of its 8 s sounding, which is no more than half of its chunks.
     assert active_windows(audio, RATE) == [12 * RATE, 16 * RATE]
 
 
 def test_short_and_silent_recordings():
-    loud = np.full((1, 6 * RATE), 0.1)
+    loud = noise(6, 0.1)
     assert active_windows(loud, RATE) == [0]  # 6 of 8 s sound, the padding does not
     assert active_windows(loud[:, : 3 * RATE], RATE) == []
     assert active_windows(np.zeros((1, 20 * RATE)), RATE) == []
+
+
+def test_every_channel_must_sound():
+    audio = noise(8, 0.1)
+    assert active_windows(audio, RATE) == [0]
+    audio[1] *= 0.001
+    assert active_windows(audio, RATE) == []
+
+
+def test_a_faint_stretch_counts_beside_a_loud_one():
+    """The threshold is each window's own, so that the level of the rest of the song does not matter."""
+    audio = noise(16, 0.5)
+    audio[:, 8 * RATE :] *= 0.01
+    assert active_windows(audio, RATE) == [0, 4 * RATE, 8 * RATE]
 
 
 def bursts(spans, seconds, level=0.3, channels=1):
@@ -78,6 +102,35 @@ def test_regions_threshold_is_relative():
 
 def test_rare_singing_is_found():
     assert vocal_regions(bursts([(100, 100.5)], 200), RATE) == [Region(100, 100.5)]
+
+
+def test_onsets_offsets_and_durations():
+    region, other = vocal_regions(bursts([(1, 2.5), (4, 4.5)], 6), RATE)
+    assert (region.start, region.stop, region.duration) == (1, 2.5, 1.5)
+    assert other.duration == 0.5
+    assert vocal_share([region, other], 6) == pytest.approx(2 / 6)
+
+
+def test_levels_and_threshold_are_those_of_the_regions():
+    audio = bursts([(1, 2)], 3, level=0.5, channels=2)
+    rms = frame_rms(audio, RATE)
+    assert len(rms) == 150 and set(np.round(rms, 12)) == {0, 0.5}
+    assert sounding_threshold(rms) == pytest.approx(0.005)
+    assert sounding_threshold(rms, -20) == pytest.approx(0.05)
+    assert sounding_threshold(np.zeros(5)) == 1e-4
+
+
+def test_level_plot_marks_the_regions():
+    audio = bursts([(1, 2), (3, 3.5)], 5, level=0.5)
+    figure, ax = plt.subplots()
+    regions = level_plot(ax, audio, RATE, threshold_db=-30)
+    assert regions == vocal_regions(audio, RATE, threshold_db=-30)
+    (levels,), (threshold,) = ([line for line in ax.lines if line.get_label() == name] for name in LABELS)
+    times, db = levels.get_data()
+    assert times[60] == pytest.approx(1.21) and db[60] == pytest.approx(20 * np.log10(0.5))
+    assert threshold.get_ydata()[0] == pytest.approx(20 * np.log10(0.5) - 30)
+    assert [(p.get_x(), p.get_width()) for p in ax.patches] == [(1, 1), (3, 0.5)]
+    plt.close(figure)
 
 
 def test_silence_has_no_regions():

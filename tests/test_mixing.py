@@ -5,9 +5,11 @@ from torch.utils.data import DataLoader
 
 from bsm import audio
 from bsm.activity import active_windows
+from bsm.config import TrainConfig
 from bsm.data.mixing import MixingDataset, validation_segments
 from bsm.data.tracks import folder_tracks
 from bsm.errors import InputError
+from bsm.train.sampling import RankSampler
 
 RATE, SEGMENT = 8000, 4000
 NAMES = ("vocals", "drums", "bass")
@@ -51,29 +53,55 @@ def test_an_item_depends_on_seed_and_index_alone(tracks):
     assert not torch.equal(first[0][0], dataset(tracks, seed=8)[0][0])
 
 
-def test_workers_make_no_difference(tracks):
-    made = dataset(tracks, length=12)
-    alone = list(DataLoader(made, batch_size=4))
-    helped = list(DataLoader(made, batch_size=4, num_workers=2))
-    for a, b in zip(alone, helped, strict=True):
-        assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+UPDATES = TrainConfig(steps=4, batch_size=2, accumulate=2)
+
+
+def batches(made, workers=0, first_update=0, rank=0, processes=1):
+    """Load what a process of a training run loads, from an update to the end."""
+    sampler = RankSampler(UPDATES, first_update=first_update, rank=rank, processes=processes)
+    return list(DataLoader(made, batch_size=UPDATES.batch_size, sampler=sampler, num_workers=workers))
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for left, right in zip(a, b, strict=True) for x, y in zip(left, right, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_segments_depend_on_seed_and_step_whatever_the_workers(tracks, workers):
+    made = dataset(tracks, length=16)
+    items = [made[i] for i in range(16)]
+    wanted = [tuple(torch.stack(v) for v in zip(*items[i : i + 2], strict=True)) for i in range(0, 16, 2)]
+    assert same(batches(made, workers), wanted)
+    assert same(batches(made, workers, first_update=3), wanted[6:])  # a resumed run
+
+
+@pytest.mark.parametrize("first_update", [0, 2])
+def test_two_ranks_share_the_segments_of_one(tracks, first_update):
+    """In every update they see together what one process would see, and each segment once."""
+    made = dataset(tracks, length=16)
+    alone = batches(made, first_update=first_update)
+    ranks = [batches(made, workers, first_update, rank, 2) for rank, workers in ((0, 1), (1, 0))]
+    assert same([batch for update in zip(*ranks, strict=True) for batch in update], alone)
+    seen = [mixture.numpy().tobytes() for rank in ranks for batch, _ in rank for mixture in batch]
+    assert len(seen) == len(set(seen)) == 16 - 4 * first_update
 
 
 def test_items_are_the_sampling_rule_literally(tracks):
-    """Each item against the rule written out: song, active window, gain, silence, for each source in turn."""
+    """Each item against the rule written out: song and active window, gain, silence, for each source in turn."""
     made = dataset(tracks, silence_probability=0.3)
     windows = {
-        (t.name, s): active_windows(t.read(s), RATE, window=SEGMENT / RATE, hop=SEGMENT / RATE / 2)
-        for t in tracks
-        for s in t.sources
+        s: [
+            (t, start)
+            for t in tracks
+            for start in active_windows(t.read(s), RATE, window=SEGMENT / RATE, hop=SEGMENT / RATE / 2)
+        ]
+        for s in tracks[0].sources
     }
     for index in range(40):
         rng = np.random.default_rng([7, index])
         sources = {}
         for name in tracks[0].sources:
-            track = tracks[rng.integers(len(tracks))]
-            starts = windows[track.name, name]
-            start = starts[rng.integers(len(starts))]
+            track, start = windows[name][rng.integers(len(windows[name]))]
             gain, silenced = rng.uniform(0.5, 1.5), rng.random() < 0.3
             sources[name] = (0 if silenced else gain) * track.read(name)[:, start : start + SEGMENT]
         mixture, vocals = made[index]
@@ -102,6 +130,15 @@ def test_sources_come_from_different_songs(tracks):
     for _, vocals in made:
         songs.add(round(float(vocals[vocals != 0].std()) / 0.01 / (1 + NAMES.index("vocals"))))
     assert songs == {1, 2, 3}
+
+
+def test_a_long_song_is_drawn_more_often(tmp_path):
+    """As in the author's list of windows, a song counts by its active windows."""
+    make_song(tmp_path / "short", 0, seconds=2)  # 1 s of sound
+    make_song(tmp_path / "long", 1, seconds=8)
+    made = dataset(folder_tracks(tmp_path, "train"), gain=(1.0, 1.0), silence_probability=0, length=200)
+    levels = np.array([float(v[v != 0].std()) for _, v in made]) / 0.01
+    assert 0.75 < np.mean(levels > 1.5) < 0.95
 
 
 def test_gain_range(tracks):

@@ -3,7 +3,7 @@ import pytest
 
 from bsm import audio
 from bsm.data import musdb18
-from bsm.data.tracks import Track, folder_tracks, load_tracks
+from bsm.data.tracks import AudioFile, Track, folder_tracks, load_tracks
 from bsm.errors import InputError
 
 RATE = 8000
@@ -27,7 +27,7 @@ def test_tracks_of_a_folder(tmp_path):
     (tmp_path / "train" / "notes.txt").write_text("not a song")
     tracks = load_tracks(tmp_path, "train")
     assert [t.name for t in tracks] == ["a", "b"]
-    assert all(t.split == "train" and t.rate == RATE and t.mixture_path is None for t in tracks)
+    assert all(t.split == "train" and t.rate == RATE and t.mixture_source is None for t in tracks)
     assert (tracks[0].samples, tracks[0].channels, tracks[0].seconds) == (1000, 2, 1000 / RATE)
     assert set(tracks[1].sources) == {"vocals", "drums"}
 
@@ -81,7 +81,7 @@ def test_folders_without_songs(tmp_path):
 
 def test_track_errors(tmp_path):
     with pytest.raises(InputError, match="no vocals"):
-        Track("x", "train", RATE, {"drums": tmp_path / "drums.wav"})
+        Track("x", "train", {"drums": AudioFile(tmp_path / "drums.wav")})
     make_song(tmp_path / "a", ["vocals"])
     (track,) = folder_tracks(tmp_path, "train")
     with pytest.raises(InputError, match="no source 'flute'"):
@@ -98,9 +98,9 @@ def test_real_excerpt(tmp_path):
     assert set(stems) == {"vocals", "drums", "bass", "other"}
     np.testing.assert_array_equal(track.mixture(), np.sum([stems[n] for n in ("drums", "bass", "other", "vocals")], 0))
     assert all(np.sqrt((s**2).mean()) > 1e-3 for s in stems.values())
-    before = track.sources["vocals"].stat().st_mtime_ns
+    before = track.sources["vocals"].path.stat().st_mtime_ns
     again = musdb18.example_track(tmp_path)
-    assert again == track and again.sources["vocals"].stat().st_mtime_ns == before
+    assert again == track and again.sources["vocals"].path.stat().st_mtime_ns == before
 
 
 def test_real_excerpt_without_ffmpeg(tmp_path, monkeypatch):

@@ -98,6 +98,7 @@ def _default_weights() -> Path:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of separation; PyTorch's choice by default.")
 @click.option("--processes", type=click.IntRange(min=1), default=2, show_default=True, help="That score.")
+@click.option("--skip-bad", is_flag=True, help="Leave out songs that are damaged or incomplete, and name them.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Result file (JSON).")
 def evaluate(
     weights: Path | None,
@@ -110,20 +111,22 @@ def evaluate(
     device: str,
     threads: int | None,
     processes: int,
+    skip_bad: bool,
     output: Path | None,
 ) -> None:
     """Score a model on a data set: uSDR, cSDR, SI-SDR, bleedless and fullness per track, and over tracks.
 
-    DATA holds one folder per song (<song>/vocals.wav and the rest), or is MUSDB18-HQ, MUSDB18 or its 7 s sample. With
-    -o, each track's scores are kept beside the result as they come (RESULT.tracks.jsonl): the same command again scores
-    only what is missing; other settings are refused for the same result file.
+    DATA holds one folder per song (<song>/vocals.wav and the rest), or is MUSDB18-HQ, MUSDB18, its 7 s sample, or
+    MIR-1K. The first bad song ends the command; with --skip-bad every song is read through first, and the bad ones are
+    named and left out. With -o, each track's scores are kept beside the result as they come (RESULT.tracks.jsonl): the
+    same command again scores only what is missing; other settings are refused for the same result file.
     """
     import time
 
     import pandas as pd
 
     from bsm.checkpoint import load_model
-    from bsm.data.musdb18 import open_tracks
+    from bsm.data.layouts import open_tracks
     from bsm.evaluate import METRICS, Journal, fingerprint, model_separator
     from bsm.evaluate import evaluate as run_evaluation
     from bsm.files import sha256
@@ -133,7 +136,8 @@ def evaluate(
 
     started = time.time()
     device = _device(device, threads)
-    layout, tracks = open_tracks(root, split)
+    skipped: dict[str, str] = {}
+    layout, tracks = open_tracks(root, split, skipped=skipped if skip_bad else None)
     path = locate(weights or _default_weights())
     model = load_model(path).to(device)
     hop = window if hop is None else hop
@@ -147,12 +151,15 @@ def evaluate(
         write_result(
             output,
             measured="scores per track: uSDR, cSDR, SI-SDR in dB, bleedless and fullness from 0 to 100",
-            parameters=settings | {"weights": str(path)},
+            parameters=settings | {"weights": str(path), "skipped": skipped},
             values=records,
             data=f"{layout}, {split}" if layout != "songs" else str(root),
             started=started,
-            comparable_with_paper=(layout, split, whole, window, hop) == ("MUSDB18-HQ", "test", False, 8.0, 8.0),
+            comparable_with_paper=(layout, split, whole, window, hop) == ("MUSDB18-HQ", "test", False, 8.0, 8.0)
+            and not skipped,
             summary=rows,
         )
     click.echo(pd.DataFrame(rows).T.astype({"n": int, "dropped": int}).to_string(float_format="%.2f"))
     click.echo("low, high: bootstrap 95 % interval of the mean over tracks; std: of the sample", err=True)
+    if skipped:
+        click.echo(f"skipped, not scored: {', '.join(skipped)}", err=True)

@@ -2,34 +2,84 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyloudnorm
+from tqdm import tqdm
 
 from bsm.activity import vocal_regions, vocal_share
-from bsm.data.tracks import Track
+from bsm.data import manifest
+from bsm.data.layouts import SPLITS, open_tracks
+from bsm.data.tracks import VOCALS, Track, song_track
 
 
-def describe(track: Track) -> dict[str, Any]:
+def describe(track: Track, *, threshold_db: float = -40.0) -> dict[str, Any]:
     """Describe a track.
 
+    Args:
+        track: the track.
+        threshold_db: from which level on somebody sings, see :func:`bsm.activity.vocal_regions`.
+
     Returns:
-        ``track``, ``split``, ``seconds``, ``mixture_db`` (RMS re full scale), ``vocals_to_rest_db`` (energy ratio of
-        vocals to accompaniment over the whole track), ``vocal_share``, and ``regions``: (onset, offset) in s of every
-        vocal region.
+        ``track``, ``split``, ``seconds``, ``mixture_db`` (RMS re full scale), ``lufs`` (the mixture's integrated
+        loudness, ITU-R BS.1770; NaN where it has none, as in silence or in less than a block of 0.4 s),
+        ``vocals_to_rest_db`` (energy ratio of vocals to accompaniment over the whole track), ``vocal_share``, and
+        ``regions``: (onset, offset) in s of every vocal region.
     """
-    vocals, rest = track.read("vocals"), track.accompaniment()
-    regions = vocal_regions(vocals, track.rate)
+    mixture, vocals, rest = track.mixture(), track.read("vocals"), track.accompaniment()
+    regions = vocal_regions(vocals, track.rate, threshold_db=threshold_db)
     return {
         "track": track.name,
         "split": track.split,
         "seconds": track.seconds,
-        "mixture_db": _db(np.square(track.mixture(), dtype=np.float64).mean()),
+        "mixture_db": _db(np.square(mixture, dtype=np.float64).mean()),
+        "lufs": loudness(mixture, track.rate),
         "vocals_to_rest_db": _db(np.square(vocals, dtype=np.float64).sum())
         - _db(np.square(rest, dtype=np.float64).sum()),
         "vocal_share": vocal_share(regions, track.seconds),
         "regions": [(region.start, region.stop) for region in regions],
     }
+
+
+def loudness(sound: np.ndarray, rate: int) -> float:
+    """Return the integrated loudness of ``(channels, samples)`` in LUFS (ITU-R BS.1770); NaN where it has none."""
+    meter = pyloudnorm.Meter(rate)
+    if sound.shape[1] < meter.block_size * rate:
+        return float("nan")
+    found = float(meter.integrated_loudness(sound.T.astype(np.float64)))
+    return found if np.isfinite(found) else float("nan")
+
+
+def table(target: str | Path) -> pd.DataFrame:
+    """Describe every track of a data set, known by name or at a path.
+
+    Returns:
+        A row per track: the values of :func:`describe`, with the number of vocal regions, and rate and channels.
+
+    Raises:
+        InputError: no such folder, or one that :func:`bsm.data.layouts.open_tracks` refuses.
+    """
+    root = manifest.load(str(target)).folder if str(target) in manifest.names() else Path(target)
+    rows = []
+    for track in tqdm(_tracks(root), desc="describing", unit="song"):
+        found = describe(track)
+        rows.append(found | {"regions": len(found["regions"]), "rate": track.rate, "channels": track.channels})
+    return pd.DataFrame(rows)
+
+
+def _tracks(root: Path) -> list[Track]:
+    if any(root.glob(f"{VOCALS}.*")):  # the folder of one song
+        return [song_track(root, "test")]
+    splits = [split for split in SPLITS if (root / split).is_dir()] or ["test"]
+    layout, tracks = open_tracks(root, splits[0])
+    if layout != "songs":  # it has all splits, wherever they lie
+        splits, tracks = list(SPLITS), open_tracks(root, SPLITS[0])[1]
+    for split in splits[1:]:
+        tracks += open_tracks(root, split)[1]
+    return tracks
 
 
 def _db(power: float) -> float:

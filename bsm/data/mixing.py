@@ -20,9 +20,10 @@ log = logging.getLogger(__name__)
 class MixingDataset(Dataset):
     """Mixtures of sources that were never in one song (the author's sampling; REFERENCE, section 3).
 
-    Each source of a mixture comes from a random song and a random window in which it is active, is silenced
-    with some probability and scaled by a uniform gain. Item ``i`` depends on ``(seed, i)`` alone, never on workers or
-    on what was read before, so that a resumed run sees the segments that an uninterrupted one would have seen.
+    Each source of a mixture comes from a window of its own, drawn from all windows of all songs in which it is active
+    (so that a long song is drawn more often), is silenced with some probability and scaled by a uniform gain. Item
+    ``i`` depends on ``(seed, i)`` alone, never on workers or on what was read before, so that a resumed run sees the
+    segments that an uninterrupted one would have seen, and that ranks which share out the indices never meet.
 
     Args:
         tracks: songs of equal rate, channels and source names.
@@ -55,17 +56,16 @@ class MixingDataset(Dataset):
         self._gain, self._silence_probability = gain, silence_probability
         self._channels = tracks[0].channels
         window = window_seconds or segment / tracks[0].rate
-        # source -> [(track, starts of its active windows)], songs without any left out
-        self._active: dict[str, list[tuple[Track, list[int]]]] = {name: [] for name in tracks[0].sources}
+        # source -> (track, first sample) of each of its active windows
+        self._active: dict[str, list[tuple[Track, int]]] = {name: [] for name in tracks[0].sources}
         for track in tqdm(tracks, desc="finding active windows", leave=False, disable=len(tracks) < 5):
             for source, found in self._active.items():
                 starts = active_windows(track.read(source), track.rate, window=window, hop=window / 2)
-                if starts:
-                    found.append((track, starts))
+                found.extend((track, start) for start in starts)
         for source, found in self._active.items():
             if not found:
                 raise InputError(f"{source} is silent in every training song; give songs in which it sounds")
-            log.info("%s: %d active windows in %d songs", source, sum(len(s) for _, s in found), len(found))
+            log.info("%s: %d active windows in %d songs", source, len(found), len({track.name for track, _ in found}))
 
     def __len__(self) -> int:
         return self._length
@@ -83,8 +83,7 @@ class MixingDataset(Dataset):
         vocals = np.zeros_like(mixture)
         for source, found in self._active.items():
             # All draws are made even for a silenced source: the others' do not depend on it.
-            track, starts = found[rng.integers(len(found))]
-            start = starts[rng.integers(len(starts))]
+            track, start = found[rng.integers(len(found))]
             gain = np.float32(rng.uniform(*self._gain))
             if rng.random() < self._silence_probability:
                 continue

@@ -1,0 +1,82 @@
+"""What several test files use: a web server on this machine, for downloads."""
+
+import http.server
+import threading
+
+import pytest
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """Serves `server.body` in the manner that the path names, and notes what was asked."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        how, body, asked = self.path.strip("/"), self.server.body, self.headers.get("Range")
+        self.server.asked.append(asked)
+        self.close_connection = True
+        first = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        if how == "missing":
+            return self.send_error(404, "Not Found")
+        if how == "broken":
+            return self.send_error(503, "Busy")
+        if how == "moved":
+            return self.answer(302, b"", Location="/good")
+        if how == "empty":
+            return self.answer(200, b"")
+        if how == "page":
+            return self.answer(200, b"<html>Virus scan warning</html>", **{"Content-Type": "text/html"})
+        if how == "altered":
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        if how == "longer":
+            body = body + b"more"
+        if how == "shorter":
+            body = body[:-5]
+        if how == "other%20range" and first:
+            return self.answer(206, body, **{"Content-Range": f"bytes 7-{len(body) - 1}/{len(body)}"})
+        if how in ("no-ranges", "truncated-no-ranges"):
+            first = 0
+        if how.startswith("unsized"):
+            body = {"unsized": body, "unsized-empty": b"", "unsized-longer": body + bytes(3 << 20)}[how]
+            self.send_response(200)
+            self.send_header("Connection", "close")
+            self.end_headers()
+            return self.wfile.write(body)
+        if first >= len(body):
+            return self.answer(416, b"")
+        headers = {"Content-Range": f"bytes {first}-{len(body) - 1}/{len(body)}"} if first else {}
+        stop = len(body) // 2 + first // 2 if how.startswith("truncated") else None
+        return self.answer(206 if first else 200, body[first:], stop and stop - first, **headers)
+
+    def answer(self, status, body, stop=None, **headers):
+        self.send_response(status)
+        for name, value in ({"Content-Length": len(body), "Connection": "close"} | headers).items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(body[:stop])
+
+
+@pytest.fixture
+def no_proxy(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def http_server(no_proxy):
+    """A server whose `body` is set by the test; `asked` lists the ranges asked for."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
+        server.body, server.asked = b"", []
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def url(http_server):
+    return f"http://127.0.0.1:{http_server.server_port}"

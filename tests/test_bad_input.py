@@ -1,0 +1,227 @@
+"""Bad songs: what is said of each, and that none is left out unless it was asked for, and then by name."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from bsm import audio
+from bsm.data import musdb18
+from bsm.data.layouts import open_tracks
+from bsm.data.tracks import check, folder_tracks
+from bsm.errors import InputError
+
+RATE = 16000
+
+
+def noise(seed, samples=8000, channels=2):
+    return np.random.default_rng(seed).uniform(-0.4, 0.4, (channels, samples)).astype(np.float32)
+
+
+def good(folder, **options):
+    folder.mkdir(parents=True)
+    for seed, name in enumerate(("vocals", "other")):
+        audio.write(folder / f"{name}.wav", noise(seed, **options), RATE)
+    return folder
+
+
+def cut_flac(folder):
+    (folder / "vocals.wav").unlink()
+    soundfile.write(folder / "vocals.flac", noise(0).T, RATE)
+    whole = (folder / "vocals.flac").read_bytes()
+    (folder / "vocals.flac").write_bytes(whole[: len(whole) // 2])
+
+
+def noisy_flac(folder):
+    """Its header is whole, its frames are not."""
+    (folder / "vocals.wav").unlink()
+    soundfile.write(folder / "vocals.flac", noise(0).T, RATE)
+    whole = bytearray((folder / "vocals.flac").read_bytes())
+    whole[2000:12000] = bytes(10000)
+    (folder / "vocals.flac").write_bytes(whole)
+
+
+def empty(folder):
+    soundfile.write(folder / "other.wav", np.zeros((0, 2)), RATE)
+
+
+def no_bytes(folder):
+    (folder / "other.wav").write_bytes(b"")
+
+
+def not_a_number(folder):
+    sound = noise(0)
+    sound[0, 5000] = np.nan
+    soundfile.write(folder / "vocals.wav", sound.T, RATE, subtype="FLOAT")
+
+
+def mono_part(folder):
+    audio.write(folder / "other.wav", noise(1, channels=1), RATE)
+
+
+def short_part(folder):
+    audio.write(folder / "other.wav", noise(1, samples=7999), RATE)
+
+
+def without_vocals(folder):
+    (folder / "vocals.wav").unlink()
+
+
+def cut_wav(folder):
+    """A copy that was broken off: the header still promises all samples."""
+    whole = (folder / "other.wav").read_bytes()
+    (folder / "other.wav").write_bytes(whole[: len(whole) // 2])
+
+
+BAD = {
+    cut_flac: r"vocals\.flac: (damaged audio file|not an audio file)",
+    noisy_flac: r"vocals\.flac: damaged audio file",
+    empty: r"other\.wav: audio file without samples; give",
+    no_bytes: r"other\.wav: not an audio file",
+    not_a_number: r"vocals\.wav: has NaN or infinite samples; export it again",
+    mono_part: r"other\.wav \(8000 samples, 16000 Hz, 1 channels\) differs .*; make the song's files equal",
+    short_part: r"other\.wav \(7999 samples.* differs from vocals\.wav.*; make the song's files equal",
+    without_vocals: r"song without vocals; add vocals\.wav",
+    cut_wav: r"other\.wav.*(differs from|damaged)",
+}
+
+
+@pytest.fixture(params=BAD, ids=lambda spoil: spoil.__name__)
+def songs(request, tmp_path):
+    """Three songs of which the second is bad; and what has to be said of it."""
+    for name in ("a", "böse Ünïcödé 歌", "c"):
+        good(tmp_path / name)
+    request.param(tmp_path / "böse Ünïcödé 歌")
+    return tmp_path, rf"böse Ünïcödé 歌.*{BAD[request.param]}"
+
+
+def test_a_bad_song_ends_it_and_is_named(songs):
+    root, complaint = songs
+    with pytest.raises(InputError, match=complaint) as error:
+        for track in folder_tracks(root, "test"):
+            check(track)
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_song_is_skipped_only_when_asked_and_by_name(songs, caplog):
+    root, complaint = songs
+    skipped = {}
+    with caplog.at_level(logging.WARNING):
+        layout, tracks = open_tracks(root, "test", skipped=skipped)
+    assert [track.name for track in tracks] == ["a", "c"]
+    assert list(skipped) == ["böse Ünïcödé 歌"]
+    (record,) = caplog.records
+    assert record.getMessage() == f"skipping song 'böse Ünïcödé 歌': {skipped['böse Ünïcödé 歌']}"
+    with pytest.raises(InputError, match=complaint):
+        raise InputError(skipped["böse Ünïcödé 歌"])
+
+
+def test_bad_songs_alone_are_an_error(tmp_path):
+    without_vocals(good(tmp_path / "a"))
+    with pytest.raises(InputError, match="none of 1 songs can be used.*song without vocals"):
+        open_tracks(tmp_path, "test", skipped={})
+
+
+def test_a_song_that_musdb18_lacks_a_stem_of_can_be_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(musdb18, "_check_count", lambda *_: None)
+    for song in ("Mu - Too Bright", "Zeno - Signs"):
+        good(tmp_path / "test" / song)
+        for name in ("mixture", "drums", "bass"):
+            audio.write(tmp_path / "test" / song / f"{name}.wav", noise(3), RATE)
+    (tmp_path / "test/Zeno - Signs/bass.wav").unlink()
+    with pytest.raises(InputError, match="Zeno - Signs: incomplete, bass.wav missing"):
+        open_tracks(tmp_path, "test")
+    skipped = {}
+    assert [t.name for t in open_tracks(tmp_path, "test", skipped=skipped)[1]] == ["Mu - Too Bright"]
+    assert list(skipped) == ["Zeno - Signs"]
+
+
+@pytest.mark.parametrize(
+    ("subtype", "step"), [("PCM_U8", 2**-7), ("PCM_16", 2**-15), ("PCM_24", 2**-23), ("PCM_32", 2**-23), ("FLOAT", 0)]
+)
+def test_every_sample_format_reads_as_the_same_sound(tmp_path, subtype, step):
+    sound = noise(0)
+    for name in ("vocals", "other"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "a" / f"{name}.wav", sound.T, RATE, subtype=subtype)
+    (track,) = folder_tracks(tmp_path, "test")
+    assert track.read("vocals").dtype == np.float32
+    np.testing.assert_allclose(track.read("vocals"), sound, atol=step + 1e-7)
+    np.testing.assert_allclose(track.mixture(10, 20), 2 * sound[:, 10:20], atol=2 * step + 1e-6)
+
+
+def test_silent_vocals_are_no_fault(tmp_path):
+    good(tmp_path / "played")
+    audio.write(tmp_path / "played/vocals.wav", np.zeros((2, 8000), np.float32), RATE)
+    skipped = {}
+    assert [t.name for t in open_tracks(tmp_path, "test", skipped=skipped)[1]] == ["played"]
+    assert not skipped
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    pytest.importorskip("stempeg")
+    monkeypatch.setattr(musdb18, "_need_ffmpeg", lambda: None)
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(InputError, match=r"cache/falcon69: cannot be made .*; make .*cache writable"):
+        musdb18.example_track(tmp_path / "cache")
+
+
+def test_a_folder_that_may_not_be_written(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    tmp_path.chmod(0o555)
+    with pytest.raises(InputError, match=r"a\.wav: cannot be written"):
+        audio.write(tmp_path / "a.wav", noise(0), RATE)
+
+
+FULL = """
+import resource, signal, sys
+import numpy as np
+from pathlib import Path
+from bsm import audio
+from bsm.errors import InputError
+{setup}
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a file beyond the limit is an error, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    {call}
+except InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="this system limits no file sizes")
+@pytest.mark.parametrize(
+    ("setup", "call", "name"),
+    [
+        ("", "audio.write('full.wav', np.ones((2, 300_000), np.float32), 44100)", "full.wav"),
+        ("", "audio.write('full.flac', np.random.rand(2, 300_000) / 2, 44100, subtype='PCM_24')", "full.flac"),
+        ("from bsm.files import write_text", "write_text('full.json', 'x' * 100_000)", "full.json"),
+    ],
+    ids=["wav", "flac", "text"],
+)
+def test_a_full_disk_leaves_nothing_behind_and_names_the_file(tmp_path, setup, call, name):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL.format(setup=setup, call=call)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{name}: cannot be written" in done.stdout
+    assert "room" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scores_on_a_full_disk(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    from bsm.evaluate import Journal
+
+    journal = Journal(tmp_path / "scores.tracks.jsonl", {"window": 8.0})
+    (tmp_path / "scores.tracks.jsonl").symlink_to("/dev/full")
+    with pytest.raises(InputError, match="scores.tracks.jsonl: cannot be written .No space left.*make room"):
+        journal.append({"track": "a", "separator": "b"})

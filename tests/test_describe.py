@@ -1,0 +1,37 @@
+"""Loudness against the values that the standard gives, and what has none."""
+
+import numpy as np
+import pytest
+
+from bsm import audio
+from bsm.data.describe import describe, loudness
+from bsm.data.tracks import folder_tracks
+
+
+@pytest.mark.parametrize("rate", [16000, 44100, 48000])
+def test_a_full_scale_sine_of_1_khz_has_minus_3_lufs(rate):
+    """ITU-R BS.1770: -3.01 LUFS for 997 Hz in one channel; twice the power in two channels, and dB for dB."""
+    sine = np.sin(2 * np.pi * 997 * np.arange(3 * rate) / rate)[None].astype(np.float32)
+    assert loudness(sine, rate) == pytest.approx(-3.01, abs=0.1)
+    assert loudness(np.concatenate([sine, sine]), rate) == pytest.approx(0, abs=0.1)
+    assert loudness(sine / 10, rate) == pytest.approx(-23.01, abs=0.1)
+
+
+def test_silence_and_less_than_a_block_have_no_loudness():
+    assert np.isnan(loudness(np.zeros((2, 44100), np.float32), 44100))
+    assert np.isnan(loudness(np.ones((2, 4410), np.float32), 44100))
+
+
+def test_the_threshold_of_singing_is_a_choice(tmp_path):
+    rate = 8000
+    time = np.arange(2 * rate) / rate
+    voice = np.sin(2 * np.pi * 300 * time) * np.where(time < 1, 0.5, 0.5 * 10 ** (-35 / 20))  # then 35 dB below
+    (tmp_path / "a").mkdir()
+    audio.write(tmp_path / "a/vocals.wav", voice[None], rate)
+    audio.write(tmp_path / "a/other.wav", 0.5 * voice[None], rate)
+    (track,) = folder_tracks(tmp_path, "test")
+    assert describe(track)["vocal_share"] == pytest.approx(1)
+    found = describe(track, threshold_db=-30)
+    assert found["vocal_share"] == pytest.approx(0.5, abs=0.02)
+    assert found["vocals_to_rest_db"] == pytest.approx(6.02, abs=0.01)
+    assert found["lufs"] == loudness(track.mixture(), rate)
