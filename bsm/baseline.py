@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bsm import bands
 from bsm.config import ModelConfig, StftConfig, _Config
 from bsm.errors import BackendUnavailable, InputError
+from bsm.model import BSMamba2
 
 PARTS = {
     "band_split": "band_split",
@@ -19,6 +21,7 @@ PARTS = {
     "mask_estimators": "mask_estimator",
 }
 """The package's name of each part, and ours."""
+PACKAGE_MASK_EXPANSION = 4  # its own, which its constructor does not let one change
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class RoformerConfig(_Config):
         dim: features per band and frame.
         depth: layers, each one transformer block over time and one over bands.
         heads: attention heads.
-        dim_head: features of a head.
+        dim_head: features of a head; even, and at least 4.
+        mask_expansion: hidden width of the mask estimator as a multiple of ``dim``.
     """
 
     sample_rate: int = 44100
@@ -44,18 +48,35 @@ class RoformerConfig(_Config):
     depth: int = 6
     heads: int = 8
     dim_head: int = 48
+    mask_expansion: int = 4
 
     def __post_init__(self) -> None:
         if sum(self.bands) != self.stft.bins:
             raise InputError(f"bands sum to {sum(self.bands)} bins, the STFT has {self.stft.bins}")
         if self.channels not in (1, 2):
             raise InputError(f"BS-RoFormer takes 1 or 2 channels, not {self.channels}")
+        if self.dim_head < 4 or self.dim_head % 2:
+            raise InputError(f"rotary positions need an even dim_head of at least 4, not {self.dim_head}")
 
     @classmethod
     def beside(cls, config: ModelConfig) -> RoformerConfig:
         """Return the yardstick of a BSMamba2: what both have is equal, attention keeps 8 heads of 48."""
         shared = cls.__dataclass_fields__.keys() & ModelConfig.__dataclass_fields__.keys()
         return cls(**{name: getattr(config, name) for name in shared})
+
+    @classmethod
+    def matched(cls, config: ModelConfig) -> RoformerConfig:
+        """Return the yardstick with as many parameters as a BSMamba2: :meth:`beside`, its heads widened or narrowed.
+
+        Raises:
+            BackendUnavailable: bs-roformer is not installed.
+        """
+        base = cls.beside(config)
+        with torch.device("meta"):
+            wanted = BSMamba2(config).parameter_counts()["total"]
+            narrow, wide = (BSRoformer(base.replace(dim_head=d)).parameter_counts()["total"] for d in (4, 8))
+        # The count is a straight line over the heads' width, which has to be even.
+        return base.replace(dim_head=max(4, 4 + 2 * round(2 * (wanted - narrow) / (wide - narrow))))
 
 
 class BSRoformer(nn.Module):
@@ -73,7 +94,8 @@ class BSRoformer(nn.Module):
         """
         super().__init__()
         try:
-            from bs_roformer import BSRoformer as Network  # slow to import
+            from bs_roformer.bs_roformer import BSRoformer as Network  # slow to import
+            from bs_roformer.bs_roformer import MaskEstimator
         except ImportError as error:
             raise BackendUnavailable(f"the comparison needs bs-roformer ({error}): pip install bs-roformer") from error
         self.config = config
@@ -94,6 +116,15 @@ class BSRoformer(nn.Module):
                 stft_win_length=config.stft.n_fft,
                 stft_hop_length=config.stft.hop_length,
             )
+        if config.mask_expansion != PACKAGE_MASK_EXPANSION:
+            widths = tuple(2 * config.channels * width for width in config.bands)
+            estimator = MaskEstimator(config.dim, widths, depth=2, mlp_expansion_factor=config.mask_expansion)
+            self.network.mask_estimators = nn.ModuleList([estimator])
+        for estimator in self.network.mask_estimators:
+            estimator.register_forward_hook(_in_full_precision)
+        for rotary in {m for m in self.network.modules() if type(m).__name__ == "RotaryEmbedding"}:
+            # It keeps the angles it first computes, in its input's precision: bfloat16 cannot count to 801 frames.
+            rotary(torch.arange(rotary.cache_max_seq_len).float(), seq_len=rotary.cache_max_seq_len)
 
     def forward(self, mixture: Tensor) -> Tensor:
         """Estimate the vocals of a mixture of any length >= 1.
@@ -124,3 +155,8 @@ class BSRoformer(nn.Module):
             ours: sum(p.numel() for p in getattr(self.network, name).parameters()) for name, ours in PARTS.items()
         }
         return counts | {"total": sum(p.numel() for p in self.parameters())}
+
+
+def _in_full_precision(_: nn.Module, __: tuple, output: Tensor) -> Tensor:
+    """Return a layer's result as float32 at least: complex numbers know no bfloat16."""
+    return output.to(torch.promote_types(output.dtype, torch.float32))

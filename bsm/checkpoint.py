@@ -15,29 +15,31 @@ from torch import Tensor, nn
 
 from bsm import weights
 from bsm.author import BESIDE, PREFIX, author_name, from_author, infer_config, to_author
-from bsm.config import ModelConfig
 from bsm.errors import InputError
 from bsm.files import replacing, write_text
 from bsm.inert import read_checkpoint
 from bsm.model import BSMamba2
+from bsm.networks import build, network_name, read_config
 
 log = logging.getLogger(__name__)
 
 
 def save_model(model: nn.Module, path: Path, card: dict[str, Any]) -> Path:
-    """Write weights as safetensors, and beside them a JSON card: the model's configuration and whatever is given.
+    """Write weights as safetensors, and beside them a JSON card: network, configuration and whatever is given.
 
     Args:
-        model: has a ``config`` and is a :class:`BSMamba2`.
+        model: one of :data:`bsm.networks.NETWORKS`.
         path: ends in ``.safetensors``; the card takes the same name with ``.json``.
         card: how the weights came about: data, seed, revision, scores.
     """
-    config = json.dumps(model.config.to_dict())
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    text = json.dumps({"model": model.config.to_dict()} | card, indent=2)
+    about = {"network": network_name(model.config), "model": model.config.to_dict()}
+    # Copies, for safetensors refuses tensors that share memory, as BS-RoFormer's rotation frequencies do.
+    tensors = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    text = json.dumps(about | card, indent=2)
     write_text(path.with_suffix(".json"), text + "\n")
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"model": config})
+        # One entry: safetensors puts several in an order of its own each time, and equal weights are to be equal files.
+        save_file(tensors, temporary, metadata={"model": json.dumps({"network": about["network"]} | about["model"])})
     return path
 
 
@@ -60,12 +62,13 @@ def export_author(model: BSMamba2, path: str | Path) -> Path:
     return Path(path)
 
 
-def load_model(path_or_name: str | Path, *, strict: bool = True) -> BSMamba2:
+def load_model(path_or_name: str | Path, *, strict: bool = True) -> nn.Module:
     """Load a model on the CPU, in evaluation mode, without running anything that its file holds.
 
     Three layouts are known by what is in them: ours (:func:`save_model`), the author's Lightning checkpoint, and the
     same names without ``model.`` (the compatible published checkpoint). The latter two hold no configuration: sizes
     follow from the tensors' shapes, the FFT's length from the bands' sum; hop 441 and 44.1 kHz are the author's.
+    The result is a BSMamba2, or a BSRoformer where our own file says so.
 
     Args:
         path_or_name: a file, or a name of ``data_manifest/weights.yaml`` (``bsm weights list``).
@@ -103,9 +106,19 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
         raise InputError(f"{path}: damaged, or not a safetensors file ({error}); copy or train it anew") from error
 
 
-def _build(tensors: dict[str, Any], config_text: str | None, strict: bool) -> BSMamba2:
+def _configuration(text: str | None) -> tuple[str, dict[str, Any]]:
+    """Return the network's name and its configuration, which is empty where the file holds none."""
+    try:
+        values = json.loads(text or "{}")
+        return values.pop("network", "bsmamba2"), values
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"its configuration makes no model: {error}") from error
+
+
+def _build(tensors: dict[str, Any], config_text: str | None, strict: bool) -> nn.Module:
     """Make the model that the tensors, in either layout, are for."""
-    ours = any(name.startswith("dual_path.") for name in tensors)
+    network, values = _configuration(config_text)
+    ours = network != "bsmamba2" or any(name.startswith("dual_path.") for name in tensors)
     if ours and config_text is None:
         raise InputError("holds no model configuration; it was not written by bsm")
     prefix = PREFIX if not ours and any(name.startswith(PREFIX) for name in tensors) else ""
@@ -115,11 +128,13 @@ def _build(tensors: dict[str, Any], config_text: str | None, strict: bool) -> BS
     tensors = {name: value for name, value in tensors.items() if name not in beside}
     try:
         if config_text:
-            config = ModelConfig.from_dict(json.loads(config_text))
+            config = read_config(network, values)
         else:
             config = infer_config({name.removeprefix(prefix): value for name, value in tensors.items()})
-        with torch.device("meta"):  # neither memory nor random numbers for weights that the file brings
-            model = BSMamba2(config)
+        # Neither memory nor random numbers for weights that the file brings; but BS-RoFormer's constants must be real.
+        place = "meta" if network == "bsmamba2" else "cpu"
+        with torch.device(place), torch.random.fork_rng(devices=[]):
+            model = build(config)
     except (TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise InputError(f"its configuration makes no model: {error}" if config_text else str(error)) from error
     names = {name: name if ours else prefix + author_name(name) for name in model.state_dict()}  # ours: the file's

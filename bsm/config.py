@@ -42,10 +42,19 @@ class _Config:
 
 @dataclass(frozen=True)
 class StftConfig(_Config):
-    """Short-time Fourier transform: centred, reflected at the ends, Hann window (author's code)."""
+    """Short-time Fourier transform: centred, reflected at the ends, Hann window (author's code).
+
+    Attributes:
+        n_fft: samples of a frame, and of its window.
+        hop_length: samples from frame to frame; with more than ``n_fft`` of them, samples between would be lost.
+    """
 
     n_fft: int = 2048
     hop_length: int = 441
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.hop_length <= self.n_fft:
+            raise InputError(f"STFT hop of {self.hop_length} samples: choose 1 to n_fft = {self.n_fft}")
 
     @property
     def bins(self) -> int:
@@ -53,9 +62,13 @@ class StftConfig(_Config):
         return self.n_fft // 2 + 1
 
 
+DIRECTIONS = ("separate", "shared", "forward")
+MERGES = ("concat", "mean")
+
+
 @dataclass(frozen=True)
 class ModelConfig(_Config):
-    """The network's sizes. The defaults are the paper's model: 48,098,188 parameters.
+    """The network's sizes and structure. The defaults are the paper's model: 48,098,188 parameters.
 
     Attributes:
         sample_rate: Hz.
@@ -70,6 +83,10 @@ class ModelConfig(_Config):
         d_conv: taps of the causal convolution.
         mask_expansion: hidden width of the mask estimator as a multiple of ``dim``.
         scan_backend: see :func:`bsm.scan.scan`.
+        directions: of a block's mixers, one of :data:`DIRECTIONS`: ``separate`` ones forwards and backwards, one
+            ``shared`` by both, or ``forward`` alone.
+        merge: of both directions before the projection, one of :data:`MERGES`: side by side, or their average.
+        mono: separate the average of the channels, and give every channel of the output the same estimate.
     """
 
     sample_rate: int = 44100
@@ -84,12 +101,23 @@ class ModelConfig(_Config):
     d_conv: int = 4
     mask_expansion: int = 4
     scan_backend: str = "auto"
+    directions: str = "separate"
+    merge: str = "concat"
+    mono: bool = False
 
     def __post_init__(self) -> None:
+        for name, known in (("directions", DIRECTIONS), ("merge", MERGES)):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} {getattr(self, name)!r} is not known; choose one of {', '.join(known)}")
         if sum(self.bands) != self.stft.bins:
             raise InputError(f"bands sum to {sum(self.bands)} bins, the STFT has {self.stft.bins}")
         if (self.dim * self.expand) % self.headdim:
             raise InputError(f"headdim {self.headdim} does not divide dim * expand = {self.dim * self.expand}")
+
+    @property
+    def streams(self) -> int:
+        """Channels that the network itself sees."""
+        return 1 if self.mono else self.channels
 
     @property
     def d_inner(self) -> int:
@@ -103,11 +131,12 @@ class ModelConfig(_Config):
 
     @classmethod
     def preset(cls, name: str) -> ModelConfig:
-        """Return a named size: ``paper``, ``vram``, ``small`` or ``tiny``.
+        """Return a named size: ``paper``, ``vram``, ``small`` or ``tiny``, or ``small-16k`` or ``tiny-16k``.
 
         ``vram`` is the reduced configuration of the seed reports (dim 192, 4 layers, 48 equal bands); ``small`` is the
         paper's design at dim 64 and 2 layers; ``tiny`` is what two CPU cores can train in minutes, with half the
-        paper's frames per second.
+        paper's frames per second. The two for 16 kHz have the sizes of their namesakes, take mono, and keep frames and
+        bands as they are in time and frequency (:data:`bsm.bands.PAPER_16K`).
 
         Raises:
             InputError: an unknown name.
@@ -117,25 +146,22 @@ class ModelConfig(_Config):
         return cls(**_PRESETS[name])
 
 
+_SMALL = {"dim": 64, "depth": 2}
+_TINY = {"dim": 32, "depth": 2, "d_state": 32, "headdim": 32, "expand": 2, "mask_expansion": 2}
+_16K = {"sample_rate": 16000, "channels": 1, "bands": bands.PAPER_16K}
 _PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "vram": {"dim": 192, "depth": 4, "bands": bands.equal(1025, 48)},
-    "small": {"dim": 64, "depth": 2},
-    "tiny": {
-        "stft": StftConfig(hop_length=882),
-        "dim": 32,
-        "depth": 2,
-        "d_state": 32,
-        "headdim": 32,
-        "expand": 2,
-        "mask_expansion": 2,
-    },
+    "small": _SMALL,
+    "tiny": {"stft": StftConfig(hop_length=882), **_TINY},
+    "small-16k": {"stft": StftConfig(744, 160), **_16K, **_SMALL},
+    "tiny-16k": {"stft": StftConfig(744, 320), **_16K, **_TINY},
 }
 
 
 @dataclass(frozen=True)
 class LossConfig(_Config):
-    """The training loss (REFERENCE: author's defaults); the other values exist for the ablations.
+    """The training loss (REFERENCE: author's defaults, for 44.1 kHz); the other values exist for the ablations.
 
     Attributes:
         windows: STFT window lengths in samples, one term each.
@@ -155,21 +181,53 @@ class LossConfig(_Config):
     mean: bool = False
     center: bool = True
 
+    @classmethod
+    def at_rate(cls, rate: int) -> Self:
+        """Return the paper's loss for another sample rate: its windows and hop last as long as at 44.1 kHz.
+
+        What they resolve is a matter of seconds and Hz, and so the terms, and their weights against each other, keep
+        their meaning. Windows are rounded to multiples of 4 samples, which leaves them within 1 % at 16 kHz.
+
+        Args:
+            rate: Hz.
+        """
+        paper = cls()
+        if rate == 44100:
+            return paper
+        scale = rate / 44100
+        return paper.replace(
+            windows=tuple(4 * max(1, round(window * scale / 4)) for window in paper.windows),
+            hop_length=max(1, round(paper.hop_length * scale)),
+            min_fft=4 * max(1, round(paper.min_fft * scale / 4)),
+        )
+
+
+SCHEDULES = ("constant", "cosine")
+
 
 @dataclass(frozen=True)
 class TrainConfig(_Config):
-    """Optimisation and sampling; the defaults are the author's, per process.
+    """Optimisation and sampling; the defaults are the author's, in one process (:meth:`preset` has both).
 
     Attributes:
         steps: optimiser updates.
         batch_size: segments per process and forward pass.
-        accumulate: forward passes per update.
+        accumulate: forward passes per update and process.
+        processes: processes that ``accumulate`` is meant for; where there are more or fewer, each makes fewer or more
+            passes, so that an update always takes :attr:`update_segments`.
         segment_seconds: length of a training segment, s.
-        lr: AdamW learning rate, constant.
+        lr: AdamW learning rate, the highest of the schedule.
+        schedule: ``constant``, or ``cosine``, which falls to 0 at the last update.
+        warmup: updates over which the rate first rises in a straight line.
         clip: gradient norm ceiling.
         ema_decay: decay of the averaged weights, which are the ones evaluated and published.
         validate_every: updates between validations.
+        patience: validations without a better uSDR after which training stops early; 0 never stops it.
+        keep_best: checkpoints of averaged weights that are kept, by validation uSDR.
         checkpoint_every: updates between checkpoints.
+        max_skipped: updates in a row, left out because loss or gradient was not finite, after which training fails.
+        checkpoint_gradients: keep the blocks' inputs alone and compute a block again for its gradients: less memory,
+            more time, the same gradients.
         workers: data loader processes; 0 reads in the main process.
         precision: Lightning Fabric's name, such as ``32-true`` or ``bf16-mixed``.
         seed: seeds the initial weights and the sampled segments.
@@ -181,15 +239,50 @@ class TrainConfig(_Config):
     steps: int = 200_000
     batch_size: int = 5
     accumulate: int = 6
+    processes: int = 1
     segment_seconds: float = 8.0
     lr: float = 5e-4
+    schedule: str = "constant"
+    warmup: int = 0
     clip: float = 3.0
     ema_decay: float = 0.999
     validate_every: int = 100
+    patience: int = 0
+    keep_best: int = 3
     checkpoint_every: int = 100
+    max_skipped: int = 10
+    checkpoint_gradients: bool = False
     workers: int = 2
     precision: str = "bf16-mixed"
     seed: int = 0
     silence_probability: float = 0.1
     gain: tuple[float, float] = (0.5, 1.5)
     loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        sizes = "steps", "batch_size", "accumulate", "processes", "validate_every", "checkpoint_every"
+        for name in (*sizes, "keep_best", "max_skipped"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"schedule {self.schedule!r} is not known; choose one of {', '.join(SCHEDULES)}")
+        if not 0 <= self.warmup < self.steps:
+            raise InputError(f"warmup of {self.warmup} updates: choose 0 to fewer than steps = {self.steps}")
+
+    @property
+    def update_segments(self) -> int:
+        """Segments that an update takes, over all processes and passes."""
+        return self.batch_size * self.accumulate * self.processes
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """Return a named recipe: ``paper``, the author's on two GPUs (REFERENCE, section 3).
+
+        60 segments an update, 2000 epochs of 100 updates at most, validation and checkpoint after each.
+
+        Raises:
+            InputError: an unknown name.
+        """
+        if name != "paper":
+            raise InputError(f"unknown training preset {name!r}; choose paper")
+        return cls(processes=2)

@@ -1,11 +1,14 @@
 """The yardstick speaks BSMamba2's language."""
 
+import json
 import warnings
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bsm.baseline import BSRoformer, RoformerConfig
+from bsm.checkpoint import load_model, save_model
 from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
 from bsm.model import BSMamba2
@@ -89,3 +92,69 @@ def test_configuration_travels():
         RoformerConfig(stft=StftConfig(n_fft=1024))
     with pytest.raises(InputError, match="channels"):
         RoformerConfig(channels=6)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small", "vram", "paper"])
+def test_a_matched_yardstick_has_as_many_parameters(preset):
+    size = ModelConfig.preset(preset)
+    config = RoformerConfig.matched(size)
+    assert config.replace(dim_head=48) == RoformerConfig.beside(size)  # all else is equal
+    with torch.device("meta"):
+        counts, ours = (m.parameter_counts() for m in (BSMamba2(size), BSRoformer(config)))
+    assert ours["total"] == pytest.approx(counts["total"], rel=0.01)
+    assert ours["dual_path"] == pytest.approx(counts["dual_path"], rel=0.1)
+    assert ours["mask_estimator"] == counts["mask_estimator"]
+
+
+def test_head_widths_that_cannot_rotate():
+    for width in (2, 9):
+        with pytest.raises(InputError, match="even dim_head"):
+            RoformerConfig(dim_head=width)
+
+
+def test_positions_are_told_apart_under_bfloat16():
+    """bfloat16 has 8 bits of mantissa: counted in it, frames past 256 would share their angles."""
+    model = BSRoformer(SMALL)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.randn(1, 2, 400 * SMALL.stft.hop_length))
+    rotary = next(m for m in model.network.modules() if type(m).__name__ == "RotaryEmbedding")
+    angles = rotary(torch.arange(401).bfloat16(), seq_len=401)
+    assert angles.dtype == torch.float32
+    torch.testing.assert_close(angles[:, 0], torch.arange(401.0))
+
+
+def test_bfloat16_is_near_float32(model):
+    mixture = torch.randn(1, 2, 9000)
+    with torch.inference_mode():
+        expected = model(mixture)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model(mixture)
+    assert found.dtype == torch.float32
+    assert (found - expected).norm() < 0.05 * expected.norm()
+
+
+def test_trained_weights_come_back(model, tmp_path):
+    path = save_model(model, tmp_path / "model.safetensors", {"seed": 0})
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert (card["network"], card["seed"], RoformerConfig.from_dict(card["model"])) == ("bs-roformer", 0, SMALL)
+    random = torch.get_rng_state()
+    loaded = load_model(path)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert type(loaded) is BSRoformer
+    assert not loaded.training
+    assert loaded.parameter_counts() == model.parameter_counts()
+    mixture = torch.randn(1, 2, 9000)
+    with torch.inference_mode():
+        assert torch.equal(loaded(mixture), model(mixture))
+
+
+def test_a_file_of_an_unknown_network(model, tmp_path):
+    path = save_model(model, tmp_path / "model.safetensors", {})
+    tensors = load_file(path)
+    save_file(tensors, path, metadata={"model": json.dumps({"network": "abacus"} | SMALL.to_dict())})
+    with pytest.raises(InputError, match="there is no network 'abacus'; choose one of: bsmamba2, bs-roformer"):
+        load_model(path)
+    config = {"network": "bs-roformer"} | ModelConfig().to_dict()
+    save_file(tensors, path, metadata={"model": json.dumps(config)})
+    with pytest.raises(InputError, match="RoformerConfig has no .*d_state"):
+        load_model(path)

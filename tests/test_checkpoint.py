@@ -21,9 +21,9 @@ from bsm.errors import InputError
 from bsm.model import BSMamba2
 
 SMALL = ModelConfig(
-    stft=StftConfig(64), bands=(2, 3, 12, 16), dim=8, depth=2, d_state=4, headdim=4, expand=2, mask_expansion=3
+    stft=StftConfig(512), bands=(2, 3, 12, 240), dim=8, depth=2, d_state=4, headdim=4, expand=2, mask_expansion=3
 )
-OWN = SMALL.replace(stft=StftConfig(64, 20), sample_rate=8000, scan_backend="quadratic")
+OWN = SMALL.replace(stft=StftConfig(512, 20), sample_rate=8000, scan_backend="quadratic")
 
 
 def make(config=SMALL, seed=0):

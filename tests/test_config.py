@@ -10,6 +10,7 @@ from bsm.config import LossConfig, ModelConfig, StftConfig, TrainConfig
 from bsm.errors import InputError
 
 PRESETS = ("paper", "vram", "small", "tiny")
+PRESETS_16K = ("small-16k", "tiny-16k")
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -18,6 +19,49 @@ def test_presets_have_bands_that_cover_the_bins(name):
     assert sum(config.bands) == config.stft.bins == 1025
     assert config.heads * config.headdim == config.d_inner
     assert (config.sample_rate, config.channels) == (44100, 2)
+
+
+@pytest.mark.parametrize("name", PRESETS_16K)
+def test_presets_for_16_khz_keep_the_times_and_frequencies(name):
+    config, original = ModelConfig.preset(name), ModelConfig.preset(name.removesuffix("-16k"))
+    assert (config.sample_rate, config.channels) == (16000, 1)
+    assert sum(config.bands) == config.stft.bins == 373
+    for field in ("n_fft", "hop_length"):
+        seconds = getattr(config.stft, field) / 16000
+        assert seconds == pytest.approx(getattr(original.stft, field) / 44100, rel=0.002)
+    sizes = ("dim", "depth", "d_state", "headdim", "expand", "d_conv", "mask_expansion")
+    assert all(getattr(config, size) == getattr(original, size) for size in sizes)
+
+
+def test_bands_for_16_khz_are_the_papers_up_to_8_khz():
+    edges, bins = [], 0
+    for width in bands.PAPER_16K:
+        edges.append(bins * 16000 / 744)
+        bins += width
+    papers, bins = [], 0
+    for width in bands.PAPER:
+        papers.append(bins * 44100 / 2048)
+        bins += width
+    below = [edge for edge in papers if edge < 8000]
+    assert len(edges) == len(below) == 52
+    assert max(abs(a - b) for a, b in zip(edges, below, strict=True)) < 0.5 * 44100 / 2048
+
+
+@pytest.mark.parametrize("hop", [0, -1, 2049])
+def test_a_hop_that_skips_samples_is_refused(hop):
+    with pytest.raises(InputError, match=f"hop of {hop} samples: choose 1 to n_fft = 2048"):
+        StftConfig(hop_length=hop)
+    assert StftConfig(hop_length=2048).hop_length == 2048
+
+
+def test_the_loss_lasts_as_long_at_any_rate():
+    assert LossConfig.at_rate(44100) == LossConfig()
+    config, paper = LossConfig.at_rate(16000), LossConfig()
+    assert config.windows == (1488, 744, 372, 184, 92)
+    assert (config.hop_length, config.min_fft) == (53, 744)
+    for ours, theirs in zip((*config.windows, config.hop_length), (*paper.windows, paper.hop_length), strict=True):
+        assert ours / 16000 == pytest.approx(theirs / 44100, rel=0.01)
+    assert config.replace(windows=paper.windows, hop_length=147, min_fft=2048) == paper  # and nothing else differs
 
 
 def test_the_papers_model():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -11,23 +12,50 @@ import click
 @click.argument("profile", default="demo")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of weights and segments; the profile's by default.")
 @click.option("--steps", type=int, help="Optimiser updates; the profile's by default.")
+@click.option("--backbone", default="bsmamba2", show_default=True, help="Network: bsmamba2 or bs-roformer.")
+@click.option("--variant", help="Variant of bsmamba2 for the ablations, such as base; trained as the profile says.")
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the run; under runs/ by default.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-def train(profile: str, seed: int | None, steps: int | None, run: Path | None, device: str) -> None:
-    """Train the model of a PROFILE, or go on where a killed training stopped."""
+def train(
+    profile: str,
+    seed: int | None,
+    steps: int | None,
+    backbone: str,
+    variant: str | None,
+    run: Path | None,
+    device: str,
+) -> None:
+    """Train the model of a PROFILE, or go on where a killed training stopped.
+
+    Ctrl-C and SIGTERM save first. `torchrun --nproc-per-node N -m bsm train PROFILE` trains in N processes.
+    """
     from bsm.study.profiles import Profile
 
     settings = Profile.load(profile)
+    if variant and backbone != "bsmamba2":
+        raise click.UsageError("a --variant is one of bsmamba2; leave out --backbone")
+    if variant:
+        model, config = settings.variant_config(variant)
+    else:
+        model, config = settings.model_config(backbone), settings.train_config()
+    from bsm.train import Stopped
     from bsm.train import train as run_training  # slow to import: a wrong name is told at once
 
     changes = {k: v for k, v in {"seed": seed, "steps": steps}.items() if v is not None}
-    config = settings.train_config().replace(**changes)
-    weights = run_training(
-        run or settings.run_folder(config.seed),
-        settings.model_config(),
-        config,
-        settings.tracks(),
-        device=device,
-        supersede=run is None and steps is None,  # the profile's folder follows the profile
-    )
-    click.echo(weights)
+    config = config.replace(**changes)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    try:
+        weights = run_training(
+            run or settings.run_folder(config.seed, variant or backbone),
+            model,
+            config,
+            settings.tracks(),
+            device=device,
+            supersede=run is None and steps is None,  # the profile's folder follows the profile
+        )
+    except Stopped as stop:
+        if first:
+            click.echo(f"bsm: {stop}", err=True)
+        raise SystemExit(stop.status) from stop
+    if first:
+        click.echo(weights)

@@ -1,0 +1,56 @@
+"""The networks that can be trained, by name: the paper's, and the yardstick beside it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from bsm.baseline import BSRoformer, RoformerConfig
+from bsm.config import ModelConfig
+from bsm.errors import InputError
+from bsm.model import BSMamba2
+
+NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
+    "bsmamba2": (ModelConfig, BSMamba2),
+    "bs-roformer": (RoformerConfig, BSRoformer),
+}
+"""The name that run folders and cards use; the configuration's class and the network's."""
+
+
+def network_name(config: ModelConfig | RoformerConfig) -> str:
+    """Return the name of the network that a configuration is for."""
+    return next(name for name, (kind, _) in NETWORKS.items() if type(config) is kind)
+
+
+def network_config(name: str, config: ModelConfig) -> ModelConfig | RoformerConfig:
+    """Return a network's configuration at the size of a BSMamba2: that one's own, or with as many parameters.
+
+    Raises:
+        InputError: an unknown name.
+        BackendUnavailable: bs-roformer is asked for and not installed.
+    """
+    _check(name)
+    return config if name == "bsmamba2" else RoformerConfig.matched(config)
+
+
+def read_config(name: str, values: dict) -> ModelConfig | RoformerConfig:
+    """Build the configuration of a named network from plain values.
+
+    Raises:
+        InputError: an unknown name, or a value that the configuration does not have.
+    """
+    _check(name)
+    return NETWORKS[name][0].from_dict(values)
+
+
+def build(config: ModelConfig | RoformerConfig) -> nn.Module:
+    """Build the network of a configuration, with random weights.
+
+    Raises:
+        BackendUnavailable: bs-roformer is asked for and not installed.
+    """
+    return NETWORKS[network_name(config)][1](config)
+
+
+def _check(name: str) -> None:
+    if name not in NETWORKS:
+        raise InputError(f"there is no network {name!r}; choose one of: {', '.join(NETWORKS)}")

@@ -1,0 +1,190 @@
+"""One update after another: gradients over several batches, clipping, AdamW, the average of the weights, validation."""
+
+from __future__ import annotations
+
+import logging
+import math
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from bsm.config import TrainConfig
+from bsm.errors import InputError
+from bsm.loss import bsmamba2_loss
+from bsm.metrics import usdr
+from bsm.train.best import Ranking
+from bsm.train.interrupt import StopRequest
+from bsm.train.recompute import recompute_blocks
+from bsm.train.sampling import pass_segments, passes_per_update
+from bsm.train.schedule import learning_rate
+
+log = logging.getLogger(__name__)
+
+VALIDATION_SEGMENTS = 4  # of each validation song
+
+
+class Trainer:
+    """Everything that changes from one update to the next, the same in every process.
+
+    Args:
+        fabric: launched.
+        model: with its initial weights.
+        config: the recipe.
+    """
+
+    def __init__(self, fabric: Fabric, model: nn.Module, config: TrainConfig) -> None:
+        self.fabric, self.config = fabric, config
+        self.passes = passes_per_update(config, fabric.world_size)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True)
+        self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        if config.checkpoint_gradients:
+            recompute_blocks(model)
+        self.model, self.optimizer = fabric.setup(model, optimizer)
+        self.averaged.to(fabric.device)
+        self.ranking = Ranking(config.keep_best)
+        self.step = self.skipped = self.skipped_in_row = 0
+        self.seconds = 0.0
+        self.signum = 0  # of the signal that some process was sent, as of the last update
+
+    @property
+    def finished(self) -> bool:
+        """Whether all updates are made, or validation has not improved for too long."""
+        patience = self.config.patience
+        return self.step >= self.config.steps or 0 < patience <= self.ranking.since_best
+
+    def update(self, batches: Iterator[tuple[Tensor, Tensor]], stop: StopRequest) -> dict[str, Any]:
+        """Take one optimiser step; leave it out where the loss or its gradient is not finite in some process.
+
+        Args:
+            batches: mixtures and vocals, this process's own.
+            stop: knows which signal this process was sent; afterwards ``self.signum`` is the same in all of them.
+
+        Returns:
+            The update's line in the log (:func:`bsm.train.read_log`).
+        """
+        started = time.perf_counter()
+        waited, losses = 0.0, []
+        for number in range(self.passes):
+            asked = time.perf_counter()
+            mixture, vocals = (v.to(self.fabric.device, non_blocking=True) for v in next(batches))
+            waited += time.perf_counter() - asked
+            with self.fabric.no_backward_sync(self.model, enabled=number < self.passes - 1):
+                loss = bsmamba2_loss(self.model(mixture), vocals, self.config.loss)
+                self.fabric.backward(loss / self.passes)
+            losses.append(loss.detach())
+        told = torch.stack([*losses, losses[0].new_tensor(stop.signum)])
+        told = self.fabric.all_gather(told).reshape(self.fabric.world_size, -1).double().cpu()
+        losses, self.signum = told[:, :-1], int(told[:, -1].max())
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False
+        )
+        record = {"step": self.step + 1, "loss": losses.mean().item(), "grad_norm": norm.item()}
+        record["lr"] = learning_rate(self.config, self.step)
+        if math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"]):
+            for group in self.optimizer.param_groups:
+                group["lr"] = record["lr"]
+            self.optimizer.step()
+            self.averaged.update_parameters(self.model.module)
+            self.skipped_in_row = 0
+        else:
+            record["skipped"] = self._unusable(losses)
+            log.warning("step %d skipped: loss or gradient not finite, segments %s", self.step + 1, record["skipped"])
+            self.skipped += 1
+            self.skipped_in_row += 1
+        self.optimizer.zero_grad()
+        self.step += 1
+        elapsed = time.perf_counter() - started
+        self.seconds += elapsed
+        return record | {"seconds": elapsed, "waited": waited, "memory_mb": self._peak_memory()}
+
+    def _unusable(self, losses: Tensor) -> list[list[int]]:
+        """Return the segments behind the losses, ``(processes, passes)``, that are not finite, as [first, end) pairs.
+
+        All of the update's, where each loss is finite and the gradient is not.
+        """
+        bad = (~losses.T.isfinite()).nonzero().tolist()
+        parts = [pass_segments(self.config, self.step, number, rank, len(losses)) for number, rank in bad]
+        first = self.step * self.config.update_segments
+        return [[p.start, p.stop] for p in parts] or [[first, first + self.config.update_segments]]
+
+    def check(self) -> None:
+        """Refuse to go on where nothing but skipped updates is left.
+
+        Raises:
+            FloatingPointError: ``config.max_skipped`` updates in a row were skipped.
+        """
+        if self.skipped_in_row >= self.config.max_skipped:
+            first = self.step - self.skipped_in_row + 1
+            raise FloatingPointError(
+                f"loss or gradient was not finite in {self.skipped_in_row} updates in a row, steps {first} to "
+                f"{self.step}; the checkpoint before them is kept"
+            )
+
+    def _peak_memory(self) -> float:
+        """Return the most memory held so far, MB: the GPU's, or on a CPU this process's."""
+        if self.fabric.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.fabric.device) / 1e6
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+    @torch.no_grad()
+    def validate(self, segments: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Score the averaged weights on fixed segments: mean loss, and mean over songs of uSDR in dB.
+
+        A song's uSDR is that of its segments joined: in segments without vocals the ratio of energies is meaningless,
+        but what the model leaves there counts as error. The processes share the songs out.
+        """
+        self.averaged.eval()
+        size = VALIDATION_SEGMENTS
+        songs = [segments[first : first + size] for first in range(0, len(segments), size)]
+        scores = torch.zeros(len(songs), 2, dtype=torch.float64, device=self.fabric.device)
+        for index in range(self.fabric.global_rank, len(songs), self.fabric.world_size):
+            mixture, vocals = (torch.stack(v).to(self.fabric.device) for v in zip(*songs[index], strict=True))
+            with self.fabric.autocast():
+                estimate = self.averaged(mixture)
+            scores[index, 0] = bsmamba2_loss(estimate, vocals, self.config.loss)
+            scores[index, 1] = usdr(*(v.transpose(0, 1).flatten(1) for v in (vocals, estimate)))
+        loss, score = self.fabric.all_reduce(scores, reduce_op="sum").mean(0).tolist()
+        return {"valid_loss": loss, "valid_usdr": score}
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run needs. The data need no state: a segment depends on seed and index alone."""
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+            "ranking": self.ranking.state(),
+            "model": self.model.module.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        if self.fabric.device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state(self.fabric.device)
+        return state
+
+    def load(self, state: dict[str, Any], path: Path) -> None:
+        """Take up a saved state, read from ``path``; it may come from another number of processes.
+
+        Raises:
+            InputError: it is not a state of this training.
+        """
+        try:
+            self.step, self.seconds, self.skipped = state["step"], state["seconds"], state["skipped"]
+            self.ranking.load(state["ranking"])
+            self.model.module.load_state_dict(state["model"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["random"])
+            if self.fabric.device.type == "cuda" and "random_cuda" in state:
+                torch.cuda.set_rng_state(state["random_cuda"], self.fabric.device)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise InputError(
+                f"{path}: not a checkpoint of this training ({type(error).__name__}); delete it to train from the start"
+            ) from error
