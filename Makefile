@@ -1,6 +1,7 @@
 # Thin doors: each target calls the workflow or the package, nothing is computed here.
 
 PROFILE ?= demo
+SEEDS ?= 1
 CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 PYTEST_ARGS ?=
 PYTHON ?= python3
@@ -19,11 +20,11 @@ PROFILES = $(sort $(notdir $(basename $(wildcard notebooks/profiles/*.yaml))))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env ffmpeg profile reproduce test oracles lab clean distclean
+.PHONY: help env ffmpeg profile reproduce resume test oracles lab site clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "PROFILE=$(PROFILE) (there are: $(PROFILES)), CORES=$(CORES)"
+	@echo "PROFILE=$(PROFILE) (there are: $(PROFILES)), SEEDS=$(SEEDS) (trainings of each model), CORES=$(CORES)"
 
 env: $(STAMP)  ## create .venv with everything the study needs
 
@@ -41,7 +42,7 @@ $(STAMP): pyproject.toml | $(BIN)/python
 	@echo "installing $(TORCH)"
 	@$(BIN)/python -m pip install -q$(if $(TORCH_INDEX), --index-url $(TORCH_INDEX)) '$(TORCH)'
 	@echo "installing bsm and its dependencies (minutes)"
-	@$(BIN)/python -m pip install -qq -e '.[dev]'
+	@$(BIN)/python -m pip install -qq -e '.[cluster,dev]'
 	@$(BIN)/python -m pip install -q --no-deps --group no-deps
 	@$(BIN)/python -c "import pathlib, sysconfig, torch; libs = pathlib.Path(sysconfig.get_path('platlib'), 'torchaudio', 'lib'); [f.unlink() for f in libs.glob('*.so') if torch.version.cuda is None]"
 	@echo "registering the Jupyter kernel bsm"
@@ -64,10 +65,14 @@ ifeq ($(wildcard notebooks/profiles/$(PROFILE).yaml),)
 endif
 
 # The workflow's and the tests' own commands find bsm and its tools without an activated environment.
-reproduce test lab: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+reproduce test lab site: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-reproduce: profile env ffmpeg  ## run the whole study: data, models, notebooks, figures, report (PROFILE=..., CORES=...)
-	$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE)
+reproduce: profile env ffmpeg  ## run the whole study: data, models, notebooks, figures, report (PROFILE=..., SEEDS=..., CORES=...)
+	$(BIN)/snakemake --cores $(CORES) --keep-going --rerun-incomplete --config profile=$(PROFILE) seeds=$(SEEDS)
+
+resume: profile env  ## go on after a run that was killed: remove its lock, then as reproduce (PROFILE=...)
+	$(BIN)/snakemake --cores 1 --unlock --config profile=$(PROFILE)
+	@$(MAKE) reproduce
 
 test: env ffmpeg  ## run the tests (PYTEST_ARGS=...)
 	$(BIN)/pytest $(PYTEST_ARGS)
@@ -83,11 +88,22 @@ oracles: .venv/.oracles  ## install mamba-ssm's references, so that `make test` 
 	done
 	@touch $@
 
-lab: env ffmpeg  ## open the notebooks in JupyterLab (kernel: bsm)
-	cd notebooks && ../$(BIN)/jupyter lab --MultiKernelManager.default_kernel_name=bsm
+lab: env ffmpeg  ## open the notebooks in JupyterLab (kernel: bsm), at their contents page
+	$(BIN)/jupyter lab --MultiKernelManager.default_kernel_name=bsm \
+	  --LabApp.app_settings_dir=notebooks/.lab --LabApp.default_url=/lab/tree/notebooks/README.md
+
+site: profile env .venv/.site  ## build one site of documentation, report and notebooks: site/index.html (PROFILE=...)
+	rm -rf build/api build/site
+	PROFILE=$(PROFILE) $(BIN)/sphinx-build -q -W --keep-going -d build/site/pages -c docs . build/site/html
+	rm -rf site && mv build/site/html site
+
+.venv/.site: pyproject.toml | $(STAMP)
+	@echo "installing what builds the site"
+	@$(BIN)/python -m pip install -q --group site
+	@touch $@
 
 clean:  ## remove what was built and the caches; data/, reports/ and .venv stay
-	rm -rf build runs .snakemake .pytest_cache .ruff_cache .hypothesis
+	rm -rf build runs site .snakemake .pytest_cache .ruff_cache .hypothesis
 	find . -path ./.venv -prune -o -path ./data -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +
 
 distclean: clean  ## also remove .venv and data/

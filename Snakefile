@@ -3,18 +3,51 @@
 
 from pathlib import Path
 
+from bsm.config import ModelConfig, TrainConfig
+from bsm.study import variants
+
 PROFILE = config.get("profile", "demo")
 configfile: f"notebooks/profiles/{PROFILE}.yaml"
 
 DATA = f"data/{config['data']}"
-RUN = f"runs/{PROFILE}/bsmamba2-{config['model']}-seed{config['seed']}"
+MADE = "train_songs" in config  # songs are synthesised; others must be there
+SONGS = f"{DATA}/complete" if MADE else f"runs/{PROFILE}/songs.checked"
+BACKBONES = config.get("backbones", ["bsmamba2"])
+if isinstance(config.get("seeds"), int):  # how many, of `make reproduce SEEDS=3`; a profile lists them
+    config["seeds"] = [config["seed"] + number for number in range(config["seeds"])]
+SEEDS = config.setdefault("seeds", [config["seed"]])
+SEED_OPTION = f"-p seeds '{SEEDS}'"
+RUNS = f"runs/{PROFILE}/{{name}}-{config['model']}-seed{{seed}}"
+RUN = RUNS.format(name="bsmamba2", seed=config["seed"])
+WEIGHTS = f"{RUNS}/model.safetensors"
+MODELS = expand(WEIGHTS, name=BACKBONES, seed=SEEDS)  # of every backbone and seed
+# The ablations: all variants of the table, or those that the profile names; none where it gives them no steps.
+ABLATIONS = [name for name in config.get("variants") or variants.VARIANTS if "ablation_steps" in config]
 REPORTS = f"reports/{PROFILE}"
-THREADS = workflow.cores or 1
+# As many as there are: --cores bounds it on one machine, max-threads on a cluster. Memory (MB), time (minutes) and GPUs
+# are what a job asks a cluster for; one machine takes no notice. Synthesised songs are small enough to train on CPUs.
+THREADS = 1024
+GPU = 0 if MADE else 1
+
+if not MADE and not Path(DATA).is_dir():
+    from bsm.errors import InputError
+    from bsm.study.profiles import Profile
+
+    try:
+        Profile.load(PROFILE).find_data()
+    except InputError as error:  # one line that says what to fetch, before anything starts
+        raise SystemExit(f"error: {error}")
 
 
 def values(*names):
     """The profile's values that a rule depends on: a change of one of them runs the rule again."""
     return {name: config[name] for name in names if name in config}
+
+
+def changes(wildcards):
+    """What a variant makes of model and training: a change of its line trains it again."""
+    changed = variants.changed(wildcards.name, ModelConfig.preset(config["model"]), TrainConfig())
+    return [part.to_dict() for part in changed]
 
 
 def package(*modules):
@@ -23,10 +56,17 @@ def package(*modules):
     return sorted(str(p) for p in found if p.is_file())
 
 
-DATA_CODE = package("data/demo", "data/demo_render", "data/demo_score", "data/demo_voice")
+READ_CODE = package("audio", "data/layouts", "data/mir1k", "data/musdb18", "data/tracks")
+DATA_CODE = package("data/demo", "data/demo_render", "data/demo_score", "data/demo_voice") if MADE else READ_CODE
 MODEL_CODE = package("bands", "config", "conv", "mamba2", "model", "scan", "stft")
-TRAIN_CODE = MODEL_CODE + package("activity", "audio", "data/mixing", "data/tracks", "loss", "train")
-SCORE_CODE = package("evaluate", "metrics", "separate", "data/musdb18", "study/figures", "study/stats")
+TRAIN_CODE = MODEL_CODE + package(
+    "activity", "audio", "baseline", "data/mixing", "data/tracks", "loss", "networks", "train"
+)
+TRAINING = (  # values of the profile that a trained model depends on
+    "model", "steps", "batch_size", "accumulate", "segment_seconds", "lr", "ema_decay", "validate_every", "precision",
+    "skip_bad", "processes", "schedule", "warmup", "patience", "max_skipped",
+)
+SCORE_CODE = READ_CODE + package("evaluate", "metrics", "separate", "study/figures", "study/stats")
 
 
 rule all:
@@ -35,49 +75,60 @@ rule all:
 
 rule songs:
     input: DATA_CODE
-    output: touch(f"{DATA}/complete")
-    params: values("train_songs", "valid_songs", "test_songs", "song_seconds")
+    output: touch(SONGS)
+    params: values("train_songs", "valid_songs", "test_songs", "song_seconds", "skip_bad")
     threads: THREADS
+    resources: mem_mb=8000, runtime=120
     benchmark: f"{REPORTS}/benchmarks/songs.tsv"
-    shell: "bsm data {PROFILE}"
+    shell: "bsm data prepare {PROFILE}"
 
 
 rule model:
-    input: f"{DATA}/complete", TRAIN_CODE
-    output: f"{RUN}/model.safetensors"
-    params:
-        values(
-            "model", "steps", "batch_size", "accumulate", "segment_seconds", "lr", "ema_decay", "validate_every",
-            "precision",
-        )
+    input: SONGS, TRAIN_CODE
+    output: WEIGHTS
+    wildcard_constraints: name="|".join(BACKBONES), seed=r"\d+"
+    params: values(*TRAINING)
     threads: THREADS
-    benchmark: f"{REPORTS}/benchmarks/model.tsv"
-    shell: "bsm train {PROFILE}"
+    resources: mem_mb=32000, runtime=1440, gpu=GPU  # out of time, it goes on from its checkpoint in the next attempt
+    benchmark: f"{REPORTS}/benchmarks/model-{{name}}-seed{{seed}}.tsv"
+    shell: "bsm train {PROFILE} --backbone {wildcards.name} --seed {wildcards.seed}"
+
+
+rule variant:
+    input: SONGS, TRAIN_CODE
+    output: WEIGHTS
+    wildcard_constraints: name="|".join(variants.VARIANTS), seed=r"\d+"
+    params: values(*TRAINING, *(name for name in config if name.startswith("ablation_"))), changed=changes
+    threads: 1  # as many at a time as there are cores
+    resources: mem_mb=8000, runtime=480, gpu=GPU
+    benchmark: f"{REPORTS}/benchmarks/variant-{{name}}-seed{{seed}}.tsv"
+    shell: "bsm train {PROFILE} --variant {wildcards.name} --seed {wildcards.seed}"
 
 
 rule data_notebook:
     input:
-        f"{DATA}/complete", "notebooks/00_data.ipynb",
-        package("activity", "data/describe", "data/musdb18", "study/figures"),
+        SONGS, "notebooks/00_data.ipynb", package("activity", "data/describe", "study/figures"), READ_CODE,
     output:
         f"{REPORTS}/notebooks/00_data.ipynb",
         f"{REPORTS}/results/data.json",
         f"{REPORTS}/tables/data.md",
-        multiext(f"{REPORTS}/figures/", "data_vocal_regions.png", "data_example.png"),
+        multiext(f"{REPORTS}/figures/", "data_vocal_regions.png", "data_levels.png", "data_example.png"),
+    resources: mem_mb=8000, runtime=120
     benchmark: f"{REPORTS}/benchmarks/data_notebook.tsv"
     shell: "bsm study 00_data --profile {PROFILE}"
 
 
 rule train_notebook:
-    input: f"{RUN}/model.safetensors", "notebooks/01_train.ipynb", SCORE_CODE
+    input: expand(WEIGHTS, name=BACKBONES, seed=config["seed"]), "notebooks/01_train.ipynb", SCORE_CODE
     output:
         f"{REPORTS}/notebooks/01_train.ipynb",
         multiext(
             f"{REPORTS}/results/", "training.json", "scores.json", "real_clip.json", "separation_speed.json"
         ),
-        multiext(f"{REPORTS}/tables/", "scores.md", "real_clip.md"),
+        multiext(f"{REPORTS}/tables/", "scores.md", "differences.md", "real_clip.md"),
         multiext(f"{REPORTS}/figures/", "training.png", "scores.png", "separation_example.png"),
     threads: THREADS
+    resources: mem_mb=16000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/train_notebook.tsv"
     shell: "bsm study 01_train --profile {PROFILE}"
 
@@ -85,17 +136,22 @@ rule train_notebook:
 rule scan_notebook:
     input:
         f"{RUN}/model.safetensors", "notebooks/02_scan_backends.ipynb",
-        package("conv", "scan", "study/bench", "study/figures", "study/stats"),
+        package("conv", "scan", "study/bench", "study/figures", "study/scan_training", "study/stats"),
     output:
         f"{REPORTS}/notebooks/02_scan_backends.ipynb",
-        multiext(f"{REPORTS}/results/", "scan_backends.json", "direct_term.json"),
+        multiext(f"{REPORTS}/results/", "scan_backends.json", "direct_term.json", "scan_training.json"),
         multiext(
             f"{REPORTS}/tables/", "scan_backends.md", "scan_memory.md", "scan_facts.md", "direct_term.md",
-            "feedthrough.md",
+            "feedthrough.md", "scan_training.md",
         ),
         f"{REPORTS}/figures/scan_backends.png",
-    params: values("scan_seconds", "scan_repeats", "memory_seconds", "scaling_frames", "block_seconds", "compile_block")
+    params:
+        values(
+            "scan_seconds", "scan_repeats", "memory_seconds", "scaling_frames", "block_seconds", "compile_block",
+            "scan_train_steps", "scan_train_seconds",
+        )
     threads: THREADS  # nothing beside it while it measures
+    resources: mem_mb=32000, runtime=240
     benchmark: f"{REPORTS}/benchmarks/scan_notebook.tsv"
     shell: "bsm study 02_scan_backends --profile {PROFILE}"
 
@@ -111,14 +167,136 @@ rule published_notebook:
         multiext(f"{REPORTS}/figures/", "published_model.png", "model_speed.png"),
     params: values("bench_preset", "bench_seconds", "bench_repeats", "profile_seconds")
     threads: THREADS  # nothing beside it while it measures
+    resources: mem_mb=32000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/published_notebook.tsv"
     shell: "bsm study 04_published_model --profile {PROFILE}"
 
 
+rule step_notebook:
+    input:
+        SONGS, "notebooks/07_step_profile.ipynb", TRAIN_CODE,
+        package(
+            "study/bench", "study/figures", "study/ledger", "study/plan", "study/rules", "study/stats",
+            "study/step_profile",
+        ),
+    output:
+        f"{REPORTS}/notebooks/07_step_profile.ipynb",
+        f"{REPORTS}/results/step_profile.json",
+        multiext(
+            f"{REPORTS}/tables/", "step_claims.md", "step_breakdown.md", "step_facts.md", "step_memory.md",
+            "step_plan.md",
+        ),
+        f"{REPORTS}/figures/step_profile.png",
+    params:
+        values(
+            "step_preset", "step_seconds", "step_batch", "step_repeats", "step_sizes", "step_memory_presets",
+            "step_memory_seconds", "step_compile",
+        )
+    threads: THREADS  # nothing beside it while it measures
+    resources: mem_mb=32000, runtime=480
+    benchmark: f"{REPORTS}/benchmarks/step_notebook.tsv"
+    shell: "bsm study 07_step_profile --profile {PROFILE}"
+
+
+rule stft_ablation_notebook:
+    input:
+        expand(WEIGHTS, name=variants.of_notebook(variants.STFT, ABLATIONS), seed=SEEDS),
+        "notebooks/05_ablation_stft.ipynb", SCORE_CODE, MODEL_CODE,
+        package("loss", "study/ablation", "study/bench", "study/losses", "study/sizes"),
+    output:
+        f"{REPORTS}/notebooks/05_ablation_stft.ipynb",
+        f"{REPORTS}/results/ablation_stft.json",
+        multiext(f"{REPORTS}/tables/ablation_stft_", "cost.md", "blindness.md", "scores.md", "mono.md"),
+        multiext(f"{REPORTS}/figures/ablation_stft_", "blindness.png", "scores.png"),
+    params: values("window", "variants", "seeds", "loss_repeats", "blind_seconds")
+    threads: THREADS  # nothing beside it while it measures
+    resources: mem_mb=16000, runtime=480, gpu=GPU
+    benchmark: f"{REPORTS}/benchmarks/stft_ablation_notebook.tsv"
+    shell: "bsm study 05_ablation_stft --profile {PROFILE} {SEED_OPTION}"
+
+
+rule size_ablation_notebook:
+    input:
+        expand(WEIGHTS, name=variants.of_notebook(variants.SIZE, ABLATIONS), seed=SEEDS),
+        "notebooks/06_ablation_size.ipynb", SCORE_CODE, MODEL_CODE,
+        package("study/ablation", "study/bench", "study/sizes"),
+    output:
+        f"{REPORTS}/notebooks/06_ablation_size.ipynb",
+        f"{REPORTS}/results/ablation_size.json",
+        multiext(f"{REPORTS}/tables/ablation_size_", "published.md", "cost.md", "scores.md"),
+        multiext(f"{REPORTS}/figures/ablation_size_", "bands.png", "scores.png"),
+    params: values("window", "variants", "seeds", "size_seconds", "size_repeats")
+    threads: THREADS  # nothing beside it while it measures
+    resources: mem_mb=16000, runtime=480, gpu=GPU
+    benchmark: f"{REPORTS}/benchmarks/size_ablation_notebook.tsv"
+    shell: "bsm study 06_ablation_size --profile {PROFILE} {SEED_OPTION}"
+
+
+rule input_length_notebook:
+    input: MODELS, "notebooks/08_input_length.ipynb", SCORE_CODE, package("study/input_length", "study/subjects")
+    output:
+        f"{REPORTS}/notebooks/08_input_length.ipynb",
+        f"{REPORTS}/results/input_length.json",
+        multiext(f"{REPORTS}/tables/", "input_length.md", "input_length_answer.md", "input_length_cost.md"),
+        multiext(f"{REPORTS}/figures/", "input_length.png", "input_length_differences.png"),
+    params: values("windows", "overlap_windows", "most_songs", "cost_repeats", "seeds")
+    threads: THREADS  # nothing beside it while it measures
+    resources: mem_mb=32000, runtime=720, gpu=GPU
+    benchmark: f"{REPORTS}/benchmarks/input_length_notebook.tsv"
+    shell: "bsm study 08_input_length --profile {PROFILE} {SEED_OPTION}"
+
+
+rule occurrence_notebook:
+    input:
+        MODELS, "notebooks/09_vocal_occurrence.ipynb", SCORE_CODE,
+        package("activity", "study/occurrence", "study/occurrence_figures", "study/subjects"),
+    output:
+        f"{REPORTS}/notebooks/09_vocal_occurrence.ipynb",
+        f"{REPORTS}/results/vocal_occurrence.json",
+        multiext(
+            f"{REPORTS}/tables/vocal_occurrence_", "duration.md", "onset.md", "share.md", "answer.md"
+        ),
+        multiext(
+            f"{REPORTS}/figures/vocal_occurrence_", "duration.png", "leakage.png", "onset.png", "share.png",
+            "timeline.png",
+        ),
+    params:
+        values("window", "threshold_db", "duration_bins", "onset_edges", "responses", "margin", "share_bins", "seeds")
+    threads: THREADS
+    resources: mem_mb=16000, runtime=480, gpu=GPU
+    benchmark: f"{REPORTS}/benchmarks/occurrence_notebook.tsv"
+    shell: "bsm study 09_vocal_occurrence --profile {PROFILE} {SEED_OPTION}"
+
+
+rule structure:
+    input: "tests/compare_seed.py", "tests/seed_model.py", MODEL_CODE, package("loss")
+    output: f"{REPORTS}/results/structure.json"
+    resources: mem_mb=8000, runtime=30
+    shell: "python tests/compare_seed.py {output}"
+
+
+rule data_loading:
+    input: SONGS, package("activity", "audio", "data/mixing", "data/tracks", "study/bench/data")
+    output: f"{REPORTS}/results/data_loading.json"
+    threads: THREADS  # nothing beside it while it measures
+    resources: mem_mb=8000, runtime=60
+    benchmark: f"{REPORTS}/benchmarks/data_loading.tsv"
+    shell: "bsm bench data --data {DATA} --json {output}"
+
+
 rule report:
     input:
-        rules.data_notebook.output, rules.train_notebook.output, rules.scan_notebook.output,
-        rules.published_notebook.output,
-        "notebooks/03_report.ipynb", package("study/report"),
+        rules.data_loading.output if MADE else [],
+        rules.structure.output,
+        rules.data_notebook.output, rules.train_notebook.output,
+        # What depends on no data set is measured by the profiles that say at which lengths.
+        rules.scan_notebook.output if "scan_seconds" in config else [],
+        rules.published_notebook.output if "bench_seconds" in config else [],
+        rules.step_notebook.output if "step_seconds" in config else [],
+        [rules.stft_ablation_notebook.output, rules.size_ablation_notebook.output] if ABLATIONS else [],
+        rules.input_length_notebook.output, rules.occurrence_notebook.output,
+        "notebooks/03_report.ipynb",
+        package("study/claims", "study/cost", "study/ledger", "study/report", "study/report_results", "study/rules"),
     output: f"{REPORTS}/report.md", f"{REPORTS}/notebooks/03_report.ipynb"
+    resources: mem_mb=8000, runtime=30
     shell: "bsm study 03_report --profile {PROFILE}"

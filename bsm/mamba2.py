@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bsm.conv import causal_conv
+from bsm.conv import PIECE, causal_conv
 from bsm.scan import scan
 
 DT_RANGE = (1e-3, 1e-1)  # initial step sizes, log-uniform
@@ -92,7 +92,8 @@ class Mamba2(nn.Module):
 
         The norm's weight goes into the projection's; its divisor, one number a step, scales the narrower result.
         """
-        y = y.mul_(F.silu(z))
+        for part, gate in zip(y.split(PIECE, 1), z.split(PIECE, 1), strict=True):
+            part.mul_(F.silu(gate))
         scale = torch.linalg.vector_norm(y, dim=-1, keepdim=True).square_().div_(y.shape[-1]).add_(EPS).rsqrt_()
         return F.linear(y, self.out_proj.weight * self.norm.weight).mul_(scale)
 
@@ -127,17 +128,31 @@ class Direction(nn.Module):
 
 
 class BiMamba2Block(nn.Module):
-    """Two separate mixers, forwards and backwards, concatenated and projected, plus the block's input."""
+    """Two separate mixers, forwards and backwards, concatenated and projected, plus the block's input.
 
-    def __init__(self, dim: int, **mixer) -> None:
+    Args:
+        dim: features in and out.
+        directions: ``separate``; or, for the ablations, one mixer ``shared`` by both, or ``forward`` alone.
+        merge: ``concat``; or, for the ablations, the ``mean`` of both directions, which is projected likewise.
+        mixer: of :class:`Mamba2`.
+    """
+
+    def __init__(self, dim: int, *, directions: str = "separate", merge: str = "concat", **mixer) -> None:
         super().__init__()
+        self.directions, self.merge = directions, merge
         self.forward_direction = Direction(dim, **mixer)
-        self.backward_direction = Direction(dim, reverse=True, **mixer)
-        self.proj = nn.Linear(2 * dim, dim)  # the author's ConvTranspose1d of kernel 1, with that layer's initial range
+        if directions == "separate":
+            self.backward_direction = Direction(dim, reverse=True, **mixer)
+        width = dim if merge == "mean" or directions == "forward" else 2 * dim
+        self.proj = nn.Linear(width, dim)  # the author's ConvTranspose1d of kernel 1, with that layer's initial range
         for parameter in self.proj.parameters():
             nn.init.uniform_(parameter, -(dim**-0.5), dim**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, length, dim)`` to the same shape."""
-        both = torch.cat([self.forward_direction(x), self.backward_direction(x)], dim=-1)
-        return self.proj(both) + x
+        parts = [self.forward_direction(x)]
+        if self.directions == "separate":
+            parts.append(self.backward_direction(x))
+        elif self.directions == "shared":
+            parts.append(self.forward_direction(x.flip(1)).flip(1))
+        return self.proj(sum(parts) / len(parts) if self.merge == "mean" else torch.cat(parts, dim=-1)) + x

@@ -106,6 +106,8 @@ class DualPath(nn.Module):
             "d_conv": config.d_conv,
             "residuals": config.depth,
             "backend": config.scan_backend,
+            "directions": config.directions,
+            "merge": config.merge,
         }
         self.layers = nn.ModuleList(
             nn.ModuleList([BiMamba2Block(config.dim, **mixer), BiMamba2Block(config.dim, **mixer)])
@@ -159,7 +161,7 @@ class BSMamba2(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        sizes = [2 * config.channels * width for width in config.bands]
+        sizes = [2 * config.streams * width for width in config.bands]
         self.stft = STFT(config.stft)
         self.band_split = BandSplit(sizes, config.dim)
         self.dual_path = DualPath(config)
@@ -179,6 +181,10 @@ class BSMamba2(nn.Module):
             raise ValueError(
                 f"mixture must be (batch, channels={self.config.channels}, samples >= 1), got {tuple(mixture.shape)}"
             )
+        return self._separate(mixture.mean(1, keepdim=True) if self.config.mono else mixture).expand_as(mixture)
+
+    def _separate(self, mixture: Tensor) -> Tensor:
+        """Estimate the vocals of what the network sees, ``(batch, streams, samples)``."""
         spec = self.stft(mixture)  # (b, c, f, t)
         if torch.is_grad_enabled():
             return self.stft.inverse(spec * self.mask(spec), mixture.shape[-1])
@@ -213,7 +219,7 @@ class BSMamba2(nn.Module):
     def _mask(self, features: Tensor) -> Tensor:
         """Return the complex mask, ``(b, c, f, t)``, of features ``(b, bands, t, dim)``."""
         mask = self.mask_estimator(self.final_norm(features))
-        mask = mask.unflatten(-1, (-1, self.config.channels, 2))  # (b, t, f, c, 2)
+        mask = mask.unflatten(-1, (-1, self.config.streams, 2))  # (b, t, f, c, 2)
         return torch.view_as_complex(mask.float() if mask.dtype != torch.float64 else mask).permute(0, 3, 2, 1)
 
     def parameter_counts(self) -> dict[str, int]:

@@ -1,9 +1,17 @@
-"""The rules that turn measurements into verdicts."""
+"""The rules that turn measurements into findings, and the ledger that they fill."""
+
+import json
+import shutil
 
 import numpy as np
 import pytest
+import yaml
+from click.testing import CliRunner
 
-from bsm.study import claims
+from bsm.cli import cli
+from bsm.errors import InputError
+from bsm.study import claims, ledger
+from bsm.study.records import ROOT, write_result
 from bsm.study.stats import bootstrap_interval
 
 
@@ -22,8 +30,8 @@ def test_ratio_rule(values, low, high, status):
     assert claims.judge_ratio(bootstrap_interval(values), low, high) == status
 
 
-def result(scale=1.0, direct=0.3):
-    """A benchmark in which `chunked` takes 1 s, scaled, and the loops 12 and 30."""
+def benchmark(scale=1.0, direct=0.3):
+    """Results of a benchmark in which `chunked` takes 1 s, scaled, and the loops 12 and 30."""
     times = {"sequential": 12.0, "loop, indexed": 30.0, "chunked": scale}
     speed = [
         {"axis": "time", "pass": "forward + backward", "length": length, "backend": name, "seconds": [s, s * 1.01, s]}
@@ -42,29 +50,210 @@ def result(scale=1.0, direct=0.3):
     block = [{"rows": 1, "length": 401, "seconds": [0.5]}, {"rows": 62, "length": 401, "seconds": [5.0]}]
     compiled = {"preset": "small", "compile_seconds": 60, "seconds": {"plain": [1, 1.0, 1.01], "compiled": [1, 1, 1]}}
     shares = [{"weights": "trained", "direct": direct + 0.01 * i} for i in range(4)]
-    return {"speed": speed, "memory": memory, "conv": conv, "block": block, "compile": compiled}, {"shares": shares}
+    return {
+        "scan_backends": {"speed": speed, "memory": memory, "conv": conv, "block": block, "compile": compiled},
+        "direct_term": {"shares": shares},
+    }
 
 
-def statuses(*results):
-    return {v.id: v for v in claims.scan_verdicts(*results)}
+@pytest.fixture
+def reports(tmp_path):
+    """A reports folder with the ledger's rows, to be filled with results."""
+    shutil.copy(ROOT / "reports" / "claims.yaml", tmp_path)
+    return tmp_path
 
 
-def test_verdicts_follow_the_results():
-    found = statuses(*result())
+def put(reports, results, profile=ledger.PROFILE):
+    for name, values in results.items():
+        path = reports / profile / "results" / f"{name}.json"
+        write_result(path, measured="test", parameters={}, values=values, data="test")
+
+
+def judged(reports):
+    return {row["id"]: row for row in ledger.evaluated(ledger.load(reports / "claims.yaml"), reports=reports)}
+
+
+def test_findings_follow_the_results(reports):
+    put(reports, benchmark())
+    found = judged(reports)
     # A speed-up by an exact scan on a CPU never is the whole claim.
-    assert found["scan-8x"].status == claims.PARTLY and "101 steps" in found["scan-8x"].why
-    assert found["scan-8x"].measured.startswith("30.0")
-    assert found["memory-5-10"].status == claims.CONTRADICTED and "0.070x" in found["memory-5-10"].measured
-    assert found["compile-20"].status == claims.CONTRADICTED
-    assert found["feedthrough-dominant"].status == claims.CONTRADICTED
-    assert {found[name].status for name in ("conv-3x", "bench-25ms", "parity-1e5")} == {claims.BLOCKED}
-    slower, dominant = result(scale=10.0, direct=0.9)
-    found = statuses(slower, dominant)
-    assert found["scan-8x"].status == claims.CONTRADICTED
-    assert found["feedthrough-dominant"].status == claims.REPRODUCED
+    assert found["scan-8x"]["status"] == claims.PARTLY and "101 steps" in found["scan-8x"]["why"]
+    assert found["scan-8x"]["measured"].startswith("30.0")
+    assert found["scan-8x"]["result"] == [f"{reports.name}/demo/results/scan_backends.json"]
+    assert found["scan-8x"]["device"] and found["scan-8x"]["evidence"] == claims.RE_EXECUTED
+    assert found["compile-20"]["status"] == claims.CONTRADICTED
+    assert found["feedthrough-dominant"]["status"] == claims.CONTRADICTED
+    for name in ("conv-3x", "bench-25ms", "memory-5-10", "parity-1e5"):
+        assert found[name]["status"] == claims.BLOCKED, name
+    assert "0.070x" in found["memory-5-10"]["measured"]
+    put(reports, benchmark(scale=10.0, direct=0.9))
+    found = judged(reports)
+    assert found["scan-8x"]["status"] == claims.CONTRADICTED
+    assert found["feedthrough-dominant"]["status"] == claims.REPRODUCED
 
 
-def test_parts_that_were_not_measured_have_no_verdict():
-    benchmark, _ = result()
-    found = statuses(benchmark | {"compile": None}, None)
-    assert "compile-20" not in found and "feedthrough-dominant" not in found
+def test_what_was_not_measured_is_untested_or_blocked(reports):
+    results = benchmark()
+    put(reports, {"scan_backends": results["scan_backends"] | {"compile": None}})
+    found = judged(reports)
+    assert found["compile-20"]["status"] == claims.UNTESTED and "has no compile" in found["compile-20"]["why"]
+    assert found["feedthrough-dominant"]["status"] == claims.UNTESTED
+    assert "there is no" in found["feedthrough-dominant"]["why"]
+    assert found["sdr-1103"]["status"] == claims.BLOCKED and "MUSDB18-HQ" in found["sdr-1103"]["why"]
+    assert not any(found["sdr-1103"][name] for name in ("measured", "result", "device", "evidence"))
+
+
+def test_notebooks_and_ledger_use_the_same_rules(reports):
+    put(reports, benchmark(), "other")
+    table = ledger.claims_table("other", ("scan_backends",), reports).set_index("id")
+    assert set(table.index) == {"scan-8x", "conv-3x", "bench-25ms", "memory-5-10", "compile-20"}
+    assert table.loc["scan-8x", "status"] == claims.PARTLY
+
+
+def published(csdr, usdr, status="measured"):
+    scores = [
+        {"separator": s, "csdr": csdr + d, "usdr": usdr + d} for d in (-0.1, 0.1) for s in ("BSMamba2", "mixture")
+    ]
+    return {"status": status, "missing": ["No weights."], "scores": scores}
+
+
+@pytest.mark.parametrize(
+    ("values", "status"),
+    [
+        (published(11.0, 10.75), claims.REPRODUCED),
+        (published(11.0, 9.0), claims.PARTLY),
+        (published(9.0, 9.0), claims.CONTRADICTED),
+        (published(11.0, 10.75, status="blocked"), claims.BLOCKED),
+    ],
+)
+def test_published_scores(reports, values, status):
+    put(reports, {"published_model": values})
+    assert judged(reports)["sdr-1103"]["status"] == status
+
+
+def test_structure_rules():
+    def judge(name, *values, **thresholds):
+        return claims.RULES[name].judge(*values, **thresholds)
+
+    assert judge("params_48", 48_098_188, millions=48.1).status == claims.REPRODUCED
+    assert judge("params_48", 22_061_570, millions=48.1).status == claims.CONTRADICTED
+    same = {"property": "layers", "paper": 6, "seed": 6}
+    other = {"property": "mask", "paper": True, "seed": False}
+    assert judge("arch_100", [same]).status == claims.REPRODUCED
+    found = judge("arch_100", [same, other])
+    assert found.status == claims.CONTRADICTED and "1 of 2" in found.measured and "mask" in found.why
+    assert judge("checkpoints_compat", [], 9).status == claims.REPRODUCED
+    changed = [{"key": "x_proj.weight", "before": [640, 512], "after": None}]
+    found = judge("checkpoints_compat", changed, 9)
+    assert found.status == claims.CONTRADICTED and "x_proj.weight: [640, 512] to absent" in found.why
+    equal, unequal = {"case": "a", "paper": 2.0, "seed": 2.0}, {"case": "b", "paper": 2.0, "seed": 0.0}
+    for losses, status in (
+        ([equal], claims.REPRODUCED),
+        ([equal, unequal], claims.PARTLY),
+        ([unequal], claims.CONTRADICTED),
+    ):
+        assert judge("loss_exact", losses, tolerance=1e-6).status == status
+    counts = {"as described": 10, "three windows": 6, "here": 5}
+    assert judge("stft_15", counts, claimed=15).status == claims.CONTRADICTED
+    assert judge("stft_15", counts, claimed=10).status == claims.REPRODUCED
+    assert judge("bands_equal_mel", {"author": [1, 2], "equal": [1, 2]}).status == claims.REPRODUCED
+    assert judge("bands_equal_mel", {"author": [1, 2], "equal": [2, 1]}).status == claims.CONTRADICTED
+
+
+def test_the_ledger_says_what_its_results_say():
+    """What CI checks, too: every row of the repository's ledger has a status, and its files give that status."""
+    assert ledger.check() == []
+    rows = ledger.load()
+    assert {row["status"] for row in rows} <= set(claims.STATUSES)
+    for row in rows:
+        if row["status"] in (claims.REPRODUCED, claims.CONTRADICTED, claims.PARTLY):
+            assert row["measured"] and row["evidence"], row["id"]
+            # A rule without inputs computes from definitions alone.
+            assert row["result"] or row["evidence"] == claims.COMPUTED, row["id"]
+            assert all((ROOT / file).is_file() for file in row["result"])
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"status": claims.REPRODUCED}, "scan-8x: says 'reproduced', its results say 'partly'"),
+        ({"status": None}, "scan-8x: has no status"),
+        ({"measured": "99x"}, "scan-8x: measured differ"),
+        ({"result": []}, "scan-8x: result differ"),
+    ],
+)
+def test_a_row_that_says_more_than_its_file_is_found(reports, change, problem):
+    put(reports, benchmark())
+    path = reports / "claims.yaml"
+    ledger.render(path)
+    assert ledger.check(path) == []
+    rows = yaml.safe_load(path.read_text())
+    next(row for row in rows if row["id"] == "scan-8x").update(change)
+    path.write_text(yaml.safe_dump(rows))
+    assert any(line.startswith(problem) for line in ledger.check(path))
+
+
+def test_a_lost_result_and_an_old_page_are_found(reports):
+    put(reports, benchmark())
+    path = reports / "claims.yaml"
+    ledger.render(path)
+    (reports / "CLAIMS.md").write_text("# Claims\n")
+    assert ledger.check(path) == ["CLAIMS.md: differs from claims.yaml"]
+    (reports / "demo/results/direct_term.json").unlink()
+    assert any("feedthrough-dominant: says 'contradicted', its results say 'untested'" in x for x in ledger.check(path))
+
+
+def test_rendering_again_changes_nothing_and_keeps_what_is_written_by_hand(reports):
+    put(reports, benchmark())
+    path = reports / "claims.yaml"
+    before = [{k: row[k] for k in row if k not in ledger.FOUND} for row in ledger.load(path)]
+    ledger.render(path)
+    files = [path, reports / "CLAIMS.md", reports / "demo/tables/claims.md"]
+    first = [file.read_text() for file in files]
+    ledger.render(path)
+    assert [file.read_text() for file in files] == first
+    assert [{k: row[k] for k in row if k not in ledger.FOUND} for row in ledger.load(path)] == before
+    assert all(f"## {row['id']}: " in first[1] and f"`{row['id']}`" in first[2] for row in before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"claim": None}, "lacks claim"),
+        ({"verdict": "true"}, "unknown field verdict"),
+        ({"rule": {"name": "gone", "inputs": {"a": "b#c"}}}, "there is no rule 'gone'"),
+        ({"rule": {"inputs": {}}}, "a rule has a name"),
+        ({"rule": {"name": "scan_8x"}}, "is given no inputs"),
+        ({"id": "train-5x"}, "train-5x: an id stands in one row only"),
+    ],
+)
+def test_a_ledger_that_cannot_be_used_is_refused(reports, change, message):
+    path = reports / "claims.yaml"
+    rows = yaml.safe_load(path.read_text())
+    rows[0].update(change)
+    path.write_text(yaml.safe_dump(rows))
+    with pytest.raises(InputError, match=message):
+        ledger.load(path)
+
+
+def test_values_that_a_rule_cannot_read_are_named(reports):
+    put(reports, {"scan_backends": {"conv": [{"other": 1}]}})
+    with pytest.raises(InputError, match=r"conv-3x: the rule 'conv_3x' cannot read its inputs \(KeyError"):
+        judged(reports)
+
+
+def test_command(reports):
+    def run(word):
+        return CliRunner().invoke(cli, ["claims", word, "--ledger", str(reports / "claims.yaml")])
+
+    put(reports, benchmark())
+    assert run("render").exit_code == 0
+    done = run("check")
+    assert done.exit_code == 0 and done.output.startswith(f"{len(ledger.load())} claims: ")
+    path = reports / "demo/results/direct_term.json"
+    record = json.loads(path.read_text())
+    record["values"]["shares"] = [s | {"direct": 0.9} for s in record["values"]["shares"]]
+    path.write_text(json.dumps(record))
+    done = run("check")
+    assert done.exit_code == 1
+    assert "feedthrough-dominant: says 'contradicted', its results say 'reproduced'" in done.output

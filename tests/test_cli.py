@@ -364,7 +364,7 @@ def test_help_and_version(command):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("data",), ("train",), ("readme",), ("study", "01_train", "--profile")], ids=" ".join
+    "arguments", [("data", "prepare"), ("train",), ("readme",), ("study", "01_train", "--profile")], ids=" ".join
 )
 def test_a_wrong_profile(command, tmp_path, arguments):
     result = command(*arguments, "nope", cwd=tmp_path)
@@ -437,17 +437,19 @@ def test_train_without_songs_or_device(profile, tmp_path, monkeypatch, capsys):
     (tmp_path / "data").rename(tmp_path / "elsewhere")
     assert in_process(monkeypatch, "train", profile) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "no songs yet; run `bsm data own` first" in line
+    assert "no songs yet; copy or link them to data/own" in line
     assert not (tmp_path / "runs").exists()
 
 
 def test_train_when_the_loss_fails(profile, tmp_path, monkeypatch, capsys):
-    import bsm.train
+    import bsm.train.trainer
 
-    monkeypatch.setattr(bsm.train, "bsmamba2_loss", lambda estimate, *_: estimate.sum() * float("nan"))
+    monkeypatch.setattr(bsm.train.trainer, "bsmamba2_loss", lambda estimate, *_: estimate.sum() * float("nan"))
+    profile.write_text(json.dumps(json.loads(profile.read_text()) | {"max_skipped": 1}))
     assert in_process(monkeypatch, "train", profile, "--device", "cpu") == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line == "bsm: the loss of step 1 is nan; the last checkpoint is kept"
+    told = "loss or gradient was not finite in 1 updates in a row, steps 1 to 1; the checkpoint before them is kept"
+    assert line == f"bsm: {told}"
 
 
 def test_evaluate(command, weights, tmp_path):
@@ -484,6 +486,28 @@ def test_evaluate(command, weights, tmp_path):
     assert_refused(refused, "scores.tracks.jsonl: holds the scores of another evaluation (hop was 8.0, is 4.0)")
     refused = command("evaluate", "--weights", weights, "--data", "nowhere", cwd=tmp_path)
     assert_refused(refused, "nowhere: no such folder", "MUSDB18-HQ")
+
+
+def test_evaluate_skips_bad_songs_only_when_asked(command, weights, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "songs" / name).mkdir(parents=True)
+        for seed, source in enumerate(("vocals", "other")):
+            audio.write(tmp_path / "songs" / name / f"{source}.wav", noise(2, 2 * RATE, seed), RATE)
+    sound = noise(2, 2 * RATE)
+    sound[0, 100] = np.nan
+    soundfile.write(tmp_path / "songs/b/other.wav", sound.T, RATE, subtype="FLOAT")
+    arguments = ["evaluate", "--weights", weights, "--data", "songs", "--processes", "1", "-o", "scores.json"]
+    stopped = command(*arguments, cwd=tmp_path)
+    assert stopped.status == 2
+    assert "songs/b/other.wav: has NaN or infinite samples" in stopped.err[-1]
+    assert not (tmp_path / "scores.json").exists()
+    (tmp_path / "scores.tracks.jsonl").unlink(missing_ok=True)
+    result = command(*arguments, "--skip-bad", cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert result.err[-1] == "skipped, not scored: b"
+    record = json.loads((tmp_path / "scores.json").read_text())
+    assert [v["track"] for v in record["values"]] == ["a"]
+    assert list(record["parameters"]["skipped"]) == ["b"]
 
 
 def test_python_m_and_the_installed_command():

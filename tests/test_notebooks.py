@@ -127,3 +127,38 @@ def test_unusable_notebooks(study, tmp_path):
         path.write_text(text)
         with pytest.raises(InputError, match="not a notebook"):
             notebooks.html(path)
+
+
+def injected(cell, **values):
+    """A notebook's names after papermill's cell has run."""
+    defaults = {"seed": 0, "rate": 1.0, "name": "a = b", "steps": [1, 2], "folder": None, "fast": True}
+    return {"In": ["", "import os", PARAMETERS, f"# Parameters\n{cell}"]} | defaults | values
+
+
+def test_a_notebook_checks_what_plain_papermill_passed(study):
+    """papermill's command line passes a list as text."""
+    given = injected("steps = '[3, 4]'", steps="[3, 4]", rate=2, name="[5]", folder="runs/a")
+    assert notebooks.parameters("tiny", given) == {
+        "seed": 0,
+        "rate": 2.0,
+        "name": "[5]",
+        "steps": [3, 4],
+        "folder": "runs/a",
+        "fast": True,
+    }
+    assert notebooks.parameters("tiny", injected("folder = {'a': 'b'}", folder={"a": "b"}))["folder"] == {"a": "b"}
+
+
+@pytest.mark.parametrize(
+    ("namespace", "message"),
+    [
+        (injected("sead = 1", sead=1), "tiny.ipynb has no parameter 'sead'; it has: seed, rate"),
+        (injected("seed = 'one'", seed="one"), "tiny.ipynb: parameter 'seed' must be of type int"),
+        (injected("steps = '3, 4'", steps="3, 4"), "parameter 'steps' must be of type list"),
+        (injected("steps = '[3'", steps="[3"), "parameter 'steps' must be of type list"),
+        (injected("fast = 1", fast=1), "parameter 'fast' must be of type bool"),
+    ],
+)
+def test_a_notebook_refuses_what_does_not_fit(study, namespace, message):
+    with pytest.raises(InputError, match=message):
+        notebooks.parameters("tiny", namespace)

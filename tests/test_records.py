@@ -1,9 +1,12 @@
 """Result files and the figures and tables that are made from them."""
 
 import dataclasses
+import hashlib
 import json
+import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 import torch
 
 from bsm.errors import InputError
-from bsm.study import figures, records
+from bsm.study import figures, provenance, records
 
 mpl.use("Agg")
 
@@ -131,6 +134,91 @@ def test_git_revision_and_dirty_flag(tmp_path, monkeypatch):
     assert records.provenance()["git"]["dirty"] is True
 
 
+def test_inputs_are_known_by_their_content(tmp_path):
+    weights, songs = tmp_path / "w.bin", tmp_path / "songs"
+    (songs / "a").mkdir(parents=True)
+    weights.write_bytes(b"1")
+    (songs / "a/vocals.wav").write_bytes(b"12")
+
+    def inputs():
+        path = write(tmp_path / "r.json", inputs=[songs], parameters={"weights": str(weights), "steps": 2, "text": ""})
+        return records.read_result(path)["inputs"]
+
+    first = inputs()
+    assert set(first) == {str(songs), str(weights)}
+    assert first[str(weights)] == hashlib.sha256(b"1").hexdigest()
+    weights.write_bytes(b"2")
+    (songs / "a/vocals.wav").write_bytes(b"123")
+    assert all(first[name] != digest for name, digest in inputs().items())
+    # A corpus that records its songs' checksums is known by that record.
+    (songs / "corpus.json").write_text("{}")
+    assert records.checksum(songs) == hashlib.sha256(b"{}").hexdigest()
+    with pytest.raises(InputError, match="there is no such input"):
+        write(tmp_path / "r.json", inputs=[tmp_path / "gone"])
+
+
+def test_processor_time_and_the_repositorys_paths(tmp_path):
+    path = write(tmp_path / "r.json", inputs=[records.ROOT / "pyproject.toml"], started=time.time())
+    record = records.read_result(path)
+    assert list(record["inputs"]) == ["pyproject.toml"]
+    assert record["provenance"]["cpu_seconds"] > 0
+
+
+def test_a_kernels_command_is_its_parents(monkeypatch):
+    import psutil
+
+    monkeypatch.setattr("sys.argv", ["/somewhere/ipykernel_launcher.py", "-f", "/run/kernel-1.json"])
+    parent = [str(records.ROOT / ".venv/bin/python3"), str(records.ROOT / ".venv/bin/bsm"), "study", "00_data"]
+    monkeypatch.setattr(psutil.Process, "parent", lambda self: SimpleNamespace(cmdline=lambda: parent))
+    assert records.provenance()["command"] == "bsm study 00_data"
+
+
+def report_of(tmp_path, **changes):
+    """A profile's reports: one result, and a figure that was drawn after it."""
+    import matplotlib.pyplot as plt
+
+    weights = tmp_path / "w.bin"
+    weights.write_bytes(b"1")
+    result = write(tmp_path / "results/scores.json", inputs=[weights], seed=7, started=time.time(), **changes)
+    figure = figures.save(plt.figure(), tmp_path / "figures/scores.png")
+    plt.close("all")
+    return result, figure, weights
+
+
+def test_provenance_from_figure_to_input(tmp_path):
+    result, figure, weights = report_of(tmp_path)
+    lines = provenance.chain(figure).splitlines()
+    text = "\n".join(lines)
+    assert lines[0].startswith(str(figure))
+    assert lines[1].strip().startswith(str(result)) and lines[1].endswith("(unchanged since)")
+    made = records.read_result(result)["provenance"]
+    for part in (made["git"]["revision"], f"torch {torch.__version__}", "seed: 7", made["command"], made["device"]):
+        assert part in text
+    assert re.search(r"input: \S+w\.bin sha256 6b86b273ff34 \(unchanged since\)", text)
+    weights.write_bytes(b"2")
+    assert "w.bin sha256 6b86b273ff34 (CHANGED since)" in provenance.chain(result)
+    write(result, values={"song": 2.0})
+    assert provenance.chain(figure).splitlines()[1].endswith("(CHANGED since)")
+    result.unlink()
+    assert "missing" in provenance.chain(figure)
+
+
+def test_provenance_of_tables_by_their_notebook():
+    text = provenance.chain(records.ROOT / "reports/demo/tables/direct_term.md")
+    assert "notebooks/02_scan_backends.ipynb" in text and "reports/demo/results/direct_term.json" in text
+
+
+def test_provenance_of_what_has_none(tmp_path):
+    for name in ("x.md", "x.wav"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(InputError, match="no notebook writes"):
+        provenance.chain(tmp_path / "x.md")
+    with pytest.raises(InputError, match="neither a result"):
+        provenance.chain(tmp_path / "x.wav")
+    with pytest.raises(InputError, match="no such file"):
+        provenance.chain(tmp_path / "y.png")
+
+
 def test_figures_are_reproducible_files(tmp_path):
     import matplotlib.pyplot as plt
 
@@ -166,3 +254,15 @@ def test_table_markdown():
         "*Scores. Data: demo. These numbers are not comparable with the paper's numbers.*",
     ]
     assert "| c | – |" in figures.table_markdown(frame.set_index("track")[["uSDR (dB)"]], caption="Scores.")
+
+
+def test_provenance_command(tmp_path):
+    from click.testing import CliRunner
+
+    from bsm.cli import cli
+
+    result, figure, _ = report_of(tmp_path)
+    done = CliRunner().invoke(cli, ["provenance", str(figure)])
+    assert done.exit_code == 0 and done.output == provenance.chain(figure) + "\n"
+    assert str(result) in done.output
+    assert CliRunner().invoke(cli, ["provenance", str(tmp_path / "gone.png")]).exit_code == 2

@@ -1,20 +1,26 @@
-"""The README shows what the demo's result files say, and nothing else."""
+"""The report and the README show what the result files say, and nothing else."""
 
+import ast
+import json
 import re
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from bsm.errors import InputError
+from bsm.study import ledger, report, report_results
+from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
-from bsm.study.report import refresh_readme
+from bsm.study.report import refresh_readme, write_report
 
 TABLES = re.compile(r"<!-- table:(\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
 def test_readme_tables_are_the_reports_tables():
     shown = dict(TABLES.findall((ROOT / "README.md").read_text(encoding="utf-8")))
-    assert set(shown) == {"scores", "real_clip", "cost"}
+    assert set(shown) == {"scores", "real_clip", "cost", "claims"}
     for name, text in shown.items():
         assert text == (ROOT / "reports/demo/tables" / f"{name}.md").read_text(encoding="utf-8"), name
 
@@ -38,3 +44,80 @@ def test_missing_table_is_named(tmp_path):
     with pytest.raises(InputError, match="gone.md: missing; run `make reproduce PROFILE=demo`"):
         refresh_readme(SimpleNamespace(reports=tmp_path, profile="demo"), readme)
     assert readme.read_text() == "<!-- table:gone -->\n<!-- end -->\n"
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """The demo profile with a copy of its reports."""
+    for name in ("benchmarks", "figures", "results", "tables"):
+        shutil.copytree(ROOT / "reports/demo" / name, tmp_path / name)
+    return Profile.of("demo", out=str(tmp_path))
+
+
+def test_report_has_the_fixed_sections_and_every_claim(demo):
+    text = write_report(demo).read_text(encoding="utf-8")
+    assert re.findall("^## (.+)$", text, re.MULTILINE) == [
+        "Scope and claims",
+        "Method, and what could not be known",
+        "Data",
+        "Compute",
+        "Results per claim",
+        "What agreed, what did not, what was easy, what was difficult",
+        "Limits",
+    ]
+    assert not re.search(r"\bnan\b|\bNone\b(?!\.)", text)
+    for row in ledger.load():
+        assert f"`{row['id']}`" in text
+    for link in re.findall(r"\]\((figures/[^)]+)\)", text):
+        assert (demo.reports / link).is_file()
+
+
+def test_report_follows_its_results(demo):
+    before = write_report(demo).read_text()
+    path = demo.result("training")
+    record = json.loads(path.read_text())
+    record["parameters"]["train"]["clip"] = 123.0
+    path.write_text(json.dumps(record))
+    after = write_report(demo).read_text()
+    assert "gradient clip 123" in after and "gradient clip 123" not in before
+    path.unlink()
+    with pytest.raises(InputError, match="training.json"):
+        write_report(demo)
+
+
+@pytest.mark.parametrize("module", [report, report_results], ids=lambda module: module.__name__)
+def test_no_number_is_typed_into_the_report(module):
+    """Prose has digits in names alone; formats and indices are outside the text."""
+    names = re.compile(r"BSMamba2|arXiv 2508\.14556|MUSDB18-HQ|L1|95 %|float64")
+    tree = ast.parse(Path(module.__file__).read_text())
+    inside_formats = {
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FormattedValue) and node.format_spec
+        for part in ast.walk(node.format_spec)
+    }
+    texts = [
+        part.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        for part in node.values
+        if isinstance(part, ast.Constant) and id(part) not in inside_formats
+    ]
+    assert sum(map(len, texts)) > 500
+    for text in texts:
+        assert not re.search(r"\d", names.sub("", text)), text
+
+
+def test_further_notebooks_add_their_part(demo, monkeypatch, tmp_path):
+    code = 'settings.write_table("costs", text)\nwrite_result(settings.result("extra"))\nsettings.figure("scores")'
+    cells = [{"cell_type": kind, "source": [text]} for kind, text in (("markdown", "# More\n"), ("code", code))]
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks/11_more.ipynb").write_text(json.dumps({"cells": cells}))
+    monkeypatch.setattr(report_results, "NOTEBOOKS", tmp_path / "notebooks")
+    assert report_results.further(demo) == []  # no result of it in this profile
+    demo.result("extra").write_text("{}")
+    with pytest.raises(InputError, match="costs.md: missing"):
+        report_results.further(demo)
+    (tmp_path / "tables/costs.md").write_text("| costs |\n")
+    (section,) = report_results.further(demo)
+    assert section.startswith("### More\n") and "| costs |" in section and "(figures/scores.png)" in section

@@ -1,4 +1,4 @@
-"""The command line: ``bsm data | train | separate | evaluate | bench | study | weights``, a module per subject."""
+"""The command line, a module per subject: ``bsm data | train | separate | evaluate | bench | study | claims | ...``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import click
 
 from bsm import __version__
 from bsm.cli.bench import bench
+from bsm.cli.claims import claims
 from bsm.cli.data import data
 from bsm.cli.models import evaluate, separate
+from bsm.cli.plan import plan
+from bsm.cli.provenance import provenance
 from bsm.cli.study import readme, study
 from bsm.cli.train import train
 from bsm.cli.weights import weights
@@ -54,5 +57,5 @@ def cli() -> None:
     """A reproduction study of BSMamba2, vocal separation with Mamba2."""
 
 
-for command in (data, train, separate, evaluate, bench, study, readme, weights):
+for command in (data, train, separate, evaluate, bench, plan, study, readme, claims, provenance, weights):
     cli.add_command(command)

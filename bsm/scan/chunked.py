@@ -138,13 +138,15 @@ class _ChunkedScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, dstate):
-        x = ctx.saved_tensors[0]
-        with torch.autocast(x.device.type, enabled=False):  # as in the forward pass, also where the caller's is on
-            return _ChunkedScan._backward(ctx, dy, dstate)
+        saved = ctx.saved_tensors  # asked for once: gradient checkpointing does not give them twice
+        with torch.autocast(
+            saved[0].device.type, enabled=False
+        ):  # as in the forward pass, also where the caller's is on
+            return _ChunkedScan._backward(ctx, saved, dy, dstate)
 
     @staticmethod
-    def _backward(ctx, dy, dstate):
-        x, dt, A, B, C, D, initial_state, y = ctx.saved_tensors
+    def _backward(ctx, saved, dy, dstate):
+        x, dt, A, B, C, D, initial_state, y = saved
         plan: Plan = ctx.plan
         if dy is None:
             dy = torch.zeros_like(y)

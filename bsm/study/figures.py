@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,7 +21,8 @@ from scipy.signal import ShortTimeFFT
 from scipy.signal.windows import hann
 
 from bsm.files import replacing
-from bsm.study.stats import Values, bootstrap_interval
+from bsm.study.records import results_used
+from bsm.study.stats import Interval, Values, bootstrap_interval
 
 # Okabe and Ito (2008), without black.
 COLOURS = {
@@ -54,7 +57,10 @@ def style() -> AbstractContextManager[None]:
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Save a figure as PNG at 150 dpi; equal figures give equal files.
+    """Save a figure as PNG at 150 dpi; equal figures of equal results give equal files.
+
+    A figure of ``reports/<profile>/figures`` names, in its metadata, the profile's result files that were written or
+    read before it was drawn, with their checksums: ``bsm provenance FIGURE`` shows them.
 
     Args:
         figure: the figure.
@@ -63,9 +69,12 @@ def save(figure: Figure, path: str | Path) -> Path:
     Returns:
         The path.
     """
+    path = Path(path)
+    used = results_used(path.parent.parent / "results")
+    metadata = {"Software": None} | ({"Source": json.dumps(used)} if used else {})
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
-    return Path(path)
+        figure.savefig(temporary, format="png", dpi=150, metadata=metadata)
+    return path
 
 
 def spectrogram(
@@ -157,6 +166,31 @@ def score_plot(
             x + 0.2, interval.estimate, yerr=np.maximum(ends, 0), fmt="s", capsize=4, color=COLOURS["vermilion"]
         )
     ax.set(xticks=range(len(labels)), xticklabels=ticks, xlim=(-0.5, len(labels) - 0.5), ylabel=ylabel)
+
+
+def interval_plot(ax: Axes, ticks: Sequence[str], values: Mapping[str, Sequence[Interval | None]]) -> None:
+    """Draw estimates with their intervals over the same ticks, one line per name, marks side by side.
+
+    Args:
+        ax: where to draw.
+        ticks: labels of the x axis.
+        values: by name, for the legend: one interval per tick; None, and an estimate that is NaN, leave a gap.
+
+    Raises:
+        ValueError: as many intervals as ticks are needed.
+    """
+    shifts = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
+    looks = itertools.cycle(zip("osD^", ("blue", "vermilion", "green", "purple"), strict=True))
+    for (mark, colour), shift, (name, found) in zip(looks, shifts, values.items(), strict=False):
+        if len(found) != len(ticks):
+            raise ValueError(f"{name}: {len(found)} intervals for {len(ticks)} ticks")
+        nothing = Interval(np.nan, np.nan, np.nan, 0, 0, "none")
+        points = [nothing if interval is None else interval for interval in found]
+        means = np.array([p.estimate for p in points])
+        ends = np.nan_to_num([[p.estimate - p.low for p in points], [p.high - p.estimate for p in points]])
+        x = np.arange(len(ticks)) + shift
+        ax.errorbar(x, means, yerr=np.maximum(ends, 0), fmt=f"{mark}-", color=COLOURS[colour], capsize=3, label=name)
+    ax.set(xticks=range(len(ticks)), xticklabels=ticks, xlim=(-0.5, len(ticks) - 0.5))
 
 
 def table_markdown(

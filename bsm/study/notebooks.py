@@ -119,6 +119,46 @@ def run_notebook(
     return output
 
 
+def parameters(name: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a notebook's parameters from inside it, whatever started it: its first call.
+
+    papermill's own command line checks nothing, and passes a list as text. Here text is read as YAML where the default
+    is no text, and what does not fit is refused by name.
+
+    Args:
+        name: the notebook's, in ``notebooks/``.
+        namespace: ``globals()``.
+
+    Returns:
+        The declared parameters with the types of their defaults, for ``globals().update``.
+
+    Raises:
+        InputError: a parameter that the notebook does not declare, or whose type does not fit its default's.
+    """
+    source = _find(name)
+    defaults = _defaults(_read(source), source)
+    for cell in namespace.get("In", []):
+        if cell.startswith("# Parameters\n"):  # papermill's, after the cell of defaults
+            targets = [t for s in ast.parse(cell).body if isinstance(s, ast.Assign) for t in s.targets]
+            for target in targets:
+                if isinstance(target, ast.Name) and target.id not in defaults:
+                    raise InputError(f"{source.name} has no parameter {target.id!r}; it has: {', '.join(defaults)}")
+    values = {}
+    for key, default in defaults.items():
+        value = namespace[key]
+        if isinstance(value, str) and not isinstance(default, str) and default is not _UNKNOWN:
+            value = _from_text(value)
+        values[key] = _fit(key, value, default, source.name)
+    return values
+
+
+def _from_text(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text  # and let the check of its type name it
+
+
 def html(path: str | Path) -> Path:
     """Export an executed notebook to an HTML page beside it, code included.
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from bsm.config import ModelConfig, TrainConfig
+from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.data import demo
-from bsm.data.tracks import Track, load_tracks
+from bsm.data.layouts import SPLITS, open_tracks
+from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.files import write_text
+from bsm.study import variants
 from bsm.study.notebooks import load_profile
 from bsm.study.records import ROOT
 
-SPLITS = ("train", "valid", "test")
+if TYPE_CHECKING:
+    from bsm.baseline import RoformerConfig
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,13 +59,23 @@ class Profile:
 
     @property
     def reports(self) -> Path:
-        """Folder of this profile's results, figures and tables."""
-        return ROOT / "reports" / self.profile
+        """Folder of this profile's results, figures and tables; another where a notebook names it as ``out``."""
+        return Path(self.values["out"]) if self.values.get("out") else ROOT / "reports" / self.profile
+
+    @property
+    def makes_songs(self) -> bool:
+        """Whether the songs are synthesised; others must be there."""
+        return "train_songs" in self.values
 
     @property
     def data_title(self) -> str:
         """Name of the data for tables and result files."""
-        return f"{self.data} songs (synthesised)"
+        return f"{self.data} songs (synthesised)" if self.makes_songs else self.title
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the scores can be set beside the paper's: its data, its model, no song left out."""
+        return (self.data, self.model, self.values.get("skip_bad", False)) == ("musdb18-hq", "paper", False)
 
     def figure(self, name: str) -> Path:
         """Path of a figure."""
@@ -73,30 +89,103 @@ class Profile:
         """Write a table in Markdown."""
         return write_text(self.reports / "tables" / f"{name}.md", text)
 
-    def run_folder(self, seed: int) -> Path:
-        """Folder of one training run."""
-        return ROOT / "runs" / self.profile / f"bsmamba2-{self.model}-seed{seed}"
+    @property
+    def backbones(self) -> list[str]:
+        """Names of the networks that this profile trains (:data:`bsm.networks.NETWORKS`)."""
+        return self.values.get("backbones", ["bsmamba2"])
 
-    def model_config(self) -> ModelConfig:
-        """Return the network's configuration."""
-        return ModelConfig.preset(self.model)
+    def run_folder(self, seed: int, name: str = "bsmamba2") -> Path:
+        """Folder of one training run: of a network, or of a variant (:data:`bsm.study.variants.VARIANTS`)."""
+        return ROOT / "runs" / self.profile / f"{name}-{self.model}-seed{seed}"
 
-    def train_config(self) -> TrainConfig:
-        """Return the training configuration: every value that the profile names, the author's for the rest."""
-        names = TrainConfig.__dataclass_fields__
-        return TrainConfig.from_dict({k: v for k, v in self.values.items() if k in names})
-
-    def prepare_data(self) -> None:
-        """Make the songs, or check those that are there."""
-        songs = {split: self.values[f"{split}_songs"] for split in SPLITS}
-        demo.make_corpus(self.data_folder, songs=songs, seconds=self.song_seconds)
-
-    def tracks(self) -> dict[str, list[Track]]:
-        """Return the songs by split.
+    def model_config(self, backbone: str = "bsmamba2") -> ModelConfig | RoformerConfig:
+        """Return a network's configuration; any but BSMamba2 gets as many parameters.
 
         Raises:
-            InputError: they are not there.
+            InputError: an unknown network or size.
+            BackendUnavailable: bs-roformer is asked for and not installed.
         """
-        if not self.data_folder.is_dir():
-            raise InputError(f"{self.data_folder}: no songs yet; run `bsm data {self.profile}` first")
-        return {split: load_tracks(self.data_folder, split) for split in SPLITS}
+        from bsm.networks import network_config  # slow to import: other mistakes are told at once
+
+        return network_config(backbone, ModelConfig.preset(self.model))
+
+    def train_config(self) -> TrainConfig:
+        """Return the training configuration: every value that the profile names, the author's for the rest.
+
+        The loss is the paper's at the model's sample rate.
+        """
+        names = TrainConfig.__dataclass_fields__
+        loss = LossConfig.at_rate(ModelConfig.preset(self.model).sample_rate)
+        return TrainConfig.from_dict({"loss": loss} | {k: v for k, v in self.values.items() if k in names})
+
+    def variant_config(self, name: str) -> tuple[ModelConfig, TrainConfig]:
+        """Return the configurations of a variant of BSMamba2.
+
+        Its training is the profile's, but that a value named ``ablation_steps``, say, takes the place of ``steps``.
+
+        Raises:
+            InputError: an unknown variant, or a value after ``ablation_`` that training does not have.
+        """
+        prefix = "ablation_"
+        own = {k.removeprefix(prefix): v for k, v in self.values.items() if k.startswith(prefix)}
+        train = TrainConfig.from_dict(self.train_config().to_dict() | own)
+        return variants.changed(name, ModelConfig.preset(self.model), train)
+
+    def prepare_data(self) -> None:
+        """Make the songs, or check those that are there.
+
+        Raises:
+            InputError: songs that cannot be made, or are not there or not usable; it says what to do.
+        """
+        if self.makes_songs:
+            songs = {split: self.values[f"{split}_songs"] for split in SPLITS}
+            demo.make_corpus(self.data_folder, songs=songs, seconds=self.song_seconds)
+            return
+        for split, tracks in self.tracks().items():
+            minutes = sum(track.seconds for track in tracks) / 60
+            log.info("%s: %d songs for %s, %.1f minutes", self.data_folder, len(tracks), split, minutes)
+
+    def find_data(self) -> None:
+        """Make sure that the songs are there.
+
+        Raises:
+            InputError: they are not; it says how to get them.
+        """
+        if self.data_folder.is_dir():
+            return
+        if self.makes_songs:
+            raise InputError(f"{self.data_folder}: no songs yet; run `bsm data prepare {self.profile}` first")
+        fetch = f"run `bsm data fetch {self.fetch}`, or " if "fetch" in self.values else ""
+        raise InputError(f"{self.data_folder}: no songs yet; {fetch}copy or link them to data/{self.data}")
+
+    def tracks(self, skipped: dict[str, str] | None = None) -> dict[str, list[Track]]:
+        """Return the songs by split.
+
+        Args:
+            skipped: takes the songs that were left out, name -> what is wrong: those that cannot be read whole, or have
+                another rate or number of channels than the model. Only a profile with ``skip_bad`` leaves songs out.
+
+        Raises:
+            InputError: they are not there, or one is bad and must not be skipped.
+        """
+        self.find_data()
+        skipped = ({} if skipped is None else skipped) if self.values.get("skip_bad") else None
+        found = {split: open_tracks(self.data_folder, split, skipped=skipped)[1] for split in SPLITS}
+        return {split: self._fitting(tracks, skipped) for split, tracks in found.items()}
+
+    def _fitting(self, tracks: list[Track], skipped: dict[str, str] | None) -> list[Track]:
+        """Return the songs that have the model's rate and number of channels: all, unless some may be skipped."""
+        model, kept = ModelConfig.preset(self.model), []
+        for track in tracks:
+            if (track.rate, track.channels) == (model.sample_rate, model.channels):
+                kept.append(track)
+                continue
+            why = (
+                f"{track.files[0].parent}: song {track.name!r} has {track.rate} Hz, {track.channels} channel(s); model "
+                f"{self.model} takes {model.sample_rate} Hz, {model.channels}; convert it or choose another model"
+            )
+            if skipped is None:
+                raise InputError(why)
+            skipped[track.name] = why
+            log.warning("skipping song %r: %s", track.name, why)
+        return kept

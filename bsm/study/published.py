@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bsm import weights
-from bsm.data.musdb18 import open_tracks
+from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.evaluate import METRICS, Journal, fingerprint

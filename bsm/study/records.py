@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -12,7 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from bsm.errors import InputError
-from bsm.files import write_text
+from bsm.files import sha256, write_text
 
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +40,9 @@ PACKAGES = (
     "mamba-ssm",
     "causal-conv1d",
     "triton",
+    "pandas",
+    "matplotlib",
+    "papermill",
 )
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "schema": int,
@@ -49,6 +53,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "comparable_with_paper": bool,
     "provenance": dict,
 }
+_used: dict[Path, str] = {}  # result files that this process wrote or read, with their SHA-256
 
 
 def write_result(
@@ -60,6 +65,7 @@ def write_result(
     seed: int | None = None,
     started: float | None = None,
     data: str,
+    inputs: Iterable[str | Path] = (),
     comparable_with_paper: bool = False,
     **extra: Any,
 ) -> Path:
@@ -76,6 +82,8 @@ def write_result(
         seed: the random seed, where there is one.
         started: :func:`time.time` when the run began; without it the wall time is unknown.
         data: the data set's name.
+        inputs: files that the values depend on, and folders of songs (see :func:`checksum`); their checksums are kept.
+            Files that ``parameters`` names, such as ``weights``, are added.
         comparable_with_paper: whether data and protocol are the paper's.
         extra: further fields.
 
@@ -94,6 +102,7 @@ def write_result(
         "seed": seed,
         "parameters": parameters,
         "values": values,
+        "inputs": {_portable(str(path)): checksum(path) for path in [*inputs, *_named_files(parameters)]},
         "provenance": provenance(started),
     }
     if clash := sorted(set(record) & set(extra)):
@@ -102,7 +111,9 @@ def write_result(
     if not isinstance(record["values"], dict | list):
         raise ValueError(f"values must be a mapping or a list, not {type(values).__name__}")
     text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
-    return write_text(path, text + "\n")
+    write_text(path, text + "\n")
+    _used[Path(path).resolve()] = sha256(path)
+    return Path(path)
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
@@ -129,7 +140,39 @@ def read_result(path: str | Path) -> dict[str, Any]:
             raise InputError(f"{path}: field '{name}' is a {type(record[name]).__name__}; write the result again")
     if record["schema"] != SCHEMA:
         raise InputError(f"{path}: field 'schema' is {record['schema']}, this version reads {SCHEMA}; write it again")
+    _used[path.resolve()] = sha256(path)
     return record
+
+
+def results_used(folder: Path) -> dict[str, str]:
+    """Return name and SHA-256 of every result file of a folder that this process has written or read so far."""
+    return {path.name: digest for path, digest in sorted(_used.items()) if path.parent == folder.resolve()}
+
+
+def checksum(path: str | Path) -> str:
+    """Return the SHA-256 that stands for a file or a folder.
+
+    A folder's is that of its ``corpus.json``, which holds the checksums of its songs, or else that of the names and
+    sizes of all its files: songs of many gigabytes are not read for it.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    path = Path(path)
+    if path.is_file():
+        return sha256(path)
+    if (path / "corpus.json").is_file():
+        return sha256(path / "corpus.json")
+    if not path.is_dir():
+        raise InputError(f"{path}: there is no such input")
+    sizes = sorted((p.relative_to(path).as_posix(), p.stat().st_size) for p in path.rglob("*") if p.is_file())
+    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+
+
+def _named_files(parameters: Mapping[str, Any]) -> list[str]:
+    """Return the files among the values; a long text is no file name, and asking would fail."""
+    texts = [str(v) for v in parameters.values() if isinstance(v, str | Path) and 0 < len(str(v)) < 1000]
+    return [text for text in texts if Path(text).is_file()]
 
 
 def provenance(started: float | None = None) -> dict[str, Any]:
@@ -142,7 +185,8 @@ def provenance(started: float | None = None) -> dict[str, Any]:
         ``git`` (revision, ``"unknown"`` without a repository; dirty: whether anything but ``reports/``, which the
         study itself rewrites, differs from that revision, None if unknown), ``packages``, ``python``, ``platform``,
         ``device`` (the GPU, else the CPU), ``cpu``, ``threads`` (PyTorch's), ``command``, ``started`` (ISO 8601, UTC)
-        and ``wall_seconds``, both None without ``started``.
+        and ``wall_seconds``, both None without ``started``, and ``cpu_seconds``: processor time, user and system, of
+        this process and its finished children since the process began.
     """
     import torch  # slow to import, and the readers of results do without it
 
@@ -158,6 +202,7 @@ def provenance(started: float | None = None) -> dict[str, Any]:
         "command": _command(),
         "started": None if started is None else datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "wall_seconds": None if started is None else round(time.time() - started, 3),
+        "cpu_seconds": round(sum(os.times()[:4]), 3),
     }
 
 
@@ -235,7 +280,13 @@ def _cpu_model() -> str:
 
 
 def _command() -> str:
-    name = Path(sys.argv[0]).name
-    if name.startswith("ipykernel_launcher"):  # its arguments name a temporary connection file
-        return "jupyter kernel"
-    return _portable(shlex.join([name, *sys.argv[1:]]))
+    """Return the command as typed; a kernel's own arguments name a temporary file, so its parent's stand for it."""
+    words = sys.argv
+    if Path(words[0]).name.startswith("ipykernel_launcher"):
+        import psutil  # comes with the kernel
+
+        with contextlib.suppress(psutil.Error):
+            words = psutil.Process().parent().cmdline()
+            if len(words) > 1 and Path(words[0]).name.startswith("python"):
+                words = words[1:]
+    return _portable(shlex.join([Path(words[0]).name, *words[1:]]))

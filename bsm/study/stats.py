@@ -10,6 +10,7 @@ import numpy as np
 import scipy.stats
 
 Values = Sequence[float | None] | np.ndarray
+SAME = "no difference seen"
 
 
 class Interval(NamedTuple):
@@ -35,6 +36,15 @@ class Interval(NamedTuple):
 def interval_text(low: float, high: float, digits: int = 2) -> str:
     """Write an interval for a table; a dash where there were too few values for one."""
     return "–" if np.isnan(low) or np.isnan(high) else f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def verdict(gain: Interval, *, more_is_better: bool = True) -> str:
+    """Say what the interval of a difference shows: better, worse, or, where it includes zero, :data:`SAME`."""
+    if np.isnan(gain.low):
+        return "too few values to tell"
+    if gain.low <= 0 <= gain.high:
+        return SAME
+    return "better" if (gain.low > 0) == more_is_better else "worse"
 
 
 def bootstrap_interval(
@@ -123,3 +133,89 @@ def paired_difference(
     if first.shape != second.shape:
         raise ValueError(f"pairs need equal lengths, not {first.shape} and {second.shape}")
     return bootstrap_interval(first - second, confidence=confidence, resamples=resamples, seed=seed)
+
+
+def clustered_interval(
+    values: Values, clusters: Sequence[Any], *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Bootstrap the mean of values that belong together in clusters, such as the regions of one song.
+
+    Whole clusters are drawn, for values of one cluster are more alike than independent ones would be; each value weighs
+    the same. Methods as in :func:`bootstrap_interval`.
+
+    Args:
+        values: NaN and None are dropped and counted.
+        clusters: the cluster of each value.
+        confidence: probability that the interval aims to cover.
+        resamples: resamples drawn.
+        seed: makes the interval repeatable.
+
+    Returns:
+        The mean and its interval; ``n`` counts values, not clusters; the ends are NaN with fewer than two clusters.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    sample = np.asarray(values, dtype=float)
+    if sample.shape != (len(clusters),):
+        raise ValueError(f"values of shape {sample.shape} need as many clusters, not {len(clusters)}")
+    held = ~np.isnan(sample)
+    kept = sample[held]
+    n, dropped = kept.size, sample.size - kept.size
+    _, owner = np.unique([str(c) for c, h in zip(clusters, held, strict=True) if h], return_inverse=True)
+    counts = np.bincount(owner)
+    sums = np.bincount(owner, weights=kept)
+    if len(counts) < 2:
+        return Interval(float(kept.mean()) if n else float("nan"), float("nan"), float("nan"), n, dropped, "none")
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")  # the degenerate case is seen by its NaN ends
+            low, high = scipy.stats.bootstrap(
+                (sums, counts),
+                lambda s, c, axis: s.sum(axis) / c.sum(axis),
+                paired=True,
+                confidence_level=confidence,
+                n_resamples=resamples,
+                batch=max(1, 10_000_000 // len(counts)),
+                method=method,
+                rng=np.random.default_rng(seed),
+            ).confidence_interval
+        if np.isfinite(low) and np.isfinite(high):
+            break
+    return Interval(float(sums.sum() / n), float(low), float(high), n, dropped, method)
+
+
+def crossed_interval(
+    values: Sequence[Values], *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Bootstrap the mean of values of every song under every training seed, songs and seeds drawn independently.
+
+    The pigeonhole bootstrap (Owen, 2007), percentile interval: it covers the luck of a training beside that of the
+    songs. With one seed it covers the songs alone. Songs with a NaN or None are dropped, all their values counted.
+
+    Args:
+        values: (songs, seeds).
+        confidence: probability that the interval aims to cover.
+        resamples: resamples drawn.
+        seed: makes the interval repeatable.
+
+    Returns:
+        The mean and its interval; ``n`` counts values; the ends are NaN with fewer than two songs.
+
+    Raises:
+        ValueError: values that are not two-dimensional.
+    """
+    table = np.asarray(values, dtype=float)
+    if table.ndim != 2:
+        raise ValueError(f"values must be (songs, seeds), not of shape {table.shape}")
+    kept = table[~np.isnan(table).any(axis=1)]
+    n, dropped = kept.size, table.size - kept.size
+    estimate = float(kept.mean()) if n else float("nan")
+    if len(kept) < 2 or not n:
+        return Interval(estimate, float("nan"), float("nan"), n, dropped, "none")
+    rng = np.random.default_rng(seed)
+    # How often each song and seed is drawn; the mean of a resample is a bilinear form in both.
+    songs, seeds = (rng.multinomial(size, np.full(size, 1 / size), resamples) / size for size in kept.shape)
+    means = np.einsum("ri,ij,rj->r", songs, kept, seeds, optimize=True)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(estimate, float(low), float(high), n, dropped, "percentile")

@@ -25,7 +25,7 @@ class Ranking:
     since_best: int = 0
 
     def enter(self, score: float, step: int) -> bool:
-        """Enter a validation; return whether it is among the best. Of equal scores the earlier is better, NaN is worst."""
+        """Enter a validation; return whether it is among the best. Of equals the earlier is better; NaN is worst."""
         score = -math.inf if math.isnan(score) else score
         self.best = sorted([*self.best, (score, step)], key=lambda entry: (-entry[0], entry[1]))[: self.keep]
         self.since_best = 0 if self.best[0][1] == step else self.since_best + 1

@@ -1,13 +1,16 @@
-"""What the scan backends are measured against: nobody's code here should be used for anything else.
+"""What scan, loss and transform are measured against: nobody's code here should be used for anything else.
 
-All take ``x, dt, A, B, C, D`` as :func:`bsm.scan.scan` does, with one group, and return ``y``.
+The scans take ``x, dt, A, B, C, D`` as :func:`bsm.scan.scan` does, with one group, and return ``y``.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from bsm.config import LossConfig
+from bsm.stft import STFT
 
 
 def indexed_loop(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
@@ -23,6 +26,14 @@ def indexed_loop(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tens
         state = state * decay[:, t, :, None, None] + inputs * B[:, t, :, None]
         outputs.append((state @ C[:, t, :, :, None]).squeeze(-1))
     return torch.stack(outputs, dim=1) + x * D[:, None]
+
+
+def indexed_scan(*, reverse: bool = False, backend: str = "", final_state: bool = False, **inputs: Tensor):
+    """:func:`indexed_loop` in the place of :func:`bsm.scan.scan`; ``backend`` and ``final_state`` are passed over."""
+    if not reverse:
+        return indexed_loop(**inputs), None
+    flipped = {name: v.flip(1) if v.ndim > 1 else v for name, v in inputs.items()}
+    return indexed_loop(**flipped).flip(1), None
 
 
 def textbook(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, chunk: int = 64) -> Tensor:
@@ -50,3 +61,44 @@ def _segment_sums(a: Tensor) -> Tensor:
     mask = torch.ones(size, size, dtype=torch.bool, device=a.device)
     repeated = a[..., None].expand(*a.shape, size).masked_fill(~mask.tril(-1), 0)
     return repeated.cumsum(-2).masked_fill(~mask.tril(), -torch.inf)
+
+
+def plain_loss(estimate: Tensor, target: Tensor, config: LossConfig) -> Tensor:
+    """Compute a loss of :mod:`bsm.loss` the way the author's code and the seed documents do.
+
+    Both signals are transformed, windows are made for every call, and autograd finds the gradient.
+    """
+    loss = config.waveform_weight * F.l1_loss(estimate, target)
+    for window in config.windows:
+        spectra = (
+            torch.stft(
+                v.flatten(0, -2),
+                max(window, config.min_fft),
+                config.hop_length,
+                window,
+                torch.hann_window(window, device=v.device),
+                center=config.center,
+                return_complex=True,
+            )
+            for v in (estimate, target)
+        )
+        pair = [s.abs() for s in spectra] if config.magnitude else spectra
+        loss = loss + F.l1_loss(*pair) / (len(config.windows) if config.mean else 1)
+    return loss
+
+
+class MonoSTFT(nn.Module):
+    """The seed documents' transform: of the channels' average, put in the place of every channel."""
+
+    def __init__(self, stft: STFT) -> None:
+        super().__init__()
+        self.stft = stft
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """Transform ``(batch, channels, samples)`` to ``(batch, channels, bins, frames)``."""
+        spec = self.stft(wave.mean(1, keepdim=True))
+        return spec.expand(-1, wave.shape[1], -1, -1)
+
+    def inverse(self, spec: Tensor, samples: int) -> Tensor:
+        """As :meth:`bsm.stft.STFT.inverse`."""
+        return self.stft.inverse(spec, samples)

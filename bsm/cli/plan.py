@@ -1,0 +1,31 @@
+"""``bsm plan``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--preset", default="paper", show_default=True, help="Size of the network.")
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]), help="Of the training.")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    help="Result of `bsm bench step`; by default the best fitting one under reports/.",
+)
+@click.option("--profile", default="demo", show_default=True, help="Profile whose training is planned, too.")
+def plan(preset: str, device: str, source: Path | None, profile: str) -> None:
+    """Predict hours and memory of trainings from measured steps, and say what was extrapolated from what."""
+    from bsm.config import ModelConfig
+    from bsm.study.profiles import Profile
+
+    ModelConfig.preset(preset)
+    settings = Profile.load(profile)
+    from bsm.study import plan as study  # slow to import: a wrong name is told at once
+    from bsm.study.figures import table_markdown
+
+    table, sources = study.plan(study.works(preset, settings), source, device)
+    click.echo(table_markdown(table, caption=" ".join(sources), digits=1))

@@ -1,0 +1,258 @@
+"""One training step, part by part: by size, by scan backend, and as the seed documents had it before and after."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import bsm.mamba2
+from bsm import audio
+from bsm.config import ModelConfig, TrainConfig
+from bsm.data.mixing import MixingDataset
+from bsm.data.tracks import folder_tracks
+from bsm.loss import bsmamba2_loss
+from bsm.mamba2 import BiMamba2Block
+from bsm.model import BSMamba2
+from bsm.study.bench import repeated
+from bsm.study.bench.parts import DATA, LOSS, OPTIMISER, STFT, Clock, timed_parts
+from bsm.study.bench.spectra import REDUCED_LOSS, SEED_LOSS
+from bsm.study.bench.yardsticks import MonoSTFT, indexed_scan, plain_loss
+from bsm.train.recompute import recompute_blocks
+
+LARGEST = 6 << 30  # bytes that the loops' states may take; a case beyond it is left out
+LOOPS = ("sequential", "indexed")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to take a training step.
+
+    Attributes:
+        name: for tables.
+        scan: a backend's name, or ``indexed``, the seed documents' loop.
+        loss: of estimate and target.
+        mono: feed the network the average of the channels.
+    """
+
+    name: str
+    scan: str = "auto"
+    loss: Callable[[Tensor, Tensor], Tensor] = bsmamba2_loss
+    mono: bool = False
+
+
+BEFORE = Variant("loop, 5 complex windows", "indexed", partial(plain_loss, config=SEED_LOSS))
+REDUCED = Variant("chunked, reduced loss, mono", "chunked", partial(plain_loss, config=REDUCED_LOSS), mono=True)
+OURS = Variant("bsm: chunked, paper's loss", "chunked")
+VARIANTS = (BEFORE, REDUCED, OURS)
+
+
+class Step:
+    """A model in training, whose every call is one update as in :mod:`bsm.train`.
+
+    Args:
+        variant: how the step is taken.
+        model: sizes.
+        config: optimisation; ``batch_size``, ``accumulate``, ``lr``, ``clip``, ``ema_decay``, ``precision`` and
+            ``checkpoint_gradients`` count.
+        batches: gives mixtures and vocals, ``(batch, channels, samples)``, one pair for each forward pass.
+        device: ``cpu`` or ``cuda``.
+        compiled: pass each block through ``torch.compile``.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        model: ModelConfig,
+        config: TrainConfig,
+        batches: Iterator,
+        *,
+        device: str = "cpu",
+        compiled: bool = False,
+    ) -> None:
+        torch.manual_seed(config.seed)
+        indexed = variant.scan == "indexed"
+        self.model = BSMamba2(model.replace(scan_backend="auto" if indexed else variant.scan))
+        if variant.mono:
+            self.model.stft = MonoSTFT(self.model.stft)
+        self.device = device
+        self.model.to(device)
+        self.scan = indexed_scan if indexed else bsm.mamba2.scan
+        self.variant, self.config, self.batches = variant, config, batches
+        self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        if config.checkpoint_gradients:
+            recompute_blocks(self.model)
+        if compiled:
+            for block in self.model.dual_path.modules():
+                if isinstance(block, BiMamba2Block):
+                    block.compile()  # region by region: the whole network in one piece takes many times as long
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, fused=True)
+
+    def __call__(self, clock: Clock | None = None) -> None:
+        """Take one update; a clock makes the parts' times known, and the step a little slower."""
+        switch = clock.switch if clock else lambda *_: None
+        loss = clock.wrap(LOSS, self.variant.loss) if clock else self.variant.loss
+        half = self.config.precision == "bf16-mixed"
+        with timed_parts(self.model, clock, scan=self.scan):
+            for _ in range(self.config.accumulate):
+                switch(DATA)
+                mixture, vocals = (v.to(self.device) for v in next(self.batches))
+                switch(STFT)
+                with torch.autocast(self.device, torch.bfloat16) if half else nullcontext():
+                    estimate = self.model(mixture)
+                value = loss(estimate, vocals) / self.config.accumulate
+                switch(LOSS, "backward")
+                value.backward()
+                switch(OPTIMISER)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.averaged.update_parameters(self.model)
+        switch(None)
+
+
+@contextmanager
+def noise_songs(rate: int, channels: int, *, songs: int = 4, seconds: float = 10.0) -> Iterator[Path]:
+    """Make a folder of songs of noise, four sources each, that goes away after the block: reading them costs the same.
+
+    Args:
+        rate: samples per second.
+        channels: of each file.
+        songs: how many.
+        seconds: length of each.
+    """
+    generator = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for song in range(songs):
+            path = Path(folder) / f"noise {song}"
+            path.mkdir()
+            for source in ("vocals", "drums", "bass", "other"):
+                sound = 0.1 * generator.standard_normal((channels, round(seconds * rate)), dtype=np.float32)
+                audio.write(path / f"{source}.wav", sound, rate, subtype="PCM_16")
+        yield Path(folder)
+
+
+def _batches(dataset: MixingDataset, batch: int) -> Iterator[list[Tensor]]:
+    yield from DataLoader(dataset, batch_size=batch)  # in this process: what it takes is seen, not hidden
+
+
+def state_bytes(config: ModelConfig, seconds: float, batch: int) -> int:
+    """Estimate what a loop's backward pass keeps: three states a step, of every mixer and row."""
+    tokens = batch * len(config.bands) * frames(config, seconds)
+    return 3 * 4 * tokens * config.d_inner * config.d_state * 4 * config.depth
+
+
+def frames(config: ModelConfig, seconds: float) -> int:
+    """Return the number of spectrogram frames of so many seconds of audio."""
+    return round(seconds * config.sample_rate) // config.stft.hop_length + 1
+
+
+def breakdown(
+    variants: Sequence[Variant],
+    preset: str,
+    *,
+    seconds: float,
+    batch: int = 1,
+    repeats: int = 5,
+    precision: str = "32-true",
+    device: str = "cpu",
+) -> list[dict[str, Any]]:
+    """Measure training steps part by part; the variants take turns, round after round.
+
+    Args:
+        variants: those whose states would not fit in memory are left out.
+        preset: size of the network.
+        seconds: length of a segment, s.
+        batch: segments of a step.
+        repeats: rounds, after one that is not counted.
+        precision: ``32-true`` or ``bf16-mixed``.
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        One record per variant: ``variant``, ``scan``, ``preset``, ``audio_seconds``, ``batch``, ``precision``,
+        ``parameters`` of the network, ``seconds`` of every round, and ``parts``: for each part and direction the
+        seconds of every round.
+    """
+    model = ModelConfig.preset(preset)
+    config = TrainConfig(batch_size=batch, accumulate=1, segment_seconds=seconds, precision=precision)
+    fitting = [v for v in variants if v.scan not in LOOPS or state_bytes(model, seconds, batch) <= LARGEST]
+    segment = round(seconds * model.sample_rate)
+    with noise_songs(model.sample_rate, model.channels, seconds=max(10.0, 2 * seconds)) as folder:
+        length = batch * (repeats + 1)
+        dataset = MixingDataset(folder_tracks(folder, "train"), segment=segment, seed=0, length=length)
+        steps = {v.name: Step(v, model, config, _batches(dataset, batch), device=device) for v in fitting}
+        clocks = {name: [] for name in steps}
+        for turn in tqdm(range(repeats + 1), desc=f"{preset}, {seconds:g} s, batch {batch}", unit="round"):
+            for name, step in steps.items():
+                clock = Clock()
+                step(clock)
+                if turn:  # the first round is not counted
+                    clocks[name].append(clock.seconds)
+    return [
+        {
+            "variant": v.name,
+            "scan": v.scan,
+            "preset": preset,
+            "audio_seconds": seconds,
+            "batch": batch,
+            "precision": precision,
+            "parameters": parameter_count(preset),
+            "seconds": [sum(clock.values()) for clock in clocks[v.name]],
+            "parts": [
+                {"part": part, "direction": direction, "seconds": [clock[part, direction] for clock in clocks[v.name]]}
+                for part, direction in dict.fromkeys(key for clock in clocks[v.name] for key in clock)
+            ],
+        }
+        for v in fitting
+    ]
+
+
+def parameter_count(preset: str) -> int:
+    """Return the number of parameters of a size."""
+    with torch.device("meta"):  # counts without allocating
+        return BSMamba2(ModelConfig.preset(preset)).parameter_counts()["total"]
+
+
+def compiled(preset: str = "tiny", *, seconds: float = 1.0, batch: int = 2, repeats: int = 5) -> dict[str, Any]:
+    """Time whole training steps with and without ``torch.compile``, and what compiling took, in s."""
+    model = ModelConfig.preset(preset)
+    config = TrainConfig(batch_size=batch, accumulate=1)
+    sound = 0.1 * torch.randn(2, batch, model.channels, round(seconds * model.sample_rate))
+    steps = {
+        name: Step(OURS, model, config.replace(precision="32-true"), iter(lambda: sound, None), compiled=flag)
+        for name, flag in (("plain", False), ("compiled", True))
+    }
+    started = time.perf_counter()
+    steps["compiled"]()
+    compiling = time.perf_counter() - started
+    times = repeated(steps, repeats)
+    shape = {"preset": preset, "audio_seconds": seconds, "batch": batch}
+    return shape | {"compile_seconds": compiling, "seconds": times}
+
+
+def part_seconds(record: dict[str, Any], *names: str) -> np.ndarray:
+    """Add up some parts of a record, both directions, round by round."""
+    chosen = [p["seconds"] for p in record["parts"] if p["part"] in names]
+    return np.sum(chosen, axis=0) if chosen else np.zeros(len(record["seconds"]))
+
+
+def named(records: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Return the record of a variant."""
+    return next(record for record in records if record["variant"] == name)
+
+
+def backends(names: Sequence[str]) -> list[Variant]:
+    """Return variants that differ in the scan alone."""
+    return [Variant(name, name) for name in names]

@@ -1,0 +1,290 @@
+"""Scores by the length of what a model sees at a time, with and without overlap, and what each length costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+
+from bsm.data.tracks import Track
+from bsm.errors import InputError
+from bsm.evaluate import evaluate
+from bsm.study.bench import repeated
+from bsm.study.figures import interval_plot
+from bsm.study.stats import SAME, Interval, bootstrap_interval, interval_text, paired_difference, verdict
+from bsm.study.subjects import Subject
+
+WHOLE = "whole"
+"""In a list of windows: the whole song in one pass."""
+METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)"}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a song is cut up.
+
+    Attributes:
+        window: seconds that the model sees at a time; infinity for the whole song.
+        hop: seconds from window to window; the window's own length for no overlap.
+    """
+
+    window: float
+    hop: float
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of :func:`bsm.separate.separate`."""
+        return {"whole": True} if math.isinf(self.window) else {"window": self.window, "hop": self.hop}
+
+
+def conditions(windows: Sequence[Any], overlapped: Sequence[Any], trained: Sequence[float]) -> list[Condition]:
+    """Return the conditions to measure, without overlap from short to long, then those with half of each window shared.
+
+    The lengths of training, against which the others are judged, are among the first whether named or not.
+
+    Args:
+        windows: s, or :data:`WHOLE`.
+        overlapped: s; these windows are measured without overlap too.
+        trained: lengths of the training segments, s.
+
+    Raises:
+        InputError: a window that is neither a positive number nor ``whole``, or a whole song to be overlapped.
+    """
+    again = sorted({_seconds("overlap_windows", w) for w in overlapped})
+    if math.inf in again:
+        raise InputError(f"overlap_windows: {WHOLE!r} is one window, which nothing overlaps")
+    plain = sorted({_seconds("windows", w) for w in windows} | {float(t) for t in trained} | set(again))
+    return [Condition(w, w) for w in plain] + [Condition(w, w / 2) for w in again]
+
+
+def _seconds(name: str, window: Any) -> float:
+    if window == WHOLE:
+        return math.inf
+    if isinstance(window, bool) or not isinstance(window, int | float) or not 0 < window < math.inf:
+        raise InputError(f"{name}: a window is a positive number of seconds, or {WHOLE!r}, not {window!r}")
+    return float(window)
+
+
+def shown(window: float | None) -> str:
+    """Return a window's name for axes and tables; None is the whole song, as a result file has it."""
+    return "whole song" if window is None or not math.isfinite(window) else f"{window:g} s"
+
+
+def scores(found: Sequence[Subject], tracks: Sequence[Track], cut: Sequence[Condition]) -> list[dict[str, Any]]:
+    """Separate and score every song with every model under every condition.
+
+    Returns:
+        One record each: ``track``, ``model``, ``seed``, ``window``, ``hop`` (s), ``usdr`` and ``csdr`` (dB).
+    """
+    cases = {f"{i}": (subject, case) for i, (subject, case) in enumerate((s, c) for c in cut for s in found)}
+    separators = {name: subject.separator(**case.options) for name, (subject, case) in cases.items()}
+    records = []
+    for record in evaluate(tracks, separators):
+        subject, case = cases[record["separator"]]
+        own = {"track": record["track"], "model": subject.name, "seed": subject.seed}
+        records.append(own | {"window": case.window, "hop": case.hop} | {name: record[name] for name in METRICS})
+    return records
+
+
+def costs(
+    found: Sequence[Subject], cut: Sequence[Condition], *, whole_seconds: float, repeats: int
+) -> list[dict[str, Any]]:
+    """Time one pass over a window of noise, models in turn; seeds of a model cost the same, and one is timed.
+
+    Args:
+        found: the models.
+        cut: the conditions; those without overlap are timed.
+        whole_seconds: length that stands for a whole song, s.
+        repeats: rounds.
+
+    Returns:
+        One record per model and window: ``model``, ``window``, ``audio_seconds`` of a pass, ``seconds`` of every round.
+    """
+    models = {subject.name: subject for subject in reversed(found)}
+    models = dict(reversed(models.items()))
+    records = []
+    for case in cut:
+        if case.hop != case.window:
+            continue
+        span = case.window if math.isfinite(case.window) else whole_seconds
+        passes = {name: _pass(subject, span) for name, subject in models.items()}
+        for name, seconds in repeated(passes, repeats, warm_up=0).items():
+            records.append({"model": name, "window": case.window, "audio_seconds": span, "seconds": seconds})
+    return records
+
+
+def _pass(subject: Subject, seconds: float) -> Any:
+    config = subject.network.config
+    size = max(1, round(seconds * config.sample_rate))
+    noise = 0.1 * torch.randn(1, config.channels, size, generator=torch.Generator().manual_seed(0))
+    noise = noise.to(next(subject.network.parameters(), noise).device)
+    return torch.inference_mode()(lambda: subject.network(noise))
+
+
+def table_of_songs(records: Sequence[dict[str, Any]], metric: str) -> pd.DataFrame:
+    """Average the seeds: a row per song, a column per (model, window, hop); None as a window is the whole song.
+
+    What is undefined for one seed is so for the song.
+    """
+    frame = pd.DataFrame(records)
+    frame = frame.assign(**{name: frame[name].astype(float).fillna(math.inf) for name in ("window", "hop")})
+    frame[metric] = frame[metric].astype(float)
+    return (
+        frame.groupby(["track", "model", "window", "hop"], sort=False)[metric]
+        .agg(lambda x: x.mean(skipna=False))
+        .unstack([1, 2, 3])
+    )
+
+
+def differences(records: Sequence[dict[str, Any]], trained: dict[str, float]) -> list[dict[str, Any]]:
+    """Compare every window with that of the training, and every overlap with none, paired over songs.
+
+    Args:
+        records: of :func:`scores`, or as a result file holds them.
+        trained: by model, the length of its training segments, s.
+
+    Returns:
+        One record per model, metric and condition: ``model``, ``metric``, ``window``, ``hop``, ``against`` (window, s,
+        without overlap), the mean difference in dB as ``estimate`` with its 95 % interval ``low`` and ``high``, ``n``
+        songs, ``dropped`` (songs where a score is undefined) and the ``verdict`` in words.
+    """
+    rows = []
+    for metric in METRICS:
+        table = table_of_songs(records, metric)
+        for model, window, hop in table.columns:
+            against = window if hop != window else trained[model]
+            if (window, hop) == (against, against):
+                continue
+            gain = paired_difference(table[model, window, hop], table[model, against, against])
+            row = {"model": model, "metric": metric, "window": window, "hop": hop, "against": against}
+            rows.append(row | gain._asdict() | {"verdict": verdict(gain)})
+    return rows
+
+
+def answer(rows: Sequence[dict[str, Any]], trained: dict[str, float]) -> str:
+    """Answer, model by model: does a score drop when windows are shorter or longer than in training, and by how much?
+
+    Args:
+        rows: of :func:`differences`.
+        trained: by model, s.
+
+    Returns:
+        Markdown, a paragraph per model.
+    """
+    paragraphs = []
+    for model, length in trained.items():
+        own = [r for r in rows if r["model"] == model and r["hop"] == r["window"]]
+        lines = [f"**{model}**, trained on segments of {length:g} s:", ""]
+        sides = {
+            "shorter": [r for r in own if r["window"] < length],
+            "longer": [r for r in own if r["window"] > length],
+        }
+        for side, part in sides.items():
+            for metric, label in METRICS.items():
+                if these := [r for r in part if r["metric"] == metric]:
+                    lines.append(f"- {side} windows, {label.split()[0]}: {_side(these)}")
+        overlapped = [r for r in rows if r["model"] == model and r["hop"] != r["window"]]
+        lines += [
+            f"- windows of {r['window']:g} s every {r['hop']:g} s against the same without overlap, "
+            f"{METRICS[r['metric']].split()[0]}: {_gain(r)}."
+            for r in overlapped
+        ]
+        paragraphs.append("\n".join(lines))
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _side(part: Sequence[dict[str, Any]]) -> str:
+    """Sum up the windows on one side of the training's length: whether any is worse, and the figures of each."""
+    worse, better = ([r for r in part if r["verdict"] == word] for word in ("worse", "better"))
+    if worse:
+        lowest = min(worse, key=lambda r: r["estimate"])
+        first = f"it drops, by {-lowest['estimate']:.2f} dB at {shown(lowest['window'])}"
+    elif better:
+        first = "it does not drop"
+    else:
+        first = SAME if any(r["verdict"] == SAME for r in part) else part[0]["verdict"]
+    each = "; ".join(f"{shown(r['window'])}: {_gain(r)}" for r in part)
+    return f"{first} ({each})."
+
+
+def _gain(row: dict[str, Any]) -> str:
+    estimate = round(row["estimate"], 2) + 0.0  # no negative zero
+    return f"{estimate:+.2f} dB [{interval_text(row['low'], row['high'])}; n = {row['n']}] {row['verdict']}"
+
+
+def score_table(records: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Return means with intervals by model and condition, and differences from training's length or no overlap."""
+    found = {(r["model"], r["metric"], r["window"], r["hop"]): r for r in rows}
+    tables = {metric: table_of_songs(records, metric) for metric in METRICS}
+    lines = []
+    models = list(dict.fromkeys(r["model"] for r in records))
+    columns = sorted(tables["usdr"].columns, key=lambda c: (models.index(c[0]), c[2] != c[1], c[1]))
+    for model, window, hop in columns:
+        line = {"model": model, "window": shown(window), "hop": shown(hop) if hop != window else "= window"}
+        for metric, label in METRICS.items():
+            mean = bootstrap_interval(tables[metric][model, window, hop])
+            line |= {label: mean.estimate, f"{label.split()[0]} interval": interval_text(mean.low, mean.high)}
+            row = found.get((model, metric, window, hop))
+            line[f"{label.split()[0]} difference"] = _gain(row).split("; n")[0] + "]" if row else "–"
+            line["songs"] = mean.n
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def cost_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Return the best time of a pass over each window, and what that makes for a second of a song."""
+    lines = []
+    for record in records:
+        best, span = min(record["seconds"]), record["audio_seconds"]
+        name = shown(record["window"])
+        lines.append(
+            {
+                "model": record["model"],
+                "window": name if math.isfinite(record["window"]) else f"{name} ({span:g} s)",
+                "a window takes (s)": best,
+                "per second of audio (s)": best / span,
+                "half overlapped (s)": 2 * best / span if math.isfinite(record["window"]) else None,
+                "rounds": len(record["seconds"]),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def draw_scores(axes: Sequence[Axes], records: Sequence[dict[str, Any]], trained: dict[str, float]) -> None:
+    """Draw mean scores without overlap against the window, with 95 % intervals, one of ``axes`` per metric."""
+    for ax, (metric, label) in zip(axes, METRICS.items(), strict=True):
+        table = table_of_songs(records, metric)
+        windows = sorted({w for _, w, h in table.columns if w == h})
+        means = {m: [bootstrap_interval(table[m, w, w]) for w in windows] for m in trained}
+        _draw(ax, windows, means, trained)
+        ax.set(ylabel=f"{label}, mean", title=f"{label.split()[0]}, songs: n = {len(table)}")
+
+
+def draw_differences(axes: Sequence[Axes], rows: Sequence[dict[str, Any]], trained: dict[str, float]) -> None:
+    """Draw differences from the window of the training, paired over songs, one of ``axes`` per metric."""
+    plain = {(r["metric"], r["model"], r["window"]): r for r in rows if r["hop"] == r["window"]}
+    windows = sorted({window for _, _, window in plain} | set(trained.values()))
+    for ax, (metric, label) in zip(axes, METRICS.items(), strict=True):
+        found = {model: [plain.get((metric, model, w)) for w in windows] for model in trained}
+        gains = {m: [r and Interval(*(r[name] for name in Interval._fields)) for r in own] for m, own in found.items()}
+        ax.axhline(0, color="0.4", linewidth=0.8)
+        _draw(ax, windows, gains, trained)
+        ax.set(ylabel="dB against training's length", title=f"{label.split()[0]}, {counted(plain, metric)}")
+
+
+def counted(plain: dict[tuple, dict[str, Any]], metric: str) -> str:
+    """Say of how many songs the differences are; a song drops out where a score is undefined."""
+    counts = sorted({r["n"] for (name, _, _), r in plain.items() if name == metric}) or [0]
+    return f"songs: n = {' to '.join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))}"
+
+
+def _draw(ax: Axes, windows: list[float], values: dict[str, list[Interval | None]], trained: dict[str, float]) -> None:
+    interval_plot(ax, ["song" if math.isinf(w) else f"{w:g}" for w in windows], values)
+    ax.set(xlabel="window (s)")
+    for length in sorted(set(trained.values())):
+        ax.axvline(windows.index(length), color="0.6", linestyle=":", linewidth=1.2, label="as trained")

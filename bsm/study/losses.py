@@ -1,0 +1,170 @@
+"""The ablations' losses: what each costs, what each is blind to, and what a mono estimate can reach at best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from torch import Tensor
+from tqdm import tqdm
+
+from bsm.config import LossConfig, ModelConfig, TrainConfig
+from bsm.data.tracks import VOCALS, Track
+from bsm.loss import bsmamba2_loss, loss_terms
+from bsm.metrics import usdr
+from bsm.study.bench import repeated
+from bsm.study.bench.spectra import TransformCount
+from bsm.study.claims import interval_words, ratio
+from bsm.study.figures import interval_plot
+from bsm.study.stats import Interval, bootstrap_interval, interval_text
+from bsm.study.variants import BASE, STFT, VARIANTS, changed
+
+LATE = 1e-3  # s
+FLIPPED, DELAYED, MIXTURE, SILENCE = "sign flipped", "1 ms late", "mixture", "silence"
+"""What is given for the true vocals."""
+
+
+def configs(model: ModelConfig, train: TrainConfig) -> dict[str, LossConfig]:
+    """Return the base's loss, and by variant every loss that notebook ``05_ablation_stft`` scores."""
+    names = [name for name, v in VARIANTS.items() if name == BASE or (v.notebook == STFT and v.loss)]
+    return {name: changed(name, model, train)[1].loss for name in names}
+
+
+def costs(
+    losses: dict[str, LossConfig], *, samples: int, channels: int, batch: int, repeats: int
+) -> list[dict[str, Any]]:
+    """Time losses, value and gradient, in turns.
+
+    Returns:
+        One record per loss: ``variant``, ``seconds`` of every round, ``transforms`` of one value.
+    """
+    generator = torch.Generator().manual_seed(0)
+    estimate, target = 0.1 * torch.randn(2, batch, channels, samples, generator=generator)
+    estimate.requires_grad_()
+
+    def run(config: LossConfig) -> None:
+        bsmamba2_loss(estimate, target, config).backward()
+
+    times = repeated({name: partial(run, config) for name, config in losses.items()}, repeats)
+    records = []
+    for name, config in losses.items():
+        with TransformCount() as counter:
+            bsmamba2_loss(estimate, target, config)
+        records.append({"variant": name, "seconds": times[name], "transforms": counter.total})
+    return records
+
+
+def cost_table(records: Sequence[dict[str, Any]], step: Sequence[float]) -> pd.DataFrame:
+    """List the losses' times, their shares of a training step of the base, and how much faster than the base's each is.
+
+    Args:
+        records: of :func:`costs`, the base's first.
+        step: s of training steps of the base, loss included.
+    """
+    first, whole = records[0]["seconds"], float(np.median(step))
+    return pd.DataFrame(
+        [
+            {
+                "loss": VARIANTS[r["variant"]].asks,
+                "transforms": r["transforms"],
+                "best (ms)": 1e3 * min(r["seconds"]),
+                "times the speed of the paper's": interval_words(ratio(first, r["seconds"]), "x"),
+                "saves of a step (%)": 100 * (min(first) - min(r["seconds"])) / whole,
+            }
+            for r in records
+        ]
+    )
+
+
+@torch.no_grad()
+def blindness(losses: dict[str, LossConfig], tracks: Sequence[Track], seconds: float) -> list[dict[str, Any]]:
+    """Compute every loss of estimates that are wrong in a known way, where each song's vocals are loudest.
+
+    Args:
+        losses: by variant.
+        tracks: the songs.
+        seconds: of each song that are taken.
+
+    Returns:
+        One record per song, loss and estimate: ``track``, ``variant``, ``estimate``, ``spectral`` (the sum of the
+        spectral terms) and ``total`` (with the waveform's).
+    """
+    records = []
+    for track in tqdm(tracks, desc="blindness of losses", unit="song"):
+        vocals, mixture = loudest(track, seconds)
+        estimates = {
+            FLIPPED: -vocals,
+            DELAYED: vocals.roll(round(LATE * track.rate), -1),
+            MIXTURE: mixture,
+            SILENCE: torch.zeros_like(vocals),
+        }
+        for name, config in losses.items():
+            for kind, estimate in estimates.items():
+                terms = {k: v.item() for k, v in loss_terms(estimate, vocals, config).items()}
+                total = sum(terms.values())
+                record = {"track": track.name, "variant": name, "estimate": kind}
+                records.append(record | {"spectral": total - terms["waveform"], "total": total})
+    return records
+
+
+def loudest(track: Track, seconds: float) -> tuple[Tensor, Tensor]:
+    """Return the stretch of a song with the most energy in its vocals: vocals and mixture, ``(channels, samples)``."""
+    vocals, mixture = (torch.from_numpy(v) for v in (track.read(VOCALS), track.mixture()))
+    size = min(round(seconds * track.rate), track.samples)
+    before = F.pad(vocals.double().square().sum(0).cumsum(0), (1, 0))  # energy in front of each sample
+    start = int((before[size:] - before[: len(before) - size]).argmax())
+    return vocals[:, start : start + size], mixture[:, start : start + size]
+
+
+def relative(records: Sequence[dict[str, Any]], term: str = "spectral") -> dict[str, dict[str, Interval]]:
+    """Return each loss relative to that of silence, mean over songs with its interval: by estimate, then by variant."""
+    frame = pd.DataFrame(records).pivot(index=["variant", "track"], columns="estimate", values=term)
+    shares = frame.div(frame[SILENCE], axis=0)
+    names = dict.fromkeys(r["variant"] for r in records)
+    return {kind: {n: bootstrap_interval(shares.loc[n, kind]) for n in names} for kind in (FLIPPED, DELAYED, MIXTURE)}
+
+
+def blindness_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """List what the losses make of wrong estimates, relative to silence."""
+    spectral, total = relative(records), relative(records, "total")
+    lines = []
+    for name in spectral[FLIPPED]:
+        line = {"loss": VARIANTS[name].asks}
+        for kind, found in spectral.items():
+            line[f"{kind}, spectral terms"] = _words(found[name])
+        lines.append(line | {f"{FLIPPED}, with the waveform's": _words(total[FLIPPED][name])})
+    return pd.DataFrame(lines)
+
+
+def _words(interval: Interval) -> str:
+    ends = interval_text(interval.low, interval.high)
+    return f"{interval.estimate:.2f}" + ("" if ends == "–" else f" ({ends})")
+
+
+def draw_blindness(ax: Axes, records: Sequence[dict[str, Any]]) -> None:
+    """Draw the spectral terms of wrong estimates relative to silence, a mark per estimate and loss."""
+    found = relative(records)
+    names = list(found[FLIPPED])
+    ticks = [name.removeprefix("loss-").replace("-", "\n") for name in names]
+    interval_plot(ax, ticks, {kind: list(own.values()) for kind, own in found.items()})
+    for line in ax.get_lines():
+        line.set_linestyle("none")  # losses are no scale
+    ax.axhline(1, color="0.4", linewidth=0.8, linestyle=":")
+    songs = len({r["track"] for r in records})
+    ax.set(ylabel="spectral loss / that of silence", title=f"Losses of wrong estimates, songs: n = {songs}")
+
+
+def mono_ceiling(tracks: Sequence[Track]) -> list[dict[str, Any]]:
+    """Score the average of the true vocals' channels, given for both: no estimate whose channels are equal is better.
+
+    Returns:
+        One record per song: ``track``, ``usdr`` (dB).
+    """
+    vocals = ((track.name, track.read(VOCALS)) for track in tracks)
+    return [{"track": name, "usdr": usdr(v, np.broadcast_to(v.mean(0), v.shape))} for name, v in vocals]

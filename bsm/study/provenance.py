@@ -1,0 +1,133 @@
+"""From a figure, table or result back to the data, the code and the machine that it comes from."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from bsm.errors import InputError
+from bsm.files import sha256
+from bsm.study.records import ROOT, checksum, read_result
+
+_LONG = 12  # digits of a checksum that are shown
+_MANY = 8  # inputs that are shown one by one
+_KINDS = ("code", "markdown")
+
+
+def chain(file: Path) -> str:
+    """Return, as indented lines, what a file was made from, down to inputs and revision.
+
+    A figure names its results in its metadata. A table, or a figure without, is looked up in the notebooks: those that
+    write it, and the results that they write or read.
+
+    Args:
+        file: a result (JSON), figure (PNG) or table (Markdown) of ``reports/<profile>``.
+
+    Raises:
+        InputError: a file of another kind, or one that no notebook writes.
+    """
+    file = file.resolve()
+    if not file.is_file():
+        raise InputError(f"{file}: there is no such file")
+    if file.suffix == ".json":
+        return "\n".join(_result(file))
+    if file.suffix not in (".png", ".md"):
+        raise InputError(f"{file}: neither a result (.json), nor a figure (.png), nor a table (.md) of a report")
+    named = _named_in(file) if file.suffix == ".png" else {}
+    notebook, found = ("", named) if named else _written_by(file)
+    lines = [_shown(file)]
+    lines += [f"  drawn or written by notebooks/{notebook}, which uses:"] if notebook else []
+    for name, digest in found.items():
+        path = file.parent.parent / "results" / name
+        if path.is_file():
+            state = f" ({_compared(path, digest)})" if digest else ""
+            lines += [f"  {line}{state if n == 0 else ''}" for n, line in enumerate(_result(path))]
+        else:
+            lines.append(f"  {_shown(path)}: missing")
+    return "\n".join(lines)
+
+
+def _named_in(figure: Path) -> dict[str, str]:
+    """Return the results that a figure's metadata names, with their checksums."""
+    from PIL import Image
+
+    with Image.open(figure) as image:
+        return json.loads(image.info.get("Source", "{}"))
+
+
+def _written_by(file: Path) -> tuple[str, dict[str, str]]:
+    """Return the notebook that writes a table or figure, and the results in it, without checksums."""
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        parts = contents(notebook)
+        if file.stem in (parts.tables if file.suffix == ".md" else parts.figures):
+            return notebook.name, {f"{name}.json": "" for name in parts.results}
+    raise InputError(f"{file}: names no result, and no notebook writes a table or figure of that name")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Title of a notebook, and the names of the results, tables and figures that it writes, in their order."""
+
+    title: str
+    results: list[str]
+    tables: list[str]
+    figures: list[str]
+
+
+def contents(notebook: Path) -> Contents:
+    """Read in a notebook's code what it writes by a profile's ``result``, ``write_table`` and ``figure``."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    text = {kind: "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == kind) for kind in _KINDS}
+    title = re.search(r"^# (.+)$", text["markdown"], re.MULTILINE)
+    names = (
+        list(dict.fromkeys(re.findall(rf"""\.{call}\(\s*["'](\w+)["']""", text["code"])))
+        for call in ("result", "write_table", "figure")
+    )
+    return Contents(title[1] if title else notebook.stem, *names)
+
+
+def _result(path: Path) -> list[str]:
+    """Return what a result file says about itself."""
+    record = read_result(path)
+    made = record["provenance"]
+    git = made.get("git", {})
+    dirty = {True: ", with uncommitted changes", False: ", clean", None: ""}[git.get("dirty")]
+    packages = made.get("packages", {})
+    took = {"wall": made.get("wall_seconds"), "processor": made.get("cpu_seconds")}
+    facts = {
+        "measured": record["measured"],
+        "data": record["data"],
+        "seed": record.get("seed"),
+        "revision": f"{git.get('revision', 'unknown')}{dirty}",
+        "command": made.get("command"),
+        "device": f"{made.get('device')}, {made.get('threads')} threads; {made.get('platform')}",
+        "took": ", ".join(f"{v:.1f} s {k} time" for k, v in took.items() if v is not None) or None,
+        "started": made.get("started"),
+        "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
+    }
+    inputs = [_input(name, digest) for name, digest in record.get("inputs", {}).items()]
+    if len(inputs) > _MANY:
+        same = [line for line in inputs if line.endswith("(unchanged since)")]
+        inputs = [line for line in inputs if line not in same] + [f"{len(same)} files, unchanged since"] * bool(same)
+    return [
+        _shown(path),
+        *(f"  {name}: {value}" for name, value in facts.items() if value is not None),
+        *(f"  input: {line}" for line in inputs or ["none" if "inputs" in record else "not recorded"]),
+    ]
+
+
+def _input(name: str, digest: str) -> str:
+    path = Path(name).expanduser() if name.startswith("~") else ROOT / name
+    state = _compared(path, digest) if path.exists() else "not here"
+    return f"{name} sha256 {digest[:_LONG]} ({state})"
+
+
+def _compared(path: Path, digest: str) -> str:
+    return "unchanged since" if checksum(path) == digest else "CHANGED since"
+
+
+def _shown(path: Path) -> str:
+    name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+    return f"{name} sha256 {sha256(path)[:_LONG]}" if path.is_file() else name

@@ -1,0 +1,123 @@
+"""The measured results in a profile's report, a section per subject, made of its tables, figures and result files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bsm.errors import InputError
+from bsm.study.profiles import Profile
+from bsm.study.provenance import contents
+from bsm.study.records import ROOT
+from bsm.study.stats import interval_text, paired_difference
+
+NOTEBOOKS = ROOT / "notebooks"
+_OWN_SECTION = ("00_data", "01_train", "02_scan_backends", "03_report", "04_published_model")
+
+
+def table(settings: Profile, name: str) -> str:
+    """Return a table of the profile, in Markdown."""
+    path = settings.reports / "tables" / f"{name}.md"
+    if not path.is_file():
+        raise InputError(f"{path}: missing; run `make reproduce PROFILE={settings.profile}` first")
+    return path.read_text(encoding="utf-8")
+
+
+def figure(settings: Profile, name: str, text: str) -> str:
+    """Return a figure of the profile, as a link in Markdown with its alternative text."""
+    if not settings.figure(name).is_file():
+        raise InputError(f"{settings.figure(name)}: missing; run `make reproduce PROFILE={settings.profile}` first")
+    return f"![{text}](figures/{name}.png)\n"
+
+
+def scores(settings: Profile, results: dict[str, Any]) -> str:
+    """Return scores of the trained model on held-out songs and on one real recording."""
+    frame = pd.DataFrame(results["scores"]["values"]).pivot(index="track", columns="separator", values="usdr")
+    return f"""### Scores on held-out songs
+
+{table(settings, "scores")}
+Differences in uSDR, paired over songs, with bootstrap 95 % intervals of their mean:
+
+{chr(10).join(_gain(frame, name) for name in ("BS-RoFormer", "mixture", "silence") if name in frame)}
+
+{figure(settings, "scores", "Scores of every held-out song")}
+{figure(settings, "separation_example", "Spectrograms of a mixture, its vocals and the estimate")}
+### One real recording
+
+What a model trained on {settings.data_title} does to it is reported, not promised.
+
+{table(settings, "real_clip")}"""
+
+
+def _gain(frame: pd.DataFrame, baseline: str) -> str:
+    gain = paired_difference(frame["BSMamba2"], frame[baseline])
+    if np.isnan(gain.low):
+        verdict = "too few songs to tell"
+    else:
+        verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no difference seen"
+    return (
+        f"- BSMamba2 minus {baseline}: {gain.estimate:.2f} dB (interval {interval_text(gain.low, gain.high)}; "
+        f"n = {gain.n}): {verdict}."
+    )
+
+
+def scan(settings: Profile, results: dict[str, Any]) -> str:
+    """Return the measurements of the scan backends."""
+    records = results["scan_backends"]["values"]["speed"]
+    worst = max(record["output_error"] for record in records)
+    gradients = max(error for record in records for error in record["gradient_errors"].values())
+    trained = table(settings, "scan_training") if settings.result("scan_training").is_file() else ""
+    return f"""### Scan backends
+
+Every exact backend and yardstick against the float64 definition: the largest relative error of an output is
+{worst:.1e}, of a gradient {gradients:.1e}.
+
+{table(settings, "scan_backends")}
+{figure(settings, "scan_backends", "Time against sequence length")}
+{table(settings, "scan_memory")}
+{table(settings, "scan_facts")}
+Is the direct term `D x` dominant, as the optimisation report says, and what does a scan without state cost?
+
+{table(settings, "direct_term")}
+{table(settings, "feedthrough")}
+{trained}"""
+
+
+def published(settings: Profile, results: dict[str, Any]) -> str:
+    """Return the published model's part, and what a pass costs beside BS-RoFormer."""
+    values, speed = results["published_model"]["values"], results["model_speed"]
+    missing = "\n".join(f"- {line}" for line in values["missing"]) or "Nothing is missing."
+    scores = "; ".join(f"{p['model']}: cSDR {p['csdr']:.2f}, uSDR {p['usdr']:.2f} dB" for p in values["published"])
+    sizes = "; ".join(f"{name} {count:,}" for name, count in speed["values"]["parameters"].items())
+    return f"""### The published model
+
+Published ({values["published"][0]["source"]}): {scores}. Here: **{values["status"]}**.
+
+{missing}
+
+{table(settings, "published_model")}
+{table(settings, "published_clip")}
+### Time and memory beside BS-RoFormer
+
+Random weights at the size `{speed["parameters"]["preset"]}`, parameters: {sizes};
+{speed["provenance"]["device"]}, {speed["parameters"]["threads"]} threads.
+
+{table(settings, "model_speed")}
+{figure(settings, "model_speed", "Time and memory of both models against the length of the audio")}
+{table(settings, "model_costs")}"""
+
+
+def further(settings: Profile) -> list[str]:
+    """Return a section for each further notebook that this profile has results of: its tables and figures."""
+    sections = []
+    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
+        parts = contents(notebook)
+        if notebook.stem in _OWN_SECTION or not any(settings.result(name).is_file() for name in parts.results):
+            continue
+        lines = [f"### {parts.title}\n"]
+        lines += [table(settings, name) for name in parts.tables]
+        lines += [figure(settings, name, name.replace("_", " ")) for name in parts.figures]
+        sections.append("\n".join(lines))
+    return sections

@@ -1,0 +1,178 @@
+"""What the network's sizes and settings cost: parameters, operations, memory, time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from bsm import bands
+from bsm.config import ModelConfig, TrainConfig
+from bsm.model import BSMamba2
+from bsm.study.bench import repeated
+from bsm.study.bench.memory import KEPT
+from bsm.study.claims import interval_words, ratio
+from bsm.study.figures import COLOURS
+from bsm.study.variants import BASE, VARIANTS, changed
+
+PRESETS = ("paper", "vram", "small", "tiny")
+_AUTHOR, _UNOFFICIAL = "author's code", "unofficial implementation"
+PUBLISHED: dict[str, tuple[ModelConfig, float, str]] = {
+    "paper, 256 / 6": (ModelConfig(), 48_098_188, _AUTHOR),
+    "256 / 4": (ModelConfig(depth=4), 40.7e6, _AUTHOR),
+    "192 / 4": (ModelConfig(dim=192, depth=4), 24.9e6, _AUTHOR),
+    "128 / 4": (ModelConfig(dim=128, depth=4), 12.9e6, _AUTHOR),
+    "64 / 2": (ModelConfig(dim=64, depth=2), 3.99e6, _AUTHOR),
+    "256 / 6, equal bands": (ModelConfig(bands=bands.equal(1025, 62)), 22_061_570, _UNOFFICIAL),
+    "vram, 192 / 4, 48 equal bands": (ModelConfig.preset("vram"), 9_533_698, _UNOFFICIAL),
+}
+"""Width / layers; the parameters that a source gives for that size."""
+
+
+def published_table() -> pd.DataFrame:
+    """Set the parameters that sources give for some sizes beside those counted here."""
+    rows = []
+    for name, (config, given, source) in PUBLISHED.items():
+        counted = parameters(config)
+        rows.append(
+            {
+                "width / layers": name,
+                "source": source,
+                "given": f"{given:,}" if isinstance(given, int) else f"{given / 1e6:g} million",
+                "counted": f"{counted:,}",
+                "the same, as far as given": _rounded(counted, given) == given,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _rounded(counted: int, given: float) -> float:
+    """Round a count to three digits where a rounded number was given."""
+    return counted if isinstance(given, int) else float(f"{counted:.3g}")
+
+
+def parameters(config: ModelConfig) -> int:
+    """Count a network's parameters, without allocating them."""
+    with torch.device("meta"):
+        return BSMamba2(config).parameter_counts()["total"]
+
+
+def settings(model: ModelConfig) -> dict[str, ModelConfig]:
+    """Return the presets, and by variant every change of a network's structure at a size."""
+    changes = {name: changed(name, model, TrainConfig())[0] for name in VARIANTS}
+    return {name: ModelConfig.preset(name) for name in PRESETS} | {
+        name: config for name, config in changes.items() if name == BASE or config != model
+    }
+
+
+def measure(configs: dict[str, ModelConfig], *, seconds: float, repeats: int) -> list[dict[str, Any]]:
+    """Measure networks with random weights on noise, one segment at a time, in turns.
+
+    Args:
+        configs: by name.
+        seconds: length of the segment, s.
+        repeats: rounds.
+
+    Returns:
+        One record each: ``name``, ``parameters`` by part, ``operations`` of the matrix products of a forward pass
+        (multiplications and additions), ``kept_bytes`` for the backward pass, ``audio_seconds``, ``forward`` and
+        ``training`` (forward and backward): s of every round.
+    """
+    torch.manual_seed(0)
+    networks = {name: BSMamba2(config) for name, config in configs.items()}
+    waves = {n: 0.1 * torch.randn(1, c.channels, round(seconds * c.sample_rate)) for n, c in configs.items()}
+    forward = {name: partial(_forward, network, waves[name]) for name, network in networks.items()}
+    training = {name: partial(_train, network, waves[name]) for name, network in networks.items()}
+    times = repeated(forward, repeats), repeated(training, repeats)
+    return [
+        {
+            "name": name,
+            "parameters": network.parameter_counts(),
+            "operations": operations(network, waves[name]),
+            "kept_bytes": kept_bytes(network, waves[name]),
+            "audio_seconds": seconds,
+            "forward": times[0][name],
+            "training": times[1][name],
+        }
+        for name, network in networks.items()
+    ]
+
+
+@torch.inference_mode()
+def _forward(network: nn.Module, wave: Tensor) -> None:
+    network(wave)
+
+
+def _train(network: nn.Module, wave: Tensor) -> None:
+    network.zero_grad()
+    network(wave).abs().mean().backward()
+
+
+@torch.no_grad()
+def operations(network: nn.Module, wave: Tensor) -> int:
+    """Count the multiplications and additions of the matrix products in a forward pass."""
+    with FlopCounterMode(display=False) as counter:
+        network(wave)
+    return counter.get_total_flops()
+
+
+def kept_bytes(network: nn.Module, wave: Tensor) -> int:
+    """Count the bytes, parameters apart, that a forward pass keeps for the backward pass."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()  # once, however many views of it are kept
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = network(wave)
+    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    total = sum(size for place, size in kept.items() if place not in own)
+    del result  # until here it holds what is kept, so that no place is given out twice
+    return total
+
+
+def cost_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """List what each size and setting costs, per second of audio, and its training's speed against the base's."""
+    base = next(r["training"] for r in records if r["name"] == BASE)
+    return pd.DataFrame(
+        [
+            {
+                "": VARIANTS[r["name"]].asks if r["name"] in VARIANTS else f"preset {r['name']}",
+                "parameters": r["parameters"]["total"],
+                "mask estimator (%)": 100 * r["parameters"]["mask_estimator"] / r["parameters"]["total"],
+                "GFLOP": r["operations"] / r["audio_seconds"] / 1e9,
+                "forward (s)": min(r["forward"]) / r["audio_seconds"],
+                "forward + backward (s)": min(r["training"]) / r["audio_seconds"],
+                "speed against the base": interval_words(ratio(base, r["training"]), "x"),
+                "kept for gradients (MiB)": r["kept_bytes"] / r["audio_seconds"] / 2**20,
+                "weights in training (MiB)": KEPT * r["parameters"]["total"] / 2**20,
+            }
+            for r in records
+        ]
+    )
+
+
+def draw_bands(ax: Axes, model: ModelConfig) -> None:
+    """Draw the widths of the base's bands, and of the variants' that change them, over frequency."""
+    tables = {"author's": model.bands}
+    for name in VARIANTS:
+        config, _ = changed(name, model, TrainConfig())
+        if config.bands != model.bands:
+            tables[VARIANTS[name].asks] = config.bands
+    bin_width = model.sample_rate / model.stft.n_fft
+    for (name, widths), colour in zip(tables.items(), COLOURS.values(), strict=False):
+        edges = bin_width * np.concatenate([[0.5], np.cumsum(widths)])  # from half a bin, for the axis is logarithmic
+        label = f"{name}: n = {len(widths)}"
+        ax.stairs(bin_width * np.asarray(widths), edges, baseline=None, color=colour, label=label)
+    ax.set(xscale="log", yscale="log", xlabel="frequency (Hz)", ylabel="width of the band (Hz)")
+    ax.legend(fontsize="small")

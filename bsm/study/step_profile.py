@@ -1,0 +1,204 @@
+"""The profile of a training step, measured in one go, with its tables and figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from bsm.study.bench import memory, spectra, step
+from bsm.study.bench.parts import CONV, DATA, ELEMENTWISE, LOSS, OPTIMISER, PARTS, PRODUCTS, SCAN, STFT
+from bsm.study.claims import interval_words, ratio
+from bsm.study.figures import COLOURS
+from bsm.study.stats import Interval, bootstrap_interval, interval_text
+
+BACKENDS = {"cpu": ("chunked", "quadratic", "sequential"), "cuda": ("triton", "chunked", "quadratic")}
+MEMORY_SECONDS = 0.2, 0.4
+MANY = 10_000_000  # parameters, from which on one backend is enough
+CLAIMED = {SCAN: (40, 5), CONV: (3, 1), LOSS: (15, 5), STFT: (3, 1.5), DATA: (2, 0.5)}
+"""Seconds of a step before and after, as the seed documents list them; 000 leaves out the convolution."""
+CLAIMED_TOTAL = "60, 61, 63", "12, 12.5, 13"
+REST = {"not in the documents": (PRODUCTS, ELEMENTWISE, OPTIMISER)}
+_COLOURS = dict(zip(PARTS, (*COLOURS.values(), "#999999"), strict=True))
+_HATCHES = dict(zip(PARTS, ("", "//", "", "..", "", "\\\\", "", ""), strict=True))
+
+
+def measure(
+    *,
+    preset: str,
+    seconds: float,
+    batch: int,
+    repeats: int,
+    sizes: Sequence[tuple[str, float, int]],
+    backends: Sequence[str],
+    memory_presets: Sequence[str],
+    memory_seconds: Sequence[float],
+    compile_step: bool,
+    precision: str = "32-true",
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Measure everything about a step.
+
+    Args:
+        preset: size of the steps before and after (:data:`step.VARIANTS`).
+        seconds: length of their segments, s.
+        batch: their segments.
+        repeats: rounds.
+        sizes: (preset, s, segments) of the steps by scan backend.
+        backends: names of scans; large models are measured with the first alone.
+        memory_presets: sizes whose memory is measured, with and without checkpointing.
+        memory_seconds: lengths of a segment there, s.
+        compile_step: also time ``torch.compile``, whose compiling takes minutes.
+        precision: ``32-true`` or ``bf16-mixed``.
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        ``variants`` and ``backends`` (records of :func:`step.breakdown`), ``losses``, ``stft``, and ``memory``
+        and ``compile``, None unless they were asked for.
+    """
+    options = {"repeats": repeats, "precision": precision, "device": device}
+    by_backend = []
+    for size, span, segments in sizes:
+        some = backends if step.parameter_count(size) < MANY else backends[:1]
+        by_backend += step.breakdown(step.backends(some), size, seconds=span, batch=segments, **options)
+    cases = [(size, precision, checkpointing) for size in memory_presets for checkpointing in (False, True)]
+    return {
+        "variants": step.breakdown(step.VARIANTS, preset, seconds=seconds, batch=batch, **options),
+        "backends": by_backend,
+        "losses": spectra.losses(seconds, batch=batch, repeats=repeats, device=device),
+        "stft": spectra.transforms(seconds, batch=batch, repeats=repeats, device=device),
+        "memory": memory.step_memory(cases, memory_seconds, device=device) if cases else None,
+        "compile": step.compiled(preset, seconds=seconds, batch=batch, repeats=repeats) if compile_step else None,
+    }
+
+
+def claims_table(variants: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Set the seed documents' seconds by part beside the measured ones, means with intervals, and their ratios."""
+    before, reduced, ours = (step.named(variants, v.name) for v in step.VARIANTS)
+    rows = []
+    names = {part: (part,) for part in CLAIMED} | REST | {"whole step": PARTS}
+    for name, parts in names.items():
+        claimed = CLAIMED.get(name, CLAIMED_TOTAL if parts == PARTS else ("–", "–"))
+        slow, reduced_times, our_times = (step.part_seconds(r, *parts) for r in (before, reduced, ours))
+        rows.append(
+            {
+                "part": name,
+                "claimed before (s)": str(claimed[0]),
+                "claimed after (s)": str(claimed[1]),
+                **{
+                    f"{v.name} (s)": _mean(times)
+                    for v, times in zip(step.VARIANTS, (slow, reduced_times, our_times), strict=True)
+                },
+                "first / second": interval_words(ratio(slow, reduced_times), "x"),
+                "first / third": interval_words(ratio(slow, our_times), "x"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _mean(times: np.ndarray) -> str:
+    interval = bootstrap_interval(times)
+    return f"{interval.estimate:.3f} ({interval_text(interval.low, interval.high, 3)})"
+
+
+def shares(record: dict[str, Any], *parts: str) -> Interval:
+    """Return the share of some parts in a step, in percent, over its rounds."""
+    return bootstrap_interval(100 * step.part_seconds(record, *parts) / np.asarray(record["seconds"]))
+
+
+def breakdown_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """List each step's seconds and its parts' shares in percent, forward and backward of each part together."""
+    rows = []
+    for record in records:
+        row = {
+            "preset": record["preset"],
+            "step": record["variant"],
+            "segments": f"{record['batch']} x {record['audio_seconds']:g} s",
+            "seconds": _mean(np.asarray(record["seconds"])),
+        }
+        row |= {f"{part} (%)": shares(record, part).estimate for part in PARTS}
+        backward = sum(np.asarray(p["seconds"]) for p in record["parts"] if p["direction"] == "backward")
+        rows.append(row | {"of it backward (%)": 100 * float(np.mean(backward / np.asarray(record["seconds"])))})
+    return pd.DataFrame(rows)
+
+
+def loss_table(losses: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """List the losses' best times, their transforms, and how much slower the first is."""
+    first = losses[0]["seconds"]
+    return pd.DataFrame(
+        [
+            {
+                "loss": r["loss"],
+                "best (ms)": 1e3 * min(r["seconds"]),
+                "transforms": r["transforms"],
+                "times the speed of the first": interval_words(ratio(first, r["seconds"]), "x"),
+            }
+            for r in losses
+        ]
+    )
+
+
+def facts_table(results: dict[str, Any]) -> pd.DataFrame:
+    """List the ratios and shares that are no part of another table, and whether compiling pays."""
+    stereo = results["stft"]["seconds"]
+    facts = {
+        "time of a stereo over a mono transform, averaging included": interval_words(
+            ratio(stereo["stereo"], stereo["mono"]), "x"
+        )
+    }
+    for record in results["backends"]:
+        where = f"{record['preset']}, {record['variant']}, {record['batch']} x {record['audio_seconds']:g} s"
+        facts[f"share of the loss in a step of {where}"] = interval_words(shares(record, LOSS), " %", 1)
+    if compiled := results["compile"]:
+        gain = ratio(compiled["seconds"]["plain"], compiled["seconds"]["compiled"])
+        facts |= {
+            f"speed of a step with torch.compile of its blocks, {compiled['preset']}": interval_words(gain, "x"),
+            "seconds of compiling": f"{compiled['compile_seconds']:.0f}",
+            "torch.compile": "on: it gains" if gain.low > 1 else "off: no gain is seen",
+        }
+    return pd.DataFrame(facts.items(), columns=["", "value"])
+
+
+def draw(ax: Axes, records: Sequence[dict[str, Any]]) -> None:
+    """Draw one bar a step, its parts stacked in seconds; the whole step with its interval at the end."""
+    _bars(ax, records, [1.0] * len(records))
+    for y, record in enumerate(records):
+        _interval(ax, bootstrap_interval(record["seconds"]), y)
+    ax.set(xlabel="seconds of a training step, mean and 95 % interval")
+
+
+def draw_shares(ax: Axes, records: Sequence[dict[str, Any]]) -> None:
+    """Draw one bar a step, its parts stacked in percent of it; the share of the scan with its interval."""
+    _bars(ax, records, [100 / np.mean(r["seconds"]) for r in records])
+    for y, record in enumerate(records):
+        _interval(ax, shares(record, SCAN), y)
+    ax.set(xlabel="percent of a training step; 95 % interval of the scan", xlim=(0, 100))
+
+
+def _bars(ax: Axes, records: Sequence[dict[str, Any]], scales: Sequence[float]) -> None:
+    labels = [f"{r['variant']}\n{r['preset']}, {r['batch']} x {r['audio_seconds']:g} s" for r in records]
+    left = np.zeros(len(records))
+    for part in PARTS:
+        means = [float(np.mean(step.part_seconds(r, part))) for r in records]
+        widths = np.multiply(means, scales)
+        ax.barh(
+            labels,
+            widths,
+            left=left,
+            label=part,
+            color=_COLOURS[part],
+            hatch=_HATCHES[part],
+            edgecolor="white",
+            linewidth=0.5,
+        )
+        left += widths
+    ax.invert_yaxis()
+    ax.locator_params(axis="x", nbins=6)
+
+
+def _interval(ax: Axes, interval: Interval, y: float) -> None:
+    ends = np.nan_to_num([[interval.estimate - interval.low], [interval.high - interval.estimate]])
+    ax.errorbar(interval.estimate, y, xerr=np.maximum(ends, 0), color="black", capsize=3, linewidth=1)

@@ -1,0 +1,123 @@
+"""What a notebook studies: trained models and songs, the profile's own or any others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bsm import weights
+from bsm.checkpoint import load_model
+from bsm.data.layouts import open_tracks
+from bsm.data.tracks import Track
+from bsm.errors import InputError
+from bsm.evaluate import Separator, model_separator
+from bsm.networks import network_name
+from bsm.study.profiles import Profile
+from bsm.study.published import TEST_HOURS
+
+LABELS = {"bsmamba2": "BSMamba2", "bs-roformer": "BS-RoFormer"}
+"""The networks' names in tables and figures."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained model.
+
+    Attributes:
+        name: in tables and figures; models that differ in their seed alone share one.
+        seed: of the training; None where it is not known.
+        path: the weights' file.
+        network: the model, in evaluation mode.
+        trained_seconds: length of its training segments, s.
+    """
+
+    name: str
+    seed: int | None
+    path: Path
+    network: nn.Module
+    trained_seconds: float
+
+    def separator(self, **options: Any) -> Separator:
+        """Return what separates a track; see :func:`bsm.separate.separate` for the options."""
+        return model_separator(self.network, **options)
+
+
+def subjects(
+    settings: Profile,
+    chosen: str | Mapping[str, str] | None = None,
+    *,
+    backbones: Sequence[str] = ("bsmamba2",),
+    seeds: Sequence[int] = (0,),
+    device: str = "cpu",
+) -> list[Subject]:
+    """Load the models to study.
+
+    Args:
+        settings: the profile; its ``segment_seconds`` is taken for weights whose card does not name theirs.
+        chosen: one file or name of ``bsm weights list``, or a mapping from the name to show to such; by default the
+            profile's own runs.
+        backbones: of the profile's own runs, each under every seed.
+        seeds: likewise.
+        device: where the models run.
+
+    Raises:
+        InputError: weights that are not there or do not load, an unknown backbone, or nothing to load.
+    """
+    if isinstance(chosen, str | Path) and str(chosen):
+        return [_load(settings, device, weights.locate(chosen))]
+    if isinstance(chosen, Mapping) and chosen:
+        return [_load(settings, device, weights.locate(place), str(name)) for name, place in chosen.items()]
+    if chosen:
+        raise InputError(f"weights must be a path, a name, or a mapping of names to such, not {chosen!r}")
+    if unknown := [name for name in backbones if name not in LABELS]:
+        raise InputError(f"backbones: there is no {unknown[0]!r}; choose of: {', '.join(LABELS)}")
+    if not backbones or not seeds:
+        raise InputError("backbones and seeds: name at least one of each")
+    runs = [(settings.run_folder(seed, name) / "model.safetensors", name, seed) for name in backbones for seed in seeds]
+    return [_load(settings, device, weights.locate(path), name, seed) for path, name, seed in runs]
+
+
+def _load(settings: Profile, device: str, path: Path, name: str = "", seed: int | None = None) -> Subject:
+    network, card = load_model(path).to(device), path.with_suffix(".json")
+    train = json.loads(card.read_text(encoding="utf-8")).get("train", {}) if card.is_file() else {}
+    name = name or network_name(network.config)
+    return Subject(
+        LABELS.get(name, name),
+        train.get("seed") if seed is None else seed,
+        path,
+        network,
+        float(train.get("segment_seconds", settings.segment_seconds)),
+    )
+
+
+def songs(settings: Profile, dataset: str = "") -> tuple[str, list[Track], bool]:
+    """Open the test songs of a data set, or the profile's.
+
+    Returns:
+        Their name, the tracks, and whether they are those of the paper's scores.
+
+    Raises:
+        InputError: not there, or damaged.
+    """
+    if not dataset:
+        return settings.data_title, settings.tracks()["test"], settings.comparable
+    layout, tracks = open_tracks(dataset, "test")
+    whole = layout == "MUSDB18-HQ" and sum(track.seconds for track in tracks) >= TEST_HOURS * 3600
+    return layout if layout == "MUSDB18-HQ" else f"{layout}: {Path(dataset).name}", tracks, whole
+
+
+def described(found: Sequence[Subject]) -> str:
+    """Say which models there are, in Markdown, and where there is one alone that nothing can be compared."""
+    lines = []
+    for s in found:
+        count = sum(p.numel() for p in s.network.parameters())
+        seed = "" if s.seed is None else f", seed {s.seed}"
+        lines.append(f"- {s.name}{seed}: {count:,} parameters, trained on segments of {s.trained_seconds:g} s")
+    if len(names := list(dict.fromkeys(s.name for s in found))) == 1:
+        lines.append(f"\nOnly {names[0]} is here: there is nothing to compare it with.")
+    return "\n".join(lines)

@@ -1,0 +1,110 @@
+"""The ablations' variants: what each changes in the paper's design or its loss, and what it asks.
+
+A new one is a line of :data:`VARIANTS`; a profile trains those that its value ``variants`` names, under every seed, and
+the variant's notebook scores them against :data:`BASE`, which is trained alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from bsm import bands
+from bsm.config import LossConfig, ModelConfig, TrainConfig
+from bsm.errors import InputError
+
+BASE = "base"
+STFT, SIZE = "05_ablation_stft", "06_ablation_size"
+Config = TypeVar("Config", ModelConfig, LossConfig, TrainConfig)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Changes of a configuration; a value that is a function gets the configuration that it changes.
+
+    Attributes:
+        asks: what is compared with the paper's design, in a few words.
+        notebook: that scores it.
+        model: changes of the :class:`ModelConfig`.
+        loss: changes of the :class:`LossConfig`.
+        train: changes of the :class:`TrainConfig`.
+    """
+
+    asks: str
+    notebook: str = ""
+    model: Mapping[str, Any] = field(default_factory=dict)
+    loss: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+
+_THREE = {"windows": lambda c: c.windows[1:4]}  # 2048, 1024, 512 at 44.1 kHz
+VARIANTS: dict[str, Variant] = {
+    BASE: Variant("the paper's design and loss"),
+    "loss-3-windows": Variant("3 windows instead of 5", STFT, loss=_THREE),
+    "loss-1-window": Variant("1 window instead of 5", STFT, loss={"windows": lambda c: c.windows[1:2]}),
+    "loss-magnitude": Variant("magnitudes instead of complex values", STFT, loss={"magnitude": True}),
+    "loss-mean": Variant("mean over windows instead of their sum", STFT, loss={"mean": True}),
+    "loss-uncentred": Variant("frames not centred", STFT, loss={"center": False}),
+    "loss-reduced": Variant(
+        "3 windows, magnitudes, mean, not centred: the optimisation report's",
+        STFT,
+        loss=_THREE | {"magnitude": True, "mean": True, "center": False},
+    ),
+    "mono": Variant("average of the channels in, one estimate for both out", STFT, model={"mono": True}),
+    "bands-48": Variant("48 equal bands", SIZE, model={"bands": lambda c: bands.equal(c.stft.bins, 48)}),
+    "bands-equal": Variant(
+        "as many equal bands", SIZE, model={"bands": lambda c: bands.equal(c.stft.bins, len(c.bands))}
+    ),
+    "bands-mel": Variant(
+        "as many Mel bands", SIZE, model={"bands": lambda c: bands.mel(c.stft.bins, len(c.bands), c.sample_rate)}
+    ),
+    "forward-only": Variant("forward mixers alone", SIZE, model={"directions": "forward"}),
+    "shared-directions": Variant("one mixer for both directions", SIZE, model={"directions": "shared"}),
+    "merge-mean": Variant("directions averaged instead of concatenated", SIZE, model={"merge": "mean"}),
+    "half-mask": Variant("mask expansion halved", SIZE, model={"mask_expansion": lambda c: c.mask_expansion // 2}),
+    "half-state": Variant("state size halved", SIZE, model={"d_state": lambda c: c.d_state // 2}),
+    "half-expand": Variant("expansion of the mixers halved", SIZE, model={"expand": lambda c: c.expand // 2}),
+}
+
+
+def find(name: str) -> Variant:
+    """Return a variant by its name.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in VARIANTS:
+        raise InputError(f"there is no variant {name!r}; choose one of: {', '.join(VARIANTS)}")
+    return VARIANTS[name]
+
+
+def of_notebook(notebook: str, names: Sequence[str]) -> list[str]:
+    """Return, of some variants, the base and those that a notebook scores, in the order of the table.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    for name in names:
+        find(name)
+    return [name for name, v in VARIANTS.items() if name == BASE or (name in names and v.notebook == notebook)]
+
+
+def changed(name: str, model: ModelConfig, train: TrainConfig) -> tuple[ModelConfig, TrainConfig]:
+    """Return the configurations of a variant.
+
+    Args:
+        name: of :data:`VARIANTS`.
+        model: the paper's design at some size.
+        train: the recipe that all variants share.
+
+    Raises:
+        InputError: an unknown name, or changes that make no configuration.
+    """
+    variant = find(name)
+    train = _change(train, variant.train)
+    return _change(model, variant.model), train.replace(loss=_change(train.loss, variant.loss))
+
+
+def _change(config: Config, changes: Mapping[str, Any]) -> Config:
+    return config.replace(**{k: value(config) if callable(value) else value for k, value in changes.items()})

@@ -1,0 +1,60 @@
+"""What the site adds to Sphinx: formulas as MathML, links to executed notebooks, and a check of the finished pages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import latex2mathml.converter
+from docutils import nodes
+from site_check import faults
+from sphinx.application import Sphinx
+from sphinx.errors import SphinxError
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register with Sphinx."""
+    app.add_config_value("profile", "demo", "env", str)
+    app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
+    app.connect("builder-inited", _require_notebooks)
+    app.connect("source-read", _lead_to_executed)
+    app.connect("build-finished", _check)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _inline(writer, node: nodes.math) -> None:
+    writer.body.append(latex2mathml.converter.convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def _block(writer, node: nodes.math_block) -> None:
+    writer.body.append(latex2mathml.converter.convert(node.astext(), display="block"))
+    raise nodes.SkipNode
+
+
+def _require_notebooks(app: Sphinx) -> None:
+    profile = app.config.profile
+    if not list(Path(app.srcdir, "reports", profile, "notebooks").glob("[!.]*.ipynb")):
+        raise SphinxError(f"reports/{profile}: no executed notebooks yet; run `make reproduce PROFILE={profile}` first")
+
+
+def _lead_to_executed(app: Sphinx, page: str, source: list[str]) -> None:
+    """Let links to notebooks lead to this profile's executed ones; the text alone stays where there is none.
+
+    The notebook that shows the report shows figures that lie beside the report, a folder above.
+    """
+    folder = f"reports/{app.config.profile}/notebooks"
+
+    def executed(found: re.Match) -> str:
+        path = f"{folder}/{found[2]}"
+        return f"[{found[1]}](/{path})" if Path(app.srcdir, path).is_file() else found[1]
+
+    if page.startswith(folder):
+        source[0] = source[0].replace("](figures/", "](../figures/")
+    elif not page.startswith("build/"):
+        source[0] = re.sub(r"\[([^\]]+)\]\((?:\.\./)?(?:notebooks/)?(\w+\.ipynb)\)", executed, source[0])
+
+
+def _check(app: Sphinx, error: Exception | None) -> None:
+    if error is None and app.builder.name == "html" and (found := faults(Path(app.outdir))):
+        raise SphinxError("\n".join(found))

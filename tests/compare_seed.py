@@ -1,0 +1,209 @@
+"""Compare the paper's model with the described one (``seed_model.py``), and write what was found as a result file.
+
+    python tests/compare_seed.py reports/demo/results/structure.json
+
+Everything is counted or follows from exact properties; random weights only probe them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from seed_model import LOSS, REDUCED, Mixer, SeedConfig, SeedModel, described_loss
+from torch import Tensor, nn
+
+from bsm import bands
+from bsm.config import LossConfig, ModelConfig
+from bsm.loss import bsmamba2_loss, loss_terms
+from bsm.mamba2 import GatedRMSNorm, Mamba2
+from bsm.model import BSMamba2
+from bsm.study.records import write_result
+
+SECONDS = 8  # of audio, whose frames the time path is asked about
+PROBE = SeedConfig(dim=16, depth=1, bands=4, d_state=4, n_fft=256, hop_length=64)
+
+
+def probe_config() -> ModelConfig:
+    """Return the paper's design at the sizes of ``PROBE``."""
+    return ModelConfig.from_dict(
+        {
+            "dim": PROBE.dim,
+            "depth": PROBE.depth,
+            "bands": list(bands.equal(PROBE.n_fft // 2 + 1, PROBE.bands)),
+            "d_state": PROBE.d_state,
+            "headdim": PROBE.dim,
+            "stft": {"n_fft": PROBE.n_fft, "hop_length": PROBE.hop_length},
+        }
+    )
+
+
+def size(module: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def properties() -> list[dict[str, Any]]:
+    """Return each property of the paper's model and of the described one."""
+    with torch.device("meta"):  # counts without allocating
+        paper, seed = BSMamba2(ModelConfig.preset("paper")), SeedModel(SeedConfig())
+    config = paper.config
+    mixers = [m for m in paper.modules() if isinstance(m, Mamba2)]
+    seed_mixers = [m for m in seed.modules() if isinstance(m, Mixer)]
+    inner, state, _ = mixers[0].sizes
+    frames = SECONDS * config.sample_rate // config.stft.hop_length + 1
+    rows = [
+        ("hidden size", config.dim, seed.config.dim),
+        ("layers", config.depth, seed.config.depth),
+        ("number of bands", len(config.bands), len(seed.bands)),
+        ("STFT size and hop", list(vars(config.stft).values()), [seed.config.n_fft, seed.config.hop_length]),
+        ("parameters", size(paper), size(seed)),
+        ("narrowest and widest band (bins)", _span(config.bands), _span(seed.bands)),
+        ("state size", state, seed_mixers[0].sizes[-1]),
+        ("inner channels of a mixer", inner, len(seed_mixers[0].D)),
+        ("decay rates of a mixer", len(mixers[0].A_log), len(seed_mixers[0].A_log)),
+        ("channels of the convolution", mixers[0].conv1d.in_channels, seed_mixers[0].conv1d.in_channels),
+        ("gated norm", *(any(isinstance(m, GatedRMSNorm) for m in net.modules()) for net in (paper, seed))),
+        ("mixers, one for each direction or shared", len(mixers), len(seed_mixers)),
+    ]
+    ours, theirs = time_rows(frames, len(config.bands))
+    rows += [
+        (f"frames that a row of the time path sees, of {frames}", ours[0], theirs[0]),
+        ("bands that a row of the time path sees", ours[1], theirs[1]),
+    ]
+    rows += behaviour()
+    return [{"property": name, "paper": a, "seed": b} for name, a, b in rows]
+
+
+def _span(widths: tuple[int, ...]) -> list[int]:
+    return [min(widths), max(widths)]
+
+
+def time_rows(frames: int, count: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the distinct frames and bands in the first row given to a time block, by the paper and as described."""
+    grid = torch.stack(torch.meshgrid(torch.arange(frames), torch.arange(count), indexing="ij"), dim=-1)
+    features = torch.nn.functional.pad(grid[None].float(), (0, PROBE.dim - 2))  # (1, t, bands, dim)
+    seen = []
+    for model, x in ((BSMamba2(probe_config()), features.transpose(1, 2)), (SeedModel(PROBE), features)):
+        given = []
+        hook = model.dual_path.layers[0][0].register_forward_pre_hook(lambda _, args, kept=given: kept.append(args[0]))
+        model.dual_path(x)
+        hook.remove()
+        row = given[0][0]
+        seen.append((len(row[:, 0].unique()), len(row[:, 1].unique())))
+    return seen[0], seen[1]
+
+
+def behaviour() -> list[tuple[str, bool, bool]]:
+    """Return what the masks and the channels of small models with random weights do."""
+    generator = torch.Generator().manual_seed(0)
+    mixture = torch.randn(1, 2, 4096, generator=generator)
+    torch.manual_seed(0)
+    ours, theirs = BSMamba2(probe_config()), SeedModel(PROBE)
+    with torch.no_grad():
+        for model in (ours, theirs):  # large values, so that what is bounded shows
+            for p in model.mask_estimator.parameters():
+                p.mul_(30)
+        spec = ours.stft(mixture)
+        mask, theirs_mask = ours.mask(spec), theirs.mask(spec[:, 0])
+        turned = [
+            torch.allclose(1j * (mask * spec), mask * (1j * spec)),
+            torch.allclose(
+                1j * theirs.apply_mask(theirs_mask, spec[:, 0]), theirs.apply_mask(theirs_mask, 1j * spec[:, 0])
+            ),
+        ]
+        outputs = [model(mixture) for model in (ours, theirs)]
+    return [
+        ("mask is a complex factor", *turned),
+        ("mask is bounded by 1", bool(mask.abs().max() <= 1), bool(theirs_mask.abs().max() <= 1)),
+        ("both channels of the output are equal", *(torch.equal(y[:, 0], y[:, 1]) for y in outputs)),
+    ]
+
+
+def checkpoint() -> dict[str, Any]:
+    """Return the weights of a mixer that differ between the version without and with the CUDA scan."""
+    with torch.device("meta"):
+        before, after = (
+            {k: list(v.shape) for k, v in Mixer(SeedConfig(), low_rank=low).state_dict().items()}
+            for low in (False, True)
+        )
+    keys = sorted(set(before) | set(after))
+    differing = [k for k in keys if before.get(k) != after.get(k)]
+    return {
+        "tensors": len(keys),
+        "mismatches": [{"key": k, "before": before.get(k), "after": after.get(k)} for k in differing],
+    }
+
+
+def losses() -> list[dict[str, Any]]:
+    """Return values of the paper's loss and of the described one."""
+    generator = torch.Generator().manual_seed(0)
+    target, other = torch.randn(2, 1, 2, 22050, generator=generator)
+
+    def spectral(estimate: Tensor, config: LossConfig) -> float:
+        return sum(v.item() for name, v in loss_terms(estimate, target, config).items() if name != "waveform")
+
+    cases = {"another signal": other, "the target at half its level": target / 2, "the target, sign flipped": -target}
+    records = [
+        {"case": f"{case}, spectral terms", "paper": spectral(x, LossConfig()), "seed": spectral(x, LOSS)}
+        for case, x in cases.items()
+    ]
+    values = {
+        name: bsmamba2_loss(other, target, config).item() for name, config in (("paper", LossConfig()), ("seed", LOSS))
+    }
+    return [*records, {"case": "another signal, in all", **values}]
+
+
+def stfts() -> dict[str, int]:
+    """Count the transforms in one evaluation of the loss: as described, after the described cut, and here."""
+    target, estimate = torch.randn(2, 1, 2, 8192, generator=torch.Generator().manual_seed(0))
+    counts = {}
+    cases = {"as described": (LossConfig().windows, ("abs", "real", "imag")), "three windows": (LOSS.windows, ("abs",))}
+    for name, case in cases.items():
+        with mock.patch("torch.stft", wraps=torch.stft) as calls:
+            described_loss(estimate, target, *case)
+        counts[name] = calls.call_count
+    with mock.patch("torch.fft.rfft", wraps=torch.fft.rfft) as calls:
+        bsmamba2_loss(estimate, target)
+    return counts | {"here": calls.call_count}
+
+
+def values() -> dict[str, Any]:
+    """Return all of the comparison."""
+    config = ModelConfig.preset("paper")
+    with torch.device("meta"):
+        parameters = {
+            "paper": size(BSMamba2(config)),
+            "seed": size(SeedModel(SeedConfig())),
+            "seed, reduced": size(SeedModel(REDUCED)),
+        }
+    total, count = sum(config.bands), len(config.bands)
+    return {
+        "parameters": parameters,
+        "properties": properties(),
+        "checkpoint": checkpoint(),
+        "losses": losses(),
+        "stfts": stfts(),
+        "bands": {
+            "author": list(config.bands),
+            "equal": list(bands.equal(total, count)),
+            "mel": list(bands.mel(total, count)),
+        },
+    }
+
+
+if __name__ == "__main__":
+    began = time.time()
+    write_result(
+        Path(sys.argv[1]),
+        measured="structure of the paper's model beside the described one: counts, shapes, values of both losses",
+        parameters={"seed model": vars(SeedConfig()), "reduced": vars(REDUCED), "probe": vars(PROBE)},
+        values=values(),
+        seed=0,
+        started=began,
+        data="none; random inputs",
+    )

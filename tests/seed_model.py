@@ -1,0 +1,156 @@
+"""A literal model of what the unofficial implementation's reports and source describe, to compare with the paper's.
+
+Described: equal bands; a time path that reshapes without transposing; a block in Mamba-1's manner (decay per channel,
+state 64, expansion 2, no convolution of B and C, no gated norm) whose two directions share one mixer and are averaged;
+a mask of real numbers, bounded by Tanh, for real and imaginary part each; the STFT of the average of both channels,
+its result copied to both. Not described are some norms, biases and the layers of the band MLPs: they are chosen so that
+the default and the reduced model have the described 22,061,570 and 9,533,698 parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bsm.bands import equal
+from bsm.config import LossConfig
+from bsm.scan import scan
+
+LOSS = LossConfig(windows=(2048, 1024, 512), magnitude=True, mean=True, center=False)
+"""Three windows, magnitudes, no centring, and a mean over the windows."""
+
+
+@dataclass(frozen=True)
+class SeedConfig:
+    """Sizes; the default ones are those of the described default model."""
+
+    dim: int = 256
+    depth: int = 6
+    bands: int = 62
+    d_state: int = 64
+    expand: int = 2
+    d_conv: int = 4
+    n_fft: int = 2048
+    hop_length: int = 441
+
+
+REDUCED = SeedConfig(dim=192, depth=4, bands=48)
+
+
+class Mixer(nn.Module):
+    """``(batch, length, dim)`` to the same, forwards only.
+
+    ``low_rank`` is the step size's projection in Mamba-1, whose CUDA scan the later version calls: ``x_proj`` gives a
+    few numbers, and ``dt_proj`` spreads them over the channels. Otherwise ``x_proj`` gives every channel's.
+    """
+
+    def __init__(self, config: SeedConfig, *, low_rank: bool = False) -> None:
+        super().__init__()
+        inner = config.expand * config.dim
+        steps = -(-config.dim // 16) if low_rank else inner
+        self.sizes = steps, config.d_state, config.d_state
+        self.in_proj = nn.Linear(config.dim, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, config.d_conv, groups=inner, padding=config.d_conv - 1)
+        self.x_proj = nn.Linear(inner, sum(self.sizes), bias=False)
+        self.dt_proj = nn.Linear(steps, inner) if low_rank else None
+        self.dt_bias = None if low_rank else nn.Parameter(torch.zeros(inner))
+        self.A_log = nn.Parameter(torch.zeros(inner))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out_proj = nn.Linear(inner, config.dim)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Mix along the length."""
+        x, z = self.in_proj(u).chunk(2, dim=-1)
+        x = F.silu(self.conv1d(x.mT)[..., : u.shape[1]].mT)
+        dt, B, C = self.x_proj(x).split(self.sizes, dim=-1)
+        dt = F.softplus(self.dt_proj(dt) if self.dt_proj else dt + self.dt_bias)
+        # A decay for every channel: the scan of one head per channel.
+        y, _ = scan(x[..., None], dt, -self.A_log.exp(), B[:, :, None], C[:, :, None], self.D)
+        return self.out_proj(y[..., 0] * F.silu(z))
+
+
+class Block(nn.Module):
+    """One mixer for both directions, averaged, with norms and a residual."""
+
+    def __init__(self, config: SeedConfig) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(config.dim)
+        self.mixer = Mixer(config)
+        self.out_norm = nn.RMSNorm(config.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(rows, length, dim)`` to the same shape."""
+        u = self.norm(x)
+        return x + self.out_norm((self.mixer(u) + self.mixer(u.flip(1)).flip(1)) / 2)
+
+
+class DualPath(nn.Module):
+    """Layers of a "time" block and a band block; ``(b, t, bands, dim)`` throughout."""
+
+    def __init__(self, config: SeedConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.ModuleList([Block(config), Block(config)]) for _ in range(config.depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix; the time path's rows are cut from the flattened frames and bands, for want of a transpose."""
+        batch, frames, bands, dim = x.shape
+        for time_block, band_block in self.layers:
+            x = time_block(x.reshape(batch * bands, frames, dim)).reshape(x.shape)
+            x = band_block(x.reshape(batch * frames, bands, dim)).reshape(x.shape)
+        return x
+
+
+class SeedModel(nn.Module):
+    """``(batch, 2, samples)`` in, the estimate in the same shape out, its two channels equal."""
+
+    def __init__(self, config: SeedConfig) -> None:
+        super().__init__()
+        self.config, dim = config, config.dim
+        self.bands = equal(config.n_fft // 2 + 1, config.bands)
+        self.band_split = nn.ModuleList(
+            nn.Sequential(nn.Linear(2 * width, dim), nn.LayerNorm(dim), nn.GELU(), nn.Linear(dim, dim))
+            for width in self.bands
+        )
+        self.dual_path = DualPath(config)
+        self.mask_estimator = nn.ModuleList(
+            nn.Sequential(nn.RMSNorm(dim), nn.Linear(dim, 2 * dim), nn.GLU(), nn.Linear(dim, 2 * width), nn.Tanh())
+            for width in self.bands
+        )
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """Estimate the vocals."""
+        config = self.config
+        window = torch.hann_window(config.n_fft)
+        transform = {"n_fft": config.n_fft, "hop_length": config.hop_length, "window": window}
+        spec = torch.stft(mixture.mean(1), **transform, return_complex=True)
+        wave = torch.istft(self.apply_mask(self.mask(spec), spec), **transform, length=mixture.shape[-1])
+        return wave[:, None].expand_as(mixture)
+
+    def mask(self, spec: Tensor) -> Tensor:
+        """Return the factors of real and imaginary part, ``(b, f, t, 2)``, of ``(b, f, t)``."""
+        parts = torch.view_as_real(spec).transpose(1, 2).split(self.bands, dim=2)  # (b, t, width, 2)
+        x = torch.stack([net(part.flatten(2)) for net, part in zip(self.band_split, parts, strict=True)], dim=2)
+        x = self.dual_path(x)
+        masks = [net(x[:, :, k]).unflatten(-1, (-1, 2)) for k, net in enumerate(self.mask_estimator)]
+        return torch.cat(masks, dim=2).transpose(1, 2)
+
+    @staticmethod
+    def apply_mask(mask: Tensor, spec: Tensor) -> Tensor:
+        """Multiply real by real and imaginary by imaginary."""
+        return torch.view_as_complex((torch.view_as_real(spec) * mask).contiguous())
+
+
+def described_loss(estimate: Tensor, target: Tensor, windows: tuple[int, ...], kinds: tuple[str, ...]) -> Tensor:
+    """Spectral loss as the reports list it: for each window, L1 of every kind (``abs``, ``real``, ``imag``)."""
+    total = estimate.new_zeros(())
+    for size in windows:
+        options = {"n_fft": max(size, 2048), "hop_length": 147, "win_length": size, "return_complex": True}
+        first, second = (
+            torch.stft(v.flatten(0, -2), **options, window=torch.hann_window(size)) for v in (estimate, target)
+        )
+        for kind in kinds:
+            total = total + F.l1_loss(getattr(torch, kind)(first), getattr(torch, kind)(second))
+    return total

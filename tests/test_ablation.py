@@ -1,0 +1,270 @@
+"""What the ablations measure, compare and draw."""
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from bsm import audio, bands
+from bsm.config import LossConfig, ModelConfig, StftConfig, TrainConfig
+from bsm.data.tracks import load_tracks
+from bsm.errors import InputError
+from bsm.scan.feedthrough import CHUNK
+from bsm.study import ablation, losses, plan, scan_training, sizes
+from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, REPRODUCED
+from bsm.study.profiles import Profile
+from bsm.study.rules.ablation import slight_loss
+from bsm.study.rules.structure import bands_equal_mel
+from bsm.study.stats import crossed_interval
+
+RATE = 44100
+TINY = ModelConfig(
+    stft=StftConfig(n_fft=256, hop_length=64),
+    bands=bands.equal(129, 6),
+    dim=8,
+    depth=1,
+    d_state=4,
+    headdim=4,
+    expand=2,
+    mask_expansion=2,
+)
+
+
+@pytest.fixture(scope="module")
+def tracks(tmp_path_factory):
+    """Two songs of 0.5 s; the vocals of the first are on the left, those of the second in the middle."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for song in ("left", "middle"):
+        folder = root / "test" / song
+        folder.mkdir(parents=True)
+        vocals, other = rng.normal(0, 0.1, (2, 2, RATE // 2)).astype(np.float32)
+        vocals[1] = 0 if song == "left" else vocals[0]
+        vocals[:, RATE // 4 :] *= 0.01
+        for name, sound in {"vocals": vocals, "other": other, "mixture": vocals + other}.items():
+            audio.write(folder / f"{name}.wav", sound, RATE)
+    return load_tracks(root, "test")
+
+
+def records(gains, songs=6, seeds=(0, 1, 2)):
+    """Scores in which a variant is better than the base by a known amount."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for song in range(songs):
+        level, spread = 5 * rng.normal(), 0.01 * (song - (songs - 1) / 2)
+        for seed in seeds:
+            rows.append({"track": f"song {song}", "variant": "base", "seed": seed, "usdr": level + seed})
+            for name, gain in gains.items():
+                value = level + seed + gain + spread + 0.01 * (seed - np.mean(seeds))
+                rows.append({"track": f"song {song}", "variant": name, "seed": seed, "usdr": value})
+    return rows
+
+
+def test_crossed_interval_covers_songs_and_seeds():
+    table = np.add.outer(np.linspace(-1, 1, 40), [0.0, 0.0, 0.0]) + 2
+    songs = crossed_interval(table)
+    assert songs.estimate == pytest.approx(2) and songs.low < 2 < songs.high
+    luck = crossed_interval(table + [-1.0, 0.0, 1.0])
+    assert luck.high - luck.low > 2 * (songs.high - songs.low)  # seeds that disagree widen it
+    one = crossed_interval(table[:, :1])
+    assert one.high - one.low == pytest.approx(songs.high - songs.low, rel=0.1)
+    theory = 2 * 1.96 * table[:, 0].std() / math.sqrt(40)
+    assert one.high - one.low == pytest.approx(theory, rel=0.1)
+    assert one == crossed_interval(table[:, :1])
+
+
+def test_crossed_interval_drops_songs_and_wants_two():
+    found = crossed_interval([[1.0, 2.0], [3.0, None], [5.0, 6.0]])
+    assert (found.n, found.dropped, found.estimate) == (4, 2, 3.5)
+    assert math.isnan(crossed_interval([[1.0, 2.0]]).low)
+    assert math.isnan(crossed_interval(np.zeros((0, 2))).estimate)
+    with pytest.raises(ValueError, match="must be \\(songs, seeds\\)"):
+        crossed_interval([1.0, 2.0])
+
+
+def test_differences_are_paired_over_songs_and_seeds():
+    rows = {r["variant"]: r for r in ablation.differences(records({"mono": -0.5, "loss-mean": 0.0}))}
+    assert rows["mono"]["estimate"] == pytest.approx(-0.5)
+    assert rows["mono"]["verdict"] == "worse"
+    assert (rows["mono"]["songs"], rows["mono"]["seeds"], rows["mono"]["n"]) == (6, 3, 18)
+    assert rows["loss-mean"]["verdict"] == "no difference seen"
+    assert set(rows) == {"mono", "loss-mean"}
+
+
+def test_tables_and_figures_have_every_variant():
+    made = records({"mono": -0.5, "loss-mean": 0.0})
+    made[1]["usdr"] = None  # as a result file holds what is undefined
+    rows = ablation.differences(made)
+    table = ablation.score_table(made, rows, {"base": 1, "mono": 2, "loss-mean": 3})
+    assert list(table["variant"]) == ["base", "mono", "loss-mean"]
+    assert list(table["parameters"]) == [1, 2, 3]
+    assert table["seen"][1] == "worse"
+    figure, ax = plt.subplots()
+    ablation.draw(ax, made, rows)
+    labels = [label.get_text().replace("\n", " ") for label in ax.get_yticklabels()]
+    assert labels[1] == "mean over windows instead of their sum"
+    assert ax.get_title() == "songs: n = 6, trainings: n = 3"
+    assert ax.containers[0].lines[0].get_xdata()[0] == pytest.approx(-0.5, abs=0.02)
+    plt.close(figure)
+    assert "songs alone" in ablation.coverage([0]) and "3 training seeds" in ablation.coverage([0, 1, 2])
+
+
+def test_an_untrained_variant_is_named(tmp_path):
+    settings = Profile({"profile": str(tmp_path), "model": "tiny"})
+    with pytest.raises(InputError, match="not trained yet; run `bsm train .* --variant mono --seed 7` first"):
+        ablation.load(settings, ["mono"], [7])
+
+
+def test_scores_are_the_models(tracks):
+    class Halved(torch.nn.Module):
+        config = ModelConfig.preset("tiny")
+
+        def forward(self, mixture):
+            return mixture * 0
+
+    found = [ablation.Trained("base", 0, tracks[0].files[0], Halved())]
+    scored = ablation.scores(found, tracks, 0.25)
+    assert [(r["track"], r["variant"], r["seed"]) for r in scored] == [("left", "base", 0), ("middle", "base", 0)]
+    assert all(r["usdr"] == pytest.approx(0, abs=1e-3) for r in scored)
+
+
+def test_the_losses_of_the_notebook():
+    configs = losses.configs(TINY, TrainConfig())
+    assert configs["base"] == LossConfig()
+    assert {"loss-reduced", "loss-magnitude"} < set(configs)
+    assert "mono" not in configs  # another network, the same loss
+
+
+def test_magnitudes_are_blind_to_the_sign(tracks):
+    configs = {name: losses.configs(TINY, TrainConfig())[name] for name in ("base", "loss-magnitude", "loss-reduced")}
+    found = losses.blindness(configs, tracks, 0.1)
+    assert len(found) == 2 * 3 * 4
+    spectral, total = losses.relative(found), losses.relative(found, "total")
+    assert spectral[losses.FLIPPED]["base"].estimate == pytest.approx(2, rel=1e-3)  # |2 X| against |X|
+    for blind in ("loss-magnitude", "loss-reduced"):
+        assert spectral[losses.FLIPPED][blind].estimate == pytest.approx(0, abs=1e-4)
+        assert total[losses.FLIPPED][blind].estimate > 0.01  # the waveform's term sees it
+    assert spectral[losses.DELAYED]["loss-magnitude"].estimate < spectral[losses.DELAYED]["base"].estimate / 2
+    assert len(losses.blindness_table(found)) == 3
+    figure, ax = plt.subplots()
+    losses.draw_blindness(ax, found)
+    assert "n = 2" in ax.get_title()
+    plt.close(figure)
+
+
+def test_the_loudest_stretch(tracks):
+    vocals, mixture = losses.loudest(tracks[0], 0.1)
+    assert vocals.shape == mixture.shape == (2, RATE // 10)
+    assert vocals[0].std() > 0.05  # not of the quiet half
+    assert losses.loudest(tracks[0], 9.0)[0].shape[1] == tracks[0].samples
+
+
+def test_costs_of_losses():
+    configs = losses.configs(TINY, TrainConfig())
+    found = losses.costs(configs, samples=5000, channels=2, batch=1, repeats=2)
+    transforms = {r["variant"]: r["transforms"] for r in found}
+    assert (transforms["base"], transforms["loss-magnitude"], transforms["loss-reduced"]) == (5, 10, 6)
+    table = losses.cost_table([r | {"seconds": [s, s]} for r, s in zip(found, [0.2, *[0.1] * 9], strict=False)], [1.0])
+    assert table["times the speed of the paper's"][1].startswith("2.00x")
+    assert table["saves of a step (%)"][1] == pytest.approx(10)
+
+
+def test_no_mono_estimate_beats_the_average(tracks):
+    ceiling = {r["track"]: r["usdr"] for r in losses.mono_ceiling(tracks)}
+    assert ceiling["left"] == pytest.approx(10 * math.log10(2), abs=1e-3)  # half of the energy is error
+    assert ceiling["middle"] > 60
+
+
+def test_published_parameters():
+    table = sizes.published_table().set_index("width / layers")
+    ours = table[table["source"] == "author's code"]
+    assert ours["the same, as far as given"].all() and len(ours) == 5
+    assert not table[table["source"] != "author's code"]["the same, as far as given"].any()
+
+
+def test_operations_are_those_of_the_formula():
+    config = TINY.replace(dim=16)
+    wave = torch.randn(1, 2, RATE // 20)
+    counted = sizes.operations(sizes.BSMamba2(config), wave)
+    expected = plan.operations(config, wave.shape[-1] / RATE)
+    assert counted == pytest.approx(expected, rel=0.1)
+
+
+def test_kept_bytes_are_counted_once_and_grow_with_the_length():
+    class Square(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return (x * self.weight) ** 2 + (x * self.weight).view(-1, 1).mean()
+
+    wave = torch.randn(1000)
+    assert sizes.kept_bytes(Square(), wave) == 2 * wave.nbytes  # the wave, and what is squared
+    network = sizes.BSMamba2(TINY)
+    short, long = (sizes.kept_bytes(network, torch.randn(1, 2, n * 640)) for n in (10, 20))
+    assert 1.6 < long / short < 2.4
+
+
+def test_costs_of_settings():
+    configs = {"base": TINY, "half-mask": TINY.replace(mask_expansion=1)}
+    found = sizes.measure(configs, seconds=0.05, repeats=2)
+    assert found[0]["parameters"]["mask_estimator"] > found[1]["parameters"]["mask_estimator"]
+    assert found[0]["operations"] > found[1]["operations"]
+    table = sizes.cost_table([r | {"training": [s, s]} for r, s in zip(found, (0.2, 0.1), strict=True)])
+    assert table["speed against the base"][1].startswith("2.00x")
+    assert list(table[""]) == ["the paper's design and loss", "mask expansion halved"]
+    names = set(sizes.settings(ModelConfig.preset("tiny")))
+    assert {"paper", "vram", "small", "tiny", "base", "bands-mel", "half-expand", "mono"} <= names
+    assert "loss-mean" not in names
+    figure, ax = plt.subplots()
+    sizes.draw_bands(ax, ModelConfig.preset("tiny"))
+    assert len(ax.get_legend().get_texts()) == 4
+    plt.close(figure)
+
+
+@pytest.fixture(scope="module")
+def trained(tracks):
+    config = TrainConfig(steps=2, batch_size=1, lr=1e-3, loss=LossConfig(windows=(256,), min_fft=256))
+    names = ["sequential", "chunked", "quadratic", "feedthrough"]
+    return scan_training.trainings(TINY, config, tracks, names, seconds=0.2)
+
+
+def test_exact_backends_end_within_rounding(trained):
+    table = scan_training.table(trained).set_index("scan")
+    assert dict(table["ends within rounding"]) == {
+        "sequential": "yes",
+        "chunked": "yes",
+        "quadratic": "yes",
+        "feedthrough": "no",
+    }
+    assert all(len(r["loss"]) == 2 for r in trained)
+    assert trained[0]["weights"] == 0 and 0 < trained[1]["weights"] < 1e-9
+
+
+def test_segments_in_which_nothing_is_left_out_are_refused(tracks):
+    with pytest.raises(InputError, match=f"have 69 frames; take more than {CHUNK}"):
+        scan_training.trainings(TINY, TrainConfig(steps=1), tracks, ["sequential"], seconds=0.1)
+
+
+@pytest.mark.parametrize(
+    ("gain", "seeds", "status"),
+    [(-0.1, 3, REPRODUCED), (-1.0, 3, CONTRADICTED), (-0.41, 3, PARTLY), (0.5, 3, REPRODUCED), (-1.0, 1, PARTLY)],
+)
+def test_rule_on_the_reduced_loss(gain, seeds, status):
+    made = records({"loss-reduced": gain, "loss-magnitude": -2.0}, seeds=range(seeds))
+    found = slight_loss(made, margin=0.41, seeds=3)
+    assert found.status == status
+    assert f"costs {-gain:.2f}" in found.measured
+    assert "magnitudes alone: 2.00" in found.measured
+
+
+def test_rule_on_the_reduced_loss_without_it():
+    assert slight_loss(records({"mono": 0.0}), margin=0.41, seeds=3).status == BLOCKED
+
+
+def test_rule_on_bands_says_what_was_trained():
+    trained = ablation.differences(records({"bands-equal": -0.3}))
+    found = bands_equal_mel({"author": [1, 2], "equal": [2, 1], "mel": [2, 1]}, trained)
+    assert "equal bands score -0.30" in found.measured and "mel bands score" not in found.measured

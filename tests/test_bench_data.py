@@ -1,0 +1,163 @@
+"""The benchmark of data loading: that each case reads what it says, and what follows from the times."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from bsm import audio
+from bsm.cli import cli
+from bsm.data.tracks import folder_tracks
+from bsm.errors import InputError
+from bsm.study import claims
+from bsm.study.bench import data as bench
+from bsm.study.bench import repeated
+from bsm.study.records import plain, read_result
+from bsm.study.rules.data import data_2x, loader_4x
+
+RATE, SECONDS = 8000, 0.5
+SEGMENT = round(RATE * SECONDS)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Two songs of noise, 2 s of two sources, in a split."""
+    root, rng = tmp_path_factory.mktemp("songs"), np.random.default_rng(0)
+    for song in ("a", "b"):
+        (root / "train" / song).mkdir(parents=True)
+        for source in ("vocals", "drums"):
+            sound = 0.1 * rng.normal(size=(2, 2 * RATE)).clip(-3, 3)
+            audio.write(root / "train" / song / f"{source}.wav", sound, RATE, subtype="PCM_16")
+    return root
+
+
+@pytest.fixture(scope="module")
+def tracks(root):
+    return folder_tracks(root / "train", "train")
+
+
+def test_cases_read_the_same_segment(tracks):
+    with bench._copies(tracks, SEGMENT) as copies:
+        assert len(copies) == 2 and {c.stop - c.start for c in copies} == {SEGMENT}
+        for copy in copies:
+            track = tracks[int(copy.wav.stem)]
+            wanted = track.read("vocals", copy.start, copy.stop)
+            for suffix in ("wav", "flac"):
+                np.testing.assert_array_equal(copy.read(suffix), wanted)
+                np.testing.assert_array_equal(copy.cut(suffix), wanted)
+            assert copy.bytes("wav") == pytest.approx(4 * SEGMENT, rel=0.01)  # 16 bits, stereo
+            assert 0 < copy.bytes("flac") < copy.bytes("wav")
+        folder = copies[0].wav.parent
+    assert not folder.exists()
+
+
+def test_spectrograms_are_those_of_the_network_and_of_the_loss(tracks):
+    wanted = bench._transforms()
+    assert wanted["network's"] == [(2048, 2048, 441)]
+    assert [t.window for t in wanted["loss's"]] == [4096, 2048, 1024, 512, 256]
+    assert {(t.n_fft, t.hop) for t in wanted["loss's"]} == {(4096, 147), (2048, 147)}
+    with bench._copies(tracks, SEGMENT) as copies:
+        made = copies[0].transform(wanted["loss's"])
+    assert [tuple(s.shape) for s in made] == [(2, n // 2 + 1, SEGMENT // 147 + 1) for n in (4096, *[2048] * 4)]
+    assert all(s.dtype == torch.complex64 and s.abs().max() > 0 for s in made)
+
+
+def test_every_case_is_measured(tracks):
+    values = bench.loading(tracks, (SECONDS,), repeats=2, items=4)
+    speed = {(r["part"], r["case"]): r for r in values["speed"]}
+    compared = {(part, case) for part, *cases in bench.COMPARED for case in cases}
+    assert set(speed) == compared | {("loader", "1 workers")}
+    assert all(len(r["seconds"]) == 2 and min(r["seconds"]) > 0 for r in speed.values())
+    assert speed["loader", "2 workers"]["segments"] == 4 and speed["read", "wav, segment"]["segments"] == 2
+    kept = {kind: speed["spectrogram", f"{kind}, kept, files in memory"]["bytes"] for kind in ("network's", "loss's")}
+    frames = SEGMENT // 147 + 1
+    assert kept["network's"] == pytest.approx(8 * 2 * 1025 * (SEGMENT // 441 + 1), rel=0.01)
+    assert kept["loss's"] == pytest.approx(8 * 2 * (2049 + 4 * 1025) * frames, rel=0.01)
+    assert len(values["ratios"]) == len(bench.COMPARED) and values["cores"] >= 1
+    table = bench.speed_table(values["speed"])
+    assert len(table) == len(speed) and (table["segments a second"] > 0).all() and set(table["rounds"]) == {2}
+    json.dumps(plain(values), allow_nan=False)
+
+
+def test_files_on_disk_are_dropped_between_rounds_and_stay_whole(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.arange(1000.0))
+    bench._forget(path)
+    np.testing.assert_array_equal(np.load(path), np.arange(1000.0))
+    calls = []
+    repeated({name: partial(calls.append, name) for name in ("forget", "read")}, 2, warm_up=0)
+    assert calls == ["forget", "read"] * 2  # what the order of the cases relies on
+
+
+@pytest.mark.parametrize("seconds", [0.1, 3.0])
+def test_segments_that_do_not_fit_are_refused(tracks, seconds):
+    with pytest.raises(InputError, match="2049 to 16000"):
+        bench.loading(tracks, (seconds,), repeats=1)
+
+
+def records(times, seconds=1.0):
+    """Records of the compared cases, a second each, but for those given."""
+    return [
+        {
+            "audio_seconds": seconds,
+            "part": part,
+            "case": case,
+            "segments": 100,
+            "bytes": 70 if "kept" in case else 10,
+            "seconds": t,
+        }
+        for part, *cases in bench.COMPARED
+        for case in cases
+        if (t := times.get(case, [1.0, 1.01, 0.99]))
+    ]
+
+
+def test_ratios_are_means_over_rounds():
+    speed = records({"2 workers": [2.0, 3.0], "4 workers": [1.0, 1.0], "0 workers": [2.0, 3.0]})
+    found = {(r["slower"], r["faster"]): r for r in bench.ratios(speed + records({}, seconds=8.0))}
+    one = bench.ratios(speed)[1]
+    assert (one["slower"], one["faster"], one["ratio"], one["n"]) == ("2 workers", "4 workers", 2.5, 2)
+    assert 2 <= one["low"] <= 2.5 <= one["high"] <= 3
+    assert len(found) == len(bench.COMPARED) and found["2 workers", "4 workers"]["audio_seconds"] == 8
+
+
+def test_loader_rule():
+    speed = records({"2 workers": [4.1, 4.3, 4.2], "0 workers": [0.5, 0.5, 0.5]})
+    found = loader_4x(speed, 8, faster=4)
+    assert found.status == claims.REPRODUCED and found.measured.startswith("4.20x")
+    assert "8 processor cores" in found.why and "200 segments a second" in found.why
+    assert loader_4x(records({}), 2, faster=4).status == claims.CONTRADICTED
+    assert loader_4x(records({"2 workers": [3.0, 4.0, 5.0]}), 2, faster=4).status == claims.PARTLY
+
+
+def test_data_rule():
+    nothing = data_2x(records({}), faster=2)
+    assert nothing.status == claims.CONTRADICTED and "2x or more: nothing" in nothing.why
+    halved = data_2x(records({"wav, whole file": [9.0, 9.1, 9.2]}), faster=2)
+    assert halved.status == claims.PARTLY and "2x or more: segments instead of whole files (WAV)." in halved.why
+    assert "9.1" in halved.measured and "7 times the audio's bytes" in halved.why
+    everywhere_but_linux = [r for r in records({}) if "on disk" not in r["case"]]
+    assert "on disk" not in data_2x(everywhere_but_linux, faster=2).measured
+
+
+def test_rules_judge_the_shortest_segments():
+    speed = records({"2 workers": [9.0, 9.1, 9.2]}, seconds=8.0) + records({})
+    assert loader_4x(speed, 2, faster=4).status == claims.CONTRADICTED
+
+
+def test_command(tmp_path, root, monkeypatch):
+    monkeypatch.setattr(bench, "WORKERS", (0, 2, 4))
+    command = ["bench", "data", "--data", str(root), "--json", str(tmp_path / "data.json")]
+    done = CliRunner().invoke(cli, [*command, "--seconds", str(SECONDS), "--repeats", "2"])
+    assert done.exit_code == 0, done.output
+    record = read_result(tmp_path / "data.json")
+    assert record["parameters"] == {"seconds": [SECONDS], "repeats": 2} and record["data"].endswith(root.name)
+    values = record["values"]
+    assert (
+        data_2x(values["speed"], faster=2).measured and loader_4x(values["speed"], values["cores"], faster=4).measured
+    )
+    missing = CliRunner().invoke(cli, ["bench", "data", "--data", str(tmp_path / "none")])
+    assert isinstance(missing.exception, InputError)

@@ -1,0 +1,264 @@
+"""The profile of a training step: every moment is counted once, to the right part, and the step is a real one."""
+
+import json
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+import bsm.mamba2
+from bsm import audio
+from bsm.cli import cli
+from bsm.config import LossConfig, ModelConfig, TrainConfig
+from bsm.data.tracks import folder_tracks
+from bsm.loss import bsmamba2_loss
+from bsm.model import BSMamba2
+from bsm.study import bench, step_profile
+from bsm.study.bench import memory, parts, spectra, step
+from bsm.study.bench.yardsticks import MonoSTFT, indexed_scan, plain_loss
+from bsm.study.records import read_result
+
+SECONDS = 0.1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def records():
+    return step.breakdown(step.VARIANTS, "tiny", seconds=SECONDS, batch=1, repeats=2)
+
+
+def test_a_clock_counts_forward_and_backward_to_the_part():
+    clock = parts.Clock()
+
+    class Slow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            time.sleep(0.02)
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, dy):
+            time.sleep(0.05)
+            return dy * 2
+
+    inner = clock.wrap("inner", lambda x, *, y: Slow.apply(x) + y)
+    outer = clock.wrap("outer", lambda x: inner(x * 3, y=x) * 5)
+    x = torch.ones(3, requires_grad=True)
+    started = time.perf_counter()
+    clock.switch("before")
+    y = outer(x)
+    y.sum().backward()
+    clock.switch(None)
+    elapsed = time.perf_counter() - started
+    assert x.grad.tolist() == [35.0] * 3  # (2 * 3 + 1) * 5
+    assert 0.02 <= clock.seconds["inner", "forward"] < 0.045
+    assert 0.05 <= clock.seconds["inner", "backward"] < 0.09
+    assert clock.seconds["outer", "backward"] < 0.02
+    assert sum(clock.seconds.values()) == pytest.approx(elapsed, abs=0.005)
+
+
+def test_the_clock_changes_no_gradient():
+    torch.manual_seed(0)
+    model = BSMamba2(ModelConfig.preset("tiny")).double()
+    mixture, vocals = torch.randn(2, 1, 2, 4000, dtype=torch.float64)
+
+    def gradients(clock):
+        model.zero_grad()
+        with parts.timed_parts(model, clock):
+            bsmamba2_loss(model(mixture), vocals).backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    plain, clock = gradients(None), parts.Clock()
+    assert all(torch.equal(a, b) for a, b in zip(plain, gradients(clock), strict=True))
+    directions = {part: {d for p, d in clock.seconds if p == part} for part in parts.PARTS}
+    for part in (parts.SCAN, parts.CONV, parts.PRODUCTS, parts.ELEMENTWISE):
+        assert directions[part] == {"forward", "backward"}, part
+    # Everything is as it was.
+    assert "forward" not in vars(model)
+    assert bsm.mamba2.scan.__module__ == "bsm.scan"
+
+
+def test_the_loops_time_is_the_scans(monkeypatch):
+    """A scan that sleeps shows up under its name, in both directions."""
+
+    class Sleep(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            time.sleep(0.01)
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, dx):
+            time.sleep(0.03)
+            return dx
+
+    monkeypatch.setattr(bsm.mamba2, "scan", lambda x, **_: (Sleep.apply(x), None))
+    model = BSMamba2(ModelConfig.preset("tiny"))
+    clock = parts.Clock()
+    with parts.timed_parts(model, clock, scan=bsm.mamba2.scan):
+        model(torch.randn(1, 2, 2000)).square().mean().backward()
+    assert 8 * 0.01 <= clock.seconds[parts.SCAN, "forward"] < 0.16  # two layers of two blocks of two mixers
+    assert 8 * 0.03 <= clock.seconds[parts.SCAN, "backward"] < 0.36
+
+
+def test_breakdown(records):
+    assert [r["variant"] for r in records] == [v.name for v in step.VARIANTS]
+    for record in records:
+        total = sum(step.part_seconds(record, part) for part in parts.PARTS)
+        np.testing.assert_allclose(total, record["seconds"])
+        assert len(record["seconds"]) == 2
+        for part in parts.PARTS:
+            assert (step.part_seconds(record, part) > 0).all(), part
+    before, _, ours = records
+    assert (step.part_seconds(before, parts.SCAN) > step.part_seconds(ours, parts.SCAN)).all()
+
+
+def test_a_case_that_does_not_fit_is_left_out(monkeypatch):
+    config = ModelConfig.preset("tiny")
+    frames = step.frames(config, 1.0)
+    assert frames == BSMamba2(config).stft(torch.zeros(1, 2, 44100)).shape[-1]
+    # Three float32 states of every head, row and step, in eight mixers.
+    assert step.state_bytes(config, 1.0, 2) == 3 * 4 * 2 * 62 * frames * 2 * 32 * 32 * 8
+    monkeypatch.setattr(step, "LARGEST", 1)
+    kept = step.breakdown(step.backends(["sequential", "chunked"]), "tiny", seconds=SECONDS, batch=1, repeats=1)
+    assert [r["variant"] for r in kept] == ["chunked"]
+
+
+def test_a_step_is_the_trainings_step():
+    """One step moves the weights as the same update written out does."""
+    config = TrainConfig(batch_size=1, accumulate=2, precision="32-true", lr=1e-3, clip=0.5)
+    sound = [0.1 * torch.randn(2, 1, 2, 4000) for _ in range(2)]
+    taken = step.Step(step.OURS, ModelConfig.preset("tiny"), config, iter(sound))
+    torch.manual_seed(config.seed)
+    model = BSMamba2(ModelConfig.preset("tiny"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True)
+    taken(parts.Clock())
+    for mixture, vocals in sound:
+        (bsmamba2_loss(model(mixture), vocals) / 2).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    optimizer.step()
+    for got, want in zip(taken.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-7)
+    assert all(p.grad is None for p in taken.model.parameters())
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_indexed_loop_is_the_scan(reverse):
+    generator = torch.Generator().manual_seed(0)
+    x, dt = torch.randn(2, 9, 2, 4, generator=generator), torch.rand(2, 9, 2, generator=generator)
+    B, C = torch.randn(2, 2, 9, 1, 3, generator=generator)
+    inputs = {"x": x, "dt": dt, "A": -torch.tensor([1.0, 2.0]), "B": B, "C": C, "D": torch.ones(2)}
+    want, _ = bsm.mamba2.scan(**inputs, reverse=reverse, backend="sequential")
+    got, _ = indexed_scan(**inputs, reverse=reverse, backend="auto", final_state=False)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [LossConfig(), spectra.SEED_LOSS, spectra.REDUCED_LOSS])
+def test_the_plain_loss_is_the_loss(config):
+    estimate, target = torch.randn(2, 1, 2, 5000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    want = bsmamba2_loss(estimate, target, config)
+    got = plain_loss(estimate.float(), target.float(), config)
+    torch.testing.assert_close(got, want.float(), rtol=1e-5, atol=1e-6)
+
+
+def test_mono_feeds_the_average_to_both_channels():
+    stft = BSMamba2(ModelConfig.preset("tiny")).stft
+    wave = torch.randn(1, 2, 4000)
+    spec = MonoSTFT(stft)(wave)
+    torch.testing.assert_close(spec[:, 0], stft(wave.mean(1)))
+    assert torch.equal(spec[:, 0], spec[:, 1])
+
+
+def test_losses_and_transforms():
+    losses = {r["loss"]: r for r in spectra.losses(0.2, batch=1, repeats=2)}
+    assert list(losses) == list(spectra.LOSSES)
+    assert [r["transforms"] for r in losses.values()] == [10, 6, 10, 5]
+    times = spectra.transforms(0.2, repeats=2)["seconds"]
+    assert {name: len(seconds) for name, seconds in times.items()} == {"stereo": 2, "mono": 2}
+
+
+def test_side_shares(tmp_path):
+    left = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    (tmp_path / "song").mkdir()
+    for name, right in (("vocals", left), ("other", -left)):
+        audio.write(tmp_path / "song" / f"{name}.wav", np.stack([left, right]), 44100)
+    (shares,) = spectra.side_shares(folder_tracks(tmp_path, "test"))
+    assert shares["vocals"] == pytest.approx(0, abs=1e-9)
+    assert shares["mixture"] == pytest.approx(0.5)  # the left channel alone
+
+
+def test_memory_follows_the_measured_line():
+    line = [
+        {"preset": "tiny", "precision": "32-true", "checkpointing": False, "audio_seconds": s, "batch": b}
+        | {"frames": f, "kept_bytes": 100, "peak_bytes": 50 + 7 * b * f}
+        for s, b, f in ((0.2, 1, 11), (0.4, 1, 21))
+    ]
+    case = ("tiny", "32-true", False)
+    frames = step.frames(ModelConfig.preset("tiny"), 2.0)
+    assert memory.predicted_bytes(line, case, 2.0, 3) == pytest.approx(150 + 7 * 3 * frames)
+    assert np.isnan(memory.predicted_bytes(line[:1], case, 2.0, 3))
+    assert np.isnan(memory.predicted_bytes(line, ("paper", "32-true", False), 2.0, 3))
+    table = memory.memory_table(line, [(2.0, 3)])
+    assert table[""].tolist() == ["measured", "measured", "computed"]
+    assert table["GiB"].iloc[0] == pytest.approx((150 + 77) / memory.GIB)
+
+
+@pytest.mark.slow
+def test_memory_is_measured():
+    if not bench._CLEAR.exists():
+        pytest.skip("the system does not tell a process its memory")
+    short, long = memory.step_memory([("tiny", "32-true", False)], [0.2, 1.0])
+    assert short["kept_bytes"] == 16 * step.parameter_count("tiny")
+    # The longer one has five times the frames; the gradients are as large in both.
+    assert long["peak_bytes"] > short["peak_bytes"] + 10 * 2**20
+
+
+def test_tables_and_figure(records):
+    claims = step_profile.claims_table(records).set_index("part")
+    assert claims.loc[parts.SCAN, "claimed before (s)"] == "40"
+    assert "whole step" in claims.index
+    table = step_profile.breakdown_table(records)
+    shares = table[[f"{part} (%)" for part in parts.PARTS]].sum(axis=1)
+    np.testing.assert_allclose(shares, 100)
+    losses = step_profile.loss_table(spectra.losses(0.1, batch=1, repeats=2))
+    assert losses["times the speed of the first"].iloc[0].startswith("1.00x")
+    figure, ax = plt.subplots()
+    step_profile.draw(ax, records)
+    ends = [max(bar.get_x() + bar.get_width() for bar in row) for row in zip(*ax.containers[:8], strict=True)]
+    np.testing.assert_allclose(ends, [np.mean(r["seconds"]) for r in records])
+    plt.close(figure)
+    figure, ax = plt.subplots()
+    step_profile.draw_shares(ax, records)
+    ends = [max(bar.get_x() + bar.get_width() for bar in row) for row in zip(*ax.containers[:8], strict=True)]
+    np.testing.assert_allclose(ends, 100)
+    plt.close(figure)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [1.0, 2.0])
+def test_the_loss_is_a_small_part_of_a_step(seconds):
+    (record,) = step.breakdown([step.OURS], "small", seconds=seconds, batch=2, repeats=3)
+    assert step_profile.shares(record, parts.LOSS).estimate <= 15
+
+
+def test_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(step_profile.memory, "step_memory", lambda cases, seconds, device: [])
+    command = ["bench", "step", "--preset", "tiny", "--seconds", str(SECONDS), "--repeats", "2"]
+    done = CliRunner().invoke(cli, [*command, "--json", str(tmp_path / "step.json")])
+    assert done.exit_code == 0, done.output
+    record = read_result(tmp_path / "step.json")
+    assert record["parameters"]["device"] == "cpu"
+    assert {r["variant"] for r in record["values"]["backends"]} == {"chunked", "quadratic", "sequential"}
+    assert record["values"]["compile"] is None
+    json.loads(done.output[done.output.index("{") :])

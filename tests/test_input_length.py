@@ -1,0 +1,218 @@
+"""Input length: what is measured, what is compared with what, and what the answer says."""
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bsm import audio
+from bsm.config import ModelConfig
+from bsm.data.tracks import load_tracks
+from bsm.errors import InputError
+from bsm.evaluate import score
+from bsm.study import input_length as study
+from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, REPRODUCED
+from bsm.study.rules.separation import nonoverlap_8, stable_1_16
+from bsm.study.subjects import Subject
+
+RATE = 44100
+
+
+class Halved(nn.Module):
+    """Gives back half of what it sees, but nothing where it sees a second or less."""
+
+    config = ModelConfig.preset("tiny")
+
+    def forward(self, mixture):
+        return mixture * (0.5 if mixture.shape[-1] > RATE else 0.0)
+
+
+@pytest.fixture
+def found(tmp_path):
+    return [Subject("BSMamba2", seed, tmp_path / "weights", Halved(), 2.0) for seed in (0, 1)]
+
+
+@pytest.fixture
+def tracks(tmp_path):
+    """One song of 3 s, all of it vocals."""
+    folder = tmp_path / "data/test/song"
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).normal(0, 0.1, (2, 3 * RATE)).astype(np.float32)
+    for name in ("mixture", "vocals", "other"):
+        audio.write(folder / f"{name}.wav", noise, RATE)
+    return load_tracks(tmp_path / "data", "test")
+
+
+def test_conditions():
+    found = study.conditions([4, "whole", 1, 4.0], [2], [8.0])
+    assert [(c.window, c.hop) for c in found] == [(1, 1), (2, 2), (4, 4), (8, 8), (math.inf, math.inf), (2, 1)]
+    assert found[-2].options == {"whole": True}
+    assert found[-1].options == {"window": 2, "hop": 1}
+
+
+@pytest.mark.parametrize("window", [0, -1, "1", "all", True, None, math.inf, math.nan])
+def test_a_window_that_is_none_is_refused(window):
+    with pytest.raises(InputError, match="windows: a window is a positive number of seconds, or 'whole', not"):
+        study.conditions([window], [], [1.0])
+
+
+def test_a_whole_song_cannot_be_overlapped():
+    with pytest.raises(InputError, match="overlap_windows"):
+        study.conditions([1], ["whole"], [1.0])
+
+
+def test_scores_of_known_estimates(found, tracks, monkeypatch):
+    """Half of the vocals is 6.02 dB; silence is 0 dB in uSDR and has no cSDR."""
+
+    def here(tracks, separators):  # without processes, which take seconds to start
+        return [
+            {"track": track.name, "separator": name} | score(track.read("vocals"), separate(track), track.rate)
+            for track in tracks
+            for name, separate in separators.items()
+        ]
+
+    monkeypatch.setattr(study, "evaluate", here)
+    records = study.scores(found, tracks, study.conditions([1], [2], [2.0]))
+    assert len(records) == 2 * 3
+    for record in records:
+        silent = record["window"] == 1
+        assert record["usdr"] == pytest.approx(0 if silent else 20 * math.log10(2), abs=1e-3)
+        assert math.isnan(record["csdr"]) == silent
+    assert {(r["track"], r["model"], r["seed"]) for r in records} == {("song", "BSMamba2", seed) for seed in (0, 1)}
+
+
+def test_costs_of_one_seed_per_model(found):
+    records = study.costs(found, study.conditions([0.1, "whole"], [0.2], [0.1]), whole_seconds=0.3, repeats=2)
+    assert [(r["model"], r["window"], r["audio_seconds"]) for r in records] == [
+        ("BSMamba2", 0.1, 0.1),
+        ("BSMamba2", 0.2, 0.2),
+        ("BSMamba2", math.inf, 0.3),
+    ]
+    assert all(len(r["seconds"]) == 2 and min(r["seconds"]) > 0 for r in records)
+    table = study.cost_table([records[0] | {"seconds": [0.3, 0.2]}])
+    assert table["per second of audio (s)"].item() == pytest.approx(2.0)
+    assert table["half overlapped (s)"].item() == pytest.approx(4.0)
+
+
+def records(gains, *, songs=6, seeds=(0, 1), model="BSMamba2"):
+    """Scores in which a condition is better than that of the training, (2, 2), by a known amount."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for song in range(songs):
+        level = 5 * rng.normal()  # of the song: cancels in pairs
+        spread = 0.01 * (song - (songs - 1) / 2)
+        for seed in seeds:
+            for (window, hop), gain in {(2.0, 2.0): 0.0, **gains}.items():
+                value = level + seed + (gain + spread if (window, hop) != (2.0, 2.0) else 0.0)
+                own = {"track": f"song {song}", "model": model, "seed": seed, "window": window, "hop": hop}
+                rows.append(own | {"usdr": value, "csdr": value})
+    return rows
+
+
+GAINS = {(1.0, 1.0): -0.5, (8.0, 8.0): 0.0, (math.inf, math.inf): 0.3, (8.0, 4.0): 0.2}
+
+
+def test_differences_are_paired_and_seeds_averaged():
+    rows = study.differences(records(GAINS), {"BSMamba2": 2.0})
+    found = {(r["metric"], r["window"], r["hop"]): r for r in rows}
+    assert len(found) == 2 * 4
+    for metric in ("usdr", "csdr"):
+        shorter, longer, whole, overlapped = (found[metric, *condition] for condition in GAINS)
+        assert shorter["estimate"] == pytest.approx(-0.5)
+        assert shorter["verdict"] == "worse"
+        assert longer["verdict"] == "no difference seen"
+        assert longer["low"] < 0 < longer["high"]
+        assert whole["verdict"] == "better"
+        assert overlapped["against"] == 8  # the same window without overlap, not that of the training
+        assert overlapped["estimate"] == pytest.approx(0.2)
+        assert all(r["n"] == 6 for r in (shorter, longer, whole, overlapped))
+
+
+def test_results_read_back_give_the_same_differences():
+    """A result file has null for the whole song's infinity and for an undefined score."""
+    made = records(GAINS)
+    made[0]["csdr"] = float("nan")
+    read = [
+        {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()} for row in made
+    ]
+    trained = {"BSMamba2": 2.0}
+    rows = study.differences(read, trained)
+    assert rows == study.differences(made, trained)
+    # The song whose score one seed lacks drops out; the other seed alone would shift it.
+    assert {(r["metric"], r["n"], r["dropped"]) for r in rows if r["against"] == 2} == {("usdr", 6, 0), ("csdr", 5, 1)}
+    assert next(r for r in rows if r["metric"] == "csdr")["estimate"] == pytest.approx(-0.5, abs=0.02)
+
+
+def test_the_answer_names_drops_and_their_absence():
+    trained = {"BSMamba2": 2.0}
+    text = study.answer(study.differences(records(GAINS), trained), trained)
+    assert "**BSMamba2**, trained on segments of 2 s" in text
+    assert "- shorter windows, uSDR: it drops, by 0.50 dB at 1 s (1 s: -0.50 dB [-0.51 to -0.49; n = 6] worse)." in text
+    assert "- longer windows, uSDR: it does not drop (8 s: " in text
+    assert "windows of 8 s every 4 s against the same without overlap, uSDR: +0.20 dB" in text
+    same = study.answer(study.differences(records({(8.0, 8.0): 0.0}), trained), trained)
+    assert "longer windows, uSDR: no difference seen (8 s" in same
+    assert "shorter" not in same
+    one = study.answer(study.differences(records({(8.0, 8.0): 0.0}, songs=1), trained), trained)
+    assert "too few values to tell" in one
+
+
+def test_tables_and_figures_have_every_condition():
+    made = records(GAINS) + records(GAINS, model="BS-RoFormer")
+    trained = {"BSMamba2": 2.0, "BS-RoFormer": 2.0}
+    rows = study.differences(made, trained)
+    table = study.score_table(made, rows)
+    assert list(table["window"][:5]) == ["1 s", "2 s", "8 s", "whole song", "8 s"]
+    assert list(table["model"]) == ["BSMamba2"] * 5 + ["BS-RoFormer"] * 5
+    assert list(table["uSDR difference"][:2]) == ["-0.50 dB [-0.51 to -0.49]", "–"]
+    figure, axes = plt.subplots(1, 2)
+    study.draw_scores(axes, made, trained)
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["1", "2", "8", "song"]
+    assert axes[0].get_title() == "uSDR, songs: n = 6"
+    figure, axes = plt.subplots(1, 2)
+    study.draw_differences(axes, rows, trained)
+    drawn = axes[0].containers[0].lines[0].get_ydata()
+    np.testing.assert_allclose(drawn, [-0.5, np.nan, 0, 0.3], atol=1e-9)
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("gains", "status"),
+    [
+        ({(1.0, 1.0): -0.1, (16.0, 16.0): 0.2}, REPRODUCED),
+        ({(1.0, 1.0): -0.1, (16.0, 16.0): -1.0}, CONTRADICTED),
+        ({(1.0, 1.0): -0.41, (16.0, 16.0): 0.0}, PARTLY),
+        ({(0.5, 0.5): -9.0, (32.0, 32.0): -9.0, (16.0, 16.0): 0.0}, REPRODUCED),  # outside of 1 to 16 s
+        ({(0.5, 0.5): -9.0}, BLOCKED),
+    ],
+)
+def test_rule_on_stability(gains, status):
+    finding = stable_1_16(records(gains), {"BSMamba2": 2.0}, shortest=1, longest=16, margin=0.41)
+    assert finding.status == status
+
+
+@pytest.mark.parametrize(
+    ("gain", "songs", "status"), [(0.0, 6, REPRODUCED), (-2.0, 6, REPRODUCED), (1.0, 6, CONTRADICTED), (0.0, 1, PARTLY)]
+)
+def test_rule_on_overlap(gain, songs, status):
+    made = records({(8.0, 8.0): 0.0, (8.0, 4.0): gain}, songs=songs)
+    assert nonoverlap_8(made, {"BSMamba2": 2.0}, window=8, margin=0.41).status == status
+    assert nonoverlap_8(records({}), {"BSMamba2": 2.0}, window=8, margin=0.41).status == BLOCKED
+
+
+def test_the_margin_is_what_the_published_scores_are_apart():
+    from bsm.study.ledger import load
+    from bsm.study.published import PUBLISHED
+
+    ours, theirs = PUBLISHED
+    rows = {row["id"]: row for row in load()}
+    for name in ("stable-1-16", "nonoverlap-8"):
+        assert rows[name]["rule"]["thresholds"]["margin"] == pytest.approx(ours["usdr"] - theirs["usdr"])
+
+
+def test_the_models_run_where_they_are_timed(found):
+    with torch.inference_mode():
+        assert study._pass(found[0], 0.01)().shape == (1, 2, 441)

@@ -1,0 +1,215 @@
+"""Vocal occurrence: exact measures of made-up signals, silence included, and paired comparisons."""
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from bsm.activity import Region
+from bsm.errors import InputError
+from bsm.study import occurrence as study
+from bsm.study import occurrence_figures as plots
+from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, REPRODUCED
+from bsm.study.rules.separation import intermittent
+from bsm.study.stats import clustered_interval
+
+RATE = 1000
+REGIONS = [Region(1.0, 3.0), Region(3.4, 3.8)]
+
+
+def signals(seconds=5.0):
+    """A mixture of constant size 1, in which vocals of size 1 sound in the two regions alone."""
+    mixture = np.ones((2, round(seconds * RATE)))
+    vocals = np.zeros_like(mixture)
+    for region in REGIONS:
+        vocals[:, round(region.start * RATE) : round(region.stop * RATE)] = 1
+    return mixture, vocals
+
+
+def test_ratio():
+    assert study.ratio_db(100, 1) == pytest.approx(20)
+    assert study.ratio_db(1, 0) == study.CAP
+    assert study.ratio_db(0, 1) == -study.CAP
+    assert study.ratio_db(1e-30, 1) == -study.CAP
+    assert math.isnan(study.ratio_db(0, 0))
+
+
+def test_sdr_and_leakage_are_exact():
+    mixture, vocals = signals()
+    estimate = vocals.copy()
+    estimate[:, :1000] = 0.1  # before the first onset: -20 dB of the mixture
+    estimate[:, 1000:1100] = 0.5  # the first 100 ms: half, 6.02 dB
+    estimate[:, 3000:3400] = 0.01  # the gap, after the first region and before the second: -40 dB
+    first, second = study.measure(mixture, vocals, estimate, RATE, REGIONS, edges=(0, 0.1, 1))[0]
+    assert first["sdr"] == pytest.approx(10 * math.log10(2000 / (0.25 * 100)))
+    assert first["first_100ms"] == pytest.approx(20 * math.log10(2))
+    assert first["first_500ms"] == pytest.approx(10 * math.log10(500 / 25))
+    assert first["since_0s"] == pytest.approx(20 * math.log10(2))
+    assert first["since_0.1s"] == first["since_1s"] == study.CAP  # no error at all
+    assert first["leakage_before"] == pytest.approx(-20)
+    assert first["leakage_after"] == second["leakage_before"] == pytest.approx(-40)
+    assert second["leakage_after"] == -study.CAP  # the estimate is silent, as it should be
+    assert second["sdr"] == study.CAP
+    assert math.isnan(second["first_500ms"])  # it lasts 400 ms
+    assert math.isnan(second["since_1s"])
+
+
+def test_leakage_ends_at_the_margin_and_at_the_song():
+    mixture, vocals = signals()
+    estimate = vocals.copy()
+    estimate[:, :900] = 10.0  # further than the margin
+    first, second = study.measure(mixture, vocals, estimate, RATE, REGIONS, margin=0.1)[0]
+    assert first["leakage_before"] == -study.CAP
+    whole = study.measure(mixture, vocals, estimate, RATE, REGIONS, margin=100.0)[0]
+    assert whole[0]["leakage_before"] == pytest.approx(10 * math.log10(900 * 100 / 1000))
+    ends = [Region(0.0, 1.0), Region(4.0, 5.0)]
+    first, second = study.measure(mixture, vocals, estimate, RATE, ends)[0]
+    assert math.isnan(first["leakage_before"])
+    assert math.isnan(second["leakage_after"])
+
+
+def test_a_silent_mixture_has_no_leakage():
+    mixture, vocals = signals()
+    mixture[:, :1000] = 0
+    estimate = vocals.copy()
+    estimate[:, :500] = 0.1
+    first, _ = study.measure(mixture, vocals, estimate, RATE, REGIONS)[0]
+    assert math.isnan(first["leakage_before"])
+
+
+def test_songs():
+    mixture, vocals = signals()
+    estimate = 0.9 * vocals
+    estimate[:, :1000] = 0.1
+    song = study.measure(mixture, vocals, estimate, RATE, REGIONS)[1]
+    assert song["share"] == pytest.approx(2.4 / 5)
+    assert song["regions"] == 2
+    assert song["sdr"] == pytest.approx(20)
+    assert song["leakage"] == pytest.approx(10 * math.log10(0.01 * 1000 / 2600))
+
+
+def test_a_song_without_vocals_is_leakage_alone():
+    mixture, vocals = signals()
+    regions, song = study.measure(mixture, 0 * vocals, 0.1 * mixture, RATE, [])
+    assert regions == []
+    assert song["leakage"] == pytest.approx(-20)
+    assert math.isnan(song["sdr"])
+    assert song["share"] == 0
+
+
+def test_bins():
+    names, place = study.bins([1.0, 2.5])
+    assert names == ["under 1 s", "1 to 2.5 s", "2.5 s or more"]
+    assert [place(x) for x in (0.99, 1.0, 2.5)] == names
+    with pytest.raises(InputError, match="edges that rise"):
+        study.bins([2, 2])
+
+
+def records(gain, *, songs=5, per_song=3, models=("BSMamba2", "BS-RoFormer"), duration=1.5):
+    """Regions in which the first model is better by `gain`, with a spread over songs that has no mean."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for song in range(songs):
+        for region in range(per_song):
+            level = rng.normal(0, 5)  # of the region: cancels in pairs
+            for seed in (0, 1):
+                for model in models:
+                    better = model == models[0]
+                    value = level + seed + better * (gain + 0.1 * (song - (songs - 1) / 2))
+                    row = {"track": f"song {song}", "region": region, "model": model, "seed": seed}
+                    row |= {"duration": duration, "sdr": value, "leakage_before": value, "leakage_after": value}
+                    rows.append(row)
+    return rows
+
+
+def test_comparisons_are_paired_per_region_and_clustered_by_song():
+    made = records(1.0)
+    (row,) = study.compare(made, "sdr", {"all": made})
+    gain = row["differences"]["BS-RoFormer"]
+    assert (row["regions"], row["songs"], row["undefined"]) == (15, 5, 0)
+    assert gain["estimate"] == pytest.approx(1.0)
+    assert row["verdicts"] == {"BS-RoFormer": "better"}
+    (leaks,) = study.compare(made, "leakage_before", {"all": made})
+    assert leaks["verdicts"] == {"BS-RoFormer": "worse"}  # more leakage
+    (same,) = study.compare(records(0.0), "sdr", {"all": records(0.0)})
+    assert same["verdicts"] == {"BS-RoFormer": "no difference seen"}
+    text = study.answer([same], {"sdr": "SDR (dB)"})
+    assert text.startswith("- SDR (dB), all: BSMamba2 minus BS-RoFormer +0.00 [")
+    assert text.endswith("n = 15 in 5 songs]: no difference seen.\n")
+
+
+def test_a_region_without_a_value_drops_out_of_every_model():
+    made = records(1.0)
+    for row in made:
+        if (row["track"], row["region"], row["model"]) == ("song 0", 0, "BS-RoFormer"):
+            row["sdr"] = float("nan")
+    (row,) = study.compare(made, "sdr", {"all": made})
+    assert (row["regions"], row["undefined"]) == (14, 1)
+
+
+def test_one_model_is_measured_and_not_compared():
+    made = records(1.0, models=("BSMamba2",))
+    (row,) = study.compare(made, "sdr", {"all": made})
+    assert row["differences"] == {}
+    assert study.answer([row], {"sdr": "SDR"}) == "Only BSMamba2 was measured: there is nothing to compare.\n"
+    assert "BSMamba2" in study.comparison_table([row], "duration", {"sdr": "SDR"})
+
+
+def test_groups_and_table():
+    made = records(1.0, duration=0.5) + [r | {"track": r["track"] + "b"} for r in records(2.0, duration=3.0)]
+    groups = study.grouped(made, "duration", [1.0, 2.0])
+    assert {name: len(members) for name, members in groups.items()} == {
+        "under 1 s": 60,
+        "1 to 2 s": 0,
+        "2 s or more": 60,
+        "all": 120,
+    }
+    rows = study.compare(made, "sdr", groups)
+    table = study.comparison_table(rows, "duration", {"sdr": "SDR (dB)"})
+    assert list(table["n"]) == [15, 0, 15, 30]
+    assert list(table["songs"]) == [5, 0, 5, 10]
+    assert table["BSMamba2 minus BS-RoFormer (dB)"].iloc[3] == pytest.approx(1.5)
+    figure, ax = plt.subplots()
+    plots.draw_bins(ax, rows, "differences")
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["under 1\nn=15", "1 to 2\nn=0", "2 on\nn=15"]
+    np.testing.assert_allclose(ax.containers[0].lines[0].get_ydata(), [1, np.nan, 2], atol=1e-9)
+    plt.close(figure)
+
+
+def test_timeline_draws_every_signal():
+    mixture, vocals = signals()
+    figure, axes = plt.subplots(5, 1)
+    plots.timeline(axes, mixture, vocals, {"a": 0 * vocals, "b": vocals}, RATE, REGIONS)
+    silent, exact = (line.get_ydata() for line in axes[-1].lines)
+    assert silent.max() == pytest.approx(
+        0, abs=1e-6
+    )  # all of the vocals is missing, and they are as loud as the mixture
+    assert exact.max() == -80  # no error: the lowest that is drawn
+    assert [ax.get_title(loc="left") for ax in axes[:4]] == [
+        f"{name} (RMS)" for name in ("mixture", "true vocals", "a", "b")
+    ]
+    plt.close(figure)
+
+
+def test_clusters_widen_an_interval():
+    """Values that are one per song in truth: the interval is that of the songs, not of ten times as many values."""
+    songs = np.random.default_rng(0).normal(size=30)
+    values, names = np.repeat(songs, 10), np.repeat(np.arange(30), 10)
+    interval = clustered_interval(values, names)
+    assert interval.n == 300
+    assert interval.estimate == pytest.approx(songs.mean())
+    expected = 2 * 1.96 * songs.std(ddof=1) / math.sqrt(30)
+    assert interval.high - interval.low == pytest.approx(expected, rel=0.15)
+    one = clustered_interval([1.0, 2.0, float("nan")], ["a", "a", "b"])
+    assert (one.n, one.dropped) == (2, 1)
+    assert math.isnan(one.low)
+
+
+@pytest.mark.parametrize(
+    ("gain", "songs", "status"), [(1, 5, REPRODUCED), (-1, 5, CONTRADICTED), (0, 5, PARTLY), (1, 1, PARTLY)]
+)
+def test_rule_on_intermittent_vocals(gain, songs, status):
+    long = [r | {"sdr": -50 * gain if r["model"] == "BSMamba2" else 0, "region": 9} for r in records(0, duration=5.0)]
+    assert intermittent(records(gain, songs=songs) + long, shorter=2).status == status
+    assert intermittent(records(1, models=("BSMamba2",)), shorter=2).status == BLOCKED

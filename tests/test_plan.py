@@ -1,0 +1,151 @@
+"""What a training would take: the arithmetic, the choice of a measurement, and what is said about it."""
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch.utils.flop_counter import FlopCounterMode
+
+from bsm.cli import cli
+from bsm.config import ModelConfig, TrainConfig
+from bsm.errors import InputError
+from bsm.model import BSMamba2
+from bsm.study import plan
+from bsm.study.bench import parts
+from bsm.study.bench.step import OURS, frames, parameter_count
+from bsm.study.profiles import Profile
+from bsm.study.records import write_result
+
+
+def measured(preset="tiny", variant=OURS.name, seconds=1.0, batch=2, rounds=(10.0, 10.0)):
+    """A step of which a tenth is the optimiser's, a tenth the loss's and a tenth the data's."""
+    shares = {parts.OPTIMISER: 0.1, parts.LOSS: 0.1, parts.DATA: 0.1, parts.SCAN: 0.7}
+    return {
+        "variant": variant,
+        "scan": "chunked",
+        "preset": preset,
+        "audio_seconds": seconds,
+        "batch": batch,
+        "precision": "32-true",
+        "parameters": parameter_count(preset),
+        "seconds": list(rounds),
+        "parts": [
+            {"part": p, "direction": "forward", "seconds": [share * r for r in rounds]} for p, share in shares.items()
+        ],
+    }
+
+
+def result(path, *steps, device="cpu", memory=None):
+    values = {"variants": list(steps), "backends": [], "memory": memory}
+    return write_result(path, measured="steps", parameters={"device": device}, values=values, data="noise")
+
+
+def work(preset="tiny", updates=3600, segments=2, batch=2, seconds=1.0):
+    return plan.Work("some", preset, updates, segments, batch, seconds)
+
+
+def test_the_measured_step_itself():
+    assert plan.update_seconds(measured(), work())[:3] == pytest.approx((10, 10, 10))
+
+
+def test_more_segments_leave_the_optimisers_part():
+    assert plan.update_seconds(measured(), work(segments=20)).estimate == pytest.approx(1 + 10 * 9)
+
+
+def test_longer_segments():
+    longer = plan.update_seconds(measured(), work(seconds=2.0)).estimate
+    config = ModelConfig.preset("tiny")
+    harder = plan.operations(config, 2.0) / plan.operations(config, 1.0)
+    assert 2 < harder < 2.5  # more than twice: the scan's one chunk is twice as long, and its products are square
+    assert longer == pytest.approx(1 + 2 * 2 + 7 * harder)
+
+
+def test_another_size():
+    step = measured("small")
+    wanted = plan.operations(ModelConfig.preset("paper"), 1.0) / plan.operations(ModelConfig.preset("small"), 1.0)
+    larger = parameter_count("paper") / parameter_count("small")
+    got = plan.update_seconds(step, work("paper")).estimate
+    assert got == pytest.approx(7 * wanted + 2 + larger)
+
+
+def test_operations_are_those_of_the_model():
+    config = ModelConfig.preset("tiny")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        BSMamba2(config)(torch.randn(1, 2, 88200))
+    assert plan.operations(config, 2.0) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_trainings():
+    todo = plan.works("paper", Profile.load("demo"))
+    own = Profile.load("demo").train_config()
+    assert [(w.preset, w.updates, w.segments, w.seconds) for w in todo] == [
+        ("paper", 200_000, 60, 8.0),
+        ("paper", 43_000, 30, 8.0),
+        ("paper", 43_000, 1, 8.0),
+        ("tiny", own.steps, own.update_segments, own.segment_seconds),
+    ]
+    assert TrainConfig.preset("paper").update_segments == 60
+
+
+def test_hours_and_memory(tmp_path):
+    memory = [
+        {"preset": "tiny", "precision": "32-true", "checkpointing": False, "audio_seconds": s, "frames": f, "batch": 1}
+        | {"kept_bytes": 2**30, "peak_bytes": 2**20 * f}
+        for s, f in ((0.2, 11), (0.4, 21))
+    ]
+    path = result(tmp_path / "step.json", measured(rounds=(9.0, 11.0)), memory=memory)
+    table, said = plan.plan([work()], path, "cpu")
+    row = table.iloc[0]
+    assert row["hours"] == pytest.approx(10)
+    low, high = (float(v) for v in row["95 % interval"].split(" to "))
+    assert 9 <= low < high <= 11
+    assert row["GiB"] == pytest.approx(1 + 2 * frames(ModelConfig.preset("tiny"), 1.0) / 1024)
+    assert np.isnan(row["GiB, checkpointing"])
+    assert "step.json" in said[0]
+    assert "2 x 1 s" in said[0]
+
+
+def test_the_best_fitting_step_is_taken(tmp_path):
+    steps = [
+        measured(rounds=(8.0, 8.0)),
+        measured(seconds=4.0, rounds=(50.0, 50.0)),
+        measured(seconds=4.0, batch=4, rounds=(60.0, 60.0)),
+        measured("small", seconds=8.0),
+        measured(variant="sequential", seconds=16.0),
+    ]
+    path = result(tmp_path / "step.json", *steps)
+    assert plan.choose(path, "tiny", "cpu")[2] == steps[2]  # the longest, and of those the fastest a segment
+    assert plan.choose(path, "small", "cpu")[2] == steps[3]
+    file, record, step = plan.choose(path, "paper", "cpu")
+    assert step == steps[3]  # the largest
+    assert "of another size" in plan._source(file, record, step, "paper")
+
+
+def test_reports_are_searched(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "ROOT", tmp_path)
+    with pytest.raises(InputError, match="bsm bench step --device cuda"):
+        plan.choose(None, "tiny", "cuda")
+    result(tmp_path / "reports/demo/results/step_profile.json", measured())
+    gpu = result(tmp_path / "reports/gpu/results/step_paper.json", measured("paper"), device="cuda")
+    assert plan.choose(None, "tiny", "cuda")[0] == gpu
+    assert plan.choose(None, "tiny", "cpu")[2]["preset"] == "tiny"
+
+
+def test_files_that_do_not_fit(tmp_path):
+    path = result(tmp_path / "step.json", measured(), device="cuda")
+    with pytest.raises(InputError, match="not measured on cpu"):
+        plan.choose(path, "tiny", "cpu")
+    path = result(tmp_path / "other.json")
+    with pytest.raises(InputError, match="holds no training step"):
+        plan.choose(path, "tiny", "cpu")
+
+
+def test_command(tmp_path):
+    path = result(tmp_path / "step.json", measured("paper"))
+    done = CliRunner().invoke(cli, ["plan", "--preset", "paper", "--device", "cpu", "--from", str(path)])
+    assert done.exit_code == 0, done.output
+    assert "100 epochs x 430 steps of 30 segments" in done.output
+    assert "profile demo" in done.output
+    assert "extrapolated from 2 steps" in done.output
+    wrong = CliRunner().invoke(cli, ["plan", "--preset", "huge", "--from", str(path)])
+    assert isinstance(wrong.exception, InputError)

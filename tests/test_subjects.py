@@ -1,0 +1,86 @@
+"""What a notebook studies: the profile's runs by default, any weights and songs where they are named."""
+
+import numpy as np
+import pytest
+import torch
+
+from bsm import audio
+from bsm.checkpoint import save_model
+from bsm.config import ModelConfig
+from bsm.errors import InputError
+from bsm.model import BSMamba2
+from bsm.study import subjects
+from bsm.study.profiles import Profile
+
+CARD = {"train": {"segment_seconds": 4.0, "seed": 5}}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The runs of two seeds, and weights without a card."""
+    folder = tmp_path_factory.mktemp("runs")
+    torch.manual_seed(0)
+    model = BSMamba2(ModelConfig.preset("tiny"))
+    for seed in (0, 1):
+        save_model(model, folder / f"bsmamba2-{seed}/model.safetensors", {"train": {"segment_seconds": 2.0}})
+    save_model(model, folder / "bare.safetensors", {})
+    save_model(model, folder / "other.safetensors", CARD)
+    return folder
+
+
+@pytest.fixture
+def settings(runs, monkeypatch):
+    monkeypatch.setattr(Profile, "run_folder", lambda self, seed, backbone: runs / f"{backbone}-{seed}")
+    return Profile({"profile": "smoke", "data": "smoke", "segment_seconds": 1.0})
+
+
+def test_by_default_the_profiles_runs(settings):
+    found = subjects.subjects(settings, backbones=["bsmamba2"], seeds=[0, 1])
+    assert [(s.name, s.seed, s.trained_seconds) for s in found] == [("BSMamba2", 0, 2.0), ("BSMamba2", 1, 2.0)]
+    assert not found[0].network.training
+    text = subjects.described(found)
+    assert "- BSMamba2, seed 1: 881,564 parameters, trained on segments of 2 s" in text
+    assert "Only BSMamba2 is here" in text
+
+
+def test_a_path_is_one_model(settings, runs):
+    (found,) = subjects.subjects(settings, str(runs / "other.safetensors"))
+    assert (found.name, found.seed, found.trained_seconds) == ("BSMamba2", 5, 4.0)
+    (bare,) = subjects.subjects(settings, str(runs / "bare.safetensors"))
+    assert (bare.seed, bare.trained_seconds) == (None, 1.0)  # the profile's
+
+
+def test_a_mapping_names_its_models(settings, runs):
+    chosen = {"bsmamba2": str(runs / "bare.safetensors"), "longer": str(runs / "other.safetensors")}
+    found = subjects.subjects(settings, chosen)
+    assert [s.name for s in found] == ["BSMamba2", "longer"]
+    assert "Only" not in subjects.described(found)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "options", "message"),
+    [
+        ("nowhere.safetensors", {}, "no such weights file"),
+        (["a"], {}, "weights must be a path, a name, or a mapping"),
+        (None, {"backbones": ["lstm"]}, "backbones: there is no 'lstm'"),
+        (None, {"seeds": []}, "name at least one of each"),
+        (None, {"seeds": [7]}, "bsmamba2-7/model.safetensors: no such weights file"),
+    ],
+)
+def test_what_is_not_there_is_told(settings, chosen, options, message):
+    with pytest.raises(InputError, match=message):
+        subjects.subjects(settings, chosen, **options)
+
+
+def test_songs_of_any_folder(settings, tmp_path, monkeypatch):
+    for name in ("vocals", "other"):
+        folder = tmp_path / "mine/test/song"
+        folder.mkdir(parents=True, exist_ok=True)
+        audio.write(folder / f"{name}.wav", np.full((2, 441), 0.1, np.float32), 44100)
+    title, tracks, comparable = subjects.songs(settings, str(tmp_path / "mine"))
+    assert (title, [t.name for t in tracks], comparable) == ("songs: mine", ["song"], False)
+    # A few songs named like MUSDB18-HQ's are not its test set.
+    monkeypatch.setattr(subjects, "open_tracks", lambda root, split: ("MUSDB18-HQ", tracks))
+    assert subjects.songs(settings, "hq") == ("MUSDB18-HQ", tracks, False)
+    monkeypatch.setattr(subjects, "TEST_HOURS", 1e-9)
+    assert subjects.songs(settings, "hq")[2]

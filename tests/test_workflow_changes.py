@@ -1,0 +1,258 @@
+"""What runs again after a change, a failure or a kill, and what a cluster is asked for; its commands only pretend."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("bsm", "notebooks", "tests", "workflow")
+# Writes what the plan promises of a command, or half of it if told to fail there, or waits if told to hang there.
+STAND_IN = """#!{python} -S
+import json, os, sys, time
+from pathlib import Path
+command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+outputs = json.loads(Path({plan!r}).read_text())[command]
+fails, hangs = command == os.environ.get("FAIL"), command == os.environ.get("HANG")
+for path in outputs[:1] if fails or hangs else outputs:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(command + str(time.time()))
+time.sleep(60 * hangs)
+sys.exit(fails)
+"""
+
+
+class Study:
+    """A copy of the study whose commands only pretend."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in COPIED:
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_*"))
+        shutil.copy(ROOT / "Snakefile", folder)
+        stand_ins = folder / "stand-ins"
+        stand_ins.mkdir()
+        path = f"{stand_ins}{os.pathsep}{os.environ['PATH']}"
+        self.environment = os.environ | {"PATH": path, "XDG_CACHE_HOME": str(folder / ".cache")}
+        text = self.snakemake("-n", "-p", "--forceall").stdout
+        self.outputs = {
+            " ".join(shlex.split(found[2])): found[1].split(", ")
+            for found in re.finditer(r"^    output: (.+)$(?:\n .+)*\nShell command: (.+)$", text, re.MULTILINE)
+        }
+        plan = folder / "plan.json"
+        plan.write_text(json.dumps(self.outputs))
+        for name in {command.split()[0] for command in self.outputs}:
+            (stand_ins / name).write_text(STAND_IN.format(python=sys.executable, plan=str(plan)))
+            (stand_ins / name).chmod(0o755)
+
+    def study_command(self, notebook: str) -> str:
+        """The planned command that executes a notebook."""
+        (command,) = (command for command in self.outputs if command.startswith(f"bsm study {notebook} "))
+        return command
+
+    def command(self, *arguments: str) -> list[str]:
+        given = [] if "--profile" in arguments else ["--cores", "4"]
+        return [sys.executable, "-m", "snakemake", *given, *arguments, "--config", "profile=smoke"]
+
+    def snakemake(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            env=self.environment | environment,
+        )
+
+    def planned(self, *arguments: str) -> set[str]:
+        """Names of the rules that would run."""
+        done = self.snakemake("-n", *arguments)
+        assert done.returncode == 0, done.stderr + done.stdout
+        table = re.search(r"^job +count\n[- ]+\n(.+?)^total", done.stdout + done.stderr, re.MULTILINE | re.DOTALL)
+        return set(re.findall(r"^(\w+) +\d+$", table[1], re.MULTILINE)) - {"all"} if table else set()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    made = Study(tmp_path_factory.mktemp("study"))
+    done = made.snakemake()
+    assert done.returncode == 0, done.stderr
+    assert made.planned() == set()  # a second run does nothing
+    return made
+
+
+class Edited:
+    """A file of the study with other contents for a while, and newer than all that was made from it."""
+
+    def __init__(self, path: Path, old: str, new: str) -> None:
+        self.path, self.old, self.new = path, old, new
+
+    def __enter__(self) -> None:
+        self.before, self.stat = self.path.read_text(), self.path.stat()
+        assert self.old in self.before
+        self.path.write_text(self.before.replace(self.old, self.new, 1))
+
+    def __exit__(self, *_) -> None:
+        self.path.write_text(self.before)
+        os.utime(self.path, (self.stat.st_atime, self.stat.st_mtime))
+
+
+MEASURED_ALONE = {"data_notebook", "data_loading", "structure"}
+READS_MODEL = {"train_notebook", "scan_notebook", "published_notebook", "input_length_notebook", "occurrence_notebook"}
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "reruns", "stays"),
+    [
+        # A parameter of one notebook, of the training; a module; a notebook; the text of a rule.
+        ("notebooks/profiles/smoke.yaml", "scan_repeats: 1", "scan_repeats: 2", {"scan_notebook", "report"}, None),
+        pytest.param(
+            "notebooks/profiles/smoke.yaml",
+            "\nsteps: 6",
+            "\nsteps: 7",
+            {"model", "report"} | READS_MODEL,
+            {"songs", "step_notebook"} | MEASURED_ALONE,
+            marks=pytest.mark.slow,
+        ),
+        (
+            "bsm/metrics.py",
+            '"""',
+            '"""Changed. ',
+            {"train_notebook", "published_notebook", "input_length_notebook", "occurrence_notebook", "report"},
+            {"songs", "model", "variant", "scan_notebook", "step_notebook"} | MEASURED_ALONE,
+        ),
+        pytest.param(
+            "bsm/data/demo_voice.py",
+            '"""',
+            '"""Changed. ',
+            {"songs", "model", "data_notebook", "data_loading", "report"} | READS_MODEL,
+            {"structure"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "notebooks/08_input_length.ipynb",
+            "# How long",
+            "# For how long",
+            {"input_length_notebook", "report"},
+            None,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "Snakefile",
+            "tests/compare_seed.py {output}",
+            "tests/compare_seed.py  {output}",
+            {"structure", "report"},
+            None,
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_change_reruns_what_depends_on_it_and_nothing_else(study, path, old, new, reruns, stays):
+    with Edited(study.folder / path, old, new):
+        planned = study.planned()
+    if stays is None:
+        assert planned == reruns
+    else:
+        assert reruns <= planned
+        assert not planned & stays
+
+
+@pytest.mark.slow
+def test_a_failed_rule_leaves_nothing_half_made_and_the_rest_goes_on(study):
+    folder = study.folder
+    lengths = study.study_command("08_input_length")
+    made = [folder / path for path in study.outputs[lengths]]
+    other = folder / study.outputs[study.study_command("09_vocal_occurrence")][0]
+    report, before = folder / "reports/smoke/report.md", other.read_text()
+    written = report.read_text()
+    with (
+        Edited(folder / "notebooks/08_input_length.ipynb", "# How long", "# For how long"),
+        Edited(folder / "notebooks/09_vocal_occurrence.ipynb", "# Vocals", "# Voices"),
+    ):
+        failed = study.snakemake("--keep-going", FAIL=lengths)
+        assert failed.returncode != 0
+        assert not any(path.exists() for path in made)
+        assert other.read_text() != before
+        assert report.read_text() == written
+        assert study.planned() == {"input_length_notebook", "report"}
+        assert study.snakemake("--keep-going").returncode == 0
+        assert all(path.exists() for path in made)
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_recovered_by_what_make_resume_does(study):
+    lengths = study.study_command("08_input_length")
+    made = [study.folder / path for path in study.outputs[lengths]]
+    recipe = subprocess.run(["make", "-n", "resume", "PROFILE=smoke"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert re.search(r"snakemake .*--unlock.*\n(.*\n)*.*snakemake .*--rerun-incomplete", recipe)
+    with Edited(study.folder / "notebooks/08_input_length.ipynb", "# How long", "# How very long"):
+        run = subprocess.Popen(
+            study.command(), cwd=study.folder, env=study.environment | {"HANG": lengths}, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not (made[0].exists() and made[0].read_text().startswith(lengths) and not made[1].exists()):
+            assert run.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        locked = study.snakemake("--rerun-incomplete")
+        assert locked.returncode != 0
+        assert "locked" in locked.stderr + locked.stdout
+        assert study.snakemake("--unlock").returncode == 0
+        assert study.planned("--rerun-incomplete") == {"input_length_notebook", "report"}
+        assert study.snakemake("--rerun-incomplete").returncode == 0
+        assert all(path.exists() for path in made)
+
+
+@pytest.mark.parametrize("cluster", ["slurm", pytest.param("kubernetes", marks=pytest.mark.slow)])
+def test_cluster_profiles(study, cluster):
+    """The whole graph can be planned for a cluster, and every job says what it asks for."""
+    plugin = {"slurm": "slurm", "kubernetes": "cluster_generic"}[cluster]
+    pytest.importorskip(f"snakemake_executor_plugin_{plugin}")
+    done = study.snakemake("-n", "--forceall", "--profile", f"workflow/profiles/{cluster}")
+    assert done.returncode == 0, done.stderr
+    asked = dict(re.findall(r"^rule (\w+):\n(?:.*\n)*?    resources: (.+)$", done.stdout, re.MULTILINE))
+    assert {"songs", "model", "report"} | READS_MODEL <= set(asked)
+    for resources in (resources for rule, resources in asked.items() if rule != "all"):
+        assert re.search(r"\bmem_mb=\d{4,}\b.*", resources)
+        assert re.search(r"\bruntime=\d+\b", resources)
+        assert re.search(r"\bgpu=\d\b", resources)
+    assert re.search(r"^rule model:\n(?:    .*\n)*    threads: 8$", done.stdout, re.MULTILINE)
+
+
+def test_kubernetes_job_and_its_status(tmp_path):
+    """A job asks for what the rule says, and its conditions become what Snakemake wants to hear."""
+    script = ROOT / "workflow/profiles/kubernetes/job.py"
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text('#!/bin/sh\n[ "$1" = create ] && { cat > job.json; printf bsm-model-x1; } || printf "$STATE"\n')
+    kubectl.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+
+    def call(*arguments: str, **more: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(script), *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment | more)
+
+    asked = ["--rule", "train_notebook", "--threads", "8", "--mem-mb", "32000", "--minutes", "90", "--gpus", "1"]
+    refused = call("submit", *asked, "run.sh")
+    assert refused.returncode == 1
+    assert "BSM_IMAGE and BSM_CLAIM" in refused.stderr
+    done = call("submit", *asked, "run.sh", BSM_IMAGE="image", BSM_CLAIM="claim")
+    assert (done.returncode, done.stdout) == (0, "bsm-model-x1")
+    job = json.loads((tmp_path / "job.json").read_text())
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    wanted = {"cpu": "8", "memory": "32000M", "nvidia.com/gpu": "1"}
+    assert container["resources"] == {"requests": wanted, "limits": wanted}
+    assert container["command"] == ["/bin/bash", "run.sh"]
+    assert container["workingDir"] == container["volumeMounts"][0]["mountPath"] == str(tmp_path)
+    assert job["spec"]["activeDeadlineSeconds"] == 5400
+    assert re.fullmatch(r"[a-z0-9-]+", job["metadata"]["generateName"])  # Kubernetes takes no underscores
+    for state, said in {"": "running", "Complete": "success", "Failed": "failed"}.items():
+        assert call("status", "bsm-model-x1", STATE=state).stdout.strip() == said
