@@ -20,7 +20,7 @@ PROFILES = $(sort $(notdir $(basename $(wildcard notebooks/profiles/*.yaml))))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env ffmpeg profile reproduce resume test oracles lab site clean distclean
+.PHONY: help env ffmpeg profile reproduce resume test oracles lab executed site clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -92,7 +92,12 @@ lab: env ffmpeg  ## open the notebooks in JupyterLab (kernel: bsm), at their con
 	$(BIN)/jupyter lab --MultiKernelManager.default_kernel_name=bsm \
 	  --LabApp.app_settings_dir=notebooks/.lab --LabApp.default_url=/lab/tree/notebooks/README.md
 
-site: profile env .venv/.site  ## build one site of documentation, report and notebooks: site/index.html (PROFILE=...)
+executed: profile
+ifeq ($(wildcard reports/$(PROFILE)/notebooks/*.ipynb),)
+	@echo "error: reports/$(PROFILE) has no executed notebooks yet; first run: make reproduce PROFILE=$(PROFILE)" >&2; exit 2
+endif
+
+site: executed env .venv/.site  ## build one site of documentation, report and notebooks: site/index.html (PROFILE=...)
 	rm -rf build/api build/site
 	PROFILE=$(PROFILE) $(BIN)/sphinx-build -q -W --keep-going -d build/site/pages -c docs . build/site/html
 	rm -rf site && mv build/site/html site

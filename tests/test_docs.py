@@ -159,3 +159,15 @@ def test_every_module_is_documented():
     packages = {path.parent.name for path in (ROOT / "bsm").glob("*/__init__.py")}
     modules = {path.stem for path in (ROOT / "bsm").glob("*.py") if not path.stem.startswith("_")}
     assert listed == (packages | modules) - {"cli"}  # the command line documents itself: bsm --help
+
+
+def test_a_site_without_executed_notebooks_is_refused_in_one_line(tmp_path):
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+    (tmp_path / "notebooks" / "profiles" / "mine.yaml").write_text("profile: mine\n")
+    command = ["make", "-f", str(ROOT / "Makefile"), "executed", "PROFILE=mine"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "first run: make reproduce PROFILE=mine" in done.stderr
+    (tmp_path / "reports" / "mine" / "notebooks").mkdir(parents=True)
+    (tmp_path / "reports" / "mine" / "notebooks" / "00_data.ipynb").touch()
+    assert subprocess.run(command, cwd=tmp_path).returncode == 0

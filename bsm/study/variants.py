@@ -1,7 +1,7 @@
 """The ablations' variants: what each changes in the paper's design or its loss, and what it asks.
 
-A new one is a line of :data:`VARIANTS`; a profile trains those that its value ``variants`` names, under every seed, and
-the variant's notebook scores them against :data:`BASE`, which is trained alike.
+A new one is a line of :data:`VARIANTS`. A profile that has ``ablation_steps`` trains all of them, or those that its
+value ``variants`` names, under every seed, and the variant's notebook scores them against :data:`BASE`, trained alike.
 """
 
 from __future__ import annotations
