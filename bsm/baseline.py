@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bsm import bands
-from bsm.config import ModelConfig, StftConfig, _Config
+from bsm.config import ModelConfig, StftConfig, _Config, check_bands
 from bsm.errors import BackendUnavailable, InputError
 from bsm.model import BSMamba2
 
@@ -51,8 +51,7 @@ class RoformerConfig(_Config):
     mask_expansion: int = 4
 
     def __post_init__(self) -> None:
-        if sum(self.bands) != self.stft.bins:
-            raise InputError(f"bands sum to {sum(self.bands)} bins, the STFT has {self.stft.bins}")
+        check_bands(self.bands, self.stft)
         if self.channels not in (1, 2):
             raise InputError(f"BS-RoFormer takes 1 or 2 channels, not {self.channels}")
         if self.dim_head < 4 or self.dim_head % 2:

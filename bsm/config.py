@@ -66,6 +66,16 @@ DIRECTIONS = ("separate", "shared", "forward")
 MERGES = ("concat", "mean")
 
 
+def check_bands(widths: tuple[int, ...], stft: StftConfig) -> None:
+    """Make sure that band widths, in bins, cover a transform.
+
+    Raises:
+        InputError: they do not.
+    """
+    if sum(widths) != stft.bins:
+        raise InputError(f"bands sum to {sum(widths)} bins, the STFT has {stft.bins}")
+
+
 @dataclass(frozen=True)
 class ModelConfig(_Config):
     """The network's sizes and structure. The defaults are the paper's model: 48,098,188 parameters.
@@ -109,8 +119,7 @@ class ModelConfig(_Config):
         for name, known in (("directions", DIRECTIONS), ("merge", MERGES)):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r} is not known; choose one of {', '.join(known)}")
-        if sum(self.bands) != self.stft.bins:
-            raise InputError(f"bands sum to {sum(self.bands)} bins, the STFT has {self.stft.bins}")
+        check_bands(self.bands, self.stft)
         if (self.dim * self.expand) % self.headdim:
             raise InputError(f"headdim {self.headdim} does not divide dim * expand = {self.dim * self.expand}")
 

@@ -1,9 +1,10 @@
-"""What several test files use: a web server on this machine, for downloads."""
+"""What several test files use: a web server on this machine, for downloads; one thread for PyTorch."""
 
 import http.server
 import threading
 
 import pytest
+import torch
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -80,3 +81,12 @@ def http_server(no_proxy):
 @pytest.fixture
 def url(http_server):
     return f"http://127.0.0.1:{http_server.server_port}"
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Small products are faster, and sums always the same, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -166,7 +166,7 @@ def test_silent_vocals_are_no_fault(tmp_path):
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     pytest.importorskip("stempeg")
-    monkeypatch.setattr(musdb18, "_need_ffmpeg", lambda: None)
+    monkeypatch.setattr(musdb18, "need_ffmpeg", lambda: None)
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(InputError, match=r"cache/falcon69: cannot be made .*; make .*cache writable"):
         musdb18.example_track(tmp_path / "cache")

@@ -22,15 +22,9 @@ from bsm.study.bench import memory, parts, spectra, step
 from bsm.study.bench.yardsticks import MonoSTFT, indexed_scan, plain_loss
 from bsm.study.records import read_result
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SECONDS = 0.1
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from bsm.checkpoint import save_model
 from bsm.config import ModelConfig, StftConfig
 from bsm.model import BSMamba2
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).parents[1]
 RATE = 16000
 
@@ -55,14 +57,6 @@ for line in sys.stdin:
         os._exit(status)  # tearing PyTorch down takes longer than most commands
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclasses.dataclass

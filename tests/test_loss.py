@@ -7,15 +7,9 @@ from hypothesis import strategies as st
 from bsm.config import LossConfig
 from bsm.loss import bsmamba2_loss, loss_terms
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WINDOWS = (4096, 2048, 1024, 512, 256)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def signals(*shape, dtype=torch.float64, seed=0):

@@ -20,6 +20,8 @@ from bsm.errors import InputError
 from bsm.model import BSMamba2
 from bsm.separate import find_songs, plan_outputs, separate, separate_file
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RATE = 8000
 
 
@@ -53,14 +55,6 @@ class Stand(nn.Module):
 
 def noise(channels, samples, seed=0):
     return torch.rand(channels, samples, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

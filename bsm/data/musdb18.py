@@ -24,7 +24,7 @@ from bsm.errors import InputError
 _SONG = "The Easton Ellises - Falcon 69"
 # Streams of a MUSDB18 stem file, in order; stream 0 is the mixture as AAC made it, which is not the sum of its stems.
 _STREAMS = (("drums", 1), ("bass", 2), ("other", 3), ("vocals", 4))
-_STEMS = tuple(name for name, _ in _STREAMS)
+STEMS = tuple(name for name, _ in _STREAMS)
 _AAC_FRAME = 1024  # samples
 # Enough of the 50 test songs to know even a half data set by.
 _TEST_SONGS = (
@@ -78,7 +78,7 @@ def example_track(cache: Path) -> Track:
 
 def _decode(folder: Path) -> None:
     """Decode into a temporary folder beside ``folder``, which then takes its place."""
-    _need_ffmpeg()
+    need_ffmpeg()
     try:
         import stempeg  # late: it runs ffmpeg when imported
     except ImportError as error:
@@ -105,10 +105,15 @@ def _decode(folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _need_ffmpeg() -> None:
+def need_ffmpeg(who: str = "decoding MUSDB18 needs") -> None:
+    """Make sure that ffmpeg is here.
+
+    Raises:
+        InputError: it is not; ``who`` begins the sentence.
+    """
     missing = [tool for tool in ("ffmpeg", "ffprobe") if shutil.which(tool) is None]
     if missing:
-        raise InputError(f"decoding MUSDB18 needs {' and '.join(missing)} on PATH; run `apt-get install ffmpeg`")
+        raise InputError(f"{who} {' and '.join(missing)} on PATH; run `apt-get install ffmpeg`")
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,7 @@ def stem_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -
     Raises:
         InputError: songs are missing, one cannot be read, or ffmpeg or stempeg is missing.
     """
-    _need_ffmpeg()
+    need_ffmpeg()
     folder, songs = _listed(root, split, "*.stem.mp4")
     tracks = open_songs(
         {name: lambda name=name: _stem_track(songs[name], name, split) for name in _of_split(songs, split)}, skipped
@@ -197,10 +202,10 @@ def _stem_track(path: Path, name: str, split: str) -> Track:
         streams = header.nb_audio_streams
     except Exception as error:  # ffprobe's failures come as several types
         raise InputError(f"{path}: cannot be read ({_line(error)}); fetch it again") from error
-    if streams != 1 + len(_STEMS):
+    if streams != 1 + len(STEMS):
         raise InputError(f"{path}: has {streams} audio streams, not 5 (mixture and four stems); fetch it again")
     stems = {stem: Stem(path, stream, header) for stem, stream in sorted(_STREAMS)}
-    rest = tuple(stem for stem in _STEMS if stem != VOCALS)
+    rest = tuple(stem for stem in STEMS if stem != VOCALS)
     return Track(name, split, stems, Stem(path, 0, header), rest)
 
 
@@ -218,7 +223,7 @@ def hq_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -> 
 
 
 def _hq_track(folder: Path, split: str) -> Track:
-    if lacks := [f"{name}.wav" for name in ("mixture", *_STEMS) if not (folder / f"{name}.wav").is_file()]:
+    if lacks := [f"{name}.wav" for name in ("mixture", *STEMS) if not (folder / f"{name}.wav").is_file()]:
         raise InputError(f"{folder}: incomplete, {', '.join(lacks)} missing; {FETCH}")
     return song_track(folder, split)
 

@@ -12,11 +12,12 @@ import numpy as np
 import soundfile
 
 from bsm.data.manifest import DataSet
+from bsm.data.musdb18 import STEMS
 from bsm.data.tracks import VOCALS, Source
 from bsm.errors import InputError
 
 MIXTURE, ACCOMPANIMENT = "mixture", "accompaniment"
-STREAMS = (MIXTURE, "drums", "bass", "other", VOCALS)  # of a stem file, in order
+STREAMS = (MIXTURE, *STEMS)  # of a stem file, in order
 CLIP = (ACCOMPANIMENT, VOCALS)  # the channels of a clip, in order
 _BLOCK = 60.0  # seconds read at a time
 _SILENT = 2.0**-15  # a peak of one step of 16 bits, which dither makes out of nothing

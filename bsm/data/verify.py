@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from tqdm import tqdm
 
 from bsm.data import fetch, manifest, mir1k
 from bsm.data.manifest import DataSet
-from bsm.data.musdb18 import Stem
+from bsm.data.musdb18 import Stem, need_ffmpeg
 from bsm.data.soundness import CLIP, STREAMS, Finding, Song, check_song
 from bsm.data.tracks import AudioFile, Source
 from bsm.errors import InputError
@@ -80,8 +79,7 @@ def _folder(folder: Path, root: Path) -> Song | None:
 
 
 def _streams(path: Path) -> dict[str, Source]:
-    if missing := [tool for tool in ("ffmpeg", "ffprobe") if shutil.which(tool) is None]:
-        raise InputError(f"stem files need {' and '.join(missing)} on PATH; run `apt-get install ffmpeg`")
+    need_ffmpeg("stem files need")
     try:
         import stempeg  # late: it runs ffmpeg when imported
     except ImportError as error:

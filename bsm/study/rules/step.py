@@ -27,10 +27,10 @@ from bsm.study.claims import (
     ratio,
     rule,
 )
+from bsm.study.plan import EPOCHS, STEPS
 from bsm.study.stats import bootstrap_interval
 from bsm.study.step_profile import REST, shares
 
-EPOCHS, STEPS = 100, 430
 STEP_SECONDS = {"000": (60, 12), "001": (61, 12.5), "002": (63, 13)}  # before and after, by document
 
 
