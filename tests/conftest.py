@@ -1,6 +1,7 @@
-"""What several test files use: a web server on this machine, for downloads; one thread for PyTorch."""
+"""What several test files use: a web server on this machine, for downloads; one thread for PyTorch; log levels."""
 
 import http.server
+import logging
 import threading
 
 import pytest
@@ -58,6 +59,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name, str(value))
         self.end_headers()
         self.wfile.write(body[:stop])
+
+
+@pytest.fixture(autouse=True)
+def log_level_left_alone():
+    """A command called in the tests' process lowers the level of bsm's log: the next test starts anew."""
+    logger = logging.getLogger("bsm")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture
