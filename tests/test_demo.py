@@ -44,7 +44,7 @@ def test_voice_comes_and_goes(songs):
         regions = vocal_regions(song["vocals"] / 32768, RATE)
         edges = [0.0, *[t for r in regions for t in (r.start, r.stop)], SECONDS]
         assert regions and max(b - a for a, b in zip(edges[::2], edges[1::2], strict=True)) >= 0.3
-        assert 0.25 < vocal_share(regions, SECONDS) < 0.75
+        assert 0.1 < vocal_share(regions, SECONDS) < 0.9
 
 
 def test_songs_differ(songs):
@@ -93,26 +93,29 @@ def test_durations_are_varied_over_a_corpus():
     phrases = np.array([b - a for spans in songs for a, b in spans])
     gaps = np.array([g for spans in songs for g in gaps_of(spans, 30) if g > 0.4])  # the song's end cuts some
     for durations in (phrases, gaps):
-        assert durations.min() > 0.35 and durations.max() < 11
+        assert durations.min() > 0.35 and durations.max() < 15
         # Every octave from half a second to eight has its share: log-uniform, roughly.
-        counts, _ = np.histogram(durations, [0.35, 1, 2, 4, 11])
+        counts, _ = np.histogram(durations, [0.35, 1, 2, 4, 15])
         assert (counts > 0.12 * len(durations)).all()
     shares = [sum(b - a for a, b in spans) / 30 for spans in songs]
-    assert min(shares) > 0.35 and max(shares) < 0.6 and 0.42 < np.mean(shares) < 0.52
+    assert min(shares) < 0.2 and max(shares) > 0.7 and 0.4 < np.mean(shares) < 0.5
+    # As few songs as the demo tests on hold sparse vocals and dense ones.
+    counts, _ = np.histogram(shares[:8], [0, 0.25, 0.5, 0.75])
+    assert (counts >= 1).all()
 
 
 @pytest.mark.parametrize("seconds", [6, 8, 10, 30])
 def test_every_song_has_a_phrase_and_a_gap(seconds):
     for spans in spans_of(seconds, range(1000, 1100)):
-        assert len(spans) >= 1 and max(gaps_of(spans, seconds)) > 1
-        assert 0.25 < sum(b - a for a, b in spans) / seconds < 0.7
+        assert len(spans) >= 1 and max(gaps_of(spans, seconds)) > 0.6
+        assert 0.05 < sum(b - a for a, b in spans) / seconds < 0.85
         assert all(stop - start > 0.3 for start, stop in spans)
         assert all(b[0] - a[1] > 0.4 for a, b in zip(spans, spans[1:], strict=False))
 
 
 def test_phrases_lie_on_the_beat_grid():
     rng = np.random.default_rng(0)
-    for start, stop in demo_score.phrase_spans(rng, 60.0, 0.25):
+    for start, stop in demo_score.phrase_spans(rng, 60.0, 0.25, 0.5):
         assert start % 0.25 == 0 and stop % 0.25 == 0
 
 

@@ -10,6 +10,10 @@ from bsm.data.demo_voice import VOICES, WORDS, SungNote, Voice
 
 # Phrases and the gaps between them, s: roughly log-uniform between these.
 SHORTEST, LONGEST = 0.4, 9.0
+# Share of a song that is sung, between these. Neighbouring seeds lie far apart (multiples of the golden ratio, whose
+# fractional parts fill the range evenly), so that even a few songs hold sparse and dense vocals.
+LEAST_SUNG, MOST_SUNG = 0.15, 0.75
+_GOLDEN = (1 + 5**0.5) / 2
 # The voice's reverberation fills the start of a gap: a shorter rest would not be heard as one.
 _SHORTEST_GAP = 0.6
 _CHANNELS = {"drums": 0, "bass": 1, "pad": 2, "guitar": 3, "keys": 4}
@@ -80,22 +84,24 @@ def compose(seed: int, seconds: float) -> Score:
     # The melody draws from a stream of its own, so that a change to the band leaves it alone.
     rng = np.random.default_rng([seed, 1])
     voice = VOICES[rng.integers(len(VOICES))]
-    spans = phrase_spans(rng, seconds, beat / 2)
+    sung = LEAST_SUNG + (MOST_SUNG - LEAST_SUNG) * (seed * _GOLDEN % 1)
+    spans = phrase_spans(rng, seconds, beat / 2, sung)
     phrases = [_phrase(start, stop, beat, harmony, voice, rng) for start, stop in spans]
     return Score(seconds, parts, phrases, voice)
 
 
-def phrase_spans(rng: np.random.Generator, seconds: float, unit: float) -> list[tuple[float, float]]:
-    """Lay out when the voice sings: phrases and rests of many lengths, about half of the song each.
+def phrase_spans(rng: np.random.Generator, seconds: float, unit: float, share: float) -> list[tuple[float, float]]:
+    """Lay out when the voice sings: phrases and rests of many lengths.
 
     Both are drawn log-uniformly from 0.4 s to 9 s (at most half the song), one from each of as many equally likely
-    classes as there are phrases, so that even one song holds short and long ones; then scaled to fill the song and
-    rounded to the beat grid.
+    classes as there are phrases, so that even one song holds short and long ones; then scaled to fill their shares of
+    the song and rounded to the beat grid.
 
     Args:
         rng: draws everything.
         seconds: length of the song.
         unit: the grid's step, s.
+        share: of the song that is sung, about: roundings and the song's end change it a little.
 
     Returns:
         ``(start, stop)`` of each phrase in seconds, rising, on the grid; the last may be cut by the song's end.
@@ -103,8 +109,7 @@ def phrase_spans(rng: np.random.Generator, seconds: float, unit: float) -> list[
     longest = max(2 * SHORTEST, min(LONGEST, seconds / 2))
     mean = (longest - SHORTEST) / np.log(longest / SHORTEST)
     pairs = max(1, round(seconds / (2 * mean)))
-    sung = rng.uniform(0.4, 0.55) * seconds
-    durations = [_lengths(rng, pairs, longest, total) for total in (sung, seconds - sung)]
+    durations = [_lengths(rng, pairs, longest, part * seconds) for part in (share, 1 - share)]
     steps = [
         np.maximum(np.round(lengths / unit), np.ceil(least / unit))
         for lengths, least in zip(durations, (SHORTEST, _SHORTEST_GAP), strict=True)
