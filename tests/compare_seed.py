@@ -14,7 +14,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from seed_model import LOSS, REDUCED, Mixer, SeedConfig, SeedModel, described_loss
 from torch import Tensor, nn
 
 from bsm import bands
@@ -23,6 +22,7 @@ from bsm.loss import bsmamba2_loss, loss_terms
 from bsm.mamba2 import GatedRMSNorm, Mamba2
 from bsm.model import BSMamba2
 from bsm.study.records import write_result
+from seed_model import LOSS, REDUCED, Mixer, SeedConfig, SeedModel, described_loss
 
 SECONDS = 8  # of audio, whose frames the time path is asked about
 PROBE = SeedConfig(dim=16, depth=1, bands=4, d_state=4, n_fft=256, hop_length=64)

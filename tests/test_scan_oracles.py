@@ -14,9 +14,9 @@ from unittest import mock
 
 import pytest
 import torch
-from test_scan import NAMES, error, make, run
 
 from bsm.scan import _mamba_ssm, scan
+from test_scan import NAMES, error, make, run
 
 MISSING = [name for name in ("triton", "mamba_ssm", "einops") if not _mamba_ssm.installed(name)]
 needs_oracles = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}: make oracles")

@@ -2,11 +2,11 @@
 
 import json
 
-import compare_seed
 import pytest
-import seed_model
 import torch
 
+import compare_seed
+import seed_model
 from bsm.config import ModelConfig
 from bsm.model import BSMamba2
 from bsm.study.records import ROOT, plain
