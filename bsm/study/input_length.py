@@ -262,7 +262,7 @@ def draw_scores(axes: Sequence[Axes], records: Sequence[dict[str, Any]], trained
         windows = sorted({w for _, w, h in table.columns if w == h})
         means = {m: [bootstrap_interval(table[m, w, w]) for w in windows] for m in trained}
         _draw(ax, windows, means, trained)
-        ax.set(ylabel=f"{label}, mean", title=f"{label.split()[0]}, songs: n = {len(table)}")
+        ax.set(ylabel=f"{label}, mean", title=f"{label.split()[0]}, songs: n = {len(table)}; bars: 95 %")
 
 
 def draw_differences(axes: Sequence[Axes], rows: Sequence[dict[str, Any]], trained: dict[str, float]) -> None:
@@ -274,7 +274,7 @@ def draw_differences(axes: Sequence[Axes], rows: Sequence[dict[str, Any]], train
         gains = {m: [r and Interval(*(r[name] for name in Interval._fields)) for r in own] for m, own in found.items()}
         ax.axhline(0, color="0.4", linewidth=0.8)
         _draw(ax, windows, gains, trained)
-        ax.set(ylabel="dB against training's length", title=f"{label.split()[0]}, {counted(plain, metric)}")
+        ax.set(ylabel="dB against training's length", title=f"{label.split()[0]}, {counted(plain, metric)}; bars: 95 %")
 
 
 def counted(plain: dict[tuple, dict[str, Any]], metric: str) -> str:
