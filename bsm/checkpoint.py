@@ -52,7 +52,13 @@ def export_author(model: BSMamba2, path: str | Path) -> Path:
     Args:
         model: any size; the author's code itself fixes ``headdim``, ``d_state``, ``expand`` and more at the paper's.
         path: by the author's habit it ends in ``.ckpt``.
+
+    Raises:
+        InputError: a structure that the author's code does not have; it would refuse the tensors or misread them.
     """
+    if model.config.ablated:
+        changed = ", ".join(f"{name} {getattr(model.config, name)!r}" for name in model.config.ablated)
+        raise InputError(f"{path}: the author's code has no model with {changed}; use save_model")
     tensors = {
         PREFIX + author_name(name): to_author(name, value.detach().cpu()).contiguous()
         for name, value in model.state_dict().items()

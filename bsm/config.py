@@ -64,6 +64,9 @@ class StftConfig(_Config):
 
 DIRECTIONS = ("separate", "shared", "forward")
 MERGES = ("concat", "mean")
+TIME_PATHS = ("transposed", "reshaped")
+MASKS = ("complex", "real")
+_STRUCTURE = ("directions", "merge", "mono", "time_path", "mask")
 
 
 def check_bands(widths: tuple[int, ...], stft: StftConfig) -> None:
@@ -97,6 +100,12 @@ class ModelConfig(_Config):
             ``shared`` by both, or ``forward`` alone.
         merge: of both directions before the projection, one of :data:`MERGES`: side by side, or their average.
         mono: separate the average of the channels, and give every channel of the output the same estimate.
+        time_path: what the time blocks run over, one of :data:`TIME_PATHS`: the frames of one band, ``transposed``; or
+            rows as long, ``reshaped`` from frames and bands in memory without transposing, which mixes both.
+        mask: one of :data:`MASKS`: one ``complex`` factor, unbounded; or two ``real`` ones, bounded by Tanh, of real
+            and imaginary part each.
+
+    The last five are the author's by default; their other values exist for the ablations.
     """
 
     sample_rate: int = 44100
@@ -114,9 +123,12 @@ class ModelConfig(_Config):
     directions: str = "separate"
     merge: str = "concat"
     mono: bool = False
+    time_path: str = "transposed"
+    mask: str = "complex"
 
     def __post_init__(self) -> None:
-        for name, known in (("directions", DIRECTIONS), ("merge", MERGES)):
+        choices = {"directions": DIRECTIONS, "merge": MERGES, "time_path": TIME_PATHS, "mask": MASKS}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r} is not known; choose one of {', '.join(known)}")
         check_bands(self.bands, self.stft)
@@ -127,6 +139,11 @@ class ModelConfig(_Config):
     def streams(self) -> int:
         """Channels that the network itself sees."""
         return 1 if self.mono else self.channels
+
+    @property
+    def ablated(self) -> list[str]:
+        """Names of the choices of structure that are not the author's."""
+        return [name for name in _STRUCTURE if getattr(self, name) != getattr(ModelConfig, name)]
 
     @property
     def d_inner(self) -> int:

@@ -89,6 +89,8 @@ def _choose(device: str, dtype: torch.dtype, taps: int) -> str:
 
 
 def _shifted(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
+    if not torch.is_grad_enabled():  # inside, nothing tells but these that no gradient will be asked for
+        x, weight, bias = x.detach(), weight.detach(), bias.detach()
     return _CausalConv.apply(x, weight, bias, reverse)
 
 

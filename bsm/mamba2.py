@@ -78,24 +78,27 @@ class Mamba2(nn.Module):
         nn.init.kaiming_uniform_(self.out_proj.weight, a=math.sqrt(5))
         self.out_proj.weight /= math.sqrt(residuals)
 
-    def forward(self, u: Tensor) -> Tensor:
-        """Mix ``u``, ``(batch, length, dim)``, along its length."""
+    def forward(self, u: Tensor, folded: Tensor | None = None) -> Tensor:
+        """Mix ``u``, ``(batch, length, dim)``, along its length; ``folded`` is one of :meth:`BiMamba2Block.folded`."""
         z, inputs = self.project(u)
         y, _ = scan(**inputs, backend=self.backend, reverse=self.reverse, final_state=False)
         y = y.flatten(2)
+        if folded is not None:
+            return self._project_out(y, z, folded)
         if torch.is_grad_enabled() or y.dtype not in (torch.float32, torch.float64):
             return self.out_proj(self.norm(y, z))
-        return self._project_out(y, z)
+        return self._project_out(y, z, self.out_proj.weight * self.norm.weight)
 
-    def _project_out(self, y: Tensor, z: Tensor) -> Tensor:
+    def _project_out(self, y: Tensor, z: Tensor, weight: Tensor) -> Tensor:
         """Equal ``out_proj(norm(y, z))`` in fewer passes over ``y``, which is overwritten.
 
-        The norm's weight goes into the projection's; its divisor, one number a step, scales the narrower result.
+        ``weight`` is the projection's times the norm's; the norm's divisor, one number a step, scales the result, which
+        is narrower.
         """
         for part, gate in zip(y.split(PIECE, 1), z.split(PIECE, 1), strict=True):
             part.mul_(F.silu(gate))
         scale = torch.linalg.vector_norm(y, dim=-1, keepdim=True).square_().div_(y.shape[-1]).add_(EPS).rsqrt_()
-        return F.linear(y, self.out_proj.weight * self.norm.weight).mul_(scale)
+        return F.linear(y, weight).mul_(scale)
 
     def project(self, u: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the gate ``z``, ``(batch, length, inner)``, and the scan's inputs by name."""
@@ -148,8 +151,32 @@ class BiMamba2Block(nn.Module):
         for parameter in self.proj.parameters():
             nn.init.uniform_(parameter, -(dim**-0.5), dim**-0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(batch, length, dim)`` to the same shape."""
+    def folded(self) -> list[Tensor] | None:
+        """Multiply the layers' weights that follow each other, for :meth:`forward` without gradients.
+
+        With a direction's result ``s (y W^T) + x``, ``s`` one number a step, ``proj(cat(...)) + x`` is the sum of
+        ``s (y (P W)^T)`` over the directions, ``P`` being proj's weights for each, plus ``x (I + sum of P)^T + bias``.
+
+        Returns:
+            ``I + sum of P`` and each direction's ``P W``; None, for the plain way, in the ablations' designs and
+            below full precision.
+        """
+        weight = self.proj.weight
+        full = weight.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(weight.device.type)
+        if not full or self.directions != "separate" or self.merge != "concat":
+            return None
+        parts = weight.split(len(weight), 1)
+        mixers = self.forward_direction.mixer, self.backward_direction.mixer
+        products = [part @ (m.out_proj.weight * m.norm.weight) for part, m in zip(parts, mixers, strict=True)]
+        return [sum(parts) + torch.eye(len(weight), dtype=weight.dtype, device=weight.device), *products]
+
+    def forward(self, x: Tensor, folded: list[Tensor] | None = None) -> Tensor:
+        """Map ``(batch, length, dim)`` to the same shape; without gradients faster where ``folded`` is given."""
+        if folded is not None:
+            y = F.linear(x, folded[0], self.proj.bias)
+            for direction, product in zip((self.forward_direction, self.backward_direction), folded[1:], strict=True):
+                y += direction.mixer(direction.norm(x), product)
+            return y
         parts = [self.forward_direction(x)]
         if self.directions == "separate":
             parts.append(self.backward_direction(x))

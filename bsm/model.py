@@ -99,6 +99,7 @@ class DualPath(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.reshaped = config.time_path == "reshaped"
         mixer = {
             "d_state": config.d_state,
             "headdim": config.headdim,
@@ -123,32 +124,49 @@ class DualPath(nn.Module):
         """
         if torch.is_grad_enabled():
             for time_block, band_block in self.layers:
-                x = _along_last(time_block, x)
+                x = _restored(_along_last(time_block, _reshaped(x))) if self.reshaped else _along_last(time_block, x)
                 x = _along_last(band_block, x.transpose(1, 2)).transpose(1, 2)
             return x
         x = x if in_place else x.clone()
         for time_block, band_block in self.layers:
-            _update(time_block, x)
+            if self.reshaped:
+                rows = _reshaped(x)
+                _update(time_block, rows)
+                x.copy_(_restored(rows))
+            else:
+                _update(time_block, x)
             _update(band_block, x.transpose(1, 2))
         return x
 
 
-def _along_last(block: nn.Module, x: Tensor) -> Tensor:
+def _reshaped(x: Tensor) -> Tensor:
+    """Cut ``(b, bands, t, dim)``, laid out frame by frame, into rows of t without transposing: each mixes bands."""
+    return x.transpose(1, 2).reshape(x.shape)
+
+
+def _restored(rows: Tensor) -> Tensor:
+    """Undo :func:`_reshaped`."""
+    batch, bands, frames, dim = rows.shape
+    return rows.reshape(batch, frames, bands, dim).transpose(1, 2)
+
+
+def _along_last(block: BiMamba2Block, x: Tensor, folded: list[Tensor] | None = None) -> Tensor:
     """Apply a block to ``(b, rows, length, dim)`` along length."""
-    return block(x.flatten(0, 1)).view(x.shape)
+    return block(x.flatten(0, 1), folded).view(x.shape)
 
 
-def _update(block: nn.Module, x: Tensor) -> None:
+def _update(block: BiMamba2Block, x: Tensor) -> None:
     """Replace ``(b, rows, length, dim)``, a view or not, by the block's result along length, slab by slab of rows.
 
     A row's result depends on that row alone, so each slab can be written where it was read: one copy of the features
     is all that a song needs.
     """
     on_cpu = x.device.type == "cpu"
+    folded = block.folded()
     for part in x.split(1) if on_cpu else (x,):
         slab = max(1, (SLAB_TOKENS if on_cpu else GPU_SLAB_TOKENS) // (len(part) * x.shape[2]))
         for rows in part.split(slab, dim=1):
-            rows.copy_(_along_last(block, rows))
+            rows.copy_(_along_last(block, rows, folded))
 
 
 def _slabs(frames: int) -> list[slice]:
@@ -187,15 +205,18 @@ class BSMamba2(nn.Module):
         """Estimate the vocals of what the network sees, ``(batch, streams, samples)``."""
         spec = self.stft(mixture)  # (b, c, f, t)
         if torch.is_grad_enabled():
-            return self.stft.inverse(spec * self.mask(spec), mixture.shape[-1])
+            return self.stft.inverse(self._masked(spec, self.mask(spec)), mixture.shape[-1])
         features = self._features(spec)
         for frames in _slabs(spec.shape[-1]):
-            spec[..., frames] *= self._mask(features[:, :, frames])
+            spec[..., frames] = self._masked(spec[..., frames], self._mask(features[:, :, frames]))
         del features  # before the inverse transform asks for memory of its own
         return self.stft.inverse(spec, mixture.shape[-1])
 
     def mask(self, spec: Tensor) -> Tensor:
-        """Estimate the complex, unbounded mask, ``(b, c, f, t)``, of a complex spectrogram of that shape."""
+        """Estimate the complex mask, ``(b, c, f, t)``, of a complex spectrogram of that shape.
+
+        It is an unbounded factor; where ``config.mask`` is ``real``, its parts are the factors of both parts.
+        """
         features = self._features(spec)
         if torch.is_grad_enabled():
             return self._mask(features)
@@ -220,7 +241,16 @@ class BSMamba2(nn.Module):
         """Return the complex mask, ``(b, c, f, t)``, of features ``(b, bands, t, dim)``."""
         mask = self.mask_estimator(self.final_norm(features))
         mask = mask.unflatten(-1, (-1, self.config.streams, 2))  # (b, t, f, c, 2)
-        return torch.view_as_complex(mask.float() if mask.dtype != torch.float64 else mask).permute(0, 3, 2, 1)
+        mask = mask.float() if mask.dtype != torch.float64 else mask
+        if self.config.mask == "real":
+            mask = mask.tanh()
+        return torch.view_as_complex(mask).permute(0, 3, 2, 1)
+
+    def _masked(self, spec: Tensor, mask: Tensor) -> Tensor:
+        """Apply a mask to a spectrogram of its shape."""
+        if self.config.mask == "real":
+            return torch.complex(spec.real * mask.real, spec.imag * mask.imag)
+        return spec * mask
 
     def parameter_counts(self) -> dict[str, int]:
         """Number of parameters of each part, and in all (``total``)."""

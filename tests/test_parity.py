@@ -18,7 +18,7 @@ import bsm.model
 from bsm import bands
 from bsm.checkpoint import export_author, load_model
 from bsm.config import ModelConfig, StftConfig
-from bsm.mamba2 import Mamba2
+from bsm.mamba2 import BiMamba2Block, Mamba2
 from bsm.model import BSMamba2
 from bsm.stft import STFT
 
@@ -184,6 +184,46 @@ def test_author_layout_gives_the_author_output(name, tmp_path):
     assert single < 1e-5
     assert double < 1e-10
     assert graph < 1e-10
+
+
+# --- Without gradients -----------------------------------------------------------------------------------------------
+
+
+def random_block(dtype=torch.float32, **options):
+    torch.manual_seed(0)
+    block = BiMamba2Block(24, d_state=8, headdim=8, expand=4, d_conv=4, residuals=1, **options).to(dtype)
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return block
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("length", [1, 62, 200])
+def test_folded_weights_give_the_same(length, dtype, tolerance):
+    block, x = random_block(dtype), torch.randn(3, length, 24, dtype=dtype)
+    with torch.inference_mode():
+        got = block(x, block.folded())
+    assert relative(got, block(x).detach()) < tolerance
+
+
+def test_folded_weights_are_those_of_now():
+    """A network that is trained on after it was used gives, used again, what its new weights say."""
+    model, mixture = random_model(small()).double(), torch.randn(1, 2, 200, dtype=torch.float64)
+    for _ in range(2):
+        want = model(mixture)
+        with torch.no_grad():
+            assert relative(model(mixture), want.detach()) < 1e-10
+            for parameter in model.parameters():
+                parameter *= 1.5
+
+
+def test_the_plain_way_where_folding_is_not_exact_or_not_the_design():
+    assert random_block().folded() is not None
+    for options in ({"directions": "shared"}, {"directions": "forward"}, {"merge": "mean"}, {"dtype": torch.bfloat16}):
+        assert random_block(**options).folded() is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert random_block().folded() is None
 
 
 # --- Transforms ------------------------------------------------------------------------------------------------------
