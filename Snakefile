@@ -88,7 +88,7 @@ rule model:
     output: WEIGHTS
     wildcard_constraints: name="|".join(BACKBONES), seed=r"\d+"
     params: values(*TRAINING)
-    threads: THREADS
+    threads: 1 if MADE else THREADS  # small models: two trainings on a core each beat two in turn on both
     resources: mem_mb=32000, runtime=1440, gpu=GPU  # out of time, it goes on from its checkpoint in the next attempt
     benchmark: f"{REPORTS}/benchmarks/model-{{name}}-seed{{seed}}.tsv"
     shell: "bsm train {PROFILE} --backbone {wildcards.name} --seed {wildcards.seed}"
@@ -147,8 +147,8 @@ rule scan_notebook:
         f"{REPORTS}/figures/scan_backends.png",
     params:
         values(
-            "scan_seconds", "scan_repeats", "memory_seconds", "scaling_frames", "block_seconds", "compile_block",
-            "scan_train_steps", "scan_train_seconds",
+            "scan_seconds", "scan_repeats", "scan_band_rows", "memory_seconds", "scaling_frames", "block_seconds",
+            "compile_block", "scan_train_steps", "scan_train_seconds",
         )
     threads: THREADS  # nothing beside it while it measures
     resources: mem_mb=32000, runtime=240
@@ -223,8 +223,8 @@ rule size_ablation_notebook:
     output:
         f"{REPORTS}/notebooks/06_ablation_size.ipynb",
         f"{REPORTS}/results/ablation_size.json",
-        multiext(f"{REPORTS}/tables/ablation_size_", "published.md", "cost.md", "scores.md"),
-        multiext(f"{REPORTS}/figures/ablation_size_", "bands.png", "scores.png"),
+        multiext(f"{REPORTS}/tables/ablation_size_", "published.md", "cost.md", "scores.md", "deviations.md"),
+        multiext(f"{REPORTS}/figures/ablation_size_", "bands.png", "scores.png", "deviations.png"),
     params: values("window", "variants", "seeds", "size_seconds", "size_repeats")
     threads: THREADS  # nothing beside it while it measures
     resources: mem_mb=16000, runtime=480, gpu=GPU
@@ -295,6 +295,7 @@ rule report:
         rules.step_notebook.output if "step_seconds" in config else [],
         [rules.stft_ablation_notebook.output, rules.size_ablation_notebook.output] if ABLATIONS else [],
         rules.input_length_notebook.output, rules.occurrence_notebook.output,
+        [path for name in config.get("beside", []) for path in sorted(Path(f"reports/{name}/results").glob("*.json"))],
         "notebooks/03_report.ipynb",
         package("study/claims", "study/cost", "study/ledger", "study/report", "study/report_results", "study/rules"),
     output: f"{REPORTS}/report.md", f"{REPORTS}/notebooks/03_report.ipynb"

@@ -129,6 +129,18 @@ def test_scores_are_the_models(tracks):
     assert all(r["usdr"] == pytest.approx(0, abs=1e-3) for r in scored)
 
 
+def test_deviations_are_listed_by_what_they_cost():
+    rows = ablation.differences(records({"bands-mel": -2.0, "mono": -0.3, "mask-real": -1.0, "half-state": 0.2}))
+    found = ablation.deviations(rows)
+    assert [row["variant"] for row in found] == ["mask-real", "mono", "half-state"]  # Mel bands are not described
+    table = ablation.deviation_table(found)
+    assert list(table["costs (dB uSDR)"]) == pytest.approx([1.0, 0.3, -0.2])
+    low, high = (float(end) for end in table["95 % interval"][0].split(" to "))
+    assert low < 1 < high
+    assert list(table["against the paper's design"]) == ["worse", "worse", "better"]
+    assert len(ablation.deviation_table([])) == 0
+
+
 def test_the_losses_of_the_notebook():
     configs = losses.configs(TINY, TrainConfig())
     assert configs["base"] == LossConfig()

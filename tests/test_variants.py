@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+import seed_model
 from bsm import bands
-from bsm.checkpoint import load_model, save_model
+from bsm.checkpoint import export_author, load_model, save_model
 from bsm.config import LossConfig, ModelConfig, StftConfig, TrainConfig
 from bsm.errors import InputError
 from bsm.loss import bsmamba2_loss
@@ -75,8 +76,11 @@ def test_unknown_variants_are_refused():
 
 def test_a_notebook_scores_its_own_and_the_base():
     assert variants.of_notebook(variants.STFT, ["mono", "bands-48"]) == ["base", "mono"]
-    assert variants.of_notebook(variants.SIZE, ["mono", "bands-48"]) == ["base", "bands-48"]
+    assert variants.of_notebook(variants.SIZE, ["loss-mean", "bands-48"]) == ["base", "bands-48"]
     assert set(variants.of_notebook(variants.STFT, variants.VARIANTS)) >= {"loss-reduced", "mono"}
+    described = {name for name, variant in variants.VARIANTS.items() if variant.described}
+    assert described >= {"time-reshaped", "mask-real", "mono", "loss-reduced"}
+    assert set(variants.of_notebook(variants.SIZE, variants.VARIANTS)) >= described  # compared in one run
 
 
 @pytest.mark.parametrize("name", CHANGED)
@@ -145,11 +149,73 @@ def test_mono_gives_every_channel_the_average_s_estimate():
         torch.testing.assert_close(single(wave.mean(1, keepdim=True)), estimate[:, :1])
 
 
+@pytest.fixture
+def two_frames_a_slab(monkeypatch):
+    """Without gradients, a song takes many slabs."""
+    monkeypatch.setattr("bsm.model.SLAB_TOKENS", 2 * 11)
+    monkeypatch.setattr("bsm.model.SLAB_FRAMES", 2)
+
+
+def test_reshaped_time_path_is_the_described_one(two_frames_a_slab):
+    """The literal dual path around this package's blocks gives the same, with gradients and without."""
+    config = TINY.replace(time_path="reshaped", depth=2)
+    torch.manual_seed(0)
+    ours = BSMamba2(config).dual_path.double()
+    described = seed_model.DualPath(seed_model.SeedConfig(dim=config.dim, depth=config.depth))
+    described.layers = ours.layers
+    x = torch.randn(2, 5, 11, config.dim, dtype=torch.double)  # (b, bands, t, dim)
+    made = ours(x)
+    torch.testing.assert_close(made, described(x.transpose(1, 2)).transpose(1, 2))
+    paper = BSMamba2(config.replace(time_path="transposed")).dual_path.double()
+    paper.load_state_dict(ours.state_dict())
+    assert (paper(x) - made).abs().max() > 1e-3
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), made)
+        torch.testing.assert_close(ours(x.clone(), in_place=True), made)
+
+
+def test_real_mask_is_the_described_one():
+    torch.manual_seed(0)
+    network = BSMamba2(TINY.replace(mask="real"))
+    with torch.no_grad():
+        for p in network.mask_estimator.parameters():
+            p.mul_(30)  # so that the bound shows
+    wave = torch.randn(1, 2, 1700)
+    spec = network.stft(wave)
+    factors = torch.view_as_real(network.mask(spec))
+    assert 0.9 < factors.abs().max() <= 1
+    expected = seed_model.SeedModel.apply_mask(factors, spec)
+    torch.testing.assert_close(network(wave), network.stft.inverse(expected, wave.shape[-1]))
+
+
+@pytest.mark.parametrize("changes", [{"time_path": "reshaped"}, {"mask": "real"}, {"mask": "real", "mono": True}])
+def test_slabs_make_no_difference(changes, two_frames_a_slab):
+    torch.manual_seed(0)
+    network = BSMamba2(TINY.replace(**changes)).double()
+    wave = torch.randn(2, 2, 1700, dtype=torch.double)
+    estimate = network(wave)
+    with torch.no_grad():
+        torch.testing.assert_close(network(wave), estimate.detach())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"time_path": "reshaped"}, {"mask": "real"}, {"mono": True}, {"directions": "shared", "merge": "mean"}]
+)
+def test_structures_that_the_author_lacks_are_not_exported(changes, tmp_path):
+    with pytest.raises(InputError, match=f"the author's code has no model with {next(iter(changes))}"):
+        export_author(BSMamba2(TINY.replace(**changes)), tmp_path / "m.ckpt")
+    assert not (tmp_path / "m.ckpt").exists()
+
+
 def test_structures_that_do_not_exist_are_refused():
     with pytest.raises(InputError, match="directions 'both' is not known; choose one of separate, shared, forward"):
         ModelConfig(directions="both")
     with pytest.raises(InputError, match="merge 'sum' is not known; choose one of concat, mean"):
         ModelConfig(merge="sum")
+    with pytest.raises(InputError, match="time_path 'flat' is not known; choose one of transposed, reshaped"):
+        ModelConfig(time_path="flat")
+    with pytest.raises(InputError, match="mask 'ratio' is not known; choose one of complex, real"):
+        ModelConfig(mask="ratio")
 
 
 def test_mel_bands():

@@ -96,7 +96,7 @@ def test_profiles_and_notebooks_agree(path):
     values = yaml.safe_load(path.read_text())
     assert values["profile"] == path.stem
     known = set(TrainConfig.__dataclass_fields__) | {"train_songs", "valid_songs", "test_songs", "song_seconds", "data"}
-    known |= {"title", "fetch", "skip_bad", "backbones"}
+    known |= {"title", "fetch", "skip_bad", "backbones", "beside"}
     known |= {f"ablation_{name}" for name in TrainConfig.__dataclass_fields__}
     for name in NOTEBOOKS:
         notebook = ROOT / "notebooks" / f"{name}.ipynb"

@@ -225,7 +225,7 @@ def test_cluster_profiles(study, cluster):
         assert re.search(r"\bmem_mb=\d{4,}\b.*", resources)
         assert re.search(r"\bruntime=\d+\b", resources)
         assert re.search(r"\bgpu=\d\b", resources)
-    assert re.search(r"^rule model:\n(?:    .*\n)*    threads: 8$", done.stdout, re.MULTILINE)
+    assert re.search(r"^rule train_notebook:\n(?:    .*\n)*    threads: 8$", done.stdout, re.MULTILINE)
 
 
 def test_kubernetes_job_and_its_status(tmp_path):

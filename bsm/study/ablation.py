@@ -141,6 +141,25 @@ def score_table(
     return pd.DataFrame(lines)
 
 
+def deviations(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return, of :func:`differences`, those of choices that the unofficial implementation makes, costliest first."""
+    return sorted((row for row in rows if VARIANTS[row["variant"]].described), key=lambda row: row["estimate"])
+
+
+def deviation_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Return what each deviation of the described implementation costs.
+
+    Args:
+        rows: of :func:`deviations`.
+    """
+    columns = ["deviation", "costs (dB uSDR)", "95 % interval", "n", "against the paper's design"]
+    lines = [
+        (VARIANTS[r["variant"]].asks, -r["estimate"], interval_text(-r["high"], -r["low"]), r["n"], r["verdict"])
+        for r in rows
+    ]
+    return pd.DataFrame(lines, columns=columns)
+
+
 def coverage(seeds: Sequence[int]) -> str:
     """Say what the intervals cover."""
     if len(seeds) > 1:

@@ -9,8 +9,9 @@ the values it is given and its thresholds:
       thresholds: {faster: 3}
 
 An input may name a profile of its own, ``gpu/scan_parity#errors``; a path may have several steps, ``loss.flipped``; and
-without ``#`` it is all the values. The fields after that are computed: ``bsm claims render`` writes them,
-``bsm claims check`` computes them again and complains about whatever differs.
+without ``#`` it is all the values. One that ends in ``?`` may be missing, and is then not given to the rule. The fields
+after that are computed: ``bsm claims render`` writes them, ``bsm claims check`` computes them again and complains about
+whatever differs.
 """
 
 from __future__ import annotations
@@ -91,10 +92,14 @@ def evaluate(row: Row, profile: str = PROFILE, reports: Path = REPORTS) -> Row:
     rule = row.get("rule", {})
     values, files, devices, missing = {}, [], [], f"not tested yet: {row['test']}"
     for name, address in rule.get("inputs", {}).items():
-        file, steps = _locate(address, profile, reports)
+        optional = str(address).endswith("?")
+        file, steps = _locate(str(address).removesuffix("?"), profile, reports)
         shown = file.relative_to(reports.parent).as_posix()
         record = read_result(file) if file.is_file() else None
         values[name] = _follow(record["values"], steps) if record else None
+        if values[name] is None and optional:
+            del values[name]
+            continue
         if values[name] is None:
             missing = f"{shown} has no {'.'.join(steps)}" if record else f"there is no {shown} yet"
             break
@@ -188,7 +193,8 @@ def claims_table(profile: str, results: Collection[str], reports: Path = REPORTS
     rows = [
         row
         for row in load(reports / "claims.yaml")
-        if {a.partition("#")[0] for a in row.get("rule", {}).get("inputs", {}).values()} & set(results)
+        if {a.removesuffix("?").partition("#")[0] for a in row.get("rule", {}).get("inputs", {}).values()}
+        & set(results)
     ]
     return pd.DataFrame(evaluated(rows, profile, reports))[["id", "claim", "measured", "status", "why"]]
 

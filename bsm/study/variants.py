@@ -26,6 +26,8 @@ class Variant:
     Attributes:
         asks: what is compared with the paper's design, in a few words.
         notebook: that scores it.
+        described: it is one of the choices in which the unofficial implementation, as its reports describe it, differs
+            from the paper's design; notebook ``06_ablation_size`` scores these together.
         model: changes of the :class:`ModelConfig`.
         loss: changes of the :class:`LossConfig`.
         train: changes of the :class:`TrainConfig`.
@@ -36,6 +38,7 @@ class Variant:
     model: Mapping[str, Any] = field(default_factory=dict)
     loss: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
+    described: bool = False
 
 
 _THREE = {"windows": lambda c: c.windows[1:4]}  # 2048, 1024, 512 at 44.1 kHz
@@ -50,21 +53,35 @@ VARIANTS: dict[str, Variant] = {
         "3 windows, magnitudes, mean, not centred: the optimisation report's",
         STFT,
         loss=_THREE | {"magnitude": True, "mean": True, "center": False},
+        described=True,
     ),
-    "mono": Variant("average of the channels in, one estimate for both out", STFT, model={"mono": True}),
+    "mono": Variant(
+        "average of the channels in, one estimate for both out", STFT, model={"mono": True}, described=True
+    ),
     "bands-48": Variant("48 equal bands", SIZE, model={"bands": lambda c: bands.equal(c.stft.bins, 48)}),
     "bands-equal": Variant(
-        "as many equal bands", SIZE, model={"bands": lambda c: bands.equal(c.stft.bins, len(c.bands))}
+        "as many equal bands",
+        SIZE,
+        model={"bands": lambda c: bands.equal(c.stft.bins, len(c.bands))},
+        described=True,
     ),
     "bands-mel": Variant(
         "as many Mel bands", SIZE, model={"bands": lambda c: bands.mel(c.stft.bins, len(c.bands), c.sample_rate)}
     ),
     "forward-only": Variant("forward mixers alone", SIZE, model={"directions": "forward"}),
-    "shared-directions": Variant("one mixer for both directions", SIZE, model={"directions": "shared"}),
-    "merge-mean": Variant("directions averaged instead of concatenated", SIZE, model={"merge": "mean"}),
+    "shared-directions": Variant("one mixer for both directions", SIZE, model={"directions": "shared"}, described=True),
+    "merge-mean": Variant("directions averaged instead of concatenated", SIZE, model={"merge": "mean"}, described=True),
+    "time-reshaped": Variant(
+        "time path reshaped without transposing", SIZE, model={"time_path": "reshaped"}, described=True
+    ),
+    "mask-real": Variant(
+        "real factors of real and imaginary part, bounded by Tanh", SIZE, model={"mask": "real"}, described=True
+    ),
     "half-mask": Variant("mask expansion halved", SIZE, model={"mask_expansion": lambda c: c.mask_expansion // 2}),
-    "half-state": Variant("state size halved", SIZE, model={"d_state": lambda c: c.d_state // 2}),
-    "half-expand": Variant("expansion of the mixers halved", SIZE, model={"expand": lambda c: c.expand // 2}),
+    "half-state": Variant("state size halved", SIZE, model={"d_state": lambda c: c.d_state // 2}, described=True),
+    "half-expand": Variant(
+        "expansion of the mixers halved", SIZE, model={"expand": lambda c: c.expand // 2}, described=True
+    ),
 }
 
 
@@ -87,7 +104,11 @@ def of_notebook(notebook: str, names: Sequence[str]) -> list[str]:
     """
     for name in names:
         find(name)
-    return [name for name, v in VARIANTS.items() if name == BASE or (name in names and v.notebook == notebook)]
+
+    def scored(v: Variant) -> bool:
+        return v.notebook == notebook or (v.described and notebook == SIZE)
+
+    return [name for name, v in VARIANTS.items() if name == BASE or (name in names and scored(v))]
 
 
 def changed(name: str, model: ModelConfig, train: TrainConfig) -> tuple[ModelConfig, TrainConfig]:

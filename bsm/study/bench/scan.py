@@ -18,6 +18,7 @@ from bsm.study.bench.yardsticks import indexed_loop, textbook
 
 FRAMES_PER_SECOND = 100  # the paper's hop of 441 samples at 44.1 kHz
 YARDSTICKS: dict[str, Callable[..., Tensor]] = {"loop, indexed": indexed_loop, "textbook": textbook}
+BAND_ROWS = 100  # frames of a second: as many sequences of bands
 # The largest cases tried, as (steps, steps times rows). The loops' backward keeps every step's state, gigabytes of
 # them, and the indexed one's time grows with the square of the length; the quadratic form holds a matrix per head,
 # and Mamba-1's reference a state per channel and step.
@@ -74,10 +75,12 @@ def run(values: dict[str, Tensor], name: str, train: bool) -> tuple[Tensor, list
     return y.detach(), list(torch.autograd.grad(y, leaves, weight))
 
 
-def cases(seconds: Sequence[float], batch: int, config: ModelConfig) -> list[tuple[str, int, int]]:
-    """List (axis, rows, length): ``batch`` rows of each length on the time axis, 100 on the band axis."""
+def cases(
+    seconds: Sequence[float], batch: int, config: ModelConfig, band_rows: int = BAND_ROWS
+) -> list[tuple[str, int, int]]:
+    """List (axis, rows, length): ``batch`` rows of each length on the time axis, ``band_rows`` on the band axis."""
     return [("time", batch, max(2, round(s * FRAMES_PER_SECOND) + 1)) for s in seconds] + [
-        ("band", 100, len(config.bands))
+        ("band", band_rows, len(config.bands))
     ]
 
 
@@ -85,6 +88,7 @@ def speed(
     seconds: Sequence[float] = (1.0, 4.0, 8.0),
     *,
     batch: int = 4,
+    band_rows: int = BAND_ROWS,
     repeats: int = 3,
     config: ModelConfig | None = None,
     backends: Iterable[str] | None = None,
@@ -93,11 +97,12 @@ def speed(
     """Measure error and time of the exact scan backends that can run here, and of the yardsticks.
 
     On the time axis the sequence has 100 frames a second and ``batch`` rows; the band axis is as long as the model has
-    bands, with 100 rows. The reference of the errors is ``sequential`` in float64.
+    bands, with ``band_rows``. The reference of the errors is ``sequential`` in float64.
 
     Args:
         seconds: lengths on the time axis, s.
         batch: rows on the time axis.
+        band_rows: rows on the band axis.
         repeats: timed rounds.
         config: gives the shapes; the paper's by default.
         backends: names; by default all exact ones that are available, and the yardsticks.
@@ -110,7 +115,7 @@ def speed(
     config = config or ModelConfig.preset("paper")
     names = list(backends or [*(b for b in EXACT if available(device)[b] is None), *YARDSTICKS])
     records = []
-    for axis, rows, length in tqdm(cases(seconds, batch, config), desc="scan backends", unit="case"):
+    for axis, rows, length in tqdm(cases(seconds, batch, config, band_rows), desc="scan backends", unit="case"):
         values = inputs(rows, length, config, device=device)
         # One row is enough for an error, and the reference in float64 is slow.
         row = {k: v[:1] if v.ndim > 1 else v for k, v in values.items()}
@@ -140,6 +145,7 @@ def memory(
     seconds: Sequence[float],
     *,
     batch: int = 4,
+    band_rows: int = BAND_ROWS,
     config: ModelConfig | None = None,
     backends: Iterable[str] | None = None,
     device: str = "cpu",
@@ -152,7 +158,7 @@ def memory(
     config = config or ModelConfig.preset("paper")
     names = list(backends or [b for b in EXACT if available(device)[b] is None])
     records = []
-    for axis, rows, length in tqdm(cases(seconds, batch, config), desc="scan memory", unit="case"):
+    for axis, rows, length in tqdm(cases(seconds, batch, config, band_rows), desc="scan memory", unit="case"):
         size = sum(v.nbytes for v in inputs(rows, length, config).values())
         for name in names:
             if not tried(name, rows, length):
