@@ -56,6 +56,24 @@ def benchmark(scale=1.0, direct=0.3):
     }
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(claims.REPRODUCED, "it holds; 1 dB"), (claims.CONTRADICTED, "it does not hold; 1 dB"), (claims.PARTLY, None)],
+)
+def test_small_models_settle_no_claim(monkeypatch, status, words):
+    monkeypatch.setattr(claims, "RULES", {})
+
+    @claims.rule(claims.RE_TRAINED)
+    def trained(value):
+        """Find what it is told to find."""
+        return claims.Finding(status, f"{value} dB", "")
+
+    found = claims.RULES["trained"].judge(1)
+    assert found.status == claims.PARTLY
+    assert found.measured == (f"small models: {words}" if words else "1 dB")
+    assert trained(1).status == status
+
+
 @pytest.fixture
 def reports(tmp_path):
     """A reports folder with the ledger's rows, to be filled with results."""
@@ -131,6 +149,28 @@ def test_published_scores(reports, values, status):
     assert judged(reports)["sdr-1103"]["status"] == status
 
 
+def deviation(variant, gain, spread=0.1):
+    """A row of the table of what each deviation costs."""
+    ends = {"low": gain - spread, "high": gain + spread}
+    return {"variant": variant, "songs": 3, "seeds": 3, "estimate": gain} | ends | {"n": 9, "dropped": 0, "method": ""}
+
+
+def test_an_optional_input_may_be_missing(reports):
+    found = judged(reports)["arch-100"]
+    assert found["status"] == claims.UNTESTED  # the other input may not
+    put(reports, {"structure": {"properties": [{"property": "mask", "paper": True, "seed": False}]}})
+    found = judged(reports)["arch-100"]
+    assert found["status"] == claims.CONTRADICTED and "uSDR" not in found["measured"]
+    put(reports, {"ablation_size": {"differences": []}})  # of before the deviations were listed
+    assert judged(reports)["arch-100"] == found
+    put(reports, {"ablation_size": {"deviations": [deviation("mask-real", -1.0)]}})
+    found = judged(reports)["arch-100"]
+    assert "1 of 1 deviations" in found["measured"] and len(found["result"]) == 2
+    put(reports, {"ablation_size": {"deviations": [deviation("mask-real", -1.0, spread=np.nan)]}})  # one song
+    found = judged(reports)["arch-100"]
+    assert "uSDR" not in found["measured"] and "-1.00" in found["why"]
+
+
 def test_structure_rules():
     def judge(name, *values, **thresholds):
         return claims.RULES[name].judge(*values, **thresholds)
@@ -142,6 +182,11 @@ def test_structure_rules():
     assert judge("arch_100", [same]).status == claims.REPRODUCED
     found = judge("arch_100", [same, other])
     assert found.status == claims.CONTRADICTED and "1 of 2" in found.measured and "mask" in found.why
+    assert "uSDR" not in found.measured
+    rows = {"loss-reduced": -3.0, "mask-real": -1.0, "time-reshaped": 0.0}  # the first is no architecture
+    found = judge("arch_100", [same, other], [deviation(*row) for row in rows.items()])
+    assert found.status == claims.CONTRADICTED and "1 of 2 deviations, trained one by one" in found.measured
+    assert "bounded by Tanh -1.00 (-1.10 to -0.90; n = 9)" in found.why and "-3.00" not in found.why
     assert judge("checkpoints_compat", [], 9).status == claims.REPRODUCED
     changed = [{"key": "x_proj.weight", "before": [640, 512], "after": None}]
     found = judge("checkpoints_compat", changed, 9)

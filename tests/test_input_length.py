@@ -171,7 +171,7 @@ def test_tables_and_figures_have_every_condition():
     figure, axes = plt.subplots(1, 2)
     study.draw_scores(axes, made, trained)
     assert [label.get_text() for label in axes[0].get_xticklabels()] == ["1", "2", "8", "song"]
-    assert axes[0].get_title() == "uSDR, songs: n = 6"
+    assert axes[0].get_title() == "uSDR, songs: n = 6; bars: 95 %"
     figure, axes = plt.subplots(1, 2)
     study.draw_differences(axes, rows, trained)
     drawn = axes[0].containers[0].lines[0].get_ydata()

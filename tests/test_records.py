@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from bsm.errors import InputError
-from bsm.study import figures, provenance, records
+from bsm.study import figures, provenance, records, repeat
 
 mpl.use("Agg")
 
@@ -266,3 +266,19 @@ def test_provenance_command(tmp_path):
     assert done.exit_code == 0 and done.output == provenance.chain(figure) + "\n"
     assert str(result) in done.output
     assert CliRunner().invoke(cli, ["provenance", str(tmp_path / "gone.png")]).exit_code == 2
+
+
+def test_two_runs_are_compared_value_by_value(tmp_path):
+    values = {"scores": [{"usdr": 1.0, "name": "a"}, {"usdr": 2.0, "name": "b"}], "seconds": [1.0, 2.0], "extra": [1]}
+    again = {"scores": [{"usdr": 1.0, "name": "a"}, {"usdr": 2.5, "name": "b"}], "seconds": [2.0, 2.0], "extra": [1, 2]}
+    for name, found in (("first", values), ("second", again)):
+        write(tmp_path / name / "results" / "made.json", values=found)
+    rows = {r["field"]: r for r in repeat.compare(tmp_path / "first", tmp_path / "second")}
+    assert (rows["scores.usdr"]["equal"], rows["scores.usdr"]["largest"]) == (1, 0.2)
+    assert (rows["scores.name"]["equal"], rows["scores.name"]["largest"]) == (2, 0)
+    assert (rows["seconds"]["equal"], rows["seconds"]["median"]) == (1, 0.25)
+    assert rows["extra"]["shape"] and not rows["scores.usdr"]["shape"]
+    text = repeat.table(list(rows.values()), data="songs", comparable=False)
+    assert "| made | `scores.name` | 2 | 2 | – | – |" in text and "| made | scores.usdr | 2 | 1 | 10 % | 20 % |" in text
+    with pytest.raises(InputError, match="no result file is in both"):
+        repeat.compare(tmp_path / "first", tmp_path)

@@ -108,12 +108,18 @@ def test_no_number_is_typed_into_the_report(module):
         assert not re.search(r"\d", names.sub("", text)), text
 
 
-def test_further_notebooks_add_their_part(demo, monkeypatch, tmp_path):
+@pytest.fixture
+def more(monkeypatch, tmp_path):
+    """A notebook beside those that every profile runs."""
     code = 'settings.write_table("costs", text)\nwrite_result(settings.result("extra"))\nsettings.figure("scores")'
     cells = [{"cell_type": kind, "source": [text]} for kind, text in (("markdown", "# More\n"), ("code", code))]
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks/11_more.ipynb").write_text(json.dumps({"cells": cells}))
     monkeypatch.setattr(report_results, "NOTEBOOKS", tmp_path / "notebooks")
+
+
+@pytest.mark.usefixtures("more")
+def test_further_notebooks_add_their_part(demo, tmp_path):
     assert report_results.further(demo) == []  # no result of it in this profile
     demo.result("extra").write_text("{}")
     with pytest.raises(InputError, match="costs.md: missing"):
@@ -121,3 +127,24 @@ def test_further_notebooks_add_their_part(demo, monkeypatch, tmp_path):
     (tmp_path / "tables/costs.md").write_text("| costs |\n")
     (section,) = report_results.further(demo)
     assert section.startswith("### More\n") and "| costs |" in section and "(figures/scores.png)" in section
+
+
+@pytest.mark.usefixtures("more")
+def test_results_of_another_profile_stand_beside(demo, monkeypatch, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copytree(tmp_path / "figures", other / "figures")
+    values = {"profile": "other", "title": "Other", "data": "x", "out": other}
+    monkeypatch.setattr(Profile, "load", lambda name: Profile(values))
+    demo.values["beside"] = ["other"]
+    demo.result("extra").write_text("{}")
+    (tmp_path / "tables/costs.md").write_text("| costs |\n")
+    (section,) = report_results.further(demo)
+    assert "Beside it" not in section  # which has no result of it
+    for folder in ("tables", "results"):
+        (other / folder).mkdir()
+    (other / "tables/costs.md").write_text("| other costs |\n")
+    (other / "results/extra.json").write_text("{}")
+    (section,) = report_results.further(demo)
+    assert section.index("| costs |") < section.index("#### Beside it: Other") < section.index("| other costs |")
+    assert "(other/figures/scores.png)" in section

@@ -13,7 +13,7 @@ from bsm.cli.claims import claims
 from bsm.cli.data import data
 from bsm.cli.models import evaluate, separate
 from bsm.cli.plan import plan
-from bsm.cli.provenance import provenance
+from bsm.cli.provenance import provenance, repeat
 from bsm.cli.study import readme, study
 from bsm.cli.train import train
 from bsm.cli.weights import weights
@@ -57,5 +57,5 @@ def cli() -> None:
     """A reproduction study of BSMamba2, vocal separation with Mamba2."""
 
 
-for command in (data, train, separate, evaluate, bench, plan, study, readme, claims, provenance, weights):
+for command in (data, train, separate, evaluate, bench, plan, study, readme, claims, provenance, repeat, weights):
     cli.add_command(command)

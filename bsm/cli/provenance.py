@@ -1,4 +1,4 @@
-"""``bsm provenance``."""
+"""``bsm provenance``, ``bsm repeat``."""
 
 from __future__ import annotations
 
@@ -14,3 +14,16 @@ def provenance(file: Path) -> None:
     from bsm.study.provenance import chain
 
     click.echo(chain(file))
+
+
+@click.command()
+@click.argument("profile")
+@click.argument("other", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def repeat(profile: str, other: Path) -> None:
+    """Compare the results of PROFILE with those of another run of it, in the folder OTHER, value by value.
+
+    OTHER is a reports/PROFILE of another checkout, say. Writes results/repeat.json and tables/repeat.md of PROFILE.
+    """
+    from bsm.study.repeat import write
+
+    click.echo(write(profile, other))

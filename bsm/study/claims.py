@@ -14,7 +14,9 @@ function there and a row in the ledger::
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +30,9 @@ STATUSES = (REPRODUCED, CONTRADICTED, PARTLY, BLOCKED, UNTESTED)
 
 RE_EXECUTED, RE_TRAINED, COMPUTED, READ = "re-executed", "re-trained small", "computed", "read from source"
 """Evidence: code was run and measured; a small model was trained; it follows from definitions; it was read."""
+
+
+_SMALL_SCALE = {REPRODUCED: "it holds", CONTRADICTED: "it does not hold"}
 
 
 @dataclass(frozen=True)
@@ -60,15 +65,28 @@ def rule(evidence: str) -> Callable[[Callable[..., Finding]], Callable[..., Find
     """Register a function as a rule under its own name.
 
     Its arguments are the values of result files and, keyword-only, the thresholds that a row of the ledger names.
+    What small models show settles no claim about the paper's: where they were trained for it, a verdict becomes
+    ``partly``, and the words say which way it went.
     """
 
     def register(judge: Callable[..., Finding]) -> Callable[..., Finding]:
         if judge.__name__ in RULES:
             raise ValueError(f"there are two rules named {judge.__name__!r}")
-        RULES[judge.__name__] = Rule(judge, evidence)
+        RULES[judge.__name__] = Rule(_at_small_scale(judge) if evidence == RE_TRAINED else judge, evidence)
         return judge
 
     return register
+
+
+def _at_small_scale(judge: Callable[..., Finding]) -> Callable[..., Finding]:
+    @wraps(judge)
+    def capped(*values: Any, **options: Any) -> Finding:
+        found = judge(*values, **options)
+        if found.status not in _SMALL_SCALE:
+            return found
+        return replace(found, status=PARTLY, measured=f"small models: {_SMALL_SCALE[found.status]}; {found.measured}")
+
+    return capped
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> Interval:

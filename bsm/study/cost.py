@@ -11,9 +11,10 @@ from bsm.study.profiles import Profile
 
 
 def benchmarks(settings: Profile) -> pd.DataFrame:
-    """Return what the workflow measured of each part: seconds, peak memory (MiB), processor seconds.
+    """Return what the workflow measured of each part: seconds, peak memory (MiB), processor seconds, number of runs.
 
-    Trainings of one network under several seeds are one part, and so are all of the ablations' variants.
+    Trainings of one network under several seeds are one part, and so are all of the ablations' variants. Some run at
+    the same time, one on each core, so that the sum is more than the time that passed.
     """
     columns = {"s": "sum", "max_rss": "max", "cpu_time": "sum"}
     rows = {
@@ -21,7 +22,8 @@ def benchmarks(settings: Profile) -> pd.DataFrame:
         for path in sorted((settings.reports / "benchmarks").glob("*.tsv"))
     }
     frame = pd.DataFrame(rows, index=[*columns]).T.astype(float)
-    return frame.groupby(frame.index.map(_part), sort=False).agg(columns)
+    parts = frame.groupby(frame.index.map(_part), sort=False)
+    return parts.agg(columns).assign(runs=parts.size())
 
 
 def _part(rule: str) -> str:
@@ -34,27 +36,37 @@ def cost_table(settings: Profile) -> str:
     names = {
         "songs": "synthesise songs" if settings.makes_songs else "check songs",
         **{f"model-{name}": f"train {name}" for name in settings.backbones},
-        "variants": "train variants, one on each core",
+        "variants": "train variants",
         "data_notebook": "describe the data",
         "train_notebook": "score and draw",
         "scan_notebook": "measure scan backends",
         "published_notebook": "score the published model, time it beside BS-RoFormer",
+        "stft_ablation_notebook": "ablation of the loss: score and draw",
+        "size_ablation_notebook": "ablation of size and design: score and draw",
+        "step_notebook": "measure a training step",
+        "input_length_notebook": "score by input length",
+        "occurrence_notebook": "score by vocal occurrence",
+        "data_loading": "measure data loading",
     }
     asked = {
         "scan_notebook": "scan_seconds",
         "published_notebook": "bench_seconds",
-        "variants": "ablation_steps",
+        "step_notebook": "step_seconds",
+        **dict.fromkeys(("variants", "stft_ablation_notebook", "size_ablation_notebook"), "ablation_steps"),
+        "data_loading": "train_songs",
     }
     for rule, value in asked.items():
         if value not in settings.values:
             del names[rule]
     measured = benchmarks(settings)
     # A dash for a part that the workflow has not measured; a part that has no name here is shown by its rule's.
-    frame = measured[["s", "max_rss"]].reindex([*names, *(rule for rule in measured.index if rule not in names)])
-    frame.loc["in all"] = frame["s"].sum(), frame["max_rss"].max()
+    rules = [*names, *(rule for rule in measured.index if rule not in names)]
+    frame = measured[["s", "max_rss", "runs"]].reindex(rules)
+    frame.loc["in all"] = frame["s"].sum(), frame["max_rss"].max(), frame["runs"].sum()
     frame = pd.DataFrame(
         {
             "part": [names.get(name, name) for name in frame.index],
+            "runs": frame["runs"].to_numpy(),
             "minutes": (frame["s"] / 60).to_numpy(),
             "peak memory (GiB)": (frame["max_rss"] / 1024).to_numpy(),
         }
@@ -62,7 +74,11 @@ def cost_table(settings: Profile) -> str:
     folders = (settings.data_folder, *(settings.run_folder(settings.seed, name) for name in settings.backbones))
     disk = sum(p.stat().st_size for folder in folders for p in folder.rglob("*") if p.is_file())
     command = f"`make reproduce PROFILE={settings.profile}`"
-    caption = f"What {command} took, set-up apart, as far as measured; disk {disk / 2**30:.2f} GiB"
+    together = "; trainings of synthesised songs run one on each core, and their minutes are added up"
+    caption = (
+        f"What {command} took, set-up apart, as far as measured{together * settings.makes_songs}; "
+        f"disk {disk / 2**30:.2f} GiB"
+    )
     return table_markdown(
         frame, caption=caption, data=settings.data_title, not_comparable=not settings.comparable, digits=1
     )

@@ -151,6 +151,7 @@ def _compute(settings: Profile, results: dict[str, Any]) -> str:
     waited = sum(results["training"]["values"]["waited"])
     speed = results["separation_speed"]["values"]
     measured = benchmarks(settings)
+    again = f"\n{table(settings, 'repeat')}" if settings.result("repeat").is_file() else ""
     hours, processor = (measured[name].sum() / 3600 for name in ("s", "cpu_time"))
     return f"""## Compute
 
@@ -160,7 +161,7 @@ workflow measured its rules. Energy: not measured. The updates took {seconds / 6
 {100 * waited / seconds:.1f} % waiting for data. Separating a song of {speed["audio_seconds"]:.0f} s took
 {speed["seconds"]:.1f} s: {speed["ratio"]:.2f} s per second of audio.
 
-{table(settings, "cost")}"""
+{table(settings, "cost")}{again}"""
 
 
 def _claims(settings: Profile, claims: list[ledger.Row]) -> str:

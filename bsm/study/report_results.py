@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pandas as pd
 
 from bsm.errors import InputError
 from bsm.study.profiles import Profile
-from bsm.study.provenance import contents
+from bsm.study.provenance import Contents, contents
 from bsm.study.records import ROOT
 from bsm.study.stats import interval_text, paired_difference
 
@@ -25,11 +27,12 @@ def table(settings: Profile, name: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def figure(settings: Profile, name: str, text: str) -> str:
-    """Return a figure of the profile, as a link in Markdown with its alternative text."""
-    if not settings.figure(name).is_file():
-        raise InputError(f"{settings.figure(name)}: missing; run `make reproduce PROFILE={settings.profile}` first")
-    return f"![{text}](figures/{name}.png)\n"
+def figure(settings: Profile, name: str, text: str, folder: Path | None = None) -> str:
+    """Return a figure of the profile as a link in Markdown, with its alternative text, for its report or another."""
+    path = settings.figure(name)
+    if not path.is_file():
+        raise InputError(f"{path}: missing; run `make reproduce PROFILE={settings.profile}` first")
+    return f"![{text}]({Path(os.path.relpath(path, folder or settings.reports)).as_posix()})\n"
 
 
 def scores(settings: Profile, results: dict[str, Any]) -> str:
@@ -110,14 +113,28 @@ Random weights at the size `{speed["parameters"]["preset"]}`, parameters: {sizes
 
 
 def further(settings: Profile) -> list[str]:
-    """Return a section for each further notebook that this profile has results of: its tables and figures."""
+    """Return a section for each further notebook that this profile has results of: its tables and figures.
+
+    Those of the profiles that it names as ``beside``, where they have the notebook's results, follow its own.
+    """
+    others = [Profile.load(name) for name in settings.values.get("beside", [])]
     sections = []
     for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
         parts = contents(notebook)
-        if notebook.stem in _OWN_SECTION or not any(settings.result(name).is_file() for name in parts.results):
+        if notebook.stem in _OWN_SECTION or not _has(settings, parts):
             continue
-        lines = [f"### {parts.title}\n"]
-        lines += [table(settings, name) for name in parts.tables]
-        lines += [figure(settings, name, name.replace("_", " ")) for name in parts.figures]
+        lines = [f"### {parts.title}\n", *_parts(settings, parts, settings.reports)]
+        for other in others:
+            if _has(other, parts):
+                lines += [f"#### Beside it: {other.data_title}\n", *_parts(other, parts, settings.reports)]
         sections.append("\n".join(lines))
     return sections
+
+
+def _has(settings: Profile, parts: Contents) -> bool:
+    return any(settings.result(name).is_file() for name in parts.results)
+
+
+def _parts(settings: Profile, parts: Contents, folder: Path) -> list[str]:
+    tables = [table(settings, name) for name in parts.tables]
+    return tables + [figure(settings, name, name.replace("_", " "), folder) for name in parts.figures]

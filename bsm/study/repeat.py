@@ -1,0 +1,121 @@
+"""Two runs of one profile, compared value by value: what comes out the same, and how far apart the rest is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bsm.errors import InputError
+from bsm.study.figures import table_markdown
+from bsm.study.profiles import Profile
+from bsm.study.records import read_result, write_result
+
+RESULT = "repeat"
+
+
+def compare(first: Path, second: Path) -> list[dict[str, Any]]:
+    """Compare the result files that two folders of reports share.
+
+    Args:
+        first: ``reports/<profile>`` of one run.
+        second: of the other.
+
+    Returns:
+        One record per file and field, a field being a value's name without the places in lists: ``result``, ``field``,
+        ``values`` (number of them), ``equal`` (to the last bit), ``median`` and ``largest`` relative difference of all
+        (of the larger magnitude; 0 where all are equal), or ``shape``: true where the runs have not the same values.
+
+    Raises:
+        InputError: the folders share no result file.
+    """
+    names = sorted({p.name for p in first.glob("results/*.json")} & {p.name for p in second.glob("results/*.json")})
+    names = [name for name in names if name != f"{RESULT}.json"]
+    if not names:
+        raise InputError(f"{first}/results and {second}/results: no result file is in both; run the profile in each")
+    records = []
+    for name in names:
+        ours, theirs = (_fields(read_result(folder / "results" / name)["values"]) for folder in (first, second))
+        for field in sorted(ours.keys() | theirs.keys()):
+            a, b = ours.get(field, []), theirs.get(field, [])
+            own = {"result": name.removesuffix(".json"), "field": field, "values": len(a)}
+            same_shape = [v is None or isinstance(v, str) for v in a] == [v is None or isinstance(v, str) for v in b]
+            if not same_shape:
+                records.append(own | {"equal": 0, "median": None, "largest": None, "shape": True})
+                continue
+            apart = [_apart(x, y) for x, y in zip(a, b, strict=True)]
+            equal = sum(x == y for x, y in zip(a, b, strict=True))
+            records.append(
+                own | {"equal": equal, "median": np.median(apart), "largest": max(apart), "shape": False},
+            )
+    return records
+
+
+def _fields(values: Any) -> dict[str, list[Any]]:
+    """Return the plain values by the path of keys that leads to them, in their order."""
+    found: dict[str, list[Any]] = {}
+    for path, value in _leaves(values, ()):
+        found.setdefault(".".join(path), []).append(value)
+    return found
+
+
+def _leaves(values: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from _leaves(value, (*path, name))
+    elif isinstance(values, list):
+        for value in values:
+            yield from _leaves(value, path)
+    else:
+        yield path, values
+
+
+def _apart(x: Any, y: Any) -> float:
+    """Relative difference of two values; one of text that differs counts as 1."""
+    if x == y:
+        return 0.0
+    if isinstance(x, str) or isinstance(y, str):
+        return 1.0
+    return abs(x - y) / max(abs(x), abs(y))
+
+
+def table(records: list[dict[str, Any]], *, data: str, comparable: bool) -> str:
+    """Return a row for each result whose fields are all equal, and one for each field that is not, in Markdown."""
+    rows = []
+    for name, part in pd.DataFrame(records).groupby("result", sort=False):
+        equal = part[part["equal"] == part["values"]]
+        if len(equal):
+            what = "all" if len(equal) == len(part) else ", ".join(f"`{field}`" for field in equal["field"])
+            rows.append({"result": name, "field": what, "values": equal["values"].sum(), "equal": equal["equal"].sum()})
+        rows += part.drop(equal.index)[["result", "field", "values", "equal", "median", "largest"]].to_dict("records")
+    frame = pd.DataFrame(rows, columns=["result", "field", "values", "equal", "median", "largest"])
+    for name in ("median", "largest"):
+        frame[name] = [f"{100 * v:.2g} %" if v == v and v is not None else "–" for v in frame[name]]
+    frame = frame.rename(columns={"median": "median difference", "largest": "largest"})
+    caption = "Two runs of this profile: values, how many are equal to the last bit, and how far apart the others are"
+    return table_markdown(frame, caption=caption, data=data, not_comparable=not comparable)
+
+
+def write(profile: str, other: Path) -> Path:
+    """Compare a profile's results with those of another run; write ``repeat.json`` and its table; return the former.
+
+    Raises:
+        InputError: an unknown profile, or no result in common.
+    """
+    settings, started = Profile.load(profile), time.time()
+    records = compare(settings.reports, other)
+    settings.write_table(RESULT, table(records, data=settings.data_title, comparable=settings.comparable))
+    return write_result(
+        settings.result(RESULT),
+        measured="values of two runs, by result and field: how many, how many equal, their relative differences",
+        parameters={"profile": profile},
+        values=records,
+        started=started,
+        data=settings.data_title,
+        inputs=[path for folder in (settings.reports, other) for path in sorted((folder / "results").glob("*.json"))],
+        comparable_with_paper=settings.comparable,
+    )
