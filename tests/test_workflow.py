@@ -86,6 +86,15 @@ def test_outputs_are_what_the_notebook_writes(plan, name):
     assert rule == {f"reports/smoke/{path}" for path in written}
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_are_kept_without_outputs_and_run_by_plain_papermill(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.metadata.kernelspec.name == "bsm"  # which papermill asks for where none is named
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
 def test_profiles_and_notebooks_agree(path):
     """Each value of a profile is known to a notebook, to the training or to the data; each name it needs is there."""
