@@ -1,5 +1,7 @@
 """Songs and a finished run, for all tests of the training."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -9,8 +11,8 @@ from bsm.train import train
 from runs import CONFIG, MODEL, write_songs
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_and_steady():
+@contextmanager
+def steady():
     """One thread, for a model so small; and a fingerprint that an edit during the tests does not change."""
     threads, fingerprint = torch.get_num_threads(), bsm.train.run.code_fingerprint
     torch.set_num_threads(1)
@@ -18,6 +20,13 @@ def small_and_steady():
     yield fingerprint
     torch.set_num_threads(threads)
     bsm.train.run.code_fingerprint = fingerprint
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_and_steady():
+    """Yield the true fingerprint's function."""
+    with steady() as fingerprint:
+        yield fingerprint
 
 
 @pytest.fixture(scope="session")
@@ -34,5 +43,6 @@ def tracks(songs):
 def whole(tmp_path_factory, tracks):
     """A run that nothing interrupted."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    train(run, MODEL, CONFIG, tracks, device="cpu")
+    with steady():  # pytest makes what serves the session before what serves a module
+        train(run, MODEL, CONFIG, tracks, device="cpu")
     return run
