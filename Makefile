@@ -1,7 +1,7 @@
 # Thin doors: each target calls the workflow or the package, nothing is computed here.
 
 PROFILE ?= demo
-SEEDS ?= 1
+SEEDS ?=
 CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 PYTEST_ARGS ?=
 PYTHON ?= python3
@@ -24,7 +24,7 @@ PROFILES = $(sort $(notdir $(basename $(wildcard notebooks/profiles/*.yaml))))
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "PROFILE=$(PROFILE) (there are: $(PROFILES)), SEEDS=$(SEEDS) (trainings of each model), CORES=$(CORES)"
+	@echo "PROFILE=$(PROFILE) (there are: $(PROFILES)), SEEDS=$(or $(SEEDS),those of the profile) (trainings of each model), CORES=$(CORES)"
 
 env: $(STAMP)  ## create .venv with everything the study needs
 
@@ -68,9 +68,9 @@ endif
 reproduce test lab site: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 reproduce: profile env ffmpeg  ## run the whole study: data, models, notebooks, figures, report (PROFILE=..., SEEDS=..., CORES=...)
-	$(BIN)/snakemake --cores $(CORES) --keep-going --rerun-incomplete --config profile=$(PROFILE) seeds=$(SEEDS)
+	$(BIN)/snakemake --cores $(CORES) --keep-going --rerun-incomplete --config profile=$(PROFILE)$(if $(SEEDS), seeds=$(SEEDS))
 
-resume: profile env  ## go on after a run that was killed: remove its lock, then as reproduce (PROFILE=...)
+resume: profile env  ## go on after a run that was killed: remove its lock, then as reproduce (PROFILE=..., SEEDS=..., CORES=...)
 	$(BIN)/snakemake --cores 1 --unlock --config profile=$(PROFILE)
 	@$(MAKE) reproduce
 

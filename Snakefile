@@ -113,6 +113,7 @@ rule data_notebook:
         f"{REPORTS}/results/data.json",
         f"{REPORTS}/tables/data.md",
         multiext(f"{REPORTS}/figures/", "data_vocal_regions.png", "data_levels.png", "data_example.png"),
+    params: values("threshold_db")
     resources: mem_mb=8000, runtime=120
     benchmark: f"{REPORTS}/benchmarks/data_notebook.tsv"
     shell: "bsm study 00_data --profile {PROFILE}"
@@ -165,7 +166,11 @@ rule published_notebook:
         multiext(f"{REPORTS}/results/", "published_model.json", "model_speed.json"),
         multiext(f"{REPORTS}/tables/", "published_model.md", "published_clip.md", "model_speed.md", "model_costs.md"),
         multiext(f"{REPORTS}/figures/", "published_model.png", "model_speed.png"),
-    params: values("bench_preset", "bench_seconds", "bench_repeats", "profile_seconds")
+    params:
+        values(
+            "bench_preset", "bench_seconds", "bench_repeats", "profile_seconds", "published_weights",
+            "published_dataset", "device",
+        )
     threads: THREADS  # nothing beside it while it measures
     resources: mem_mb=32000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/published_notebook.tsv"
@@ -296,7 +301,7 @@ rule report:
         [rules.stft_ablation_notebook.output, rules.size_ablation_notebook.output] if ABLATIONS else [],
         rules.input_length_notebook.output, rules.occurrence_notebook.output,
         [path for name in config.get("beside", []) for path in sorted(Path(f"reports/{name}/results").glob("*.json"))],
-        "notebooks/03_report.ipynb",
+        "notebooks/03_report.ipynb", "reports/claims.yaml",
         package("study/claims", "study/cost", "study/ledger", "study/report", "study/report_results", "study/rules"),
     output: f"{REPORTS}/report.md", f"{REPORTS}/notebooks/03_report.ipynb"
     resources: mem_mb=8000, runtime=30

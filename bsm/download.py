@@ -24,7 +24,8 @@ def obtain(
     """Bring a file from an address, unless it is there already, and check its size and checksum.
 
     A download that broke off lies beside the target as ``.part`` and goes on where it stopped, if the server can do
-    that. A file that is not the recorded one never takes the target's name; a complete one is kept as ``.refused``.
+    that; where it starts anew, ``.part`` stays until more than it holds has come. A file that is not the recorded one
+    never takes the target's name; a complete one is kept as ``.refused``.
 
     Args:
         url: its address (http, https).
@@ -65,13 +66,18 @@ def obtain(
         ) from error
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error}); mend that and run the same command again") from error
-    part.unlink(missing_ok=True)
+    for left in (part, _anew(part)):
+        left.unlink(missing_ok=True)
     return target
 
 
 def part_of(target: Path) -> Path:
     """Return where a download that broke off keeps what it has."""
     return target.with_name(f"{target.name}.part")
+
+
+def _anew(part: Path) -> Path:
+    return part.with_name(f"{part.name}.anew")
 
 
 def need_space(folder: Path, size: int, what: str) -> None:
@@ -105,6 +111,7 @@ class _Resuming:
 
     def __init__(self, part: Path, what: str, size: int | None) -> None:
         self.part, self.what, self.size = part, what, size
+        self.html = part.stem.endswith((".html", ".htm"))
 
     def __call__(self, url: str, output_file: str, _pooch: object) -> None:
         have = _size(self.part)
@@ -134,32 +141,61 @@ class _Resuming:
                 raise InputError(
                     f"{url}: the server answered {answer.status_code} {answer.reason}; try --from another one"
                 )
-            if start not in (0, have) or total == 0 or (self.size is not None and total not in (None, self.size)):
-                kind = answer.headers.get("Content-Type", "an unnamed type")
+            kind = answer.headers.get("Content-Type", "an unnamed type")
+            # Instead of the file a server may send a page that says why not, of no stated length.
+            page = kind.startswith("text/html") and not self.html and (total is None or total != self.size)
+            other = self.size is not None and total not in (None, self.size)
+            if start not in (0, have) or total == 0 or page or other:
                 raise InputError(
                     f"{url}: offers {_count(total)} bytes of {kind}, not the {_count(self.size)} of {self.what}; "
                     "not downloaded. Try --from another one"
                 )
             need_space(self.part.parent, (total or 0) - start, self.what)
-            self._write(answer.iter_content(PIECE), start, total)
+            self._write(url, answer.iter_content(PIECE), start, total)
         return True
 
-    def _write(self, pieces: Iterator[bytes], start: int, total: int | None) -> None:
-        """Write pieces from byte ``start`` on; a server that starts anew replaces what was there once bytes come."""
-        total = total if self.size is None else self.size
-        bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, unit_divisor=1024, desc=self.what)
-        with bar:
+    def _write(self, url: str, pieces: Iterator[bytes], start: int, total: int | None) -> None:
+        """Write pieces from byte ``start`` on; a server that starts anew writes to a second file.
+
+        That takes the part's place if it is whole, or of the right announced size and longer than the part.
+        """
+        path = _anew(self.part) if not start and _size(self.part) else self.part
+        end = total if self.size is None else self.size
+        with tqdm(total=end, initial=start, unit="B", unit_scale=True, unit_divisor=1024, desc=self.what) as bar:
             first = next(pieces, b"")
             if not first:
                 return
-            with self.part.open("r+b" if start else "wb") as file:
-                file.truncate(start)
-                file.seek(start)
-                for piece in itertools.chain((first,), pieces):
-                    file.write(piece)
-                    bar.update(len(piece))
-                    if self.size is not None and file.tell() > self.size:  # refused; nothing more need come
-                        return
+            whole = False
+            try:
+                with path.open("r+b" if start else "wb") as file:
+                    file.truncate(start)
+                    file.seek(start)
+                    for piece in itertools.chain((first,), pieces):
+                        file.write(piece)
+                        bar.update(len(piece))
+                        if self.size is not None and file.tell() > self.size:  # nothing more need come
+                            break
+                whole = self.size is None or _size(path) == self.size
+            finally:
+                if path != self.part:
+                    self._settle(url, path, whole or (total is not None and _size(path) > _size(self.part)))
+
+    def _settle(self, url: str, anew: Path, better: bool) -> None:
+        """Let a second file take the part's place, or throw it away.
+
+        Raises:
+            InputError: it is longer than the recorded file.
+        """
+        if better:
+            anew.replace(self.part)
+            return
+        got = _size(anew)
+        anew.unlink()
+        if self.size is not None and got > self.size:
+            raise InputError(
+                f"{url}: not the recorded file: {got:,} bytes where {self.size:,} are recorded; what had been fetched "
+                "before is kept. Try --from another one"
+            )
 
 
 def _extent(answer: requests.Response) -> tuple[int, int | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +21,8 @@ from bsm.errors import InputError
 from bsm.metrics import bleedless_fullness, csdr_frames, ideal_ratio_mask, si_sdr, usdr
 from bsm.model import BSMamba2
 from bsm.separate import separate
+
+log = logging.getLogger(__name__)
 
 Separator = Callable[[Track], np.ndarray]
 """Gives the estimated vocals of a track, ``(channels, samples)`` at the track's rate."""
@@ -86,6 +89,7 @@ def evaluate(
     if journal:
         journal.path.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after minutes of computing
         done = {(r["track"], r["separator"]): r for r in journal.read()}
+        log.info("scores are kept in %s as they come; it holds %d", journal.path, len(done))
     jobs = [(track, name) for track in tracks for name in separators]
     missing = [(track, name) for track, name in jobs if (track.name, name) not in done]
     with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="evaluate", unit="track") as bar:

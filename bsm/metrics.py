@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 Audio = np.ndarray | torch.Tensor
 A = TypeVar("A", np.ndarray, torch.Tensor)
 
-# Bleedless and fullness, as published with Music-Source-Separation-Training (ZFTurbo, ``metrics.py``).
+# Bleedless and fullness, by the defaults of Music-Source-Separation-Training (ZFTurbo, ``metrics.py``).
 MEL_FFT, MEL_HOP, MEL_BANDS = 4096, 1024, 512  # samples, samples, bands from 0 Hz to half the rate
 MEL_AMIN, MEL_RANGE = 1e-10, 80.0  # smallest magnitude, and dB below a signal's maximum at which it is cut
 
@@ -52,13 +52,13 @@ def si_sdr(reference: Audio, estimate: Audio) -> float:
         estimate: the separated source, same shape.
 
     Returns:
-        The ratio in dB; NaN for an estimate that is silent throughout, which no scale can fit.
+        The ratio in dB; NaN where the reference or the estimate is silent throughout: no scale fits one to the other.
 
     Raises:
         ValueError: the shapes differ.
     """
     s, e = _pair(reference, estimate)
-    if not e.any():
+    if not s.any() or not e.any():
         return float("nan")
     tiny = np.finfo(np.float64).eps
     target = s * (np.sum(s * e) / (np.sum(s**2) + tiny))
@@ -127,11 +127,15 @@ def bleedless_fullness(reference: Audio, estimate: Audio, rate: int) -> tuple[fl
     """How free of foreign sound an estimate is, and how complete: mean differences of mel spectra in dB, as 0 to 100.
 
     The definition is that of Music-Source-Separation-Training (``bleed_full`` in its ``metrics.py``), where these names
-    come from; the author logs both. Magnitudes of an STFT (4096 samples, hop 1024, periodic Hann window, centred, zeros
-    beyond the ends), per channel; 512 mel bands from 0 Hz to half the rate (Slaney's scale, each triangle of unit
-    area); ``20 log10(max(x, 1e-10))``, cut 80 dB below the signal's own maximum over bands, frames and channels. No
-    level is taken out: the reference of the decibels is 1. Of the differences ``estimate - reference`` the mean of
-    those above 0 is ``bleed``, of those below 0 ``loss`` (0 where there are none); equal values count for neither.
+    come from. The author logs both by a copy of that function, but called with reference and estimate swapped and with
+    the model's STFT (2048 samples, hop 441): what is called bleedless there is a fullness, and the other way round, and
+    neither can be set beside these values.
+
+    Magnitudes of an STFT (4096 samples, hop 1024, periodic Hann window, centred, zeros beyond the ends), per channel;
+    512 mel bands from 0 Hz to half the rate (Slaney's scale, each triangle of unit area); ``20 log10(max(x, 1e-10))``,
+    cut 80 dB below the signal's own maximum over bands, frames and channels. No level is taken out: the reference of
+    the decibels is 1. Of the differences ``estimate - reference`` the mean of those above 0 is ``bleed``, of those
+    below 0 ``loss`` (0 where there are none); equal values count for neither.
 
     Computed in float32, as there. The mel bands follow the rate, where the published function takes 44.1 kHz always.
 

@@ -147,43 +147,60 @@ def _progress(model: BSMamba2, size: int, windows: int, shown: bool | str) -> It
 def find_songs(places: Sequence[Path]) -> list[Path]:
     """Return the songs among files and folders, each once: a file is one; a folder, all audio files right inside it.
 
-    What :func:`separate_file` wrote earlier (``*.vocals.wav``, ``*.accompaniment.wav``) and hidden files are passed
-    over in folders.
+    Hidden files in folders are passed over. So is ``<song>.vocals.wav`` or ``<song>.accompaniment.wav`` where that song
+    is in the folder, too: :func:`separate_file` wrote it, by its name. Those are named in the log; a file that is
+    named itself is a song, whatever its name.
 
     Raises:
         InputError: a folder without audio files.
     """
-    written = tuple(f".{name}.wav" for name in OUTPUTS)
     songs: list[Path] = []
     for place in places:
         if not place.is_dir():
             songs.append(place)
             continue
         inside = [p for p in sorted(place.iterdir()) if p.suffix.lower() in SUFFIXES and p.is_file()]
-        inside = [p for p in inside if not p.name.startswith(".") and not p.name.lower().endswith(written)]
+        inside = [p for p in inside if not p.name.startswith(".")]
+        written = {f"{p.stem}.{name}.wav" for p in inside for name in OUTPUTS}
+        parts = [p for p in inside if p.name in written]
+        if parts:
+            log.warning("passed over, as parts of other songs here: %s", ", ".join(str(p) for p in parts))
         if not inside:
             raise InputError(f"{place}: is a folder without audio files; give a song, or a folder of songs")
-        songs += inside
+        songs += [p for p in inside if p not in parts]
     return list(dict.fromkeys(songs))
 
 
-def plan_outputs(songs: Sequence[Path], folder: Path | None) -> dict[Path, list[Path]]:
+def plan_outputs(songs: Sequence[Path], folder: Path | None, *, overwrite: bool = False) -> dict[Path, list[Path]]:
     """Return the files to write for each song: ``<song>.vocals.wav`` and ``<song>.accompaniment.wav``.
 
     Args:
         songs: each once.
         folder: where to write; beside each song where it is None.
+        overwrite: replace files that are there already; never one of the songs.
 
     Raises:
-        InputError: two songs would be written to the same files, or a folder that cannot be made or written: told
-            before minutes of computing, not after.
+        InputError: two songs would be written to the same files, a file to write is one of the songs or is there
+            already, or a folder cannot be made or written: told before minutes of computing, not after.
     """
     targets: dict[Path, list[Path]] = {}
     taken: dict[Path, Path] = {}
+    given = {song.resolve() for song in songs}
     for song in songs:
         paths = [(folder or song.parent) / f"{song.stem}.{name}.wav" for name in OUTPUTS]
         if (other := taken.setdefault(paths[0], song)) != song:
             raise InputError(f"{other} and {song} would both be written to {paths[0]}; separate them one by one")
+        for path in paths:
+            if path.resolve() in given:
+                raise InputError(
+                    f"{path}: is one of the songs, and a part of {song} would be written there; leave one of the two "
+                    "out, or name another folder with -o"
+                )
+            if path.exists() and not overwrite:
+                raise InputError(
+                    f"{path}: is there already, and a part of {song} would be written there; replace it with "
+                    "--overwrite, or name another folder with -o"
+                )
         targets[song] = paths
     for place in {folder} if folder else {song.parent for song in songs if song.exists()}:
         base = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())

@@ -59,6 +59,11 @@ class Entry:
         return f"sha256:{self.sha256}"
 
     @property
+    def terms(self) -> str:
+        """Its licence, and what else a user should know, as a command says it."""
+        return f"licence of {self.name!r}: {self.licence}" + (f"\n{self.note}" if self.note else "")
+
+    @property
     def state(self) -> str:
         """``here``, ``partly fetched``, ``not fetched`` or ``not made``."""
         if self.place.is_file():
@@ -97,10 +102,10 @@ def entry(name: str) -> Entry:
 
 
 def locate(path_or_name: str | Path) -> Path:
-    """Return the file at a path, or the fetched file of that name; nothing is downloaded.
+    """Return the file at a path, or the fetched file of that name, verified; nothing is downloaded.
 
     Raises:
-        InputError: neither, or a name whose file is not here; it says how to get it.
+        InputError: neither, or a name whose file is not here, or not the recorded one; it says how to get it.
     """
     path = Path(path_or_name)
     if path.is_file():
@@ -116,11 +121,8 @@ def locate(path_or_name: str | Path) -> Path:
     if found.state != "here":
         how = f"make them: {found.made_by}" if found.path else f"fetch them: bsm weights fetch {name}"
         raise InputError(f"weights {name!r} are {found.state} ({found.place}); {how}")
-    if found.size and found.place.stat().st_size != found.size:
-        raise InputError(
-            f"{found.place}: has {found.place.stat().st_size:,} bytes where weights {name!r} have {found.size:,}; "
-            f"fetch them again: bsm weights fetch {name}"
-        )
+    if not found.path and (fault := download.fault_of(found.place, found.size, found.checksum)):
+        raise InputError(f"{found.place}: {fault} for weights {name!r}; fetch them again: bsm weights fetch {name}")
     return found.place
 
 

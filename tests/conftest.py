@@ -42,9 +42,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if how in ("no-ranges", "truncated-no-ranges"):
             first = 0
         if how.startswith("unsized"):
-            body = {"unsized": body, "unsized-empty": b"", "unsized-longer": body + bytes(3 << 20)}[how]
+            page = b"<html>Quota exceeded</html>"
+            other = {"unsized-empty": b"", "unsized-longer": body + bytes(3 << 20), "unsized-short": body[:500]}
+            body = other.get(how, page if "page" in how else body)
             self.send_response(200)
             self.send_header("Connection", "close")
+            if how == "unsized-page":
+                self.send_header("Content-Type", "text/html; charset=utf-8")
             self.end_headers()
             return self.wfile.write(body)
         if first >= len(body):

@@ -74,9 +74,11 @@ def test_crossed_interval_covers_songs_and_seeds():
     assert one == crossed_interval(table[:, :1])
 
 
-def test_crossed_interval_drops_songs_and_wants_two():
+def test_crossed_interval_drops_songs_and_wants_some():
     found = crossed_interval([[1.0, 2.0], [3.0, None], [5.0, 6.0]])
     assert (found.n, found.dropped, found.estimate) == (4, 2, 3.5)
+    assert math.isnan(found.low)  # of two songs
+    assert crossed_interval([[1.0, 2.0]] * 5).low == 1
     assert math.isnan(crossed_interval([[1.0, 2.0]]).low)
     assert math.isnan(crossed_interval(np.zeros((0, 2))).estimate)
     with pytest.raises(ValueError, match="must be \\(songs, seeds\\)"):

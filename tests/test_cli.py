@@ -1,6 +1,7 @@
 """The command line, as a user sees it: files, exit status, and what really reaches standard output and error."""
 
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -14,11 +15,16 @@ import soundfile
 import torch
 
 import bsm.cli
+import bsm.evaluate
+import bsm.weights
 from bsm import audio
 from bsm.bands import equal
 from bsm.checkpoint import save_model
+from bsm.cli.models import _result_file
 from bsm.config import ModelConfig, StftConfig
+from bsm.errors import InputError
 from bsm.model import BSMamba2
+from bsm.study.stats import bootstrap_interval
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -178,11 +184,22 @@ def test_separate_a_folder_twice(command, weights, tmp_path):
         soundfile.write(tmp_path / "in" / name, 1.9 * noise(2, 3000).T, RATE)
     (tmp_path / "in" / "notes.txt").touch()
     names = [f"{song}.{kind}.wav" for song in "ab" for kind in ("vocals", "accompaniment")]
-    for options in ((), ("--threads", "1", "--batch-size", "3", "--window", "0.05")):
-        result = command("separate", "in", "--weights", weights, *options, cwd=tmp_path)
-        assert result.status == 0, result.err
-        assert result.out == [f"in/{name}" for name in names]
-        assert not result.err
+    result = command("separate", "in", "--weights", weights, cwd=tmp_path)
+    assert (result.status, result.out, result.err) == (0, [f"in/{name}" for name in names], [])
+    before = (tmp_path / "in" / names[0]).read_bytes()
+    options = ("--threads", "1", "--batch-size", "3", "--window", "0.05")
+    refused = command("separate", "in", "--weights", weights, *options, cwd=tmp_path)
+    assert refused.status == 2 and not refused.out
+    assert "in/a.vocals.wav: is there already" in refused.err[-1] and "--overwrite" in refused.err[-1]
+    everything = sorted(str(p) for p in (tmp_path / "in").glob("*.*") if p.suffix != ".txt")
+    refused = command("separate", *everything, "--weights", weights, "--overwrite", cwd=tmp_path)  # *.wav *.flac
+    assert_refused(refused, "is one of the songs")
+    assert (tmp_path / "in" / names[0]).read_bytes() == before
+    result = command("separate", "in", "--weights", weights, "--overwrite", *options, cwd=tmp_path)
+    assert (result.status, result.out) == (0, [f"in/{name}" for name in names])
+    (line,) = result.err
+    assert "passed over" in line and all(name in line for name in names)
+    assert (tmp_path / "in" / names[0]).read_bytes() != before
     assert tree(tmp_path / "in") == sorted([*names, "a.wav", "b.flac", "notes.txt"])
     soundfile.write(tmp_path / "loud.wav", 6 * noise(1, 3000).T, RATE, subtype="FLOAT")
     result = command("separate", "loud.wav", "--weights", weights, "--subtype", "PCM_16", cwd=tmp_path)
@@ -456,12 +473,16 @@ def test_evaluate(command, weights, tmp_path):
     assert "usdr" in "\n".join(result.out)
     table = "\n".join(result.out)
     assert all(name in table for name in ("usdr", "csdr", "si_sdr", "bleedless", "fullness"))
-    assert all(name in table for name in ("mean", "median", "std", "low", "high"))
+    assert all(name in table for name in ("mean", "median", "std", "low", "high", "median_low", "median_high"))
+    assert "written to scores.json" in result.err[-1]
     record = json.loads((tmp_path / "scores.json").read_text())
     assert [v["track"] for v in record["values"]] == ["a", "b"]
     assert record["comparable_with_paper"] is False
     values = [v["usdr"] for v in record["values"]]
     assert record["summary"]["usdr"]["mean"] == pytest.approx(np.mean(values))
+    of_median = bootstrap_interval(values, np.median)
+    found = record["summary"]["usdr"]
+    assert (found["median_low"], found["median_high"]) == pytest.approx((of_median.low, of_median.high))
     assert record["parameters"]["window"] == record["parameters"]["hop"] == 8
     # One track's scores lost: the same command scores that one alone.
     journal = tmp_path / "scores.tracks.jsonl"
@@ -480,6 +501,63 @@ def test_evaluate(command, weights, tmp_path):
     assert_refused(refused, "scores.tracks.jsonl: holds the scores of another evaluation (hop was 8.0, is 4.0)")
     refused = command("evaluate", "--weights", weights, "--data", "nowhere", cwd=tmp_path)
     assert_refused(refused, "nowhere: no such folder", "MUSDB18-HQ")
+
+
+def test_evaluate_keeps_its_scores_unasked(command, weights, tmp_path):
+    """Without -o: a file under runs/ that weights, data and settings name, so that the same command goes on."""
+    (tmp_path / "songs/a").mkdir(parents=True)
+    for seed, source in enumerate(("vocals", "other")):
+        audio.write(tmp_path / "songs/a" / f"{source}.wav", noise(2, RATE, seed), RATE)
+    arguments = ["evaluate", "--weights", weights, "--data", "songs", "--processes", "1"]
+    result = command(*arguments, cwd=tmp_path)
+    assert result.status == 0, result.err
+    (path,) = (tmp_path / "runs/evaluate").glob("*.json")
+    assert path.name.startswith(f"{weights.stem}-songs-")
+    assert f"written to runs/evaluate/{path.name}" in result.err
+    journal = path.with_suffix(".tracks.jsonl")
+    assert any(str(journal.relative_to(tmp_path)) in line for line in result.err)  # where, before hours of computing
+    settings, kept = map(json.loads, journal.read_text().splitlines())
+    journal.write_text(f"{json.dumps(settings)}\n{json.dumps(kept | {'usdr': 12.5})}\n")
+    assert command(*arguments, cwd=tmp_path).status == 0
+    assert json.loads(path.read_text())["values"][0]["usdr"] == 12.5  # not scored again
+    name = _result_file(weights, tmp_path / "songs", settings)
+    assert name == _result_file(weights, tmp_path / "songs", dict(settings)) == path.relative_to(tmp_path)
+    assert _result_file(weights, tmp_path / "songs", settings | {"window": 0.5}) != name
+
+
+def test_the_licence_of_named_weights_is_said(weights, tmp_path, monkeypatch, capsys):
+    """Once by both commands, as by `bsm weights`; and a file in the cache that was altered is refused."""
+    body = weights.read_bytes()
+    named = {"title": "a model", "licence": "none stated", "note": "a note", "url": "http://127.0.0.1:9/"}
+    named |= {"file": "named.safetensors", "size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    (tmp_path / "weights.yaml").write_text(json.dumps({"named": named}))
+    monkeypatch.setattr(bsm.weights, "MANIFEST", tmp_path / "weights.yaml")
+    monkeypatch.setenv("BSM_CACHE", str(tmp_path))
+    (tmp_path / "named.safetensors").write_bytes(body)
+    soundfile.write(tmp_path / "a.wav", noise(2, 1000).T, RATE)
+    for source in ("vocals", "other"):
+        (tmp_path / "songs/a").mkdir(parents=True, exist_ok=True)
+        audio.write(tmp_path / "songs/a" / f"{source}.wav", noise(2, RATE), RATE)
+
+    def stop(*_, **__):
+        raise InputError("far enough")
+
+    def run(*arguments):
+        bsm.cli.cli(list(arguments), standalone_mode=False)
+        return capsys.readouterr().err
+
+    monkeypatch.setattr(bsm.evaluate, "evaluate", stop)
+    monkeypatch.chdir(tmp_path)
+    line = "licence of 'named': none stated\na note\n"
+    assert run("separate", "--weights", "named", "a.wav").count(line) == 1
+    assert "licence" not in run("separate", "--weights", "named.safetensors", "--overwrite", "a.wav")
+    with pytest.raises(InputError, match="far enough"):
+        run("evaluate", "--weights", "named", "--data", "songs")
+    assert capsys.readouterr().err.count(line) == 1
+    (tmp_path / "named.safetensors").write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
+    for arguments in (["separate", "a.wav", "-o", "out"], ["evaluate", "--data", "songs"]):
+        with pytest.raises(InputError, match="SHA-256 .* fetch them again: bsm weights fetch named"):
+            run(*arguments, "--weights", "named")
 
 
 def test_evaluate_skips_bad_songs_only_when_asked(command, weights, tmp_path):

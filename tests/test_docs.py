@@ -73,6 +73,15 @@ def test_commands_exist(page):
         assert {word for word in words if re.match(r"-[-a-z]", word)} <= known | {"--help"}, words
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_options_of_snakemake_are_given_once(page):
+    """Of two `--set-resources`, say, it takes the last."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for call in re.findall(r"^ {4,}(?:\.venv/bin/)?snakemake (.+)$", text, re.MULTILINE):
+        options = re.findall(r"(?<!\S)--[a-z-]+", call)
+        assert len(options) == len(set(options)), call
+
+
 def test_commands_are_found():
     assert ["make", "resume", "PROFILE=demo"] in commands(ROOT / "docs" / "cluster.md")
     assert ["bsm", "claims", "check"] in commands(ROOT / "docs" / "tutorial.md")

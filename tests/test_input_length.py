@@ -115,7 +115,7 @@ def records(gains, *, songs=6, seeds=(0, 1), model="BSMamba2"):
 GAINS = {(1.0, 1.0): -0.5, (8.0, 8.0): 0.0, (math.inf, math.inf): 0.3, (8.0, 4.0): 0.2}
 
 
-def test_differences_are_paired_and_seeds_averaged():
+def test_differences_are_paired_over_songs_and_seeds():
     rows = study.differences(records(GAINS), {"BSMamba2": 2.0})
     found = {(r["metric"], r["window"], r["hop"]): r for r in rows}
     assert len(found) == 2 * 4
@@ -128,7 +128,17 @@ def test_differences_are_paired_and_seeds_averaged():
         assert whole["verdict"] == "better"
         assert overlapped["against"] == 8  # the same window without overlap, not that of the training
         assert overlapped["estimate"] == pytest.approx(0.2)
-        assert all(r["n"] == 6 for r in (shorter, longer, whole, overlapped))
+        for row in (shorter, longer, whole, overlapped):
+            assert (row["n"], row["tracks"], row["songs"], row["seeds"]) == (12, 6, 6, 2)
+
+
+def test_clips_of_a_song_are_drawn_together():
+    made = [r | {"song": f"song {int(r['track'].split()[1]) // 2}"} for r in records(GAINS, songs=12)]
+    row = study.differences(made, {"BSMamba2": 2.0})[0]
+    assert (row["tracks"], row["songs"]) == (12, 6)
+    assert study.counted(row) == "n = 12 of 6 songs x 2 seeds"
+    alone = study.differences([r | {"song": r["track"]} for r in made], {"BSMamba2": 2.0})[0]
+    assert row["high"] - row["low"] > 1.15 * (alone["high"] - alone["low"])
 
 
 def test_results_read_back_give_the_same_differences():
@@ -142,7 +152,8 @@ def test_results_read_back_give_the_same_differences():
     rows = study.differences(read, trained)
     assert rows == study.differences(made, trained)
     # The song whose score one seed lacks drops out; the other seed alone would shift it.
-    assert {(r["metric"], r["n"], r["dropped"]) for r in rows if r["against"] == 2} == {("usdr", 6, 0), ("csdr", 5, 1)}
+    counts = {(r["metric"], r["n"], r["dropped"]) for r in rows if r["against"] == 2}
+    assert counts == {("usdr", 12, 0), ("csdr", 10, 2)}
     assert next(r for r in rows if r["metric"] == "csdr")["estimate"] == pytest.approx(-0.5, abs=0.02)
 
 
@@ -150,7 +161,8 @@ def test_the_answer_names_drops_and_their_absence():
     trained = {"BSMamba2": 2.0}
     text = study.answer(study.differences(records(GAINS), trained), trained)
     assert "**BSMamba2**, trained on segments of 2 s" in text
-    assert "- shorter windows, uSDR: it drops, by 0.50 dB at 1 s (1 s: -0.50 dB [-0.51 to -0.49; n = 6] worse)." in text
+    gain = "-0.50 dB [-0.51 to -0.49; n = 6 x 2 seeds] worse"
+    assert f"- shorter windows, uSDR: it drops, by 0.50 dB at 1 s (1 s: {gain})." in text
     assert "- longer windows, uSDR: it does not drop (8 s: " in text
     assert "windows of 8 s every 4 s against the same without overlap, uSDR: +0.20 dB" in text
     same = study.answer(study.differences(records({(8.0, 8.0): 0.0}), trained), trained)
@@ -171,7 +183,7 @@ def test_tables_and_figures_have_every_condition():
     figure, axes = plt.subplots(1, 2)
     study.draw_scores(axes, made, trained)
     assert [label.get_text() for label in axes[0].get_xticklabels()] == ["1", "2", "8", "song"]
-    assert axes[0].get_title() == "uSDR, songs: n = 6; bars: 95 %"
+    assert axes[0].get_title() == "uSDR, n = 6 x 2 seeds; bars: 95 %"
     figure, axes = plt.subplots(1, 2)
     study.draw_differences(axes, rows, trained)
     drawn = axes[0].containers[0].lines[0].get_ydata()
@@ -185,7 +197,9 @@ def test_tables_and_figures_have_every_condition():
         ({(1.0, 1.0): -0.1, (16.0, 16.0): 0.2}, REPRODUCED),
         ({(1.0, 1.0): -0.1, (16.0, 16.0): -1.0}, CONTRADICTED),
         ({(1.0, 1.0): -0.41, (16.0, 16.0): 0.0}, PARTLY),
-        ({(0.5, 0.5): -9.0, (32.0, 32.0): -9.0, (16.0, 16.0): 0.0}, REPRODUCED),  # outside of 1 to 16 s
+        # What is outside of 1 to 16 s does not count.
+        ({(0.5, 0.5): -9.0, (32.0, 32.0): -9.0, (1.0, 1.0): 0.0, (16.0, 16.0): 0.0}, REPRODUCED),
+        ({(16.0, 16.0): 0.0}, PARTLY),  # nothing is known of the shortest
         ({(0.5, 0.5): -9.0}, BLOCKED),
     ],
 )

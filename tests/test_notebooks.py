@@ -61,11 +61,31 @@ def test_profile_then_explicit_parameters(study, tmp_path):
         ({"seed": 1.0}, "'seed' must be of type int"),
         ({"fast": 1}, "'fast' must be of type bool"),
         ({"steps": 1}, "'steps' must be of type list"),
+        ({"steps": [1, "2"]}, "elements of parameter 'steps' must be of type int, .*, not str '2'"),
+        ({"steps": [1, 2.5]}, "elements of parameter 'steps' must be of type int, .*, not float 2.5"),
     ],
 )
 def test_parameters_must_fit(study, tmp_path, parameters, message):
     with pytest.raises(InputError, match=message):
         notebooks.run_notebook("tiny", tmp_path / "out.ipynb", profile="demo", parameters=parameters)
+
+
+@pytest.mark.parametrize(
+    ("default", "fits", "refused", "kinds"),
+    [
+        ("[0.5, 1.0]", [2, 4.0], [True], "float"),
+        ('[0.5, "whole"]', ["whole", 1, 2.0], [None], "float or str"),
+        ('[["tiny", 1.0]]', [["small", 2, 3]], ["small"], "list"),
+        ('["a"]', [], [1], "str"),
+        ("[]", ["anything", 1], None, ""),
+    ],
+)
+def test_elements_must_be_like_those_of_the_default(study, default, fits, refused, kinds):
+    make(study / "lists.ipynb", parameters=f"values = {default}")
+    assert notebooks.parameters("lists", {"values": fits}) == {"values": fits}
+    if refused:
+        with pytest.raises(InputError, match=f"lists.ipynb: elements of parameter 'values' must be of type {kinds}, "):
+            notebooks.parameters("lists", {"values": refused})
 
 
 def test_a_profile_must_fit_too(study, tmp_path):
@@ -156,6 +176,7 @@ def test_a_notebook_checks_what_plain_papermill_passed(study):
         (injected("seed = 'one'", seed="one"), "tiny.ipynb: parameter 'seed' must be of type int"),
         (injected("steps = '3, 4'", steps="3, 4"), "parameter 'steps' must be of type list"),
         (injected("steps = '[3'", steps="[3"), "parameter 'steps' must be of type list"),
+        (injected("steps = '[3, x]'", steps="[3, x]"), "elements of parameter 'steps' must be of type int, .*'x'"),
         (injected("fast = 1", fast=1), "parameter 'fast' must be of type bool"),
     ],
 )

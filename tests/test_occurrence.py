@@ -12,7 +12,7 @@ from bsm.study import occurrence as study
 from bsm.study import occurrence_figures as plots
 from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, REPRODUCED
 from bsm.study.rules.separation import intermittent
-from bsm.study.stats import clustered_interval
+from bsm.study.stats import crossed_interval
 
 RATE = 1000
 REGIONS = [Region(1.0, 3.0), Region(3.4, 3.8)]
@@ -136,7 +136,32 @@ def test_comparisons_are_paired_per_region_and_clustered_by_song():
     assert same["verdicts"] == {"BS-RoFormer": "no difference seen"}
     text = study.answer([same], {"sdr": "SDR (dB)"})
     assert text.startswith("- SDR (dB), all: BSMamba2 minus BS-RoFormer +0.00 [")
-    assert text.endswith("n = 15 in 5 songs]: no difference seen.\n")
+    assert text.endswith("n = 15 in 5 song(s), 2 training seed(s)]: no difference seen.\n")
+
+
+def test_seeds_that_disagree_and_clips_of_a_song_widen_an_interval():
+    made = records(1.0, songs=12)
+    (alike,) = study.compare(made, "sdr", {"all": made})
+    luck = [r | {"sdr": r["sdr"] + (r["model"] == "BSMamba2") * (2 * r["seed"] - 1)} for r in made]
+    clips = [r | {"song": f"song {int(r['track'].split()[1]) // 2}"} for r in made]
+    width = alike["differences"]["BS-RoFormer"]["high"] - alike["differences"]["BS-RoFormer"]["low"]
+    for rows, songs in ((luck, 12), (clips, 6)):
+        (row,) = study.compare(rows, "sdr", {"all": rows})
+        gain = row["differences"]["BS-RoFormer"]
+        assert gain["estimate"] == pytest.approx(1.0) and row["songs"] == songs
+        assert gain["high"] - gain["low"] > 1.15 * width
+
+
+def test_what_the_recording_cuts_off_has_no_onset_and_no_duration():
+    rate, regions = 1000, [Region(0.0, 0.5), Region(1.0, 1.8), Region(2.5, 3.0)]
+    vocals = np.ones((1, 3000))
+    each, _ = study.measure(vocals, vocals, vocals / 2, rate, regions)
+    assert [record["cut"] for record in each] == [True, False, True]
+    assert [math.isnan(record[study.first_ms(100)]) for record in each] == [True, False, False]
+    assert [math.isnan(record[study.since_onset(0)]) for record in each] == [True, False, False]
+    groups = study.grouped(each, "duration", [0.6, 0.7])
+    assert [len(members) for members in groups.values()] == [0, 0, 1, 3]
+    assert len(study.grouped(each, "duration", [0.1, 0.5])["0.5 s or more"]) == 3  # however long, at least this long
 
 
 def test_a_region_without_a_value_drops_out_of_every_model():
@@ -195,21 +220,36 @@ def test_timeline_draws_every_signal():
 def test_clusters_widen_an_interval():
     """Values that are one per song in truth: the interval is that of the songs, not of ten times as many values."""
     songs = np.random.default_rng(0).normal(size=30)
-    values, names = np.repeat(songs, 10), np.repeat(np.arange(30), 10)
-    interval = clustered_interval(values, names)
+    values, names = np.repeat(songs, 10)[:, None], np.repeat(np.arange(30), 10)
+    interval = crossed_interval(values, names)
     assert interval.n == 300
     assert interval.estimate == pytest.approx(songs.mean())
     expected = 2 * 1.96 * songs.std(ddof=1) / math.sqrt(30)
     assert interval.high - interval.low == pytest.approx(expected, rel=0.15)
-    one = clustered_interval([1.0, 2.0, float("nan")], ["a", "a", "b"])
+    one = crossed_interval([[1.0], [2.0], [float("nan")]], ["a", "a", "b"])
     assert (one.n, one.dropped) == (2, 1)
     assert math.isnan(one.low)
+    with pytest.raises(ValueError, match="3 rows of values need as many"):
+        crossed_interval([[1.0], [2.0], [3.0]], ["a", "b"])
+
+
+def test_two_parts_of_songs_are_set_against_each_other():
+    rng = np.random.default_rng(0)
+    level = np.repeat(rng.normal(0, 5, 20), 2)  # of the song: cancels
+    short = np.tile([True, False], 20)
+    values = (level + np.where(short, 1.0, 0.0) + 0.1 * rng.normal(size=40))[:, None]
+    found = crossed_interval(values, np.repeat(np.arange(20), 2), against=~short)
+    assert found.estimate == pytest.approx(1, abs=0.1)
+    assert 0.8 < found.low < found.estimate < found.high < 1.2
+    assert math.isnan(crossed_interval(values, against=np.zeros(40, bool)).estimate)  # nothing to set it against
 
 
 @pytest.mark.parametrize(
     ("gain", "songs", "status"), [(1, 5, REPRODUCED), (-1, 5, CONTRADICTED), (0, 5, PARTLY), (1, 1, PARTLY)]
 )
 def test_rule_on_intermittent_vocals(gain, songs, status):
-    long = [r | {"sdr": -50 * gain if r["model"] == "BSMamba2" else 0, "region": 9} for r in records(0, duration=5.0)]
-    assert intermittent(records(gain, songs=songs) + long, shorter=2).status == status
+    long = [r | {"region": r["region"] + 9} for r in records(-50 * gain, songs=songs, duration=5.0)]
+    finding = intermittent(records(gain, songs=songs) + long, shorter=2)
+    assert finding.status == status
+    assert f"which is {51 * gain:.2f} (" in finding.measured  # longer ones have it the other way
     assert intermittent(records(1, models=("BSMamba2",)), shorter=2).status == BLOCKED

@@ -14,6 +14,7 @@ from bsm.evaluate import METRICS
 from bsm.model import BSMamba2
 from bsm.study import published
 from bsm.study.profiles import Profile
+from bsm.study.stats import bootstrap_interval, interval_text
 
 RATE = 44100
 
@@ -117,6 +118,28 @@ def test_other_weights_on_musdb_are_not_the_published_model(settings, musdb):
     assert found.paper_data  # data and windows are, all the same
 
 
+def test_a_profile_names_weights_and_songs(settings, author, musdb, tmp_path):
+    """The first weights of its list that are here, on the songs that it names; a name given by hand comes first."""
+    own = str(settings.run_folder(0) / "model.safetensors")
+    named = {"published_weights": ["author", str(author), own], "published_dataset": str(musdb)}
+    paper = Profile(settings.values | named)
+    found = published.case(paper)
+    assert (found.status, found.weights, found.name, found.data) == ("measured", author, author.name, "MUSDB18-HQ")
+    assert published.case(paper, own).weights == settings.run_folder(0) / "model.safetensors"
+    none_here = published.case(Profile(settings.values | named | {"published_weights": ["author"]}))
+    assert none_here.name == "BSMamba2 of this profile"
+    assert none_here.status == "blocked" and none_here.paper_data
+    assert "not fetched" in " ".join(none_here.missing)
+
+
+def test_the_paper_profile_names_what_there_is():
+    paper = Profile.load("paper")
+    assert paper.published_weights[0] == published.AUTHOR
+    assert set(paper.published_weights) <= weights.entries().keys()
+    assert published.ROOT / paper.published_dataset == paper.data_folder
+    assert not {"weights", "dataset"} & paper.values.keys()  # of all notebooks: they compare the trained models
+
+
 def test_excerpts_in_the_layout_of_musdb_are_not_musdb(settings, author, musdb, monkeypatch):
     monkeypatch.setattr(published, "TEST_HOURS", 3.0)
     found = published.case(settings, str(author), str(musdb))
@@ -133,7 +156,7 @@ def test_any_folder_of_songs(settings, tmp_path):
     assert found.journal is not None
 
 
-def test_the_published_scores_stand_beside_comparable_ones_only():
+def test_the_published_scores_stand_beside_those_of_the_same_songs():
     records = [{"track": str(i), "separator": "model"} | dict.fromkeys(METRICS, float(i)) for i in range(4)]
     blocked, measured = (published.score_table(records, published=flag) for flag in (False, True))
     assert not any("published" in name for name in blocked)
@@ -142,6 +165,15 @@ def test_the_published_scores_stand_beside_comparable_ones_only():
     assert row["published, BS-RoFormer, same training code"] == 10.47
     assert (row["mean"], row["median"], row["songs"]) == (1.5, 1.5, 4)
     assert measured.set_index("metric").loc["SI-SDR (dB)", "published, BSMamba2"] != 11.03
+    for name, statistic in (("95 % interval of the mean", np.mean), ("95 % interval of the median", np.median)):
+        interval = bootstrap_interval([0.0, 1.0, 2.0, 3.0], statistic)
+        assert row[name] == interval_text(interval.low, interval.high)
+
+
+def test_the_notebook_shows_them_for_any_weights_and_says_whose():
+    notebook = (published.ROOT / "notebooks/04_published_model.ipynb").read_text()
+    assert "published=found.paper_data" in notebook
+    assert "by {found.name}" in notebook
 
 
 def test_excerpt_holds_the_loudest_vocals(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from bsm.errors import InputError
 from bsm.study import ledger, report, report_results
+from bsm.study.cost import cost_table
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
 from bsm.study.report import refresh_readme, write_report
@@ -83,6 +84,30 @@ def test_report_follows_its_results(demo):
     path.unlink()
     with pytest.raises(InputError, match="training.json"):
         write_report(demo)
+
+
+def test_one_uncommitted_result_marks_its_revision(demo):
+    for name, dirty in (("data", True), ("training", False)):
+        record = json.loads(demo.result(name).read_text())
+        record["provenance"]["git"] = {"revision": "abc", "dirty": dirty}
+        demo.result(name).write_text(json.dumps(record))
+    assert "`abc` with uncommitted changes" in write_report(demo).read_text()
+
+
+def test_what_was_not_measured_is_no_zero(demo):
+    shutil.rmtree(demo.reports / "benchmarks")
+    text = write_report(demo).read_text()
+    assert "not measured by the workflow" in text and "hours" not in text.split("## Compute")[1].split("##")[0]
+    assert re.search(r"^\| in all( \| –)+ \|$", (demo.reports / "tables/cost.md").read_text(), re.MULTILINE)
+
+
+def test_costs_name_the_number_of_seeds(demo):
+    command = r"`make reproduce PROFILE=demo{}`"
+    first = demo.reports / "benchmarks" / "model-bsmamba2-seed0.tsv"
+    assert command.format("") in cost_table(demo)
+    for seed in (1, 2):
+        shutil.copy(first, first.with_name(f"model-bsmamba2-seed{seed}.tsv"))
+    assert command.format(" SEEDS=3") in cost_table(demo)
 
 
 @pytest.mark.parametrize("module", [report, report_results], ids=lambda module: module.__name__)

@@ -203,24 +203,31 @@ def test_slabs_make_no_difference(monkeypatch, channels, frames, tokens):
 
 
 SONG = """
-import resource, torch
+import resource, sys, torch
 from bsm import BSMamba2, ModelConfig, separate
 torch.set_num_threads(1)
-small = ModelConfig(dim=8, depth=1, d_state=8, headdim=8, expand=1, mask_expansion=128)
+expand, mask_expansion, seconds = map(int, sys.argv[1:])
+small = ModelConfig(dim=8, depth=1, d_state=8, headdim=8, expand=expand, mask_expansion=mask_expansion)
 model, peaks = BSMamba2(small).eval(), []
-for seconds in (4, 30):
-    separate(model, torch.rand(2, seconds * 44100) - 0.5, 44100, whole=True)
+for length in (4, seconds):
+    separate(model, torch.rand(2, length * 44100) - 0.5, 44100, whole=True)
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # MiB
 print(peaks[1] - peaks[0])
 """
 
 
-def test_a_whole_song_is_not_held_in_all_its_layers():
-    """In a fresh process: 26 s more take 0.3 GiB; with all frames' masks estimated at once it was 0.6 GiB."""
+@pytest.mark.parametrize(
+    ("expand", "mask_expansion", "seconds", "most"),
+    [(1, 128, 30, 400), (32, 1, 12, 200)],
+    ids=["all masks at once", "all rows at once"],
+)
+def test_a_whole_song_is_not_held_in_all_its_layers(expand, mask_expansion, seconds, most):
+    """In a fresh process, MiB that more seconds take, where the named fault would take far more."""
     if sys.platform != "linux":
         pytest.skip("peak memory is counted otherwise here")
-    ran = subprocess.run([sys.executable, "-c", SONG], capture_output=True, text=True, check=True)
-    assert float(ran.stdout) < 400
+    command = [sys.executable, "-c", SONG, *map(str, (expand, mask_expansion, seconds))]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(ran.stdout) < most
 
 
 def test_a_mono_model_treats_channels_alike():
@@ -292,17 +299,39 @@ def write(path, samples=1000, channels=2, **options):
     return path
 
 
-def test_songs_of_folders(tmp_path):
-    for name in ("b.wav", "a.FLAC", ".hidden.wav", "b.vocals.wav", "b.accompaniment.wav"):
+def test_songs_of_folders(tmp_path, caplog):
+    for name in ("b.wav", "a.FLAC", ".hidden.wav", "b.vocals.wav", "a.accompaniment.wav", "stem.vocals.wav"):
         write(tmp_path / name, format="FLAC" if "FLAC" in name else "WAV")
     (tmp_path / "notes.txt").touch()
     (tmp_path / "folder.wav").mkdir()
-    inside = [tmp_path / "a.FLAC", tmp_path / "b.wav"]
+    inside = [tmp_path / name for name in ("a.FLAC", "b.wav", "stem.vocals.wav")]  # the last belongs to no song here
     assert find_songs([tmp_path]) == inside
-    assert find_songs([tmp_path / "b.wav", tmp_path, Path("gone.wav")]) == [inside[1], inside[0], Path("gone.wav")]
+    assert "passed over" in caplog.text and "b.vocals.wav" in caplog.text and "a.accompaniment.wav" in caplog.text
+    assert find_songs([inside[1], tmp_path, Path("gone.wav")]) == [inside[1], inside[0], inside[2], Path("gone.wav")]
     assert find_songs([tmp_path / "b.vocals.wav"]) == [tmp_path / "b.vocals.wav"]  # named, not found
     with pytest.raises(InputError, match=r"folder.wav: is a folder without audio files"):
         find_songs([tmp_path / "folder.wav"])
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_song_is_never_written_over(tmp_path, monkeypatch, overwrite):
+    song, stem = write(tmp_path / "mix.wav"), write(tmp_path / "mix.vocals.wav")
+    monkeypatch.chdir(tmp_path)
+    for songs in ([song, stem], [stem, song], [Path("mix.wav"), stem]):
+        with pytest.raises(InputError, match=r"mix.vocals.wav: is one of the songs.*-o"):
+            plan_outputs(songs, None, overwrite=overwrite)
+    assert list(plan_outputs([song, stem], tmp_path / "out")) == [song, stem]
+
+
+@pytest.mark.parametrize("name", ["mix.vocals.wav", "mix.accompaniment.wav"])
+@pytest.mark.parametrize("folder", [None, "out"])
+def test_what_is_there_is_replaced_only_when_asked(tmp_path, name, folder):
+    song, place = write(tmp_path / "mix.wav"), tmp_path / (folder or ".")
+    place.mkdir(exist_ok=True)
+    write(place / name)
+    with pytest.raises(InputError, match=rf"{name}: is there already.*--overwrite"):
+        plan_outputs([song], folder and place)
+    assert place / name in plan_outputs([song], folder and place, overwrite=True)[song]
 
 
 @pytest.mark.parametrize("subtype", ["FLOAT", "PCM_16", "PCM_24"])

@@ -105,6 +105,30 @@ def test_server_without_ranges_starts_anew(server, url, place):
     assert place.read_bytes() == server.body
 
 
+@pytest.mark.parametrize("how", ["unsized-page", "unsized-page-untyped", "unsized-short", "unsized-longer"])
+def test_a_restart_with_something_else_spares_what_was_fetched(how, server, url, place):
+    """A page of no stated length in answer to a request to go on: the part is left as it was, and then goes on."""
+    place.parent.mkdir()
+    part(place).write_bytes(server.body[:1000])
+    refuse(f"{url}/{how}", "offers|not the recorded file|1,000 of")
+    assert part(place).read_bytes() == server.body[:1000]
+    assert [p.name for p in place.parent.iterdir()] == [part(place).name]
+    weights.fetch("published", f"{url}/good")
+    assert server.asked[-1] == "bytes=1000-"
+    assert place.read_bytes() == server.body
+
+
+def test_a_restart_that_brings_more_takes_the_parts_place(server, url, place):
+    place.parent.mkdir()
+    part(place).write_bytes(b"x" * 1000)
+    refuse(f"{url}/truncated-no-ranges", "bytes are here and kept")
+    have = part(place).stat().st_size
+    assert have > 1000 and part(place).read_bytes() == server.body[:have]
+    part(place).write_bytes(b"x" * 1000)
+    assert weights.fetch("published", f"{url}/unsized").read_bytes() == server.body
+    assert [p.name for p in place.parent.iterdir()] == [place.name]
+
+
 @pytest.mark.parametrize("have", [b"", b"all", b"all and more"], ids=len)
 def test_odd_partial_files(have, server, url, place):
     place.parent.mkdir()
@@ -133,6 +157,7 @@ def test_partial_file_of_something_else_is_refused_then_starts_anew(server, url,
         ("altered", r"not the recorded file: SHA-256 [0-9a-f]{64} where [0-9a-f]{64} is recorded"),
         ("unsized-empty", "0 of"),
         ("unsized-longer", r"not the recorded file: [\d,]+ bytes where"),
+        ("unsized-page", r"offers \? bytes of text/html[^,]*, not the [\d,]+ of weights 'published'"),
         ("truncated-no-ranges", "bytes are here and kept"),
     ],
 )
@@ -143,7 +168,7 @@ def test_anything_else_is_refused(how, match, begun, server, url, place):
         part(place).write_bytes(server.body[:1000])
     refuse(f"{url}/{how}", match if not (begun and how == "unsized-empty") else "1,000 of")
     assert not place.exists()
-    if how in ("missing", "broken", "empty", "page", "shorter", "longer", "unsized-empty"):
+    if how in ("missing", "broken", "empty", "page", "shorter", "longer", "unsized-empty", "unsized-page"):
         assert part(place).exists() == begun  # what was fetched before is not given up
     with pytest.raises(InputError, match="bsm weights fetch published"):
         load_model("published")
@@ -170,9 +195,11 @@ def test_no_connection(place):
 def test_altered_file_in_the_cache_is_fetched_again(server, url, place):
     place.parent.mkdir()
     place.write_bytes(server.body[:-1])
-    with pytest.raises(InputError, match=r"published\.ckpt: has [\d,]+ bytes where"):
+    with pytest.raises(InputError, match=r"published\.ckpt: [\d,]+ bytes where .* bsm weights fetch published"):
         load_model("published")
     place.write_bytes(server.body[:-1] + b"?")
+    with pytest.raises(InputError, match=r"published\.ckpt: SHA-256 .* bsm weights fetch published"):
+        load_model("published")  # of the right size, and altered
     refuse(f"{url}/missing", "404")
     assert place.exists()  # nothing better came
     weights.fetch("published", f"{url}/good")

@@ -23,6 +23,8 @@ def plan(tmp_path_factory):
     for name in ("bsm", "notebooks", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     shutil.copy(ROOT / "Snakefile", copy)
+    (copy / "reports").mkdir()
+    shutil.copy(ROOT / "reports" / "claims.yaml", copy / "reports")
     command = [sys.executable, "-m", "snakemake", "-n", "-p", "--cores", "2", "--config", "profile=smoke"]
     environment = os.environ | {"XDG_CACHE_HOME": str(copy / ".cache")}
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, env=environment)
@@ -86,30 +88,48 @@ def test_outputs_are_what_the_notebook_writes(plan, name):
     assert rule == {f"reports/smoke/{path}" for path in written}
 
 
+@pytest.mark.parametrize("target", ["reproduce", "resume"])
+def test_seeds_are_the_profiles_unless_given(target):
+    def recipe(*given: str) -> str:
+        command = ["make", "-n", target, "PROFILE=smoke", *given]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+
+    assert re.search(r"--rerun-incomplete --config profile=smoke seeds=3$", recipe("SEEDS=3"), re.MULTILINE)
+    assert re.search(r"--rerun-incomplete --config profile=smoke$", recipe(), re.MULTILINE)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebooks_are_kept_without_outputs_and_run_by_plain_papermill(path):
     notebook = nbformat.read(path, as_version=4)
     assert notebook.metadata.kernelspec.name == "bsm"  # which papermill asks for where none is named
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
-    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+    (declared,) = (n for n, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", []))
+    assert f'globals().update(parameters("{path.stem}", globals()))' in code[declared + 1].source
+    source = "\n".join(cell.source for cell in code)
+    if "settings.result(" in source:  # it can write elsewhere, and the profile's results stay
+        assert 'out = ""' in code[declared].source
+        assert re.search(r"= Profile\.of\([^)]*\bout=out\b", source)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
 def test_profiles_and_notebooks_agree(path):
     """Each value of a profile is known to a notebook, to the training or to the data; each name it needs is there."""
     from bsm.config import TrainConfig
-    from bsm.study.notebooks import _defaults
+    from bsm.study.notebooks import _defaults, _fit
     from bsm.study.profiles import Profile
 
     values = yaml.safe_load(path.read_text())
     assert values["profile"] == path.stem
     known = set(TrainConfig.__dataclass_fields__) | {"train_songs", "valid_songs", "test_songs", "song_seconds", "data"}
-    known |= {"title", "fetch", "skip_bad", "backbones", "beside"}
+    known |= {"title", "fetch", "skip_bad", "backbones", "beside", "published_weights", "published_dataset"}
     known |= {f"ablation_{name}" for name in TrainConfig.__dataclass_fields__}
     for name in NOTEBOOKS:
         notebook = ROOT / "notebooks" / f"{name}.ipynb"
-        known |= set(_defaults(nbformat.read(notebook, as_version=4), notebook))
+        defaults = _defaults(nbformat.read(notebook, as_version=4), notebook)
+        for key in values.keys() & defaults.keys():
+            _fit(key, values[key], defaults[key], f"{path}, {name}")
+        known |= set(defaults)
     assert set(values) <= known
     Profile.load(path.stem).train_config()
     Profile.load(path.stem).model_config()

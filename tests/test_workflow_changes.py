@@ -38,6 +38,8 @@ class Study:
         for name in COPIED:
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_*"))
         shutil.copy(ROOT / "Snakefile", folder)
+        (folder / "reports").mkdir()
+        shutil.copy(ROOT / "reports" / "claims.yaml", folder / "reports")
         stand_ins = folder / "stand-ins"
         stand_ins.mkdir()
         path = f"{stand_ins}{os.pathsep}{os.environ['PATH']}"
@@ -115,6 +117,14 @@ READS_MODEL = {"train_notebook", "scan_notebook", "published_notebook", "input_l
         ("notebooks/profiles/smoke.yaml", "scan_repeats: 1", "scan_repeats: 2", {"scan_notebook", "report"}, None),
         pytest.param(
             "notebooks/profiles/smoke.yaml",
+            "song_seconds",
+            "threshold_db: -30.0\nsong_seconds",
+            {"data_notebook", "occurrence_notebook", "report"},
+            None,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "notebooks/profiles/smoke.yaml",
             "\nsteps: 6",
             "\nsteps: 7",
             {"model", "report"} | READS_MODEL,
@@ -136,6 +146,7 @@ READS_MODEL = {"train_notebook", "scan_notebook", "published_notebook", "input_l
             {"structure"},
             marks=pytest.mark.slow,
         ),
+        pytest.param("reports/claims.yaml", "# The claims", "# All claims", {"report"}, None, marks=pytest.mark.slow),
         pytest.param(
             "notebooks/08_input_length.ipynb",
             "# How long",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
 from pathlib import Path
@@ -30,11 +31,13 @@ from bsm.errors import InputError
     show_default=True,
     help="Sample format; where PCM would clip, both files are turned down by one gain, and it is said.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace files of these names that are there already.")
 @click.option("-v", "--verbose", is_flag=True, help="Say which implementations are used.")
 def separate(
     songs: tuple[Path, ...],
     weights: Path | None,
     output: Path | None,
+    overwrite: bool,
     device: str,
     threads: int | None,
     verbose: bool,
@@ -42,9 +45,11 @@ def separate(
 ) -> None:
     """Write SONG.vocals.wav and SONG.accompaniment.wav (mixture - vocals) for each of SONGS.
 
-    A folder stands for the audio files right inside it. Rate, channels and length are the song's; samples are 32-bit
-    float by default, so that nothing clips. Songs are taken in the order given; the first that cannot be separated ends
-    the command, and what was written for those before it stays.
+    A folder stands for the audio files right inside it, but for SONG.vocals.wav and SONG.accompaniment.wav of a song
+    that is in it, too: those are taken for what this command wrote, passed over, and named. A file that is there
+    already is replaced with --overwrite only; one of SONGS, never. Rate, channels and length are the song's; samples
+    are 32-bit float by default, so that nothing clips. Songs are taken in the order given; the first that cannot be
+    separated ends the command, and what was written for those before it stays.
     """
     from bsm.checkpoint import load_model
     from bsm.separate import find_songs, plan_outputs, separate_file
@@ -52,8 +57,8 @@ def separate(
     device = _device(device, threads)
     if not verbose:
         logging.getLogger("bsm").setLevel(logging.WARNING)
-    targets = plan_outputs(find_songs(songs), output)
-    model = load_model(weights or _default_weights()).to(device)
+    targets = plan_outputs(find_songs(songs), output, overwrite=overwrite)
+    model = load_model(_find_weights(weights)).to(device)
     for number, (song, paths) in enumerate(targets.items(), 1):
         label = f"{number}/{len(targets)} {song.name}" if len(targets) > 1 else song.name
         separate_file(model, song, paths, progress=label if sys.stderr.isatty() else False, **options)
@@ -80,11 +85,27 @@ def _device(name: str, threads: int | None) -> str:
     return name
 
 
+def _find_weights(weights: Path | None) -> Path:
+    """Return the file at a path or of a name, by default the demo profile's model; say the licence of a named one."""
+    from bsm.weights import entry, locate
+
+    path = locate(weights or _default_weights())
+    if weights and path != weights:  # a name
+        click.echo(entry(str(weights)).terms, err=True)
+    return path
+
+
 def _default_weights() -> Path:
     from bsm.study.profiles import Profile
 
     settings = Profile.load("demo")
     return settings.run_folder(settings.seed) / "model.safetensors"
+
+
+def _result_file(weights: Path, data: Path, settings: dict[str, Any]) -> Path:
+    """Name an evaluation's result file: the same settings, the same file."""
+    digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
+    return Path("runs/evaluate") / f"{weights.stem}-{data.resolve().name}-{digest}.json"
 
 
 @click.command()
@@ -99,7 +120,12 @@ def _default_weights() -> Path:
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of separation; PyTorch's choice by default.")
 @click.option("--processes", type=click.IntRange(min=1), default=2, show_default=True, help="That score.")
 @click.option("--skip-bad", is_flag=True, help="Leave out songs that are damaged or incomplete, and name them.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Result file (JSON).")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Result file (JSON); by default runs/evaluate/WEIGHTS-DATA-SETTINGS.json.",
+)
 def evaluate(
     weights: Path | None,
     root: Path,
@@ -118,11 +144,13 @@ def evaluate(
 
     DATA holds one folder per song (<song>/vocals.wav and the rest), or is MUSDB18-HQ, MUSDB18, its 7 s sample, or
     MIR-1K. The first bad song ends the command; with --skip-bad every song is read through first, and the bad ones are
-    named and left out. With -o, each track's scores are kept beside the result as they come (RESULT.tracks.jsonl): the
-    same command again scores only what is missing; other settings are refused for the same result file.
+    named and left out. Each track's scores are kept beside the result as they come (RESULT.tracks.jsonl): the same
+    command again scores only what is missing. Without -o the result file is named after weights, data and a checksum of
+    all settings; with -o, other settings are refused for the same file.
     """
     import time
 
+    import numpy as np
     import pandas as pd
 
     from bsm.checkpoint import load_model
@@ -131,35 +159,39 @@ def evaluate(
     from bsm.evaluate import evaluate as run_evaluation
     from bsm.files import sha256
     from bsm.study.records import write_result
-    from bsm.study.stats import summary
-    from bsm.weights import locate
+    from bsm.study.stats import bootstrap_interval, summary
 
     started = time.time()
     device = _device(device, threads)
     skipped: dict[str, str] = {}
     layout, tracks = open_tracks(root, split, skipped=skipped if skip_bad else None)
-    path = locate(weights or _default_weights())
+    path = _find_weights(weights)
     model = load_model(path).to(device)
     hop = window if hop is None else hop
     settings: dict[str, Any] = {"bsm": __version__, "weights_sha256": sha256(path), "layout": layout, "split": split}
     settings |= {"files": fingerprint(tracks)} | ({"whole": True} if whole else {"window": window, "hop": hop})
-    journal = Journal(output.with_suffix(".tracks.jsonl"), settings) if output else None
+    output = output or _result_file(path, root, settings)
+    journal = Journal(output.with_suffix(".tracks.jsonl"), settings)
     separator = model_separator(model, window=window, hop=hop, whole=whole, batch_size=batch_size)
     records = run_evaluation(tracks, {"model": separator}, processes=processes, journal=journal)
-    rows = {name: summary([record[name] for record in records]) for name in METRICS}
-    if output:
-        write_result(
-            output,
-            measured="scores per track: uSDR, cSDR, SI-SDR in dB, bleedless and fullness from 0 to 100",
-            parameters=settings | {"weights": str(path), "skipped": skipped},
-            values=records,
-            data=f"{layout}, {split}" if layout != "songs" else str(root),
-            started=started,
-            comparable_with_paper=(layout, split, whole, window, hop) == ("MUSDB18-HQ", "test", False, 8.0, 8.0)
-            and not skipped,
-            summary=rows,
-        )
+    rows = {}
+    for name in METRICS:
+        values = [record[name] for record in records]
+        median = bootstrap_interval(values, np.median)
+        rows[name] = summary(values) | {"median_low": median.low, "median_high": median.high}
+    write_result(
+        output,
+        measured="scores per track: uSDR, cSDR, SI-SDR in dB, bleedless and fullness from 0 to 100",
+        parameters=settings | {"weights": str(path), "skipped": skipped},
+        values=records,
+        data=f"{layout}, {split}" if layout != "songs" else str(root),
+        started=started,
+        comparable_with_paper=(layout, split, whole, window, hop) == ("MUSDB18-HQ", "test", False, 8.0, 8.0)
+        and not skipped,
+        summary=rows,
+    )
     click.echo(pd.DataFrame(rows).T.astype({"n": int, "dropped": int}).to_string(float_format="%.2f"))
-    click.echo("low, high: bootstrap 95 % interval of the mean over tracks; std: of the sample", err=True)
+    intervals = "low, high: bootstrap 95 % interval of the mean over tracks; median_low, median_high: of the median"
+    click.echo(f"{intervals}; std: of the sample\nwritten to {output}", err=True)
     if skipped:
         click.echo(f"skipped, not scored: {', '.join(skipped)}", err=True)

@@ -33,8 +33,7 @@ def weights_fetch(name: str, source: str | None) -> None:
     """
     from bsm.weights import entry, fetch
 
-    wanted = entry(name)
-    click.echo(f"licence of {name!r}: {wanted.licence}" + (f"\n{wanted.note}" if wanted.note else ""), err=True)
+    click.echo(entry(name).terms, err=True)
     click.echo(fetch(name, source))
 
 

@@ -36,6 +36,16 @@ _CLIP = re.compile(r"(?P<singer>[A-Za-z]+)_\d+_\d+\.(wav|flac)")
 _PLACES = ("MIR-1K/Wavfile", "Wavfile", ".", "train", "valid", "test")
 
 
+def song_of(clip: str) -> str | None:
+    """Return ``<singer>_<song>`` of a clip's name; None for what is not the name of a clip of MIR-1K.
+
+    Clips of one song are more alike than songs are: they are no independent samples.
+    """
+    singer, _, rest = clip.partition("_")
+    known = any(singer in names for names in SINGERS.values())
+    return f"{singer}_{rest.partition('_')[0]}" if known and _CLIP.fullmatch(f"{clip}.wav") else None
+
+
 def clips(root: Path) -> dict[str, Path]:
     """Find the clips of MIR-1K, or of a part of it: files named ``<singer>_<song>_<clip>`` by one of its singers.
 

@@ -62,7 +62,7 @@ def cost_table(settings: Profile) -> str:
     # A dash for a part that the workflow has not measured; a part that has no name here is shown by its rule's.
     rules = [*names, *(rule for rule in measured.index if rule not in names)]
     frame = measured[["s", "max_rss", "runs"]].reindex(rules)
-    frame.loc["in all"] = frame["s"].sum(), frame["max_rss"].max(), frame["runs"].sum()
+    frame.loc["in all"] = frame["s"].sum(min_count=1), frame["max_rss"].max(), frame["runs"].sum(min_count=1)
     frame = pd.DataFrame(
         {
             "part": [names.get(name, name) for name in frame.index],
@@ -73,7 +73,9 @@ def cost_table(settings: Profile) -> str:
     )
     folders = (settings.data_folder, *(settings.run_folder(settings.seed, name) for name in settings.backbones))
     disk = sum(p.stat().st_size for folder in folders for p in folder.rglob("*") if p.is_file())
-    command = f"`make reproduce PROFILE={settings.profile}`"
+    seeds = measured["runs"].reindex([f"model-{name}" for name in settings.backbones]).max()  # NaN: none measured
+    given = f" SEEDS={seeds:.0f}" if seeds > len(settings.values.get("seeds", [settings.seed])) else ""
+    command = f"`make reproduce PROFILE={settings.profile}{given}`"
     together = "; trainings of synthesised songs run one on each core, and their minutes are added up"
     caption = (
         f"What {command} took, set-up apart, as far as measured{together * settings.makes_songs}; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ from bsm.errors import InputError
 from bsm.evaluate import evaluate
 from bsm.study.bench import repeated
 from bsm.study.figures import interval_plot
-from bsm.study.stats import SAME, Interval, bootstrap_interval, interval_text, paired_difference, verdict
-from bsm.study.subjects import Subject
+from bsm.study.stats import SAME, Interval, crossed_interval, interval_text, verdict
+from bsm.study.subjects import Subject, song_of
 
 WHOLE = "whole"
 """In a list of windows: the whole song in one pass."""
@@ -79,14 +79,15 @@ def scores(found: Sequence[Subject], tracks: Sequence[Track], cut: Sequence[Cond
     """Separate and score every song with every model under every condition.
 
     Returns:
-        One record each: ``track``, ``model``, ``seed``, ``window``, ``hop`` (s), ``usdr`` and ``csdr`` (dB).
+        One record each: ``track``, ``song`` (that it is of), ``model``, ``seed``, ``window``, ``hop`` (s), ``usdr`` and
+        ``csdr`` (dB).
     """
     cases = {f"{i}": (subject, case) for i, (subject, case) in enumerate((s, c) for c in cut for s in found)}
     separators = {name: subject.separator(**case.options) for name, (subject, case) in cases.items()}
     records = []
     for record in evaluate(tracks, separators):
         subject, case = cases[record["separator"]]
-        own = {"track": record["track"], "model": subject.name, "seed": subject.seed}
+        own = {"track": record["track"], "song": song_of(record["track"]), "model": subject.name, "seed": subject.seed}
         records.append(own | {"window": case.window, "hop": case.hop} | {name: record[name] for name in METRICS})
     return records
 
@@ -126,19 +127,33 @@ def _pass(subject: Subject, seconds: float) -> Any:
     return torch.inference_mode()(lambda: subject.network(noise))
 
 
-def table_of_songs(records: Sequence[dict[str, Any]], metric: str) -> pd.DataFrame:
-    """Average the seeds: a row per song, a column per (model, window, hop); None as a window is the whole song.
+def tables_of(records: Sequence[dict[str, Any]], metric: str) -> dict[tuple[str, float, float], pd.DataFrame]:
+    """Return by (model, window, hop) a row per song and track, a column per seed; an infinite window is the whole song.
 
-    What is undefined for one seed is so for the song.
+    Records without ``song`` are of tracks that are songs.
     """
     frame = pd.DataFrame(records)
     frame = frame.assign(**{name: frame[name].astype(float).fillna(math.inf) for name in ("window", "hop")})
+    frame = frame.assign(song=frame["song"] if "song" in frame else frame["track"], seed=frame["seed"].astype(str))
     frame[metric] = frame[metric].astype(float)
-    return (
-        frame.groupby(["track", "model", "window", "hop"], sort=False)[metric]
-        .agg(lambda x: x.mean(skipna=False))
-        .unstack([1, 2, 3])
-    )
+    return {
+        case: own.pivot(index=["song", "track"], columns="seed", values=metric)
+        for case, own in frame.groupby(["model", "window", "hop"], sort=False)
+    }
+
+
+def _over_songs(table: pd.DataFrame) -> tuple[Interval, dict[str, int]]:
+    """Return the mean of a table of :func:`tables_of`, and of how many tracks, songs and seeds it is."""
+    whole = table.dropna()
+    songs = len(set(whole.index.get_level_values("song")))
+    counts = {"tracks": len(whole), "songs": songs, "seeds": table.shape[1]}
+    return crossed_interval(table, table.index.get_level_values("song")), counts
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Say of how many tracks a mean is, of how many songs where tracks are parts of songs, and of how many seeds."""
+    parts = f" of {counts['songs']} songs" if counts["songs"] != counts["tracks"] else ""
+    return f"n = {counts['tracks']}{parts}" + (f" x {counts['seeds']} seeds" if counts["seeds"] > 1 else "")
 
 
 def differences(records: Sequence[dict[str, Any]], trained: dict[str, float]) -> list[dict[str, Any]]:
@@ -150,19 +165,20 @@ def differences(records: Sequence[dict[str, Any]], trained: dict[str, float]) ->
 
     Returns:
         One record per model, metric and condition: ``model``, ``metric``, ``window``, ``hop``, ``against`` (window, s,
-        without overlap), the mean difference in dB as ``estimate`` with its 95 % interval ``low`` and ``high``, ``n``
-        songs, ``dropped`` (songs where a score is undefined) and the ``verdict`` in words.
+        without overlap), the mean difference in dB as ``estimate`` with its 95 % interval ``low`` and ``high`` over
+        songs and training seeds, ``n`` differences of ``tracks``, ``songs`` and ``seeds``, ``dropped`` (where a score
+        is undefined) and the ``verdict`` in words.
     """
     rows = []
     for metric in METRICS:
-        table = table_of_songs(records, metric)
-        for model, window, hop in table.columns:
+        tables = tables_of(records, metric)
+        for (model, window, hop), table in tables.items():
             against = window if hop != window else trained[model]
             if (window, hop) == (against, against):
                 continue
-            gain = paired_difference(table[model, window, hop], table[model, against, against])
+            gain, counts = _over_songs(table - tables[model, against, against])
             row = {"model": model, "metric": metric, "window": window, "hop": hop, "against": against}
-            rows.append(row | gain._asdict() | {"verdict": verdict(gain)})
+            rows.append(row | gain._asdict() | counts | {"verdict": verdict(gain)})
     return rows
 
 
@@ -214,24 +230,24 @@ def _side(part: Sequence[dict[str, Any]]) -> str:
 
 def _gain(row: dict[str, Any]) -> str:
     estimate = round(row["estimate"], 2) + 0.0  # no negative zero
-    return f"{estimate:+.2f} dB [{interval_text(row['low'], row['high'])}; n = {row['n']}] {row['verdict']}"
+    return f"{estimate:+.2f} dB [{interval_text(row['low'], row['high'])}; {counted(row)}] {row['verdict']}"
 
 
 def score_table(records: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Return means with intervals by model and condition, and differences from training's length or no overlap."""
     found = {(r["model"], r["metric"], r["window"], r["hop"]): r for r in rows}
-    tables = {metric: table_of_songs(records, metric) for metric in METRICS}
+    tables = {metric: tables_of(records, metric) for metric in METRICS}
     lines = []
     models = list(dict.fromkeys(r["model"] for r in records))
-    columns = sorted(tables["usdr"].columns, key=lambda c: (models.index(c[0]), c[2] != c[1], c[1]))
+    columns = sorted(tables["usdr"], key=lambda c: (models.index(c[0]), c[2] != c[1], c[1]))
     for model, window, hop in columns:
         line = {"model": model, "window": shown(window), "hop": shown(hop) if hop != window else "= window"}
         for metric, label in METRICS.items():
-            mean = bootstrap_interval(tables[metric][model, window, hop])
+            mean, counts = _over_songs(tables[metric][model, window, hop])
             line |= {label: mean.estimate, f"{label.split()[0]} interval": interval_text(mean.low, mean.high)}
             row = found.get((model, metric, window, hop))
             line[f"{label.split()[0]} difference"] = _gain(row).split("; n")[0] + "]" if row else "–"
-            line["songs"] = mean.n
+            line["n"] = counted(counts).removeprefix("n = ")
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -258,11 +274,12 @@ def cost_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def draw_scores(axes: Sequence[Axes], records: Sequence[dict[str, Any]], trained: dict[str, float]) -> None:
     """Draw mean scores without overlap against the window, with 95 % intervals, one of ``axes`` per metric."""
     for ax, (metric, label) in zip(axes, METRICS.items(), strict=True):
-        table = table_of_songs(records, metric)
-        windows = sorted({w for _, w, h in table.columns if w == h})
-        means = {m: [bootstrap_interval(table[m, w, w]) for w in windows] for m in trained}
-        _draw(ax, windows, means, trained)
-        ax.set(ylabel=f"{label}, mean", title=f"{label.split()[0]}, songs: n = {len(table)}; bars: 95 %")
+        tables = tables_of(records, metric)
+        windows = sorted({w for _, w, h in tables if w == h})
+        found = {m: [_over_songs(tables[m, w, w]) for w in windows] for m in trained}
+        _draw(ax, windows, {m: [mean for mean, _ in own] for m, own in found.items()}, trained)
+        _, counts = next(iter(found.values()))[0]
+        ax.set(ylabel=f"{label}, mean", title=f"{label.split()[0]}, {counted(counts)}; bars: 95 %")
 
 
 def draw_differences(axes: Sequence[Axes], rows: Sequence[dict[str, Any]], trained: dict[str, float]) -> None:
@@ -274,13 +291,9 @@ def draw_differences(axes: Sequence[Axes], rows: Sequence[dict[str, Any]], train
         gains = {m: [r and Interval(*(r[name] for name in Interval._fields)) for r in own] for m, own in found.items()}
         ax.axhline(0, color="0.4", linewidth=0.8)
         _draw(ax, windows, gains, trained)
-        ax.set(ylabel="dB against training's length", title=f"{label.split()[0]}, {counted(plain, metric)}; bars: 95 %")
-
-
-def counted(plain: dict[tuple, dict[str, Any]], metric: str) -> str:
-    """Say of how many songs the differences are; a song drops out where a score is undefined."""
-    counts = sorted({r["n"] for (name, _, _), r in plain.items() if name == metric}) or [0]
-    return f"songs: n = {' to '.join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))}"
+        few = min((r for (name, *_), r in plain.items() if name == metric), key=lambda r: r["n"], default=None)
+        title = f"{label.split()[0]}, {counted(few)}; bars: 95 %" if few else label.split()[0]
+        ax.set(ylabel="dB against training's length", title=title)
 
 
 def _draw(ax: Axes, windows: list[float], values: dict[str, list[Interval | None]], trained: dict[str, float]) -> None:

@@ -224,7 +224,10 @@ def _defaults(notebook: nbformat.NotebookNode, source: Path) -> dict[str, Any]:
 
 
 def _fit(name: str, value: Any, default: Any, where: str) -> Any:
-    """Return ``value`` if its type fits the default's; whole numbers fit a float, lists and tuples fit each other."""
+    """Return ``value`` if its type fits the default's; whole numbers fit a float, lists and tuples fit each other.
+
+    The elements of a list must be of the types that the default's elements have; any fit an empty default.
+    """
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if default is _UNKNOWN or default is None:
@@ -237,6 +240,15 @@ def _fit(name: str, value: Any, default: Any, where: str) -> Any:
             f"{where}: parameter {name!r} must be of type {type(default).__name__}, like its default {default!r}, "
             f"not {type(value).__name__} {value!r}"
         )
+    if isinstance(default, list | tuple) and default:
+        fitting = {type(element) for element in default} | ({int} if float in map(type, default) else set())
+        for element in value:
+            if type(element) not in fitting:
+                known = " or ".join(dict.fromkeys(type(x).__name__ for x in default))
+                raise InputError(
+                    f"{where}: elements of parameter {name!r} must be of type {known}, like those of its default "
+                    f"{default!r}, not {type(element).__name__} {element!r}"
+                )
     return value
 
 

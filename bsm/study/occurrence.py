@@ -16,8 +16,8 @@ from tqdm import tqdm
 from bsm.activity import Region, vocal_regions, vocal_share
 from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.study.stats import clustered_interval, interval_text, verdict
-from bsm.study.subjects import Subject
+from bsm.study.stats import crossed_interval, interval_text, verdict
+from bsm.study.subjects import Subject, song_of
 
 CAP = 100.0
 """dB: an estimate without any error counts as this good, and every ratio beyond it as this one."""
@@ -70,9 +70,10 @@ def measure(
             region. The gap between two regions may be after the one and before the other.
 
     Returns:
-        A record for every region: ``region`` (its number), ``start``, ``stop``, ``duration`` (s), ``sdr`` inside it,
-        :func:`first_ms` and :func:`since_onset` (dB), ``leakage_before`` and ``leakage_after`` (dB relative to the
-        mixture); NaN for what is undefined, such as the leakage before a region at the very beginning.
+        A record for every region: ``region`` (its number), ``start``, ``stop``, ``duration`` (s), ``cut`` (whether it
+        reaches the recording's beginning or end: it may have lasted longer), ``sdr`` inside it, :func:`first_ms` and
+        :func:`since_onset` (dB), ``leakage_before`` and ``leakage_after`` (dB relative to the mixture); NaN for what is
+        undefined, such as the leakage before a region at the very beginning, or the time since an onset not heard.
         And a record of the song: ``share`` of it that is sung, ``regions`` (their number), ``sdr`` of the energies in
         all of them, and ``leakage`` in all of the rest.
     """
@@ -94,12 +95,15 @@ def measure(
     records = []
     for number, region in enumerate(regions):
         record = {"region": number, "start": region.start, "stop": region.stop, "duration": region.duration}
+        onset = region.start > 0
+        record["cut"] = not onset or region.stop >= seconds
         record[SDR] = sdr(region.start, region.stop)
         for ms in responses:
-            long_enough = region.duration >= ms / 1000
-            record[first_ms(ms)] = sdr(region.start, region.start + ms / 1000) if long_enough else float("nan")
+            heard = onset and region.duration >= ms / 1000
+            record[first_ms(ms)] = sdr(region.start, region.start + ms / 1000) if heard else float("nan")
         for begin, end in zip(edges, [*edges[1:], np.inf], strict=True):
-            record[since_onset(begin)] = sdr(region.start + begin, min(region.start + end, region.stop))
+            stop = min(region.start + end, region.stop)
+            record[since_onset(begin)] = sdr(region.start + begin, stop) if onset else float("nan")
         record[BEFORE] = leakage(max(ends[number], region.start - margin), region.start)
         record[AFTER] = leakage(region.stop, min(onsets[number + 1], region.stop + margin))
         records.append(record)
@@ -128,7 +132,7 @@ def measure_all(
         options: of :func:`measure`.
 
     Returns:
-        The records of regions and those of songs, each with ``track``, ``model`` and ``seed``.
+        The records of regions and those of songs, each with ``track``, ``song`` (that it is of), ``model``, ``seed``.
     """
     regions, songs = [], []
     separators = [(subject, subject.separator(window=window)) for subject in found]
@@ -137,7 +141,7 @@ def measure_all(
             mixture, vocals = track.mixture(), track.read("vocals")
             occurrences = vocal_regions(vocals, track.rate, threshold_db=threshold_db)
             for subject, separator in separators:
-                own = {"track": track.name, "model": subject.name, "seed": subject.seed}
+                own = {"track": track.name, "song": song_of(track.name), "model": subject.name, "seed": subject.seed}
                 each, song = measure(mixture, vocals, separator(track), track.rate, occurrences, **options)
                 regions += [own | record for record in each]
                 songs.append(own | song)
@@ -161,7 +165,7 @@ def bins(inner: Sequence[float], unit: str = "s") -> tuple[list[str], Callable[[
 def compare(
     records: Sequence[dict[str, Any]], quantity: str, groups: Mapping[str, Sequence[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
-    """Compare the first model with every other, paired per region and clustered by song, seeds averaged.
+    """Compare the first model with every other, paired per region and seed, drawn by song and seed.
 
     Args:
         records: of regions or songs, of which the models' order is taken.
@@ -169,25 +173,28 @@ def compare(
         groups: records by the name of the group that they belong to.
 
     Returns:
-        One record per group: ``quantity``, ``group``, ``regions`` (pairs in which every model has a value), ``songs``,
-        ``undefined`` (pairs without), ``means`` (by model) and ``differences`` (by other model, the first minus that
-        one) as intervals, and the ``verdicts`` on the first.
+        One record per group: ``quantity``, ``group``, ``regions`` (those in which every model has a value), ``songs``,
+        ``seeds``, ``undefined`` (regions without), ``means`` (by model) and ``differences`` (by other model, the first
+        minus that one) as intervals, and the ``verdicts`` on the first.
     """
     models = list(dict.fromkeys(r["model"] for r in records))
     rows = []
     for group, members in groups.items():
-        table = pairs(members, quantity, models)
-        whole = table.dropna()
-        songs = list(whole.index.get_level_values("track"))
-        gains = {other: clustered_interval(whole[models[0]] - whole[other], songs) for other in models[1:]}
+        tables = by_model(members, quantity, models)
+        whole = ~pd.concat(tables.values(), axis=1).isna().any(axis=1)
+        tables = {model: table[whole] for model, table in tables.items()}
+        songs = list(whole.index[whole].get_level_values("song"))
+        first = tables[models[0]]
+        gains = {other: crossed_interval(first - tables[other], songs) for other in models[1:]}
         rows.append(
             {
                 "quantity": quantity,
                 "group": group,
-                "regions": len(whole),
+                "regions": len(first),
                 "songs": len(set(songs)),
-                "undefined": len(table) - len(whole),
-                "means": {model: clustered_interval(whole[model], songs)._asdict() for model in models},
+                "seeds": first.shape[1],
+                "undefined": int((~whole).sum()),
+                "means": {model: crossed_interval(table, songs)._asdict() for model, table in tables.items()},
                 "differences": {other: gain._asdict() for other, gain in gains.items()},
                 "verdicts": {o: verdict(g, more_is_better=quantity not in _LESS_IS_BETTER) for o, g in gains.items()},
             }
@@ -195,22 +202,37 @@ def compare(
     return rows
 
 
-def pairs(records: Sequence[dict[str, Any]], quantity: str, models: Sequence[str]) -> pd.DataFrame:
-    """Return a row per song and region, a column per model: means over seeds, NaN where one of them has no value."""
-    rows = [(r["track"], r.get("region", 0), r["model"], r[quantity]) for r in records]
-    frame = pd.DataFrame(rows, columns=["track", "region", "model", "value"]).astype({"value": float})
-    table = frame.groupby(["track", "region", "model"])["value"].agg(lambda x: x.mean(skipna=False)).unstack("model")
-    return table.reindex(columns=list(models))
+def by_model(records: Sequence[dict[str, Any]], quantity: str, models: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Return for each model a row per song, track and region, the same for all, and a column per seed, in their order.
+
+    NaN where there is no value. Records without ``song`` are of tracks that are songs.
+    """
+    names = ["song", "track", "region", "model", "seed", "value"]
+    rows = [
+        (r.get("song", r["track"]), r["track"], r.get("region", 0), r["model"], str(r["seed"]), r[quantity])
+        for r in records
+    ]
+    frame = pd.DataFrame(rows, columns=names).astype({"value": float})
+    seeds = frame.groupby("model")["seed"].agg(lambda own: list(dict.fromkeys(own)))
+    frame["seed"] = [seeds[model].index(seed) for model, seed in zip(frame["model"], frame["seed"], strict=True)]
+    wide = frame.set_index(names[:-1])["value"].unstack(["model", "seed"])
+    columns = range(max(map(len, seeds), default=1))
+    return {m: wide.reindex(columns=[(m, column) for column in columns]).droplevel(0, axis=1) for m in models}
 
 
 def grouped(
     records: Sequence[dict[str, Any]], name: str, inner: Sequence[float], unit: str = "s"
 ) -> dict[str, list[dict[str, Any]]]:
-    """Sort records into :func:`bins` of one of their values, and all of them once more under ``all``."""
+    """Sort records into :func:`bins` of one of their values, and all of them once more under ``all``.
+
+    A region that the recording's beginning or end cut short is in no bin of durations but the last, open one.
+    """
     names, place = bins(inner, unit)
     groups: dict[str, list[dict[str, Any]]] = {bin_name: [] for bin_name in names}
     for record in records:
-        groups[place(record[name])].append(record)
+        found = place(record[name])
+        if name != "duration" or not record.get("cut") or found == names[-1]:
+            groups[found].append(record)
     return groups | {"all": list(records)}
 
 
@@ -256,6 +278,7 @@ def answer(rows: Sequence[dict[str, Any]], names: Mapping[str, str]) -> str:
             estimate = round(gain["estimate"], 2) + 0.0  # no negative zero
             lines.append(
                 f"- {names[row['quantity']]}, {row['group']}: {first} minus {other} {estimate:+.2f} [{ends}; "
-                f"n = {row['regions']} in {row['songs']} songs]: {row['verdicts'][other]}."
+                f"n = {row['regions']} in {row['songs']} song(s), {row['seeds']} training seed(s)]: "
+                f"{row['verdicts'][other]}."
             )
     return "\n".join(lines) + "\n"

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
 from bsm.activity import Region, frame_rms
 from bsm.study.figures import COLOURS, interval_plot, mark_regions
-from bsm.study.occurrence import pairs
+from bsm.study.occurrence import by_model
 from bsm.study.stats import Interval
 
 _COLOURS = ("blue", "vermilion", "green", "purple")
@@ -46,12 +47,13 @@ def draw_shares(ax: Axes, songs: Sequence[dict[str, Any]], quantity: str) -> Non
         quantity: a name in them.
     """
     shares = {record["track"]: record["share"] for record in songs}
-    table = pairs(songs, quantity, list(dict.fromkeys(record["model"] for record in songs))).droplevel("region")
-    for model, colour, mark in zip(table, _COLOURS, "osD^", strict=False):
-        held = table[model].dropna()
+    tables = by_model(songs, quantity, list(dict.fromkeys(record["model"] for record in songs)))
+    means = {model: table.mean(axis=1, skipna=False).droplevel(["song", "region"]) for model, table in tables.items()}
+    for (model, mean), colour, mark in zip(means.items(), _COLOURS, "osD^", strict=False):
+        held = mean.dropna()
         x = [100 * shares[track] for track in held.index]
         ax.plot(x, held, mark, color=COLOURS[colour], markersize=5, alpha=0.8, label=model)
-    ax.set(xlabel="vocal share (%)", title=f"songs: n = {len(table.dropna())}")
+    ax.set(xlabel="vocal share (%)", title=f"tracks: n = {len(pd.DataFrame(means).dropna())}")
 
 
 def timeline(

@@ -19,7 +19,7 @@ from bsm.evaluate import METRICS, Journal, fingerprint
 from bsm.files import sha256
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
-from bsm.study.stats import interval_text, summary
+from bsm.study.stats import bootstrap_interval, interval_text, summary
 
 PUBLISHED = (
     {"model": "BSMamba2", "csdr": 11.03, "usdr": 10.70, "source": "arXiv 2508.14556 and the author's README"},
@@ -27,6 +27,11 @@ PUBLISHED = (
 )
 """dB, on the 50 test songs of MUSDB18-HQ; which statistic over songs the cSDR is, the author does not say."""
 AUTHOR = "author"  # name of the weights that these scores are of
+NOTE = (
+    "bleedless and fullness by the definition and settings of Music-Source-Separation-Training, not as the author's "
+    "code logs them (reference and estimate swapped, another STFT)"
+)
+"""What a table of scores says of two of them."""
 WINDOW = 8.0  # s, without overlap: the author's evaluation
 TEST_HOURS = 3.0  # MUSDB18-HQ's test songs last longer; excerpts of them in the same layout do not
 LABELS = {
@@ -48,7 +53,8 @@ class Case:
         tracks: the songs.
         data: name of the data set.
         missing: what a comparison with the published scores lacks, one sentence each; empty where it lacks nothing.
-        paper_data: whether songs and windows, whatever the weights, are those of the published scores.
+        paper_data: whether songs and windows, whatever the weights, are those of the published scores, which can then
+            stand beside the scores of the named weights.
         journal: keeps scores as they come, so that hours of work survive; None for a profile's own songs.
     """
 
@@ -62,12 +68,15 @@ class Case:
 
     @property
     def status(self) -> str:
-        """``measured`` where the scores can be set beside the published ones, otherwise ``blocked``."""
+        """``measured`` where the published model itself was scored on the published songs, otherwise ``blocked``."""
         return "blocked" if self.missing else "measured"
 
 
 def case(settings: Profile, name: str = "", dataset: str = "", *, window: float = WINDOW, hop: float = WINDOW) -> Case:
     """Find weights and songs; take the profile's own where none are named or what is named is not here.
+
+    Where neither is named here, a profile may name them: ``published_weights``, a list of which the first that is here
+    is taken, and ``published_dataset``.
 
     Args:
         settings: the profile.
@@ -80,10 +89,11 @@ def case(settings: Profile, name: str = "", dataset: str = "", *, window: float 
         InputError: what is here is damaged, or the profile has neither a model nor songs yet.
     """
     missing = []
-    path, checksum = _weights(name, missing)
+    path, name, checksum = _weights([name] if name else settings.values.get("published_weights", []), missing)
     if path is None:
-        path, name, checksum = settings.run_folder(settings.seed) / "model.safetensors", "", ""
+        path, checksum = settings.run_folder(settings.seed) / "model.safetensors", ""
         weights.locate(path)
+    dataset = dataset or settings.values.get("published_dataset", "")
     layout, tracks = _songs(dataset, missing)
     if (window, hop) != (WINDOW, WINDOW):
         missing.append(f"The published scores are of windows of {WINDOW:g} s without overlap.")
@@ -100,20 +110,23 @@ def case(settings: Profile, name: str = "", dataset: str = "", *, window: float 
     return Case(path, shown, tracks, data, tuple(missing), paper_data, journal)
 
 
-def _weights(name: str, missing: list[str]) -> tuple[Path | None, str]:
-    """Return the named file and its SHA-256, or None; note where it is not the author's."""
-    wanted, path = weights.entry(AUTHOR), None
-    try:
-        path = weights.locate(name) if name else None
-    except InputError as error:
-        missing.append(f"Weights: {error}.")
+def _weights(names: Sequence[str], missing: list[str]) -> tuple[Path | None, str, str]:
+    """Return the first named file that is here, its name and SHA-256, or None; note where it is not the author's."""
+    wanted, path, found, faults = weights.entry(AUTHOR), None, "", []
+    for name in names:
+        try:
+            path, found = weights.locate(name), name
+            break
+        except InputError as error:
+            faults.append(f"Weights: {error}.")
     checksum = sha256(path) if path else ""
     if checksum != wanted.sha256:
+        missing += faults
         missing.append(
             f"The published scores are of the author's weights: `bsm weights fetch {AUTHOR}` brings {wanted.title}. "
             f"Licence: {wanted.licence}. {wanted.note}".strip()
         )
-    return path, checksum
+    return path, found, checksum
 
 
 def _songs(dataset: str, missing: list[str]) -> tuple[str, list[Track] | None]:
@@ -137,6 +150,8 @@ def _songs(dataset: str, missing: list[str]) -> tuple[str, list[Track] | None]:
 def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.DataFrame:
     """Summarise scores over songs by separator and metric, with mean and median: a published score may be either.
 
+    Both have a bootstrap 95 % interval.
+
     Args:
         records: of :func:`bsm.evaluate.evaluate`.
         published: set the published scores beside them.
@@ -145,14 +160,15 @@ def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.Dat
     rows = []
     for separator, group in frame.groupby("separator", sort=False):
         for metric in METRICS:
-            s = summary(group[metric])
+            s, median = summary(group[metric]), bootstrap_interval(group[metric], np.median)
             row = {
                 "": separator,
                 "metric": LABELS[metric],
                 "songs": s["n"],
                 "mean": s["mean"],
-                "95 % interval": interval_text(s["low"], s["high"]),
+                "95 % interval of the mean": interval_text(s["low"], s["high"]),
                 "median": s["median"],
+                "95 % interval of the median": interval_text(median.low, median.high),
                 "std": s["std"],
             }
             if published:

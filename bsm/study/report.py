@@ -74,8 +74,11 @@ def refresh_readme(settings: Profile, readme: Path = ROOT / "README.md") -> bool
 
 
 def _scope(settings: Profile, results: dict[str, Any], claims: list[ledger.Row]) -> str:
-    revisions = {r["provenance"]["git"]["revision"][:12]: r["provenance"]["git"]["dirty"] for r in results.values()}
-    made = ", ".join(f"`{name}`{' with uncommitted changes' * bool(dirty)}" for name, dirty in revisions.items())
+    revisions = defaultdict(list)
+    for result in results.values():
+        git = result["provenance"]["git"]
+        revisions[git["revision"][:12]].append(git["dirty"])
+    made = ", ".join(f"`{name}`{' with uncommitted changes' * any(dirty)}" for name, dirty in revisions.items())
     paper = (
         "Data and model are the paper's, and so are its scores comparable."
         if settings.comparable
@@ -153,12 +156,17 @@ def _compute(settings: Profile, results: dict[str, Any]) -> str:
     measured = benchmarks(settings)
     again = f"\n{table(settings, 'repeat')}" if settings.result("repeat").is_file() else ""
     hours, processor = (measured[name].sum() / 3600 for name in ("s", "cpu_time"))
+    took = "Time and processor time in all: not measured by the workflow."
+    if len(measured):
+        took = (
+            f"In all {hours:.2f} hours, {processor:.2f} hours of processor time, as far as the workflow measured its "
+            "rules."
+        )
     return f"""## Compute
 
 Machine: {machine["device"]}, {machine["threads"]} threads, {machine["platform"]}; PyTorch
-{machine["packages"]["torch"]}. In all {hours:.2f} hours, {processor:.2f} hours of processor time, as far as the
-workflow measured its rules. Energy: not measured. The updates took {seconds / 60:.1f} minutes, of which
-{100 * waited / seconds:.1f} % waiting for data. Separating a song of {speed["audio_seconds"]:.0f} s took
+{machine["packages"]["torch"]}. {took} Energy: not measured. The updates took {seconds / 60:.1f} minutes,
+of which {100 * waited / seconds:.1f} % waiting for data. Separating a song of {speed["audio_seconds"]:.0f} s took
 {speed["seconds"]:.1f} s: {speed["ratio"]:.2f} s per second of audio.
 
 {table(settings, "cost")}{again}"""

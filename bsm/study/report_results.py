@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bsm.errors import InputError
 from bsm.study.profiles import Profile
 from bsm.study.provenance import Contents, contents
 from bsm.study.records import ROOT
-from bsm.study.stats import interval_text, paired_difference
+from bsm.study.stats import crossed_interval, interval_text, verdict
+from bsm.study.subjects import song_of
 
 NOTEBOOKS = ROOT / "notebooks"
 _OWN_SECTION = ("00_data", "01_train", "02_scan_backends", "03_report", "04_published_model")
@@ -38,12 +38,14 @@ def figure(settings: Profile, name: str, text: str, folder: Path | None = None) 
 def scores(settings: Profile, results: dict[str, Any]) -> str:
     """Return scores of the trained model on held-out songs and on one real recording."""
     frame = pd.DataFrame(results["scores"]["values"]).pivot(index="track", columns="separator", values="usdr")
+    songs, others = [song_of(track) for track in frame.index], ("BS-RoFormer", "mixture", "silence")
+    gains = "\n".join(_gain(frame["BSMamba2"] - frame[name], name, songs) for name in others if name in frame)
     return f"""### Scores on held-out songs
 
 {table(settings, "scores")}
-Differences in uSDR, paired over songs, with bootstrap 95 % intervals of their mean:
+Differences in uSDR, paired over songs, of one training each, with bootstrap 95 % intervals of their mean:
 
-{chr(10).join(_gain(frame, name) for name in ("BS-RoFormer", "mixture", "silence") if name in frame)}
+{gains}
 
 {figure(settings, "scores", "Scores of every held-out song")}
 {figure(settings, "separation_example", "Spectrograms of a mixture, its vocals and the estimate")}
@@ -54,15 +56,12 @@ What a model trained on {settings.data_title} does to it is reported, not promis
 {table(settings, "real_clip")}"""
 
 
-def _gain(frame: pd.DataFrame, baseline: str) -> str:
-    gain = paired_difference(frame["BSMamba2"], frame[baseline])
-    if np.isnan(gain.low):
-        verdict = "too few songs to tell"
-    else:
-        verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no difference seen"
+def _gain(gains: pd.Series, baseline: str, songs: list[str]) -> str:
+    gain = crossed_interval(gains.to_frame(), songs)
+    parts = f" of {len(set(songs))} songs" if len(set(songs)) < len(songs) else ""
     return (
         f"- BSMamba2 minus {baseline}: {gain.estimate:.2f} dB (interval {interval_text(gain.low, gain.high)}; "
-        f"n = {gain.n}): {verdict}."
+        f"n = {gain.n}{parts}): {verdict(gain)}."
     )
 
 

@@ -11,6 +11,8 @@ import scipy.stats
 
 Values = Sequence[float | None] | np.ndarray
 SAME = "no difference seen"
+FEWEST = 5
+"""Songs below which :func:`crossed_interval` gives none."""
 
 
 class Interval(NamedTuple):
@@ -135,87 +137,63 @@ def paired_difference(
     return bootstrap_interval(first - second, confidence=confidence, resamples=resamples, seed=seed)
 
 
-def clustered_interval(
-    values: Values, clusters: Sequence[Any], *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> Interval:
-    """Bootstrap the mean of values that belong together in clusters, such as the regions of one song.
-
-    Whole clusters are drawn, for values of one cluster are more alike than independent ones would be; each value weighs
-    the same. Methods as in :func:`bootstrap_interval`.
-
-    Args:
-        values: NaN and None are dropped and counted.
-        clusters: the cluster of each value.
-        confidence: probability that the interval aims to cover.
-        resamples: resamples drawn.
-        seed: makes the interval repeatable.
-
-    Returns:
-        The mean and its interval; ``n`` counts values, not clusters; the ends are NaN with fewer than two clusters.
-
-    Raises:
-        ValueError: the lengths differ.
-    """
-    sample = np.asarray(values, dtype=float)
-    if sample.shape != (len(clusters),):
-        raise ValueError(f"values of shape {sample.shape} need as many clusters, not {len(clusters)}")
-    held = ~np.isnan(sample)
-    kept = sample[held]
-    n, dropped = kept.size, sample.size - kept.size
-    _, owner = np.unique([str(c) for c, h in zip(clusters, held, strict=True) if h], return_inverse=True)
-    counts = np.bincount(owner)
-    sums = np.bincount(owner, weights=kept)
-    if len(counts) < 2:
-        return Interval(float(kept.mean()) if n else float("nan"), float("nan"), float("nan"), n, dropped, "none")
-    for method in ("BCa", "percentile"):
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # the degenerate case is seen by its NaN ends
-            low, high = scipy.stats.bootstrap(
-                (sums, counts),
-                lambda s, c, axis: s.sum(axis) / c.sum(axis),
-                paired=True,
-                confidence_level=confidence,
-                n_resamples=resamples,
-                batch=max(1, 10_000_000 // len(counts)),
-                method=method,
-                rng=np.random.default_rng(seed),
-            ).confidence_interval
-        if np.isfinite(low) and np.isfinite(high):
-            break
-    return Interval(float(sums.sum() / n), float(low), float(high), n, dropped, method)
-
-
 def crossed_interval(
-    values: Sequence[Values], *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+    values: Sequence[Values],
+    clusters: Sequence[Any] | None = None,
+    *,
+    against: Sequence[bool] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> Interval:
-    """Bootstrap the mean of values of every song under every training seed, songs and seeds drawn independently.
+    """Bootstrap a mean over songs under training seeds, both drawn independently; or over parts of songs.
 
     The pigeonhole bootstrap (Owen, 2007), percentile interval: it covers the luck of a training beside that of the
-    songs. With one seed it covers the songs alone. Songs with a NaN or None are dropped, all their values counted.
+    songs. With one seed it covers the songs alone. Values that belong together, such as the regions of one song or its
+    excerpts, are drawn together, for they are more alike than independent ones would be; each value weighs the same.
 
     Args:
-        values: (songs, seeds).
+        values: (songs or their parts, seeds). Rows with a NaN or None are dropped, all their values counted.
+        clusters: the song of each row; by default every row is one of its own.
+        against: marks rows whose mean is taken from that of the others.
         confidence: probability that the interval aims to cover.
         resamples: resamples drawn.
         seed: makes the interval repeatable.
 
     Returns:
-        The mean and its interval; ``n`` counts values; the ends are NaN with fewer than two songs.
+        The mean, or difference of means, and its interval. ``n`` counts values. The ends are NaN with fewer than
+        :data:`FEWEST` songs, of which a bootstrap would cover far less than it says.
 
     Raises:
-        ValueError: values that are not two-dimensional.
+        ValueError: values that are not two-dimensional, or another number of rows in ``clusters`` or ``against``.
     """
     table = np.asarray(values, dtype=float)
     if table.ndim != 2:
         raise ValueError(f"values must be (songs, seeds), not of shape {table.shape}")
-    kept = table[~np.isnan(table).any(axis=1)]
+    owners = np.arange(len(table)) if clusters is None else np.asarray([str(c) for c in clusters])
+    other = np.zeros(len(table), bool) if against is None else np.asarray(against, dtype=bool)
+    if not len(owners) == len(other) == len(table):
+        raise ValueError(f"{len(table)} rows of values need as many clusters and marks")
+    whole = ~np.isnan(table).any(axis=1)
+    kept, other = table[whole], other[whole]
     n, dropped = kept.size, table.size - kept.size
-    estimate = float(kept.mean()) if n else float("nan")
-    if len(kept) < 2 or not n:
+    sides = [~other, other] if against is not None else [~other]
+    if not all(side.any() for side in sides):
+        return Interval(float("nan"), float("nan"), float("nan"), n, dropped, "none")
+    estimate = float(np.subtract(*(kept[side].mean() for side in sides)) if len(sides) == 2 else kept.mean())
+    _, place = np.unique(owners[whole], return_inverse=True)
+    songs, seeds = place.max() + 1, kept.shape[1]
+    if songs < FEWEST:
         return Interval(estimate, float("nan"), float("nan"), n, dropped, "none")
     rng = np.random.default_rng(seed)
-    # How often each song and seed is drawn; the mean of a resample is a bilinear form in both.
-    songs, seeds = (rng.multinomial(size, np.full(size, 1 / size), resamples) / size for size in kept.shape)
-    means = np.einsum("ri,ij,rj->r", songs, kept, seeds, optimize=True)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    # How often each song and seed is drawn: sums and counts of a resample are linear in the one, its mean in the other.
+    drawn, lucky = (rng.multinomial(size, np.full(size, 1 / size), resamples) for size in (songs, seeds))
+    means = []
+    for side in sides:
+        sums = np.stack([np.bincount(place[side], kept[side, column], songs) for column in range(seeds)], 1)
+        counts = np.bincount(place[side], minlength=songs)
+        with np.errstate(invalid="ignore"):  # a resample may miss all songs of a side
+            means.append(np.einsum("rs,sj,rj->r", drawn, sums, lucky / seeds, optimize=True) / (drawn @ counts))
+    found = means[0] - means[1] if len(means) == 2 else means[0]
+    low, high = np.nanquantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(estimate, float(low), float(high), n, dropped, "percentile")

@@ -12,6 +12,7 @@ from torch import nn
 
 from bsm import weights
 from bsm.checkpoint import load_model
+from bsm.data import mir1k
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
@@ -109,6 +110,11 @@ def songs(settings: Profile, dataset: str = "") -> tuple[str, list[Track], bool]
     layout, tracks = open_tracks(dataset, "test")
     whole = layout == "MUSDB18-HQ" and sum(track.seconds for track in tracks) >= TEST_HOURS * 3600
     return layout if layout == "MUSDB18-HQ" else f"{layout}: {Path(dataset).name}", tracks, whole
+
+
+def song_of(track: str) -> str:
+    """Return the song that a track is of, by its name: itself, or for a clip of MIR-1K what it was cut from."""
+    return mir1k.song_of(track) or track
 
 
 def described(found: Sequence[Subject]) -> str:
