@@ -138,20 +138,23 @@ class Trainer:
         """Score the averaged weights on fixed segments: mean loss, and mean over songs of uSDR in dB.
 
         A song's uSDR is that of its segments joined: in segments without vocals the ratio of energies is meaningless,
-        but what the model leaves there counts as error. The processes share the songs out.
+        but what the model leaves there counts as error. A song without vocals in any of them counts in the loss alone;
+        if all are, the uSDR is NaN. The processes share the songs out.
         """
         self.averaged.eval()
         size = VALIDATION_SEGMENTS
         songs = [segments[first : first + size] for first in range(0, len(segments), size)]
-        scores = torch.zeros(len(songs), 2, dtype=torch.float64, device=self.fabric.device)
+        scores = torch.zeros(len(songs), 3, dtype=torch.float64, device=self.fabric.device)  # loss, uSDR, whether sung
         for index in range(self.fabric.global_rank, len(songs), self.fabric.world_size):
             mixture, vocals = (torch.stack(v).to(self.fabric.device) for v in zip(*songs[index], strict=True))
             with self.fabric.autocast():
                 estimate = self.averaged(mixture)
             scores[index, 0] = bsmamba2_loss(estimate, vocals, self.config.loss)
-            scores[index, 1] = usdr(*(v.transpose(0, 1).flatten(1) for v in (vocals, estimate)))
-        loss, score = self.fabric.all_reduce(scores, reduce_op="sum").mean(0).tolist()
-        return {"valid_loss": loss, "valid_usdr": score}
+            if vocals.any():
+                scores[index, 1] = usdr(*(v.transpose(0, 1).flatten(1) for v in (vocals, estimate)))
+                scores[index, 2] = 1
+        loss, score, sung = self.fabric.all_reduce(scores, reduce_op="sum").sum(0).tolist()
+        return {"valid_loss": loss / len(songs), "valid_usdr": score / sung if sung else math.nan}
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs. The data need no state: a segment depends on seed and index alone."""

@@ -164,3 +164,9 @@ def test_validation_scores_songs_of_the_averaged_weights(tracks):
             estimates = torch.cat([averaged(mixture[None])[0] for mixture, _ in song], dim=-1)
             expected.append(usdr(torch.cat([vocals for _, vocals in song], dim=-1), estimates))
     assert found["valid_usdr"] == pytest.approx(np.mean(expected), abs=1e-3)
+    # A song in whose segments nobody sings has no uSDR; its loss counts.
+    silent = [(mixture, torch.zeros_like(vocals)) for mixture, vocals in segments[:4]] + segments[4:]
+    without = trainer.validate(silent)
+    assert without["valid_usdr"] == pytest.approx(np.mean(expected[1:]), abs=1e-3)
+    assert without["valid_loss"] != found["valid_loss"]
+    assert np.isnan(trainer.validate(silent[:4])["valid_usdr"])
