@@ -1,13 +1,15 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and the revision of those that git keeps."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from bsm.errors import InputError
 
@@ -56,3 +58,25 @@ def sha256(path: str | os.PathLike) -> str:
     """Return a file's SHA-256 in hexadecimal, read piece by piece."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def git_revision(root: Path) -> dict[str, Any]:
+    """Return the ``revision`` of a checkout, and whether anything but ``reports/`` differs from it (``dirty``).
+
+    Without git or a repository they are ``"unknown"`` and None.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    unknown = {"revision": "unknown", "dirty": None}
+    if not (root / "pyproject.toml").is_file():  # installed elsewhere: a repository around it is not ours
+        return unknown
+    try:
+        return {
+            "revision": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--", ".", ":!reports")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return unknown

@@ -10,7 +10,6 @@ import math
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from bsm.errors import InputError
-from bsm.files import sha256, write_text
+from bsm.files import git_revision, sha256, write_text
 
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,7 +191,7 @@ def provenance(started: float | None = None) -> dict[str, Any]:
 
     cpu = _cpu_model()
     return {
-        "git": _git(),
+        "git": git_revision(ROOT),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -245,23 +244,6 @@ def _portable(text: str) -> str:
     home = str(Path.home())
     text = text.replace(f"{ROOT}{os.sep}", "").replace(str(ROOT), ".")
     return text.replace(f"{home}{os.sep}", f"~{os.sep}") if len(home) > 1 else text
-
-
-def _git() -> dict[str, Any]:
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-
-    unknown = {"revision": "unknown", "dirty": None}
-    if not (ROOT / "pyproject.toml").is_file():  # installed elsewhere: a repository around it is not ours
-        return unknown
-    try:
-        return {
-            "revision": git("rev-parse", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "--", ".", ":!reports")),
-        }
-    except (OSError, subprocess.SubprocessError):
-        return unknown
 
 
 def _version(package: str) -> str | None:

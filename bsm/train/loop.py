@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,12 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+import bsm
 from bsm.baseline import RoformerConfig
 from bsm.checkpoint import load_state, save_model, save_state
 from bsm.config import ModelConfig, TrainConfig
 from bsm.data.mixing import MixingDataset, validation_segments
 from bsm.data.tracks import Track
-from bsm.files import write_text
+from bsm.files import git_revision, write_text
 from bsm.networks import build
 from bsm.train.best import prune, save_best
 from bsm.train.interrupt import Stopped, StopRequest, ignore_signals
@@ -103,11 +105,12 @@ def train(
         while not trainer.finished:
             record = trainer.update(batches, stop)
             if trainer.step % config.validate_every == 0 or trainer.step == config.steps:
-                record |= trainer.validate(validation)
+                scores = trainer.validate(validation)
+                record |= scores
+                trainer.scores = {name: None if math.isnan(value) else value for name, value in scores.items()}
                 entered = trainer.ranking.enter(record["valid_usdr"], trainer.step)
                 if entered and fabric.is_global_zero:
-                    scores = {name: record[name] for name in ("valid_loss", "valid_usdr")}
-                    save_best(run, trainer.averaged.module, trainer.step, identity | scores)
+                    save_best(run, trainer.averaged.module, trainer.step, identity | trainer.scores)
             journal.write(record)
             trainer.check()
             due = trainer.step % config.checkpoint_every == 0 or trainer.finished or trainer.signum
@@ -124,7 +127,8 @@ def train(
                     f"the same command goes on from the checkpoint in {run}",
                     trainer.signum,
                 )
-    card = {"step": trainer.step, "skipped": trainer.skipped, "seconds": trainer.seconds}
+    card = {"step": trainer.step, "skipped": trainer.skipped, "seconds": trainer.seconds} | trainer.scores
+    card |= {"git": git_revision(Path(bsm.__file__).resolve().parents[1])}
     return first_alone(fabric, lambda: save_model(trainer.averaged.module, weights, identity | card))
 
 

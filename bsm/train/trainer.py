@@ -49,6 +49,7 @@ class Trainer:
         self.model, self.optimizer = fabric.setup(model, optimizer)
         self.averaged.to(fabric.device)
         self.ranking = Ranking(config.keep_best)
+        self.scores: dict[str, float | None] = {}  # of the last validation
         self.step = self.skipped = self.skipped_in_row = 0
         self.seconds = 0.0
         self.signum = 0  # of the signal that some process was sent, as of the last update
@@ -163,6 +164,7 @@ class Trainer:
             "seconds": self.seconds,
             "skipped": self.skipped,
             "ranking": self.ranking.state(),
+            "scores": self.scores,
             "model": self.model.module.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -181,6 +183,7 @@ class Trainer:
         try:
             self.step, self.seconds, self.skipped = state["step"], state["seconds"], state["skipped"]
             self.ranking.load(state["ranking"])
+            self.scores = state["scores"]
             self.model.module.load_state_dict(state["model"])
             self.averaged.load_state_dict(state["averaged"])
             self.optimizer.load_state_dict(state["optimizer"])

@@ -35,6 +35,8 @@ def test_a_run_leaves_weights_log_and_board(whole):
     card = json.loads((whole / "model.json").read_text())
     assert card["train"] == json.loads(json.dumps(CONFIG.to_dict()))
     assert card["data"] == {"train": [["a", 2 * RATE], ["b", 2 * RATE]], "valid": [["c", 2 * RATE]]}
+    assert (card["valid_usdr"], card["valid_loss"]) == (records[-1]["valid_usdr"], records[-1]["valid_loss"])
+    assert set(card["git"]) == {"revision", "dirty"}
     assert not [path for path in whole.iterdir() if path.name.startswith(".")]
     assert scalars(whole, "loss") == [(r["step"], np.float32(r["loss"])) for r in records]
 
