@@ -11,11 +11,13 @@ import pandas as pd
 from bsm.errors import InputError
 from bsm.study.profiles import Profile
 from bsm.study.provenance import Contents, contents
-from bsm.study.records import ROOT
+from bsm.study.records import ROOT, read_result
 from bsm.study.stats import crossed_interval, interval_text, verdict
 from bsm.study.subjects import song_of
 
 NOTEBOOKS = ROOT / "notebooks"
+LONG = "speed"
+"""Under ``reports``: what notebook 04 measures over longer passes than any profile has time for, called by hand."""
 _OWN_SECTION = ("00_data", "01_train", "02_scan_backends", "03_report", "04_published_model")
 
 
@@ -92,7 +94,9 @@ def published(settings: Profile, results: dict[str, Any]) -> str:
     values, speed = results["published_model"]["values"], results["model_speed"]
     missing = "\n".join(f"- {line}" for line in values["missing"]) or "Nothing is missing."
     scores = "; ".join(f"{p['model']}: cSDR {p['csdr']:.2f}, uSDR {p['usdr']:.2f} dB" for p in values["published"])
-    sizes = "; ".join(f"{name} {count:,}" for name, count in speed["values"]["parameters"].items())
+    longer, long = "", Profile({"profile": LONG})
+    if (path := long.result("model_speed")).is_file():
+        longer = f"\n#### Over longer passes\n\n{_speed(long, read_result(path), settings.reports)}"
     return f"""### The published model
 
 Published ({values["published"][0]["source"]}): {scores}. Here: **{values["status"]}**.
@@ -103,11 +107,18 @@ Published ({values["published"][0]["source"]}): {scores}. Here: **{values["statu
 {table(settings, "published_clip")}
 ### Time and memory beside BS-RoFormer
 
-Random weights at the size `{speed["parameters"]["preset"]}`, parameters: {sizes};
-{speed["provenance"]["device"]}, {speed["parameters"]["threads"]} threads.
+{_speed(settings, speed, settings.reports)}{longer}"""
+
+
+def _speed(settings: Profile, speed: dict[str, Any], folder: Path) -> str:
+    sizes = "; ".join(f"{name} {count:,}" for name, count in speed["values"]["parameters"].items())
+    made = speed["provenance"]
+    changed = " with uncommitted changes" * bool(made["git"]["dirty"])
+    return f"""Random weights at the size `{speed["parameters"]["preset"]}`, parameters: {sizes};
+{made["device"]}, {speed["parameters"]["threads"]} threads; revision `{made["git"]["revision"][:12]}`{changed}.
 
 {table(settings, "model_speed")}
-{figure(settings, "model_speed", "Time and memory of both models against the length of the audio")}
+{figure(settings, "model_speed", "Time and memory of both models against the length of the audio", folder)}
 {table(settings, "model_costs")}"""
 
 
