@@ -124,6 +124,8 @@ def test_the_models_take_turns(monkeypatch):
     names = list(bench.MODELS)
     assert calls == [(name, span) for span in (1.0, 2.0) for _ in range(2) for name in names]
     assert [r["seconds"] for r in values["speed"]] == [[1, 3], [2, 4], [5, 7], [6, 8]]
+    alone = bench.separation((1.0,), preset="tiny", repeats=1, profile_seconds=(), models=names[:1])
+    assert [r["model"] for r in alone["speed"]] == list(alone["parameters"]) == names[:1]
 
 
 def test_command(tmp_path, in_this_process):

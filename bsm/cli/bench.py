@@ -28,6 +28,15 @@ import click
     show_default=True,
     help="Of model: length whose costs are listed by operation; may be repeated.",
 )
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Choice(["BSMamba2", "BS-RoFormer"]),
+    default=("BSMamba2", "BS-RoFormer"),
+    show_default=True,
+    help="Of model: which; one alone for a length that the other has no memory for.",
+)
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1), help="Of model: CPU threads.")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Of step: segments.")
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]), help="Of step.")
@@ -54,6 +63,7 @@ def bench(
     repeats: int | None,
     preset: str,
     profile_seconds: tuple[float, ...],
+    models: tuple[str, ...],
     threads: int,
     batch: int,
     device: str,
@@ -111,7 +121,7 @@ def bench(
     else:
         from bsm.study.bench.separation import separation
 
-        options = {"preset": preset, "threads": threads, "profile_seconds": profile_seconds}
+        options = {"preset": preset, "threads": threads, "profile_seconds": profile_seconds, "models": models}
         values = separation(seconds, repeats=repeats, **options)
         parameters |= options
     if output:

@@ -45,6 +45,7 @@ def separation(
     repeats: int = 3,
     threads: int = THREADS,
     profile_seconds: Sequence[float] = (8.0,),
+    models: Sequence[str] = tuple(MODELS),
 ) -> dict[str, Any]:
     """Measure one forward pass of both models, random weights, stereo, without gradients.
 
@@ -57,6 +58,7 @@ def separation(
         repeats: rounds.
         threads: CPU threads.
         profile_seconds: lengths that are profiled; those runs are slower and not among the times.
+        models: of :data:`MODELS`; one alone for a length that the other has no memory for.
 
     Returns:
         ``speed``: one record per length and model: ``audio_seconds``, ``seconds`` of every round, ``peak_bytes``, the
@@ -70,17 +72,21 @@ def separation(
         rounds = [
             (name, _fresh(_measure, name, preset, span, threads))
             for _ in tqdm(range(repeats), desc=f"{span:g} s of audio", unit="round")
-            for name in MODELS
+            for name in models
         ]
-        for name in MODELS:
+        for name in models:
             own = [measured for model, measured in rounds if model == name]
             fields = {field: [one[field] for one in own] for field in ("seconds", "peak_bytes", "base_bytes")}
             speed.append({"audio_seconds": span, "model": name} | fields)
     costs = [
-        cost for span in profile_seconds for name in MODELS for cost in _fresh(_profile, name, preset, span, threads)
+        cost for span in profile_seconds for name in models for cost in _fresh(_profile, name, preset, span, threads)
     ]
     with torch.device("meta"):
-        counts = {name: make(ModelConfig.preset(preset)).parameter_counts()["total"] for name, make in MODELS.items()}
+        counts = {
+            name: make(ModelConfig.preset(preset)).parameter_counts()["total"]
+            for name, make in MODELS.items()
+            if name in models
+        }
     return {"speed": speed, "costs": costs, "parameters": counts, "matmul_rate": _fresh(_rate, threads)}
 
 
