@@ -168,6 +168,12 @@ def score_plot(
     ax.set(xticks=range(len(labels)), xticklabels=ticks, xlim=(-0.5, len(labels) - 0.5), ylabel=ylabel)
 
 
+def legend_above(figure: Figure, ax: Axes) -> None:
+    """Put the legend of ``ax`` in one line above all panels, where it hides nothing."""
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize="small")
+
+
 def interval_plot(ax: Axes, ticks: Sequence[str], values: Mapping[str, Sequence[Interval | None]]) -> None:
     """Draw estimates with their intervals over the same ticks, one line per name, marks side by side.
 
