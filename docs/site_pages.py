@@ -42,8 +42,8 @@ def _lead_to_executed(app: Sphinx, page: str, source: list[str]) -> None:
         path = f"{folder}/{found[2]}"
         return f"[{found[1]}](/{path})" if Path(app.srcdir, path).is_file() else found[1]
 
-    if page.startswith(folder):
-        source[0] = source[0].replace("](figures/", "](../figures/")
+    if page.startswith(folder):  # the report's own figures, and those of reports beside it
+        source[0] = re.sub(r"\]\((\.\./[\w-]+/)?figures/", r"](../\1figures/", source[0])
     elif not page.startswith("build/"):
         source[0] = re.sub(r"\[([^\]]+)\]\((?:\.\./)?(?:notebooks/)?(\w+\.ipynb)\)", executed, source[0])
 
