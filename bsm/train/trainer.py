@@ -28,6 +28,7 @@ from bsm.train.schedule import learning_rate
 log = logging.getLogger(__name__)
 
 VALIDATION_SEGMENTS = 4  # of each validation song
+SILENT = 1e-5  # mean square, 50 dB below full scale: vocals that are but the beginning or end of a word
 
 
 class Trainer:
@@ -139,8 +140,8 @@ class Trainer:
         """Score the averaged weights on fixed segments: mean loss, and mean over songs of uSDR in dB.
 
         A song's uSDR is that of its segments joined: in segments without vocals the ratio of energies is meaningless,
-        but what the model leaves there counts as error. A song without vocals in any of them counts in the loss alone;
-        if all are, the uSDR is NaN. The processes share the songs out.
+        but what the model leaves there counts as error. A song whose vocals are :data:`SILENT` in all of them counts in
+        the loss alone; if all songs are such, the uSDR is NaN. The processes share the songs out.
         """
         self.averaged.eval()
         size = VALIDATION_SEGMENTS
@@ -151,7 +152,7 @@ class Trainer:
             with self.fabric.autocast():
                 estimate = self.averaged(mixture)
             scores[index, 0] = bsmamba2_loss(estimate, vocals, self.config.loss)
-            if vocals.any():
+            if vocals.square().mean() > SILENT:
                 scores[index, 1] = usdr(*(v.transpose(0, 1).flatten(1) for v in (vocals, estimate)))
                 scores[index, 2] = 1
         loss, score, sung = self.fabric.all_reduce(scores, reduce_op="sum").sum(0).tolist()
