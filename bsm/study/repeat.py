@@ -95,7 +95,7 @@ def table(records: list[dict[str, Any]], *, data: str, comparable: bool) -> str:
     frame = pd.DataFrame(rows, columns=["result", "field", "values", "equal", "median", "largest"])
     for name in ("median", "largest"):
         frame[name] = [f"{100 * v:.2g} %" if v == v and v is not None else "–" for v in frame[name]]
-    frame = frame.rename(columns={"median": "median difference", "largest": "largest"})
+    frame = frame.rename(columns={"median": "median difference"})
     caption = "Two runs of this profile: values, how many are equal to the last bit, and how far apart the others are"
     return table_markdown(frame, caption=caption, data=data, not_comparable=not comparable)
 
