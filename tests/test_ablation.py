@@ -106,7 +106,7 @@ def test_tables_and_figures_have_every_variant():
     ablation.draw(ax, made, rows)
     labels = [label.get_text().replace("\n", " ") for label in ax.get_yticklabels()]
     assert labels[1] == "mean over windows instead of their sum"
-    assert ax.get_title() == "songs: n = 6, trainings: n = 3"
+    assert ax.get_title() == "points: 6 songs, each the mean of 3 trainings; bars: 95 % intervals"
     assert ax.containers[0].lines[0].get_xdata()[0] == pytest.approx(-0.5, abs=0.02)
     plt.close(figure)
     assert "songs alone" in ablation.coverage([0]) and "3 training seeds" in ablation.coverage([0, 1, 2])

@@ -270,7 +270,7 @@ def test_provenance_command(tmp_path):
 
 def test_two_runs_are_compared_value_by_value(tmp_path):
     values = {"scores": [{"usdr": 1.0, "name": "a"}, {"usdr": 2.0, "name": "b"}], "seconds": [1.0, 2.0], "extra": [1]}
-    again = {"scores": [{"usdr": 1.0, "name": "a"}, {"usdr": 2.5, "name": "b"}], "seconds": [2.0, 2.0], "extra": [1, 2]}
+    again = {"scores": [{"usdr": 2.5, "name": "b"}, {"usdr": 1.0, "name": "a"}], "seconds": [2.0, 2.0], "extra": [1, 2]}
     for name, found in (("first", values), ("second", again)):
         write(tmp_path / name / "results" / "made.json", values=found)
     rows = {r["field"]: r for r in repeat.compare(tmp_path / "first", tmp_path / "second")}

@@ -178,9 +178,9 @@ def draw(ax: Axes, records: Sequence[dict[str, Any]], rows: Sequence[dict[str, A
         ax.errorbar(row["estimate"], y, xerr=np.maximum(ends, 0), fmt="s", capsize=3, color=COLOURS["vermilion"])
     labels = [textwrap.fill(VARIANTS[row["variant"]].asks, 38) for row in rows]
     ax.set(yticks=range(len(rows)), yticklabels=labels, ylim=(len(rows) - 0.5, -0.5))
-    ax.set(
-        xlabel="uSDR against the paper's design (dB)", title=f"songs: n = {len(base)}, trainings: n = {base.shape[1]}"
-    )
+    seeds = base.shape[1]
+    title = f"points: {len(base)} songs" + (f", each the mean of {seeds} trainings" if seeds > 1 else "")
+    ax.set(xlabel="uSDR against the paper's design (dB)", title=f"{title}; bars: 95 % intervals")
 
 
 def gain_of(rows: Sequence[dict[str, Any]], variant: str) -> Interval | None:

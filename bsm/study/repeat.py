@@ -68,10 +68,15 @@ def _leaves(values: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
         for name, value in values.items():
             yield from _leaves(value, (*path, name))
     elif isinstance(values, list):
-        for value in values:
+        for value in sorted(values, key=_named) if all(isinstance(v, dict) for v in values) else values:
             yield from _leaves(value, path)
     else:
         yield path, values
+
+
+def _named(record: dict[str, Any]) -> str:
+    """What tells a record from others of its list: its texts and whole numbers, so that their order is of no matter."""
+    return str(sorted((name, value) for name, value in record.items() if isinstance(value, str | int)))
 
 
 def _apart(x: Any, y: Any) -> float:
