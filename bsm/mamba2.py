@@ -37,7 +37,6 @@ class Mamba2(nn.Module):
         headdim: channels per head.
         expand: inner channels as a multiple of ``dim``.
         d_conv: taps of the causal convolution.
-        residuals: residual branches in the whole network, whose number rescales ``out_proj`` at the start.
         reverse: run from the last step to the first.
         backend: see :func:`bsm.scan.scan`.
     """
@@ -50,7 +49,6 @@ class Mamba2(nn.Module):
         headdim: int,
         expand: int,
         d_conv: int,
-        residuals: int,
         reverse: bool = False,
         backend: str = "auto",
     ) -> None:
@@ -66,17 +64,20 @@ class Mamba2(nn.Module):
         self.D = nn.Parameter(torch.ones(heads))
         self.norm = GatedRMSNorm(inner)
         self.out_proj = nn.Linear(inner, dim, bias=False)
-        self.reset_parameters(residuals)
+        self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self, residuals: int) -> None:
-        """Initialise as the official code does: dt log-uniform, A uniform, out_proj scaled by 1/sqrt(residuals)."""
+    def reset_parameters(self) -> None:
+        """Initialise as the official code does: dt log-uniform, A uniform.
+
+        Its division of ``out_proj`` by the root of the number of layers is one by 1: the author's model is made of
+        blocks of one layer each, every one initialised on its own.
+        """
         low, high = (math.log(v) for v in DT_RANGE)
         dt = torch.exp(low + (high - low) * torch.rand_like(self.dt_bias)).clamp_min(1e-4)
         self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
         self.A_log.uniform_(*A_RANGE).log_()
         nn.init.kaiming_uniform_(self.out_proj.weight, a=math.sqrt(5))
-        self.out_proj.weight /= math.sqrt(residuals)
 
     def forward(self, u: Tensor, folded: Tensor | None = None) -> Tensor:
         """Mix ``u``, ``(batch, length, dim)``, along its length; ``folded`` is one of :meth:`BiMamba2Block.folded`."""

@@ -105,7 +105,6 @@ class DualPath(nn.Module):
             "headdim": config.headdim,
             "expand": config.expand,
             "d_conv": config.d_conv,
-            "residuals": config.depth,
             "backend": config.scan_backend,
             "directions": config.directions,
             "merge": config.merge,

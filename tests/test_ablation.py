@@ -267,7 +267,7 @@ def test_segments_in_which_nothing_is_left_out_are_refused(tracks):
     [(-0.1, 3, REPRODUCED), (-1.0, 3, CONTRADICTED), (-0.41, 3, PARTLY), (0.5, 3, REPRODUCED), (-1.0, 1, PARTLY)],
 )
 def test_rule_on_the_reduced_loss(gain, seeds, status):
-    made = records({"loss-reduced": gain, "loss-magnitude": -2.0}, seeds=range(seeds))
+    made = records({"loss-3-magnitude": gain, "loss-reduced": 1.0, "loss-magnitude": -2.0}, seeds=range(seeds))
     found = slight_loss(made, margin=0.41, seeds=3)
     assert found.status == status
     assert f"costs {-gain:.2f}" in found.measured

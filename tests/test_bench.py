@@ -160,7 +160,7 @@ def test_a_fresh_process_measures_memory():
 def test_a_mixer_gives_the_same_with_and_without_gradients(dtype, tolerance):
     """Without gradients it takes fewer passes over its data (Mamba2._project_out)."""
     torch.manual_seed(0)
-    mixer = Mamba2(32, d_state=16, headdim=16, expand=2, d_conv=4, residuals=2, reverse=True).to(dtype)
+    mixer = Mamba2(32, d_state=16, headdim=16, expand=2, d_conv=4, reverse=True).to(dtype)
     torch.nn.init.uniform_(mixer.norm.weight, 0.5, 2)
     u = torch.randn(3, 70, 32, dtype=dtype)
     want = mixer(u)

@@ -191,7 +191,7 @@ def test_author_layout_gives_the_author_output(name, tmp_path):
 
 def random_block(dtype=torch.float32, **options):
     torch.manual_seed(0)
-    block = BiMamba2Block(24, d_state=8, headdim=8, expand=4, d_conv=4, residuals=1, **options).to(dtype)
+    block = BiMamba2Block(24, d_state=8, headdim=8, expand=4, d_conv=4, **options).to(dtype)
     with torch.no_grad():
         for parameter in block.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
@@ -327,7 +327,7 @@ def test_mixer_agrees_with_the_official_module(dim, sizes, length, tmp_path):
         pytest.skip("mamba-ssm is here without triton; `make oracles` installs both")
     assert done.returncode == 0, done.stderr
     values = load_file(tmp_path / "official.safetensors")
-    ours = Mamba2(dim, **sizes, residuals=1)
+    ours = Mamba2(dim, **sizes)
     ours.load_state_dict({k.removeprefix("mixer."): v for k, v in values.items() if k.startswith("mixer.")})
     with torch.no_grad():
         error = relative(ours(values["u"]), values["y"])
@@ -379,8 +379,8 @@ def is_uniform(values, low, high):
 
 def test_initial_mixer_follows_the_official_scheme():
     torch.manual_seed(0)
-    dim, inner, residuals = 256, 2048, 6
-    mixer = Mamba2(dim, d_state=16, headdim=1, expand=8, d_conv=4, residuals=residuals)
+    dim, inner = 256, 2048
+    mixer = Mamba2(dim, d_state=16, headdim=1, expand=8, d_conv=4)
     dt = torch.nn.functional.softplus(mixer.dt_bias.double())
     assert is_uniform(dt.log(), math.log(1e-3), math.log(1e-1))
     assert is_uniform(mixer.A_log.double().exp(), 1, 16)
@@ -390,20 +390,20 @@ def test_initial_mixer_follows_the_official_scheme():
         (mixer.in_proj.weight, dim),
         (mixer.conv1d.weight, 4),
         (mixer.conv1d.bias, 4),
-        (mixer.out_proj.weight * math.sqrt(residuals), inner),
+        (mixer.out_proj.weight, inner),
     ):
         assert is_uniform(values, -(fan_in**-0.5), fan_in**-0.5)
     assert mixer.in_proj.bias is None and mixer.out_proj.bias is None
 
 
 @pytest.mark.parametrize("depth", [1, 4])
-def test_initial_model_rescales_by_its_depth(depth):
+def test_initial_model_is_the_same_at_any_depth(depth):
     torch.manual_seed(0)
     model = BSMamba2(small(dim=64, depth=depth, headdim=64))
     for layer in model.dual_path.layers:
         for block in layer:
             for direction in (block.forward_direction, block.backward_direction):
-                assert is_uniform(direction.mixer.out_proj.weight * math.sqrt(depth), -(128**-0.5), 128**-0.5)
+                assert is_uniform(direction.mixer.out_proj.weight, -(128**-0.5), 128**-0.5)
                 assert torch.equal(direction.norm.weight, torch.ones(64))
     assert torch.equal(model.final_norm.gamma, torch.ones(64))
     for norm, linear in model.band_split.to_features:

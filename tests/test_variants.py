@@ -30,7 +30,7 @@ CHANGED = [name for name in variants.VARIANTS if variants.changed(name, TINY, Tr
 
 def block(**options):
     torch.manual_seed(0)
-    sizes = {"d_state": 4, "headdim": 4, "expand": 2, "d_conv": 4, "residuals": 1}
+    sizes = {"d_state": 4, "headdim": 4, "expand": 2, "d_conv": 4}
     return BiMamba2Block(8, **sizes, **options).eval()
 
 

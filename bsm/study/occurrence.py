@@ -64,8 +64,9 @@ def measure(
         rate: Hz.
         regions: where somebody sings, in rising order.
         responses: ms after an onset; of regions that last as long.
-        edges: s after the onset, rising from 0: stretches of a region, the last one open; a stretch that the region
-            leaves before its end counts as far as the region goes.
+        edges: s after the onset, rising from 0: stretches of a region, which count where the region fills them, so that
+            no short rest of a decaying voice weighs as much as they. The last one is open: it counts where the region
+            fills at least as much of it as the stretch before is long.
         margin: s before a region's onset and after its end in which leakage is measured, no further than to the next
             region. The gap between two regions may be after the one and before the other.
 
@@ -76,7 +77,12 @@ def measure(
         undefined, such as the leakage before a region at the very beginning, or the time since an onset not heard.
         And a record of the song: ``share`` of it that is sung, ``regions`` (their number), ``sdr`` of the energies in
         all of them, and ``leakage`` in all of the rest.
+
+    Raises:
+        InputError: edges that do not rise from 0.
     """
+    if list(edges[:1]) != [0] or any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
+        raise InputError(f"edges of stretches after an onset rise from 0, which {list(edges)} do not")
     error = estimate.astype(np.float64) - vocals
 
     def energy(signal: np.ndarray, start: float, stop: float) -> float:
@@ -101,9 +107,10 @@ def measure(
         for ms in responses:
             heard = onset and region.duration >= ms / 1000
             record[first_ms(ms)] = sdr(region.start, region.start + ms / 1000) if heard else float("nan")
-        for begin, end in zip(edges, [*edges[1:], np.inf], strict=True):
+        for before, begin, end in zip([0, *edges], edges, [*edges[1:], np.inf], strict=False):
+            filled = region.duration >= min(end, begin + (begin - before)) and region.duration > begin
             stop = min(region.start + end, region.stop)
-            record[since_onset(begin)] = sdr(region.start + begin, stop) if onset else float("nan")
+            record[since_onset(begin)] = sdr(region.start + begin, stop) if onset and filled else float("nan")
         record[BEFORE] = leakage(max(ends[number], region.start - margin), region.start)
         record[AFTER] = leakage(region.stop, min(onsets[number + 1], region.stop + margin))
         records.append(record)
@@ -156,7 +163,7 @@ def bins(inner: Sequence[float], unit: str = "s") -> tuple[list[str], Callable[[
         InputError: edges that do not rise.
     """
     if not inner or any(b <= a for a, b in zip(inner, inner[1:], strict=False)):
-        raise InputError(f"bins need edges that rise, not {list(inner)}")
+        raise InputError(f"duration_bins and share_bins need edges that rise, not {list(inner)}")
     middle = [f"{a:g} to {b:g} {unit}" for a, b in zip(inner, inner[1:], strict=False)]
     names = [f"under {inner[0]:g} {unit}", *middle, f"{inner[-1]:g} {unit} or more"]
     return names, lambda value: names[int(np.searchsorted(inner, value, side="right"))]

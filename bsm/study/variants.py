@@ -49,6 +49,7 @@ VARIANTS: dict[str, Variant] = {
     "loss-magnitude": Variant("magnitudes instead of complex values", STFT, loss={"magnitude": True}),
     "loss-mean": Variant("mean over windows instead of their sum", STFT, loss={"mean": True}),
     "loss-uncentred": Variant("frames not centred", STFT, loss={"center": False}),
+    "loss-3-magnitude": Variant("3 windows, magnitudes", STFT, loss=_THREE | {"magnitude": True}),
     "loss-reduced": Variant(
         "3 windows, magnitudes, mean, not centred: the optimisation report's",
         STFT,

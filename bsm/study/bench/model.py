@@ -54,7 +54,6 @@ def _block(config: ModelConfig) -> BiMamba2Block:
         headdim=config.headdim,
         expand=config.expand,
         d_conv=config.d_conv,
-        residuals=config.depth,
     )
 
 
