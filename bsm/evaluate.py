@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import bsm
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.metrics import bleedless_fullness, csdr_frames, ideal_ratio_mask, si_sdr, usdr
@@ -114,7 +115,10 @@ def _scored(
     )
     try:
         for track, name in jobs:
-            estimate = separators[name](track)
+            try:
+                estimate = separators[name](track)
+            except InputError as error:
+                raise InputError(f"{track.name}: {error}") from error
             future = pool.submit(score, track.read("vocals"), estimate, track.rate)
             waiting[future] = {"track": track.name, "separator": name}
             del estimate, future  # the queue alone holds it, until it is scored
@@ -196,6 +200,13 @@ class Journal:
             raise InputError(
                 f"{self.path}: cannot be written ({error.strerror}); make room or make it writable, and run it again"
             ) from error
+
+
+def code_fingerprint() -> str:
+    """Return a checksum of the code that scores depend on: models, separation and metrics."""
+    root = Path(bsm.__file__).parent
+    files = sorted([*root.glob("*.py"), *(root / "scan").glob("*.py")])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def fingerprint(tracks: Sequence[Track]) -> str:

@@ -38,6 +38,22 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Make sure, before hours of work, that a file can be written there in the end; make its folder.
+
+    Raises:
+        InputError: a folder has that name, or its own folder cannot be made or written.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file, such as {path / 'result.json'}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be made ({error.strerror}); name another place") from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path.parent}: cannot be written; name another place")
+
+
 def write_text(path: str | os.PathLike, text: str) -> Path:
     """Write a text file in UTF-8 through :func:`replacing`; return its path.
 

@@ -145,12 +145,15 @@ def bleedless_fullness(reference: Audio, estimate: Audio, rate: int) -> tuple[fl
         rate: Hz.
 
     Returns:
-        ``100 / (1 + bleed)`` and ``100 / (1 + loss)``: 100 is perfect.
+        ``100 / (1 + bleed)`` and ``100 / (1 + loss)``: 100 is perfect; NaN where a signal is not finite.
 
     Raises:
         ValueError: the shapes differ.
     """
-    s, e = (_mel_db(x, rate) for x in _pair(reference, estimate))
+    pair = _pair(reference, estimate)
+    if not all(np.isfinite(x).all() for x in pair):
+        return float("nan"), float("nan")
+    s, e = (_mel_db(x, rate) for x in pair)
     difference = e - s
     bleed, loss = (
         float(part.mean()) if part.numel() else 0.0

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from bsm import audio
 from bsm.errors import InputError
+from bsm.files import replacing
 from bsm.mamba2 import BiMamba2Block
 from bsm.model import BSMamba2
 
@@ -56,7 +57,7 @@ def separate(
 
     Raises:
         InputError: no samples, values that are not finite, more channels than the model can be given, no window, a hop
-            that would leave gaps, or too little memory on the GPU.
+            that would leave gaps, too little memory on the GPU, or a model whose estimate is not finite.
     """
     mixture = torch.as_tensor(mixture, dtype=torch.float32)
     if mixture.ndim != 2 or 0 in mixture.shape:
@@ -80,6 +81,11 @@ def separate(
         raise InputError(
             "the GPU's memory does not hold this; choose a shorter window, a smaller batch, or --device cpu"
         ) from error
+    if not estimate.isfinite().all():
+        raise InputError(
+            "the model's estimate holds NaN or infinite samples: its weights are damaged, or its precision is too low "
+            "for this recording; load other weights, or run in float32"
+        )
     if estimate.shape[0] > 1:  # a mono model's channels
         estimate = estimate.squeeze(1)
     else:
@@ -171,25 +177,34 @@ def find_songs(places: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(songs))
 
 
-def plan_outputs(songs: Sequence[Path], folder: Path | None, *, overwrite: bool = False) -> dict[Path, list[Path]]:
+def plan_outputs(
+    songs: Sequence[Path], folder: Path | None, *, overwrite: bool = False, skip_existing: bool = False
+) -> dict[Path, list[Path]]:
     """Return the files to write for each song: ``<song>.vocals.wav`` and ``<song>.accompaniment.wav``.
 
     Args:
         songs: each once.
         folder: where to write; beside each song where it is None.
         overwrite: replace files that are there already; never one of the songs.
+        skip_existing: leave out the songs both of whose files are there already, and name their number in the log.
 
     Raises:
-        InputError: two songs would be written to the same files, a file to write is one of the songs or is there
-            already, or a folder cannot be made or written: told before minutes of computing, not after.
+        InputError: a song that is not there or not audio, two songs that would be written to the same files, a file to
+            write that is one of the songs or is there already, or a folder that cannot be made or written: told before
+            minutes of computing, not after.
     """
     targets: dict[Path, list[Path]] = {}
     taken: dict[Path, Path] = {}
     given = {song.resolve() for song in songs}
+    done = 0
     for song in songs:
+        audio.info(song)
         paths = [(folder or song.parent) / f"{song.stem}.{name}.wav" for name in OUTPUTS]
         if (other := taken.setdefault(paths[0], song)) != song:
             raise InputError(f"{other} and {song} would both be written to {paths[0]}; separate them one by one")
+        if skip_existing and all(path.exists() and path.resolve() not in given for path in paths):
+            done += 1
+            continue
         for path in paths:
             if path.resolve() in given:
                 raise InputError(
@@ -199,9 +214,11 @@ def plan_outputs(songs: Sequence[Path], folder: Path | None, *, overwrite: bool 
             if path.exists() and not overwrite:
                 raise InputError(
                     f"{path}: is there already, and a part of {song} would be written there; replace it with "
-                    "--overwrite, or name another folder with -o"
+                    "--overwrite, leave finished songs out with --skip-existing, or name another folder with -o"
                 )
         targets[song] = paths
+    if done:
+        log.warning("%d of %d song(s) are separated already and left out", done, len(songs))
     for place in {folder} if folder else {song.parent for song in songs if song.exists()}:
         base = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
         if not base.is_dir() or not os.access(base, os.W_OK | os.X_OK):
@@ -246,10 +263,7 @@ def separate_file(
             )
             parts = [part * np.float32(10 ** (gain / 20)) for part in parts]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
-    audio.write(paths[0], parts[0], rate, subtype=subtype)
-    try:
-        audio.write(paths[1], parts[1], rate, subtype=subtype)
-    except InputError:
-        paths[0].unlink()  # both or neither
-        raise
+    with replacing(paths[0]) as first, replacing(paths[1]) as second:  # both or neither, also of files that were there
+        for path, part in zip((first, second), parts, strict=True):
+            audio.write(path, part, rate, subtype=subtype)
     return gain

@@ -8,7 +8,6 @@ Everything is counted or follows from exact properties; random weights only prob
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,7 +20,7 @@ from bsm.config import LossConfig, ModelConfig
 from bsm.loss import bsmamba2_loss, loss_terms
 from bsm.mamba2 import GatedRMSNorm, Mamba2
 from bsm.model import BSMamba2
-from bsm.study.records import write_result
+from bsm.study.records import mark, write_result
 from seed_model import LOSS, REDUCED, Mixer, SeedConfig, SeedModel, described_loss
 
 SECONDS = 8  # of audio, whose frames the time path is asked about
@@ -197,13 +196,14 @@ def values() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    began = time.time()
+    started = mark()
     write_result(
         Path(sys.argv[1]),
         measured="structure of the paper's model beside the described one: counts, shapes, values of both losses",
         parameters={"seed model": vars(SeedConfig()), "reduced": vars(REDUCED), "probe": vars(PROBE)},
         values=values(),
         seed=0,
-        started=began,
+        started=started,
         data="none; random inputs",
+        inputs=(),
     )

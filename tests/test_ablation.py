@@ -1,5 +1,6 @@
 """What the ablations measure, compare and draw."""
 
+import json
 import math
 
 import matplotlib.pyplot as plt
@@ -12,12 +13,13 @@ from bsm.config import LossConfig, ModelConfig, StftConfig, TrainConfig
 from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
 from bsm.scan.feedthrough import CHUNK
-from bsm.study import ablation, losses, plan, scan_training, sizes
+from bsm.study import ablation, figures, losses, plan, scan_training, sizes
 from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, REPRODUCED
 from bsm.study.profiles import Profile
 from bsm.study.rules.ablation import slight_loss
 from bsm.study.rules.structure import bands_equal_mel
 from bsm.study.stats import crossed_interval
+from bsm.study.variants import changed
 
 RATE = 44100
 TINY = ModelConfig(
@@ -106,10 +108,43 @@ def test_tables_and_figures_have_every_variant():
     ablation.draw(ax, made, rows)
     labels = [label.get_text().replace("\n", " ") for label in ax.get_yticklabels()]
     assert labels[1] == "mean over windows instead of their sum"
-    assert ax.get_title() == "points: 6 songs, each the mean of 3 trainings; bars: 95 % intervals"
+    assert ax.get_title() == "points: 6 songs, means of 3 trainings; bars: 95 %"
     assert ax.containers[0].lines[0].get_xdata()[0] == pytest.approx(-0.5, abs=0.02)
     plt.close(figure)
-    assert "songs alone" in ablation.coverage([0]) and "3 training seeds" in ablation.coverage([0, 1, 2])
+    assert "songs alone" in figures.coverage([0]) and "3 training seeds" in figures.coverage([0, 1, 2])
+    assert figures.coverage([0, 1], 8).endswith("2 training seeds; bootstrapped over 8 songs only, they are too narrow")
+    assert figures.coverage([0, 1], 4).endswith("2 training seeds; 4 song(s) are too few for any")
+
+
+@pytest.mark.parametrize(("songs", "hollow"), [(6, False), (4, True)])
+def test_a_difference_without_an_interval_is_hollow_and_has_no_bar(songs, hollow):
+    made = records({"mono": -0.5}, songs=songs)
+    figure, ax = plt.subplots()
+    ablation.draw(ax, made, ablation.differences(made))
+    (drawn,) = ax.containers
+    assert (drawn.lines[0].get_markerfacecolor() == "none") == hollow
+    assert drawn.has_xerr != hollow
+    assert (figures.HOLLOW in ax.get_xlabel()) == hollow
+    plt.close(figure)
+
+
+def test_the_recipe_is_what_the_weights_record(tmp_path):
+    def trained(name, seed, **train):
+        path = tmp_path / f"{name}-{seed}" / "model.safetensors"
+        path.parent.mkdir()
+        config = changed(name, TINY, TrainConfig(steps=7, segment_seconds=3.0, seed=seed))[1].replace(**train)
+        path.with_suffix(".json").write_text(json.dumps({"train": config.to_dict()}))
+        return ablation.Trained(name, seed, path, torch.nn.Identity())
+
+    found = [trained("base", 0), trained("base", 1), trained("loss-mean", 0, workers=3)]
+    assert ablation.recipe(found) == TrainConfig(steps=7, segment_seconds=3.0)
+    with pytest.raises(InputError, match="mono-0.* not trained as the base was; another: steps; train it again"):
+        ablation.recipe([*found, trained("mono", 0, steps=8)])
+    with pytest.raises(InputError, match="loss-magnitude-0.* another: loss;"):
+        ablation.recipe([*found, trained("loss-magnitude", 0, loss=LossConfig())])
+    found[1].path.with_suffix(".json").unlink()
+    with pytest.raises(InputError, match="base-1/model.json: not there"):
+        ablation.recipe(found)
 
 
 def test_an_untrained_variant_is_named(tmp_path):
@@ -281,4 +316,4 @@ def test_rule_on_the_reduced_loss_without_it():
 def test_rule_on_bands_says_what_was_trained():
     trained = ablation.differences(records({"bands-equal": -0.3}))
     found = bands_equal_mel({"author": [1, 2], "equal": [2, 1], "mel": [2, 1]}, trained)
-    assert "equal bands score -0.30" in found.measured and "mel bands score" not in found.measured
+    assert "; equal bands -0.30" in found.measured and "; mel bands" not in found.measured

@@ -2,6 +2,7 @@
 
 import json
 import time
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -166,6 +167,16 @@ def test_the_plain_loss_is_the_loss(config):
     torch.testing.assert_close(got, want.float(), rtol=1e-5, atol=1e-6)
 
 
+def test_the_described_loss_adds_up_its_kinds():
+    estimate, target = torch.randn(2, 1, 2, 5000, generator=torch.Generator().manual_seed(0))
+    described = spectra.LOSSES[spectra.DESCRIBED_LOSS](estimate, target)
+    alone = [plain_loss(estimate, target, spectra.SEED_LOSS, [kind]) for kind in (torch.abs, torch.real, torch.imag)]
+    waveform = spectra.SEED_LOSS.waveform_weight * (estimate - target).abs().mean()
+    torch.testing.assert_close(described, sum(alone) - 2 * waveform)
+    flipped = plain_loss(-target, target, spectra.SEED_LOSS.replace(waveform_weight=0), [torch.abs])
+    assert flipped == pytest.approx(0, abs=1e-5) and described > alone[0]
+
+
 def test_mono_feeds_the_average_to_both_channels():
     stft = BSMamba2(ModelConfig.preset("tiny")).stft
     wave = torch.randn(1, 2, 4000)
@@ -177,9 +188,16 @@ def test_mono_feeds_the_average_to_both_channels():
 def test_losses_and_transforms():
     losses = {r["loss"]: r for r in spectra.losses(0.2, batch=1, repeats=2)}
     assert list(losses) == list(spectra.LOSSES)
-    assert [r["transforms"] for r in losses.values()] == [10, 6, 10, 5]
-    times = spectra.transforms(0.2, repeats=2)["seconds"]
-    assert {name: len(seconds) for name, seconds in times.items()} == {"stereo": 2, "mono": 2}
+    assert [r["transforms"] for r in losses.values()] == [10, 10, 6, 10, 5]
+    with (
+        mock.patch("torch.stft", wraps=torch.stft) as calls,
+        mock.patch("torch.hann_window", wraps=torch.hann_window) as w,
+    ):
+        times = spectra.transforms(0.2, repeats=2)["seconds"]
+    names = ("stereo", "mono", spectra.ANEW, spectra.EACH, spectra.AVERAGED)
+    assert {name: len(seconds) for name, seconds in times.items()} == dict.fromkeys(names, 2)
+    # Three rounds with the first: one call, or one a channel; a window for each but for the two cases that keep one.
+    assert (calls.call_count, w.call_count) == (3 * (1 + 1 + 2 + 2 + 1), 3 * (1 + 1 + 2) + 1)
 
 
 def test_side_shares(tmp_path):

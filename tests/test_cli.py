@@ -249,16 +249,29 @@ def test_separate_refuses_bad_songs(command, weights, tmp_path):
 
 
 def test_one_bad_song_among_good_ones(command, weights, tmp_path):
-    """The rule: songs are taken in order, the first bad one ends the command, what came before it stays."""
+    """What a header tells ends the command at once; what its samples tell, in its turn, and the rest can follow."""
     for name in ("a.wav", "c.wav"):
         soundfile.write(tmp_path / name, noise(2, 1000).T, RATE)
     (tmp_path / "b.wav").write_text("no music")
-    result = command("separate", "--weights", weights, "a.wav", "b.wav", "c.wav", cwd=tmp_path)
+    songs = ["separate", "--weights", weights, "a.wav", "b.wav", "c.wav"]
+    assert_refused(command(*songs, cwd=tmp_path), "b.wav: not an audio file")
+    assert tree(tmp_path) == ["a.wav", "b.wav", "c.wav"]
+    hurt = noise(2, 1000)
+    hurt[0, 500] = np.nan
+    soundfile.write(tmp_path / "b.wav", hurt.T, RATE, subtype="FLOAT")
+    result = command(*songs, cwd=tmp_path)
     assert result.status == 2
     assert result.out == ["a.vocals.wav", "a.accompaniment.wav"]
     assert len(result.err) == 1, result.err
-    assert "b.wav: not an audio file" in result.err[0]
+    assert "b.wav: has NaN or infinite samples" in result.err[0]
     assert tree(tmp_path) == ["a.accompaniment.wav", "a.vocals.wav", "a.wav", "b.wav", "c.wav"]
+    before = (tmp_path / "a.vocals.wav").stat().st_mtime_ns
+    soundfile.write(tmp_path / "b.wav", noise(2, 1000).T, RATE)
+    result = command(*songs, "--skip-existing", cwd=tmp_path)
+    assert result.status == 0
+    assert result.out == [f"{song}.{kind}.wav" for song in "bc" for kind in ("vocals", "accompaniment")]
+    assert "1 of 3 song(s) are separated already" in result.err[0]
+    assert (tmp_path / "a.vocals.wav").stat().st_mtime_ns == before
 
 
 def test_two_songs_that_would_write_one_file(command, weights, tmp_path):
@@ -283,9 +296,13 @@ def test_unusable_output_folders(command, weights, tmp_path):
     assert not list(closed.iterdir())
 
 
-def test_both_files_or_neither(weights, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("old", [False, True])
+def test_both_files_or_neither(weights, tmp_path, monkeypatch, capsys, old):
     song = tmp_path / "a.wav"
     soundfile.write(song, noise(2, 1000).T, RATE)
+    for kind in ("vocals", "accompaniment") if old else ():
+        (tmp_path / f"a.{kind}.wav").write_text(kind)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     write = audio.write
 
     def full_disk(path, *arguments, **options):
@@ -294,9 +311,9 @@ def test_both_files_or_neither(weights, tmp_path, monkeypatch, capsys):
         write(path, *arguments, **options)
 
     monkeypatch.setattr(audio, "write", full_disk)
-    assert in_process(monkeypatch, "separate", "--weights", weights, song) == 2
+    assert in_process(monkeypatch, "separate", "--weights", weights, "--overwrite", song) == 2
     assert capsys.readouterr().out == ""
-    assert tree(tmp_path) == ["a.wav"]
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_separate_refuses_bad_weights(command, weights, tmp_path):
@@ -501,6 +518,8 @@ def test_evaluate(command, weights, tmp_path):
     assert_refused(refused, "scores.tracks.jsonl: holds the scores of another evaluation (hop was 8.0, is 4.0)")
     refused = command("evaluate", "--weights", weights, "--data", "nowhere", cwd=tmp_path)
     assert_refused(refused, "nowhere: no such folder", "MUSDB18-HQ")
+    refused = command("evaluate", "--weights", weights, "--data", "songs", "-o", "songs", cwd=tmp_path)
+    assert_refused(refused, "songs: is a folder; name a file")
 
 
 def test_evaluate_keeps_its_scores_unasked(command, weights, tmp_path):

@@ -201,6 +201,14 @@ def test_a_journal_that_cannot_be_kept_is_known_before_computing(tracks, tmp_pat
         evaluate(tracks, {}, journal=Journal(tmp_path / "taken" / "scores.jsonl", {}))
 
 
+def test_a_song_that_cannot_be_separated_is_named(tracks, in_threads):
+    def refuse(track):
+        raise InputError("the recording has 6 channels")
+
+    with pytest.raises(InputError, match="sung: the recording has 6 channels"):
+        evaluate(tracks, {"a": refuse})
+
+
 def test_a_journal_of_other_settings_is_refused(tmp_path):
     path = tmp_path / "scores.jsonl"
     Journal(path, {"hop": 8.0, "window": 8.0}).append({"track": "a", "separator": "m", "usdr": 1.0})

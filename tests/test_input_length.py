@@ -13,6 +13,7 @@ from bsm.config import ModelConfig
 from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
 from bsm.evaluate import score
+from bsm.study import figures
 from bsm.study import input_length as study
 from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, REPRODUCED
 from bsm.study.rules.separation import nonoverlap_8, stable_1_16
@@ -189,6 +190,34 @@ def test_tables_and_figures_have_every_condition():
     drawn = axes[0].containers[0].lines[0].get_ydata()
     np.testing.assert_allclose(drawn, [-0.5, np.nan, 0, 0.3], atol=1e-9)
     plt.close("all")
+
+
+def test_each_metric_has_its_number_of_songs():
+    made = records(GAINS, seeds=(0,))
+    for row in made:
+        if row["window"] == 1 and row["track"] == "song 0":
+            row["csdr"] = float("nan")  # of a silent estimate
+    table = study.score_table(made, study.differences(made, {"BSMamba2": 2.0}))
+    assert list(table["n"]) == ["6; cSDR: 5", "6", "6", "6", "6"]
+
+
+def test_means_without_an_interval_are_hollow():
+    """Where one window has too few songs for an interval, its mark alone is hollow, and the legend says so."""
+    made = [r for r in records(GAINS) if r["window"] != 8 or r["track"] < "song 3"]
+    trained = {"BSMamba2": 2.0}
+    figure, axes = plt.subplots(1, 2)
+    study.draw_scores(axes, made, trained)
+    hollow = [line for line in axes[0].lines if line.get_markerfacecolor() == "white"]
+    assert [list(line.get_xdata()) for line in hollow] == [[2], []]  # the third window; the legend's
+    bars = axes[0].containers[0].lines[2][0].get_segments()
+    assert [bool(len(bar)) for bar in bars] == [True, True, False, True]
+    figures.legend_above(figure, axes[0])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["as trained", "BSMamba2", figures.HOLLOW]
+    plt.close(figure)
+    figure, axes = plt.subplots(1, 2)
+    study.draw_scores(axes, records(GAINS), trained)
+    assert figures.HOLLOW not in axes[0].get_legend_handles_labels()[1]
+    plt.close(figure)
 
 
 @pytest.mark.parametrize(

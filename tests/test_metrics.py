@@ -171,6 +171,13 @@ def test_leakage_lowers_bleedless_alone():
     assert fullness == (100, 100, 100)
 
 
+def test_what_is_not_finite_has_no_score():
+    sound = stereo()
+    broken = sound.copy()
+    broken[0, 10] = np.nan
+    assert np.isnan(metrics.bleedless_fullness(sound, broken, RATE)).all()
+
+
 def test_removed_content_lowers_fullness_alone():
     parts = burst(0.2, 1.5, 440), burst(2.5, 3.8, 2000, 0.1)
     found = [metrics.bleedless_fullness(sum(parts), parts[0] + x * parts[1], 44100) for x in (1, 0.5, 0)]

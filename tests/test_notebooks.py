@@ -183,3 +183,12 @@ def test_a_notebook_checks_what_plain_papermill_passed(study):
 def test_a_notebook_refuses_what_does_not_fit(study, namespace, message):
     with pytest.raises(InputError, match=message):
         notebooks.parameters("tiny", namespace)
+
+
+def test_a_value_out_of_range_is_refused_by_name():
+    notebooks.in_range(0, most_songs=0, cost_repeats=2)
+    notebooks.in_range(0, 3, example=3)
+    with pytest.raises(InputError, match="parameter 'most_songs' must be at least 0, not -3"):
+        notebooks.in_range(0, most_songs=-3)
+    with pytest.raises(InputError, match="parameter 'example' must be at least 0 and at most 3, not 4"):
+        notebooks.in_range(0, 3, example=4)

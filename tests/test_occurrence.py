@@ -55,6 +55,30 @@ def test_sdr_and_leakage_are_exact():
     assert math.isnan(second["since_1s"])
 
 
+def test_a_stretch_counts_where_the_region_fills_it():
+    """Regions of 2 and 0.4 s; of the last stretch, which is open, as much is asked as the one before is long."""
+    mixture, vocals = signals()
+
+    def heard(*edges):
+        return [
+            [study.since_onset(edge) for edge in edges if not math.isnan(record[study.since_onset(edge)])]
+            for record in study.measure(mixture, vocals, 0.5 * vocals, RATE, REGIONS, edges=edges)[0]
+        ]
+
+    assert heard(0, 0.25, 0.5, 1) == [["since_0s", "since_0.25s", "since_0.5s", "since_1s"], ["since_0s"]]
+    assert heard(0, 0.25, 0.375) == [["since_0s", "since_0.25s", "since_0.375s"], ["since_0s", "since_0.25s"]]
+    assert heard(0, 0.5, 2.5) == [["since_0s"], []]  # its 1.5 s of [0.5, 2.5) do not fill that
+    assert heard(0, 1.5) == [["since_0s"], []]  # 0.5 s of an open stretch are left, less than the 1.5 s before it
+    assert heard(0) == [["since_0s"], ["since_0s"]]
+
+
+@pytest.mark.parametrize("edges", [(0, 1, 1), (0, 2, 1), (0.5, 1), ()])
+def test_stretches_rise_from_the_onset(edges):
+    mixture, vocals = signals()
+    with pytest.raises(InputError, match="edges of stretches after an onset rise from 0"):
+        study.measure(mixture, vocals, vocals, RATE, REGIONS, edges=edges)
+
+
 def test_leakage_ends_at_the_margin_and_at_the_song():
     mixture, vocals = signals()
     estimate = vocals.copy()
@@ -253,3 +277,13 @@ def test_rule_on_intermittent_vocals(gain, songs, status):
     assert finding.status == status
     assert f"which is {51 * gain:.2f} (" in finding.measured  # longer ones have it the other way
     assert intermittent(records(1, models=("BSMamba2",)), shorter=2).status == BLOCKED
+
+
+def test_an_advantage_everywhere_says_nothing_of_intermittent_vocals():
+    short = records(1, songs=6)
+    long = [r | {"region": r["region"] + 9} for r in records(1, songs=6, duration=5.0)]
+    finding = intermittent(short + long, shorter=2)
+    assert finding.status == PARTLY and "not seen to be more so" in finding.measured
+    # A region that the recording cuts short is not known to be short: with these alone there is nothing to judge.
+    finding = intermittent([r | {"cut": True} for r in short] + long, shorter=2)
+    assert finding.status == PARTLY and "(0 songs)" in finding.measured

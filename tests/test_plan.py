@@ -14,7 +14,7 @@ from bsm.study import plan
 from bsm.study.bench import parts
 from bsm.study.bench.step import OURS, frames, parameter_count
 from bsm.study.profiles import Profile
-from bsm.study.records import write_result
+from bsm.study.records import mark, write_result
 
 
 def measured(preset="tiny", variant=OURS.name, seconds=1.0, batch=2, rounds=(10.0, 10.0)):
@@ -37,7 +37,8 @@ def measured(preset="tiny", variant=OURS.name, seconds=1.0, batch=2, rounds=(10.
 
 def result(path, *steps, device="cpu", memory=None):
     values = {"variants": list(steps), "backends": [], "memory": memory}
-    return write_result(path, measured="steps", parameters={"device": device}, values=values, data="noise")
+    given = {"measured": "steps", "parameters": {"device": device}, "data": "noise", "inputs": ()}
+    return write_result(path, values=values, started=mark(), **given)
 
 
 def work(preset="tiny", updates=3600, segments=2, batch=2, seconds=1.0):
@@ -98,7 +99,7 @@ def test_hours_and_memory(tmp_path):
     table, said = plan.plan([work()], path, "cpu")
     row = table.iloc[0]
     assert row["hours"] == pytest.approx(10)
-    low, high = (float(v) for v in row["95 % interval"].split(" to "))
+    low, high = (float(v) for v in row["interval"].split(" to "))
     assert 9 <= low < high <= 11
     assert row["GiB"] == pytest.approx(1 + 2 * frames(ModelConfig.preset("tiny"), 1.0) / 1024)
     assert np.isnan(row["GiB, checkpointing"])

@@ -102,6 +102,7 @@ def test_the_authors_weights_on_musdb_are_measured(settings, author, musdb):
     assert found.missing == ()
     assert found.paper_data
     assert found.journal.settings["weights_sha256"] == weights.entry("author").sha256
+    assert "none stated" in found.terms  # the licence, of a file that is known by its checksum
 
 
 @pytest.mark.parametrize(("window", "hop"), [(4.0, 4.0), (8.0, 4.0)])

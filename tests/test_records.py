@@ -1,9 +1,12 @@
 """Result files and the figures and tables that are made from them."""
 
+import ast
 import dataclasses
 import hashlib
 import json
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,12 +24,17 @@ mpl.use("Agg")
 
 
 def write(path: Path, **changes) -> Path:
-    given = {"measured": "uSDR, dB", "parameters": {"steps": 2}, "values": {"song": 1.0}, "data": "demo"} | changes
-    return records.write_result(path, **given)
+    given = {"measured": "uSDR, dB", "parameters": {"steps": 2}, "values": {"song": 1.0}, "data": "demo"}
+    return records.write_result(path, **given | {"started": records.mark(), "inputs": ()} | changes)
+
+
+def ago(seconds: float) -> records.Mark:
+    """A mark that lies so long back, before which the process did nothing."""
+    return records.Mark(time.time() - seconds, 0.0)
 
 
 def test_round_trip(tmp_path):
-    path = write(tmp_path / "new/result.json", seed=3, started=time.time() - 2, note="a remark")
+    path = write(tmp_path / "new/result.json", seed=3, started=ago(2), note="a remark")
     result = records.read_result(path)
     assert (result["schema"], result["measured"], result["data"], result["seed"]) == (1, "uSDR, dB", "demo", 3)
     assert (result["values"], result["parameters"], result["note"]) == ({"song": 1.0}, {"steps": 2}, "a remark")
@@ -75,6 +83,21 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_notebooks_say_when_a_result_began_what_it_was_made_from_and_its_seeds():
+    """Before any of them runs for an hour and fails in its last call."""
+    calls = {}
+    for path in sorted((records.ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        code = [ast.parse("".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"]
+        for node in (node for cell in code for node in ast.walk(cell) if isinstance(node, ast.Call)):
+            if getattr(node.func, "id", "") == "write_result":
+                calls[node.args[0].args[0].value] = {k.arg: ast.unparse(k.value) for k in node.keywords}
+    assert len(calls) > 10
+    for name, given in calls.items():
+        assert {"started", "inputs"} <= set(given), name
+        assert "seed" in given or "'seeds'" in given["parameters"] or name == "data", name  # which nothing random is in
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -103,35 +126,32 @@ def test_reading_what_is_no_result(tmp_path, text):
 
 def test_provenance_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    found = records.provenance()
+    found = records.provenance(records.mark())
     assert found["git"] == {"revision": "unknown", "dirty": None}
     assert found["packages"]["torch"] == torch.__version__
     assert found["device"]
-    assert found["started"] is None
     assert str(Path.home()) not in found["command"]
 
 
 def test_git_revision_and_dirty_flag(tmp_path, monkeypatch):
-    import subprocess
-
     def git(*arguments: str) -> None:
         identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
         subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
 
     monkeypatch.setattr(records, "ROOT", tmp_path)
-    assert records.provenance()["git"]["revision"] == "unknown"
+    assert records.provenance(records.mark())["git"]["revision"] == "unknown"
     (tmp_path / "pyproject.toml").write_text("")
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
-    found = records.provenance()["git"]
+    found = records.provenance(records.mark())["git"]
     assert len(found["revision"]) == 40
     assert found["dirty"] is False
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports/new.json").write_text("{}")
-    assert records.provenance()["git"]["dirty"] is False
+    assert records.provenance(records.mark())["git"]["dirty"] is False
     (tmp_path / "code.py").write_text("")
-    assert records.provenance()["git"]["dirty"] is True
+    assert records.provenance(records.mark())["git"]["dirty"] is True
 
 
 def test_inputs_are_known_by_their_content(tmp_path):
@@ -157,11 +177,32 @@ def test_inputs_are_known_by_their_content(tmp_path):
         write(tmp_path / "r.json", inputs=[tmp_path / "gone"])
 
 
-def test_processor_time_and_the_repositorys_paths(tmp_path):
-    path = write(tmp_path / "r.json", inputs=[records.ROOT / "pyproject.toml"], started=time.time())
-    record = records.read_result(path)
-    assert list(record["inputs"]) == ["pyproject.toml"]
-    assert record["provenance"]["cpu_seconds"] > 0
+def test_the_repositorys_folder_is_cut_from_inputs(tmp_path):
+    path = write(tmp_path / "r.json", inputs=[records.ROOT / "pyproject.toml"])
+    assert list(records.read_result(path)["inputs"]) == ["pyproject.toml"]
+
+
+def test_wall_and_processor_time_are_of_the_same_stretch(tmp_path):
+    busy = "import time\nwhile time.process_time() < 0.5: pass"
+
+    def spent() -> float:
+        return records.read_result(write(tmp_path / "r.json", started=started))["provenance"]["cpu_seconds"]
+
+    started = records.mark()
+    idle = spent()
+    assert idle < started.cpu  # what the process did before does not count
+    subprocess.run([sys.executable, "-c", busy], check=True)
+    assert spent() >= idle + 0.45  # what a child did since does
+
+
+def test_a_result_says_when_it_began_and_what_it_was_made_from(tmp_path):
+    given = {"measured": "s", "parameters": {}, "values": {}, "data": "noise", "started": records.mark(), "inputs": ()}
+    for name in ("started", "inputs"):
+        with pytest.raises(TypeError, match=name):
+            records.write_result(tmp_path / "r.json", **{k: v for k, v in given.items() if k != name})
+    with pytest.raises(TypeError, match="started is what mark"):
+        records.write_result(tmp_path / "r.json", **given | {"started": time.time()})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_kernels_command_is_its_parents(monkeypatch):
@@ -170,7 +211,7 @@ def test_a_kernels_command_is_its_parents(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/somewhere/ipykernel_launcher.py", "-f", "/run/kernel-1.json"])
     parent = [str(records.ROOT / ".venv/bin/python3"), str(records.ROOT / ".venv/bin/bsm"), "study", "00_data"]
     monkeypatch.setattr(psutil.Process, "parent", lambda self: SimpleNamespace(cmdline=lambda: parent))
-    assert records.provenance()["command"] == "bsm study 00_data"
+    assert records.provenance(records.mark())["command"] == "bsm study 00_data"
 
 
 def report_of(tmp_path, **changes):
@@ -179,7 +220,7 @@ def report_of(tmp_path, **changes):
 
     weights = tmp_path / "w.bin"
     weights.write_bytes(b"1")
-    result = write(tmp_path / "results/scores.json", inputs=[weights], seed=7, started=time.time(), **changes)
+    result = write(tmp_path / "results/scores.json", inputs=[weights], seed=7, started=records.mark(), **changes)
     figure = figures.save(plt.figure(), tmp_path / "figures/scores.png")
     plt.close("all")
     return result, figure, weights
@@ -201,6 +242,10 @@ def test_provenance_from_figure_to_input(tmp_path):
     assert provenance.chain(figure).splitlines()[1].endswith("(CHANGED since)")
     result.unlink()
     assert "missing" in provenance.chain(figure)
+
+
+def test_provenance_names_every_seed(tmp_path):
+    assert "seeds: [0, 5]" in provenance.chain(write(tmp_path / "r.json", parameters={"seeds": [0, 5]}))
 
 
 def test_provenance_of_tables_by_their_notebook():

@@ -86,12 +86,20 @@ def test_report_follows_its_results(demo):
         write_report(demo)
 
 
-def test_one_uncommitted_result_marks_its_revision(demo):
-    for name, dirty in (("data", True), ("training", False)):
+def test_every_result_stands_by_its_revision(demo):
+    names = sorted(path.stem for path in demo.reports.glob("results/*.json"))
+    for name in names:
         record = json.loads(demo.result(name).read_text())
-        record["provenance"]["git"] = {"revision": "abc", "dirty": dirty}
+        record["provenance"]["git"] = {"revision": "abc", "dirty": name in ("ablation_size", "repeat")}
         demo.result(name).write_text(json.dumps(record))
-    assert "`abc` with uncommitted changes" in write_report(demo).read_text()
+    text = write_report(demo).read_text()
+    assert "- `abc` with uncommitted changes: ablation_size, repeat\n" in text
+    clean = ", ".join(name for name in names if name not in ("ablation_size", "repeat"))
+    assert f"- `abc`: {clean}\n" in text
+    # Those of other folders that are shown: longer passes, and real recordings beside the synthesised songs.
+    scope = text.split("## Method")[0]
+    assert "speed/model_speed" in scope and "mir1k-subset/input_length" in scope
+    assert "mir1k-subset/training" not in scope  # which is not
 
 
 def test_what_was_not_measured_is_no_zero(demo):
@@ -99,6 +107,19 @@ def test_what_was_not_measured_is_no_zero(demo):
     text = write_report(demo).read_text()
     assert "not measured by the workflow" in text and "hours" not in text.split("## Compute")[1].split("##")[0]
     assert re.search(r"^\| in all( \| –)+ \|$", (demo.reports / "tables/cost.md").read_text(), re.MULTILINE)
+
+
+def test_added_up_hours_are_not_called_the_time_that_passed(demo):
+    for path in demo.reports.glob("benchmarks/*.tsv"):
+        header, values = (line.split("\t") for line in path.read_text().splitlines())
+        changed = dict(zip(header, values, strict=True)) | {"s": "0", "cpu_time": "0"}
+        if path.stem.startswith("model-bsmamba2-seed"):
+            changed |= {"s": "3600", "cpu_time": "1800"}
+        path.write_text("\t".join(header) + "\n" + "\t".join(changed.values()) + "\n")
+    seeds = len(list(demo.reports.glob("benchmarks/model-bsmamba2-seed*")))
+    text = write_report(demo).read_text().split("## Compute")[1]
+    assert f"took {seeds:.2f} hours added up, which is not the time that passed" in text
+    assert f"Processor time: {seeds / 2:.2f} hours, as Snakemake samples it" in text
 
 
 def test_costs_name_the_number_of_seeds(demo):

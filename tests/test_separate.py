@@ -299,6 +299,11 @@ def write(path, samples=1000, channels=2, **options):
     return path
 
 
+def test_an_estimate_that_is_not_finite_is_refused():
+    with pytest.raises(InputError, match="estimate holds NaN .* weights are damaged"):
+        separate(Stand(function=lambda x: x / 0), noise(2, 1000), RATE)
+
+
 def test_songs_of_folders(tmp_path, caplog):
     for name in ("b.wav", "a.FLAC", ".hidden.wav", "b.vocals.wav", "a.accompaniment.wav", "stem.vocals.wav"):
         write(tmp_path / name, format="FLAC" if "FLAC" in name else "WAV")

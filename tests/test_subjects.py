@@ -1,5 +1,7 @@
 """What a notebook studies: the profile's runs by default, any weights and songs where they are named."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ from bsm.checkpoint import save_model
 from bsm.config import ModelConfig
 from bsm.errors import InputError
 from bsm.model import BSMamba2
-from bsm.study import subjects
+from bsm.study import published, subjects
 from bsm.study.profiles import Profile
+from bsm.study.records import ROOT
 
 CARD = {"train": {"segment_seconds": 4.0, "seed": 5}}
 
@@ -62,6 +65,11 @@ def test_a_mapping_names_its_models(settings, runs):
     [
         ("nowhere.safetensors", {}, "no such weights file"),
         (["a"], {}, "weights must be a path, a name, or a mapping"),
+        ([], {}, r"weights must be .*, not \[\]"),
+        ({}, {}, r"weights must be .*, not \{\}"),
+        (0, {}, "weights must be .*, not 0"),
+        (False, {}, "weights must be .*, not False"),
+        ({"a": 5}, {}, "weights must be .*, not {'a': 5}"),
         (None, {"backbones": ["lstm"]}, "backbones: there is no 'lstm'"),
         (None, {"seeds": []}, "name at least one of each"),
         (None, {"seeds": [7]}, "bsmamba2-7/model.safetensors: no such weights file"),
@@ -70,6 +78,34 @@ def test_a_mapping_names_its_models(settings, runs):
 def test_what_is_not_there_is_told(settings, chosen, options, message):
     with pytest.raises(InputError, match=message):
         subjects.subjects(settings, chosen, **options)
+
+
+@pytest.mark.parametrize(
+    ("out", "chosen", "dataset", "folder"),
+    [
+        ("", None, "", ""),
+        ("", "a.safetensors", "", "runs/08_input_length"),
+        ("", None, "data/mine", "runs/08_input_length"),
+        ("there", "a.safetensors", "data/mine", "there"),
+        ("there", None, "", "there"),
+    ],
+)
+def test_what_is_measured_of_others_stays_out_of_the_reports(out, chosen, dataset, folder, caplog):
+    found = subjects.results_folder("08_input_length", out, chosen, dataset)
+    assert found == (str(ROOT / folder) if folder.startswith("runs") else folder)
+    assert [r.getMessage() for r in caplog.records] == (
+        [f"not the profile's own models and songs: results go to {folder}, or to `out`"] if found != out else []
+    )
+
+
+def test_coverage_is_of_the_seeds_and_songs_that_are_there(settings, runs):
+    two = subjects.subjects(settings, seeds=[0, 1])
+    many = [SimpleNamespace(name=f"song {n}") for n in range(20)]
+    assert subjects.coverage(two, many) == "95 % intervals over songs and 2 training seeds"
+    clips = [SimpleNamespace(name=f"abjones_{n}_{part:02d}") for n in range(1, 6) for part in range(1, 5)]
+    named = subjects.subjects(settings, {n: str(runs / f"bsmamba2-{n}/model.safetensors") for n in (0, 1)})
+    text = subjects.coverage(named, clips)  # two models of one training each
+    assert "one training seed" in text and "over 5 songs only" in text
 
 
 def test_songs_of_any_folder(settings, tmp_path, monkeypatch):
@@ -82,5 +118,5 @@ def test_songs_of_any_folder(settings, tmp_path, monkeypatch):
     # A few songs named like MUSDB18-HQ's are not its test set.
     monkeypatch.setattr(subjects, "open_tracks", lambda root, split: ("MUSDB18-HQ", tracks))
     assert subjects.songs(settings, "hq") == ("MUSDB18-HQ", tracks, False)
-    monkeypatch.setattr(subjects, "TEST_HOURS", 1e-9)
+    monkeypatch.setattr(published, "TEST_HOURS", 1e-9)
     assert subjects.songs(settings, "hq")[2]

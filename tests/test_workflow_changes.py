@@ -175,6 +175,18 @@ def test_a_change_reruns_what_depends_on_it_and_nothing_else(study, path, old, n
         assert not planned & stays
 
 
+@pytest.mark.parametrize("path", ["reports/smoke/results/repeat.json", "reports/speed/tables/model_speed.md"])
+def test_what_is_measured_by_hand_is_in_the_report_once_it_is_there(study, path):
+    made = study.folder / path
+    made.parent.mkdir(parents=True, exist_ok=True)
+    made.write_text("")
+    try:
+        assert study.planned() == {"report"}
+    finally:
+        made.unlink()
+    assert study.planned() == set()
+
+
 @pytest.mark.slow
 def test_a_failed_rule_leaves_nothing_half_made_and_the_rest_goes_on(study):
     folder = study.folder

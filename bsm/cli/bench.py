@@ -76,12 +76,10 @@ def bench(
     Scan backends, the block around them, the model beside BS-RoFormer, a training step, or the loading of training
     data.
     """
-    import time
+    from bsm.study.bench import SEED, model, scan
+    from bsm.study.records import mark, plain, write_result
 
-    from bsm.study.bench import model, scan
-    from bsm.study.records import plain, write_result
-
-    started = time.time()
+    started = mark()
     seconds = seconds or {"model": (8.0, 16.0), "step": (1.0,), "data": (1.0,)}.get(subject, (1.0, 4.0, 8.0))
     repeats = repeats or (9 if subject == "data" else 3)
     source = "random inputs, official initial values"
@@ -130,7 +128,9 @@ def bench(
             measured=f"speed and memory: {subject}",
             parameters=parameters,
             values=values,
+            seed=SEED,
             started=started,
             data=source,
+            inputs=[root] if subject == "data" else [],
         )
     click.echo(json.dumps(plain(values), indent=2))

@@ -32,12 +32,14 @@ from bsm.errors import InputError
     help="Sample format; where PCM would clip, both files are turned down by one gain, and it is said.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace files of these names that are there already.")
+@click.option("--skip-existing", is_flag=True, help="Leave out songs whose two files are there already.")
 @click.option("-v", "--verbose", is_flag=True, help="Say which implementations are used.")
 def separate(
     songs: tuple[Path, ...],
     weights: Path | None,
     output: Path | None,
     overwrite: bool,
+    skip_existing: bool,
     device: str,
     threads: int | None,
     verbose: bool,
@@ -49,7 +51,7 @@ def separate(
     that is in it, too: those are taken for what this command wrote, passed over, and named. A file that is there
     already is replaced with --overwrite only; one of SONGS, never. Rate, channels and length are the song's; samples
     are 32-bit float by default, so that nothing clips. Songs are taken in the order given; the first that cannot be
-    separated ends the command, and what was written for those before it stays.
+    separated ends the command, and what was written for those before it stays: --skip-existing goes on after them.
     """
     from bsm.checkpoint import load_model
     from bsm.separate import find_songs, plan_outputs, separate_file
@@ -57,7 +59,7 @@ def separate(
     device = _device(device, threads)
     if not verbose:
         logging.getLogger("bsm").setLevel(logging.WARNING)
-    targets = plan_outputs(find_songs(songs), output, overwrite=overwrite)
+    targets = plan_outputs(find_songs(songs), output, overwrite=overwrite, skip_existing=skip_existing)
     model = load_model(_find_weights(weights)).to(device)
     for number, (song, paths) in enumerate(targets.items(), 1):
         label = f"{number}/{len(targets)} {song.name}" if len(targets) > 1 else song.name
@@ -148,29 +150,32 @@ def evaluate(
     command again scores only what is missing. Without -o the result file is named after weights, data and a checksum of
     all settings; with -o, other settings are refused for the same file.
     """
-    import time
-
     import numpy as np
     import pandas as pd
 
     from bsm.checkpoint import load_model
     from bsm.data.layouts import open_tracks
-    from bsm.evaluate import METRICS, Journal, fingerprint, model_separator
+    from bsm.data.musdb18 import need_ffmpeg
+    from bsm.evaluate import METRICS, Journal, code_fingerprint, fingerprint, model_separator
     from bsm.evaluate import evaluate as run_evaluation
-    from bsm.files import sha256
-    from bsm.study.records import write_result
+    from bsm.files import check_writable, sha256
+    from bsm.study.published import published_songs
+    from bsm.study.records import mark, write_result
     from bsm.study.stats import bootstrap_interval, summary
 
-    started = time.time()
+    started = mark()
     device = _device(device, threads)
     skipped: dict[str, str] = {}
     layout, tracks = open_tracks(root, split, skipped=skipped if skip_bad else None)
     path = _find_weights(weights)
     model = load_model(path).to(device)
     hop = window if hop is None else hop
-    settings: dict[str, Any] = {"bsm": __version__, "weights_sha256": sha256(path), "layout": layout, "split": split}
+    settings: dict[str, Any] = {"bsm": __version__, "code": code_fingerprint(), "weights_sha256": sha256(path)}
+    settings |= {"layout": layout, "split": split}
     settings |= {"files": fingerprint(tracks)} | ({"whole": True} if whole else {"window": window, "hop": hop})
     output = output or _result_file(path, root, settings)
+    check_writable(output)
+    need_ffmpeg("cSDR needs")
     journal = Journal(output.with_suffix(".tracks.jsonl"), settings)
     separator = model_separator(model, window=window, hop=hop, whole=whole, batch_size=batch_size)
     records = run_evaluation(tracks, {"model": separator}, processes=processes, journal=journal)
@@ -186,7 +191,9 @@ def evaluate(
         values=records,
         data=f"{layout}, {split}" if layout != "songs" else str(root),
         started=started,
-        comparable_with_paper=(layout, split, whole, window, hop) == ("MUSDB18-HQ", "test", False, 8.0, 8.0)
+        inputs=[root],
+        comparable_with_paper=(split, whole, window, hop) == ("test", False, 8.0, 8.0)
+        and published_songs(layout, tracks)
         and not skipped,
         summary=rows,
     )

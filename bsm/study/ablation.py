@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +17,15 @@ from torch import nn
 from tqdm import tqdm
 
 from bsm.checkpoint import load_model
+from bsm.config import ModelConfig, TrainConfig
 from bsm.data.tracks import VOCALS, Track
 from bsm.errors import InputError
 from bsm.metrics import usdr
 from bsm.separate import separate
-from bsm.study.figures import COLOURS
+from bsm.study.figures import COLOURS, HOLLOW, draw_interval
 from bsm.study.profiles import Profile
 from bsm.study.stats import Interval, crossed_interval, interval_text, verdict
-from bsm.study.variants import BASE, VARIANTS
+from bsm.study.variants import BASE, VARIANTS, changed
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,31 @@ def load(settings: Profile, names: Sequence[str], seeds: Sequence[int]) -> list[
                 raise InputError(f"{path}: not trained yet; run `{command}` first")
             found.append(Trained(name, seed, path, load_model(path)))
     return found
+
+
+def recipe(found: Sequence[Trained]) -> TrainConfig:
+    """Return the base's training as its weights' card records it, whatever a profile or parameter says by now.
+
+    Args:
+        found: of :func:`load`, the base first.
+
+    Raises:
+        InputError: weights without a card, or that were not trained like the base but for seed and variant.
+    """
+    base = _recorded(found[0])
+    for model in found:
+        own = _recorded(model).replace(seed=base.seed, workers=base.workers).to_dict()
+        expected = changed(model.variant, ModelConfig(), base)[1].to_dict()
+        if other := [name for name, value in expected.items() if own[name] != value]:
+            raise InputError(f"{model.path}: not trained as the base was; another: {', '.join(other)}; train it again")
+    return base
+
+
+def _recorded(model: Trained) -> TrainConfig:
+    card = model.path.with_suffix(".json")
+    if not card.is_file():
+        raise InputError(f"{card}: not there, which records the training of the weights beside it; train them again")
+    return TrainConfig.from_dict(json.loads(card.read_text(encoding="utf-8"))["train"])
 
 
 def scores(found: Sequence[Trained], tracks: Sequence[Track], window: float) -> list[dict[str, Any]]:
@@ -160,27 +187,23 @@ def deviation_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns)
 
 
-def coverage(seeds: Sequence[int]) -> str:
-    """Say what the intervals cover."""
-    if len(seeds) > 1:
-        return f"95 % intervals over songs and {len(seeds)} training seeds"
-    return "95 % intervals over songs alone: with one training seed, a difference may be the luck of a training"
-
-
 def draw(ax: Axes, records: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
-    """Draw each variant's difference with its interval, and each song's as a point, seeds averaged."""
+    """Draw each variant's difference with its interval, and each song's as a point, seeds averaged.
+
+    A difference of too few songs for an interval is hollow.
+    """
     base = table_of(records, BASE)
     ax.axvline(0, color="0.4", linewidth=0.8)
     for y, row in enumerate(rows):
         songs = (table_of(records, row["variant"]) - base).mean(axis=1, skipna=False)
         ax.plot(songs, np.full(len(songs), y - 0.22), "o", color=COLOURS["blue"], alpha=0.5, markersize=3.5)
-        ends = np.nan_to_num([[row["estimate"] - row["low"]], [row["high"] - row["estimate"]]])
-        ax.errorbar(row["estimate"], y, xerr=np.maximum(ends, 0), fmt="s", capsize=3, color=COLOURS["vermilion"])
+        draw_interval(ax, y, gain_of([row], row["variant"]), across=True)
     labels = [textwrap.fill(VARIANTS[row["variant"]].asks, 38) for row in rows]
     ax.set(yticks=range(len(rows)), yticklabels=labels, ylim=(len(rows) - 0.5, -0.5))
     seeds = base.shape[1]
-    title = f"points: {len(base)} songs" + (f", each the mean of {seeds} trainings" if seeds > 1 else "")
-    ax.set(xlabel="uSDR against the paper's design (dB)", title=f"{title}; bars: 95 % intervals")
+    title = f"points: {len(base)} songs" + (f", means of {seeds} trainings" if seeds > 1 else "")
+    hollow = f"\n{HOLLOW}" if any(np.isnan(gain_of(rows, row["variant"]).low) for row in rows) else ""
+    ax.set(xlabel=f"uSDR against the paper's design (dB){hollow}", title=f"{title}; bars: 95 %")
 
 
 def gain_of(rows: Sequence[dict[str, Any]], variant: str) -> Interval | None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bsm.study.stats import Interval, bootstrap_interval, interval_text
+from bsm.study.stats import Interval, interval_text, of_rounds
 
 REPRODUCED, CONTRADICTED, PARTLY = "reproduced", "contradicted", "partly"
 BLOCKED, UNTESTED = "blocked", "untested"
@@ -32,7 +32,8 @@ RE_EXECUTED, RE_TRAINED, COMPUTED, READ = "re-executed", "re-trained small", "co
 """Evidence: code was run and measured; a small model was trained; it follows from definitions; it was read."""
 
 
-_SMALL_SCALE = {REPRODUCED: "it holds", CONTRADICTED: "it does not hold"}
+WENT = {REPRODUCED: "it holds", CONTRADICTED: "it does not hold"}
+"""Which way a measurement went that settles no claim."""
 
 
 @dataclass(frozen=True)
@@ -61,37 +62,42 @@ class Rule:
 RULES: dict[str, Rule] = {}
 
 
-def rule(evidence: str) -> Callable[[Callable[..., Finding]], Callable[..., Finding]]:
+def rule(evidence: str, *, on_cpu: bool = False) -> Callable[[Callable[..., Finding]], Callable[..., Finding]]:
     """Register a function as a rule under its own name.
 
     Its arguments are the values of result files and, keyword-only, the thresholds that a row of the ledger names.
-    What small models show settles no claim about the paper's: where they were trained for it, a verdict becomes
-    ``partly``, and the words say which way it went.
+    What small models show settles no claim about the paper's, and what a CPU shows (``on_cpu``) none about a GPU: a
+    verdict becomes ``partly``, for and against alike, and the words say which way it went.
     """
 
     def register(judge: Callable[..., Finding]) -> Callable[..., Finding]:
         if judge.__name__ in RULES:
             raise ValueError(f"there are two rules named {judge.__name__!r}")
-        RULES[judge.__name__] = Rule(_at_small_scale(judge) if evidence == RE_TRAINED else judge, evidence)
+        settled = judge
+        if on_cpu:
+            settled = _capped(judge, "on this CPU", "; the GPU that the claim means was not tested")
+        elif evidence == RE_TRAINED:
+            settled = _capped(judge, "small models")
+        RULES[judge.__name__] = Rule(settled, evidence)
         return judge
 
     return register
 
 
-def _at_small_scale(judge: Callable[..., Finding]) -> Callable[..., Finding]:
+def _capped(judge: Callable[..., Finding], where: str, untested: str = "") -> Callable[..., Finding]:
     @wraps(judge)
     def capped(*values: Any, **options: Any) -> Finding:
         found = judge(*values, **options)
-        if found.status not in _SMALL_SCALE:
-            return found
-        return replace(found, status=PARTLY, measured=f"small models: {_SMALL_SCALE[found.status]}; {found.measured}")
+        if found.status in WENT:
+            found = replace(found, status=PARTLY, measured=f"{where}: {WENT[found.status]}; {found.measured}")
+        return replace(found, why=found.why + untested) if found.status == PARTLY else found
 
     return capped
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> Interval:
-    """How many times faster, round by round of one run: mean and bootstrap interval."""
-    return bootstrap_interval(np.divide(slow, fast))
+    """How many times faster, round by round of one run: :func:`bsm.study.stats.of_rounds`."""
+    return of_rounds(np.divide(slow, fast))
 
 
 def judge_ratio(interval: Interval, low: float, high: float = np.inf) -> str:
@@ -104,6 +110,14 @@ def judge_ratio(interval: Interval, low: float, high: float = np.inf) -> str:
 
 
 def interval_words(interval: Interval, unit: str = "", digits: int = 2) -> str:
-    """Write an estimate with its interval and n: ``1.77x (1.75 to 1.81; n = 3)``."""
+    """Write an estimate with its interval and n: ``1.77x (1.75 to 1.81; n = 8)``, or ``all of n = 3`` for a range."""
     ends = interval_text(interval.low, interval.high, digits)
-    return f"{interval.estimate:.{digits}f}{unit} ({ends}; n = {interval.n})"
+    n = f"all of n = {interval.n}" if interval.method == "range" else f"n = {interval.n}"
+    return f"{interval.estimate:.{digits}f}{unit} ({ends}; {n})"
+
+
+def gain_words(gain: Interval) -> str:
+    """Write a difference in uSDR with its sign: ``+0.10 (0.02 to 0.19; n = 24) dB uSDR (better)``."""
+    sign = "+" if gain.estimate > 0 else ""
+    went = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no difference seen"
+    return f"{sign}{interval_words(gain)} dB uSDR" + f" ({went})" * bool(np.isfinite(gain.low))

@@ -14,7 +14,8 @@ def benchmarks(settings: Profile) -> pd.DataFrame:
     """Return what the workflow measured of each part: seconds, peak memory (MiB), processor seconds, number of runs.
 
     Trainings of one network under several seeds are one part, and so are all of the ablations' variants. Some run at
-    the same time, one on each core, so that the sum is more than the time that passed.
+    the same time, one on each core, so that the sum is more than the time that passed. Processor seconds are sampled,
+    and so too few: processes that end between two samples are missing.
     """
     columns = {"s": "sum", "max_rss": "max", "cpu_time": "sum"}
     rows = {

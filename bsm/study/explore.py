@@ -10,7 +10,7 @@ import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from IPython.display import Audio, Markdown, display
+from IPython.display import Markdown, display
 from torch import nn
 
 from bsm import audio
@@ -167,8 +167,7 @@ class Explorer:
             signals["true vocals"] = self.vocals
         signals["what remains"] = self.mixture - self.estimate
         display(Markdown(" ".join(lines)))
-        for name, signal in signals.items():
-            display(Markdown(f"**{name}**"), Audio(signal, rate=self.rate))
+        figures.players(signals, self.rate)
         with figures.style():
             figure, axes = plt.subplots(len(signals), 1, figsize=(7, 2 * len(signals)), sharex=True)
             peak = None  # the mixture's, for all

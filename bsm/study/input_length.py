@@ -234,7 +234,10 @@ def _gain(row: dict[str, Any]) -> str:
 
 
 def score_table(records: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Return means with intervals by model and condition, and differences from training's length or no overlap."""
+    """Return means with intervals by model and condition, and differences from training's length or no overlap.
+
+    ``n`` is of both metrics, but where cSDR is of fewer tracks: a silent estimate has none.
+    """
     found = {(r["model"], r["metric"], r["window"], r["hop"]): r for r in rows}
     tables = {metric: tables_of(records, metric) for metric in METRICS}
     lines = []
@@ -242,13 +245,15 @@ def score_table(records: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]
     columns = sorted(tables["usdr"], key=lambda c: (models.index(c[0]), c[2] != c[1], c[1]))
     for model, window, hop in columns:
         line = {"model": model, "window": shown(window), "hop": shown(hop) if hop != window else "= window"}
+        numbers = {}
         for metric, label in METRICS.items():
             mean, counts = _over_songs(tables[metric][model, window, hop])
             line |= {label: mean.estimate, f"{label.split()[0]} interval": interval_text(mean.low, mean.high)}
             row = found.get((model, metric, window, hop))
             line[f"{label.split()[0]} difference"] = _gain(row).split("; n")[0] + "]" if row else "–"
-            line["n"] = counted(counts).removeprefix("n = ")
-        lines.append(line)
+            numbers[metric] = counted(counts).removeprefix("n = ")
+        other = f"; cSDR: {numbers['csdr']}" if numbers["csdr"] != numbers["usdr"] else ""
+        lines.append(line | {"n": numbers["usdr"] + other})
     return pd.DataFrame(lines)
 
 

@@ -8,14 +8,15 @@ the values it is given and its thresholds:
       inputs: {conv: scan_backends#conv}     # reports/<profile>/results/scan_backends.json, values -> conv
       thresholds: {faster: 3}
 
-An input may name a profile of its own, ``gpu/scan_parity#errors``; a path may have several steps, ``loss.flipped``; and
-without ``#`` it is all the values. One that ends in ``?`` may be missing, and is then not given to the rule. The fields
-after that are computed: ``bsm claims render`` writes them, ``bsm claims check`` computes them again and complains about
-whatever differs.
+An input may name a profile of its own, ``gpu/scan#speed``; a path may have several steps, ``loss.flipped``; and
+without ``#`` it is all the values. ``@`` in the place of ``#`` reads the file's parameters: ``scores@model.dim``.
+One that ends in ``?`` may be missing, and is then not given to the rule. The fields after that are computed: ``bsm
+claims render`` writes them, ``bsm claims check`` computes them again and complains about whatever differs.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -93,10 +94,10 @@ def evaluate(row: Row, profile: str = PROFILE, reports: Path = REPORTS) -> Row:
     values, files, devices, missing = {}, [], [], f"not tested yet: {row['test']}"
     for name, address in rule.get("inputs", {}).items():
         optional = str(address).endswith("?")
-        file, steps = _locate(str(address).removesuffix("?"), profile, reports)
+        file, field, steps = _locate(str(address).removesuffix("?"), profile, reports)
         shown = file.relative_to(reports.parent).as_posix()
         record = read_result(file) if file.is_file() else None
-        values[name] = _follow(record["values"], steps) if record else None
+        values[name] = _follow(record[field], steps) if record else None
         if values[name] is None and optional:
             del values[name]
             continue
@@ -119,7 +120,7 @@ def evaluate(row: Row, profile: str = PROFILE, reports: Path = REPORTS) -> Row:
                 "status": found.status,
                 "measured": found.measured,
                 "why": found.why,
-                "evidence": judged.evidence,
+                "evidence": judged.evidence if found.measured else "",
                 "result": list(dict.fromkeys(files)),
                 "device": ", ".join(dict.fromkeys(d for d in devices if d)),
             }
@@ -134,10 +135,11 @@ def evaluate(row: Row, profile: str = PROFILE, reports: Path = REPORTS) -> Row:
     }
 
 
-def _locate(address: str, profile: str, reports: Path) -> tuple[Path, list[str]]:
-    name, _, steps = str(address).partition("#")
+def _locate(address: str, profile: str, reports: Path) -> tuple[Path, str, list[str]]:
+    name, mark, steps = re.fullmatch(r"([^#@]*)([#@]?)(.*)", address).groups()
     folder, _, stem = name.rpartition("/")
-    return reports / (folder or profile) / "results" / f"{stem}.json", [s for s in steps.split(".") if s]
+    field = "parameters" if mark == "@" else "values"
+    return reports / (folder or profile) / "results" / f"{stem}.json", field, [s for s in steps.split(".") if s]
 
 
 def _follow(values: Any, steps: list[str]) -> Any:
@@ -193,8 +195,7 @@ def claims_table(profile: str, results: Collection[str], reports: Path = REPORTS
     rows = [
         row
         for row in load(reports / "claims.yaml")
-        if {a.removesuffix("?").partition("#")[0] for a in row.get("rule", {}).get("inputs", {}).values()}
-        & set(results)
+        if {re.split("[#@?]", a)[0] for a in row.get("rule", {}).get("inputs", {}).values()} & set(results)
     ]
     return pd.DataFrame(evaluated(rows, profile, reports))[["id", "claim", "measured", "status", "why"]]
 

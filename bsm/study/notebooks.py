@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -150,6 +151,18 @@ def parameters(name: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
             value = _from_text(value)
         values[key] = _fit(key, value, default, source.name)
     return values
+
+
+def in_range(least: float, most: float = math.inf, **values: float) -> None:
+    """Refuse a notebook's parameters, given by their names, outside of a range: before anything is measured.
+
+    Raises:
+        InputError: one that is less than ``least`` or more than ``most``.
+    """
+    for name, value in values.items():
+        if not least <= value <= most:
+            bounds = f"at least {least:g}" + (f" and at most {most:g}" if most < math.inf else "")
+            raise InputError(f"parameter {name!r} must be {bounds}, not {value!r}")
 
 
 def _from_text(text: str) -> Any:

@@ -108,7 +108,7 @@ def measure(
             heard = onset and region.duration >= ms / 1000
             record[first_ms(ms)] = sdr(region.start, region.start + ms / 1000) if heard else float("nan")
         for before, begin, end in zip([0, *edges], edges, [*edges[1:], np.inf], strict=False):
-            filled = region.duration >= min(end, begin + (begin - before)) and region.duration > begin
+            filled = region.duration >= (end if end < np.inf else begin + (begin - before)) and region.duration > begin
             stop = min(region.start + end, region.stop)
             record[since_onset(begin)] = sdr(region.start + begin, stop) if onset and filled else float("nan")
         record[BEFORE] = leakage(max(ends[number], region.start - margin), region.start)

@@ -19,7 +19,7 @@ from bsm.study.bench.scan import operations as scan_operations
 from bsm.study.bench.step import OURS, frames, parameter_count, part_seconds
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
-from bsm.study.stats import Interval, bootstrap_interval, interval_text
+from bsm.study.stats import Interval, interval_text, of_rounds
 
 EPOCHS, STEPS = 100, 430  # what the seed documents plan with
 SEGMENTS = 30  # of one of those steps: the paper's share of one GPU
@@ -141,7 +141,7 @@ def update_seconds(step: dict[str, Any], work: Work) -> Interval:
     harder = operations(wanted, work.seconds) / operations(measured, step["audio_seconds"])
     longer = work.seconds / step["audio_seconds"]
     larger = parameter_count(work.preset) / step["parameters"]
-    return bootstrap_interval(segments * (network * harder + signal * longer) + optimiser * larger)
+    return of_rounds(segments * (network * harder + signal * longer) + optimiser * larger)
 
 
 def plan(todo: Sequence[Work], path: Path | None, device: str) -> tuple[pd.DataFrame, list[str]]:
@@ -167,7 +167,7 @@ def plan(todo: Sequence[Work], path: Path | None, device: str) -> tuple[pd.DataF
             "segments": f"{work.segments} x {work.seconds:g} s",
             "s an update": update.estimate,
             "hours": hours[0],
-            "95 % interval": interval_text(*hours[1:], digits=1),
+            "interval": interval_text(*hours[1:], digits=1),
             "batch": work.batch,
         }
         for name, checkpointing in (("GiB", False), ("GiB, checkpointing", True)):

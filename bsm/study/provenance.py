@@ -100,6 +100,7 @@ def _result(path: Path) -> list[str]:
         "measured": record["measured"],
         "data": record["data"],
         "seed": record.get("seed"),
+        "seeds": record["parameters"].get("seeds"),  # of several trainings
         "revision": f"{git.get('revision', 'unknown')}{dirty}",
         "command": made.get("command"),
         "device": f"{made.get('device')}, {made.get('threads')} threads; {made.get('platform')}",

@@ -15,7 +15,7 @@ from bsm import weights
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.evaluate import METRICS, Journal, fingerprint
+from bsm.evaluate import METRICS, Journal, code_fingerprint, fingerprint
 from bsm.files import sha256
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
@@ -56,6 +56,7 @@ class Case:
         paper_data: whether songs and windows, whatever the weights, are those of the published scores, which can then
             stand beside the scores of the named weights.
         journal: keeps scores as they come, so that hours of work survive; None for a profile's own songs.
+        terms: what the publisher of these weights says of a licence; empty for those that are not published.
     """
 
     weights: Path
@@ -65,6 +66,7 @@ class Case:
     missing: tuple[str, ...]
     paper_data: bool
     journal: Journal | None
+    terms: str = ""
 
     @property
     def status(self) -> str:
@@ -103,11 +105,13 @@ def case(settings: Profile, name: str = "", dataset: str = "", *, window: float 
     else:
         data = layout if layout == "MUSDB18-HQ" else f"{layout}: {Path(dataset).name}"
         kept = {"weights_sha256": checksum or sha256(path), "data": fingerprint(tracks), "window": window, "hop": hop}
+        kept["code"] = code_fingerprint()
         digest = hashlib.sha256(repr(kept).encode()).hexdigest()[:12]
         journal = Journal(ROOT / "runs" / settings.profile / f"published-{digest}.jsonl", kept)
     paper_data = (layout, window, hop) == ("MUSDB18-HQ", WINDOW, WINDOW)
     shown = "BSMamba2 of this profile" if not name else Path(name).name
-    return Case(path, shown, tracks, data, tuple(missing), paper_data, journal)
+    terms = next((w.terms for w in weights.entries().values() if checksum and w.sha256 == checksum), "")
+    return Case(path, shown, tracks, data, tuple(missing), paper_data, journal, terms)
 
 
 def _weights(names: Sequence[str], missing: list[str]) -> tuple[Path | None, str, str]:
@@ -129,6 +133,16 @@ def _weights(names: Sequence[str], missing: list[str]) -> tuple[Path | None, str
     return path, found, checksum
 
 
+def published_songs(layout: str, tracks: Sequence[Track]) -> bool:
+    """Whether these are the test songs of the published scores: MUSDB18-HQ's, whole, and not excerpts under its names.
+
+    Args:
+        layout: of :func:`bsm.data.layouts.open_tracks`.
+        tracks: its test songs.
+    """
+    return layout == "MUSDB18-HQ" and sum(track.seconds for track in tracks) >= TEST_HOURS * 3600
+
+
 def _songs(dataset: str, missing: list[str]) -> tuple[str, list[Track] | None]:
     """Return layout and test songs of a folder, or None; note where they are not MUSDB18-HQ's."""
     layout, tracks = "", None
@@ -137,7 +151,7 @@ def _songs(dataset: str, missing: list[str]) -> tuple[str, list[Track] | None]:
     except InputError as error:
         missing.append(f"Songs: {error}.")
         return layout, None
-    if layout == "MUSDB18-HQ" and sum(track.seconds for track in tracks) < TEST_HOURS * 3600:
+    if layout == "MUSDB18-HQ" and not published_songs(layout, tracks):
         layout = "excerpts of MUSDB18-HQ"
     if layout != "MUSDB18-HQ":
         missing.append(

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,6 +55,21 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 _used: dict[Path, str] = {}  # result files that this process wrote or read, with their SHA-256
 
 
+class Mark(NamedTuple):
+    """A moment of this process: ``wall``, s since 1970, and ``cpu``, the processor time up to then, s."""
+
+    wall: float
+    cpu: float
+
+
+def mark() -> Mark:
+    """Return this moment, for :func:`write_result` to count from.
+
+    Its processor time is that of user and system, of this process and of its children that have finished.
+    """
+    return Mark(time.time(), sum(os.times()[:4]))
+
+
 def write_result(
     path: str | Path,
     *,
@@ -62,9 +77,9 @@ def write_result(
     parameters: dict[str, Any],
     values: Any,
     seed: int | None = None,
-    started: float | None = None,
+    started: Mark,
     data: str,
-    inputs: Iterable[str | Path] = (),
+    inputs: Iterable[str | Path],
     comparable_with_paper: bool = False,
     **extra: Any,
 ) -> Path:
@@ -79,10 +94,10 @@ def write_result(
         parameters: every setting that could change the values.
         values: a mapping or list that keeps every track's values, never only the mean.
         seed: the random seed, where there is one.
-        started: :func:`time.time` when the run began; without it the wall time is unknown.
+        started: :func:`mark` when the run began: wall and processor time are counted from there.
         data: the data set's name.
-        inputs: files that the values depend on, and folders of songs (see :func:`checksum`); their checksums are kept.
-            Files that ``parameters`` names, such as ``weights``, are added.
+        inputs: files that the values depend on, and folders of songs (see :func:`checksum`), an empty sequence where
+            there are none; their checksums are kept. Files that ``parameters`` names, such as ``weights``, are added.
         comparable_with_paper: whether data and protocol are the paper's.
         extra: further fields.
 
@@ -91,7 +106,7 @@ def write_result(
 
     Raises:
         ValueError: ``extra`` has the name of a field of the schema, or ``values`` is neither a mapping nor a list.
-        TypeError: something that has no JSON form.
+        TypeError: something that has no JSON form, ``started`` or ``inputs`` left out, or ``started`` no mark.
     """
     record = {
         "schema": SCHEMA,
@@ -174,22 +189,26 @@ def _named_files(parameters: Mapping[str, Any]) -> list[str]:
     return [text for text in texts if Path(text).is_file()]
 
 
-def provenance(started: float | None = None) -> dict[str, Any]:
+def provenance(started: Mark) -> dict[str, Any]:
     """Describe where a result comes from: code, packages, machine, command and time.
 
     Args:
-        started: :func:`time.time` when the run began.
+        started: :func:`mark` when the run began.
 
     Returns:
         ``git`` (revision, ``"unknown"`` without a repository; dirty: whether anything but ``reports/``, which the
         study itself rewrites, differs from that revision, None if unknown), ``packages``, ``python``, ``platform``,
-        ``device`` (the GPU, else the CPU), ``cpu``, ``threads`` (PyTorch's), ``command``, ``started`` (ISO 8601, UTC)
-        and ``wall_seconds``, both None without ``started``, and ``cpu_seconds``: processor time, user and system, of
-        this process and its finished children since the process began.
+        ``device`` (the GPU, else the CPU), ``cpu``, ``threads`` (PyTorch's), ``command``, ``started`` (ISO 8601, UTC),
+        and from then on ``wall_seconds`` and ``cpu_seconds`` (see :func:`mark`).
+
+    Raises:
+        TypeError: ``started`` is no mark.
     """
     import torch  # slow to import, and the readers of results do without it
 
-    cpu = _cpu_model()
+    if not isinstance(started, Mark):
+        raise TypeError(f"started is what mark() returned when the run began, not a {type(started).__name__}")
+    now, cpu = mark(), _cpu_model()
     return {
         "git": git_revision(ROOT),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
@@ -199,9 +218,9 @@ def provenance(started: float | None = None) -> dict[str, Any]:
         "cpu": cpu,
         "threads": torch.get_num_threads(),
         "command": _command(),
-        "started": None if started is None else datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-        "wall_seconds": None if started is None else round(time.time() - started, 3),
-        "cpu_seconds": round(sum(os.times()[:4]), 3),
+        "started": datetime.fromtimestamp(started.wall, UTC).isoformat(timespec="seconds"),
+        "wall_seconds": round(now.wall - started.wall, 3),
+        "cpu_seconds": round(now.cpu - started.cpu, 3),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pandas as pd
 from bsm.errors import InputError
 from bsm.study.figures import table_markdown
 from bsm.study.profiles import Profile
-from bsm.study.records import read_result, write_result
+from bsm.study.records import mark, read_result, write_result
 
 RESULT = "repeat"
 
@@ -111,7 +110,7 @@ def write(profile: str, other: Path) -> Path:
     Raises:
         InputError: an unknown profile, or no result in common.
     """
-    settings, started = Profile.load(profile), time.time()
+    settings, started = Profile.load(profile), mark()
     records = compare(settings.reports, other)
     settings.write_table(RESULT, table(records, data=settings.data_title, comparable=settings.comparable))
     return write_result(

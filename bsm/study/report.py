@@ -16,7 +16,7 @@ from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, REPRODUCED, STATUSES
 from bsm.study.cost import benchmarks, cost_table
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
-from bsm.study.report_results import figure, further, published, scan, scores, table
+from bsm.study.report_results import figure, files, further, published, scan, scores, table
 from bsm.study.stats import summary
 
 _RESULTS = ("data", "training", "scores", "real_clip", "separation_speed")
@@ -39,7 +39,7 @@ def write_report(settings: Profile) -> Path:
     results = {name: read_result(settings.result(name)) for name in (*_RESULTS, *measured)}
     claims = ledger.evaluated(ledger.load(), settings.profile)
     sections = [
-        _scope(settings, results, claims),
+        _scope(settings, claims),
         _method(settings, results),
         _data(settings, results),
         _compute(settings, results),
@@ -73,12 +73,17 @@ def refresh_readme(settings: Profile, readme: Path = ROOT / "README.md") -> bool
     return text != before
 
 
-def _scope(settings: Profile, results: dict[str, Any], claims: list[ledger.Row]) -> str:
-    revisions = defaultdict(list)
-    for result in results.values():
-        git = result["provenance"]["git"]
-        revisions[git["revision"][:12]].append(git["dirty"])
-    made = ", ".join(f"`{name}`{' with uncommitted changes' * any(dirty)}" for name, dirty in revisions.items())
+def _revisions(settings: Profile, claims: list[ledger.Row]) -> str:
+    """Return, as a list, the revisions that the report's and the claims' results were made at, and which at which."""
+    made = defaultdict(list)
+    for path in sorted({*files(settings), *(ROOT / name for row in claims for name in row["result"])}):
+        git, folder = read_result(path)["provenance"]["git"], path.parent.parent
+        name = path.stem if folder == settings.reports else f"{folder.name}/{path.stem}"
+        made[f"`{git['revision'][:12]}`{' with uncommitted changes' * bool(git['dirty'])}"].append(name)
+    return "\n".join(f"- {revision}: {', '.join(names)}" for revision, names in made.items())
+
+
+def _scope(settings: Profile, claims: list[ledger.Row]) -> str:
     paper = (
         "Data and model are the paper's, and so are its scores comparable."
         if settings.comparable
@@ -95,7 +100,9 @@ This report is about a BSMamba2 (arXiv 2508.14556) that was trained and measured
 Judged here, by rules, from this profile's results: {ledger.tally(claims)}. They are claims of the paper, of a guide to
 it, and of reports on an unofficial implementation; each is listed under "Results per claim".
 
-Results of revision {made}.
+Results, by the revision of the code that made them:
+
+{_revisions(settings, claims)}
 """
 
 
@@ -159,8 +166,9 @@ def _compute(settings: Profile, results: dict[str, Any]) -> str:
     took = "Time and processor time in all: not measured by the workflow."
     if len(measured):
         took = (
-            f"In all {hours:.2f} hours, {processor:.2f} hours of processor time, as far as the workflow measured its "
-            "rules."
+            f"The workflow's rules, as far as it measured them, took {hours:.2f} hours added up, which is not the time "
+            f"that passed: some ran beside each other. Processor time: {processor:.2f} hours, as Snakemake samples it, "
+            "which misses short processes and the last seconds of each rule."
         )
     return f"""## Compute
 

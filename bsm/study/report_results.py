@@ -122,23 +122,39 @@ def _speed(settings: Profile, speed: dict[str, Any], folder: Path) -> str:
 {table(settings, "model_costs")}"""
 
 
+def files(settings: Profile) -> list[Path]:
+    """Return the result files that the report is made of: the profile's, and those that stand beside or are longer."""
+    found = [*settings.reports.glob("results/*.json")]
+    for other in _others(settings):
+        found += [other.result(name) for parts in _further(settings) for name in parts.results]
+    if "bench_seconds" in settings.values:
+        found.append(Profile({"profile": LONG}).result("model_speed"))
+    return [path for path in found if path.is_file()]
+
+
 def further(settings: Profile) -> list[str]:
     """Return a section for each further notebook that this profile has results of: its tables and figures.
 
     Those of the profiles that it names as ``beside``, where they have the notebook's results, follow its own.
     """
-    others = [Profile.load(name) for name in settings.values.get("beside", [])]
-    sections = []
-    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
-        parts = contents(notebook)
-        if notebook.stem in _OWN_SECTION or not _has(settings, parts):
-            continue
+    others, sections = _others(settings), []
+    for parts in _further(settings):
         lines = [f"### {parts.title}\n", *_parts(settings, parts, settings.reports)]
         for other in others:
             if _has(other, parts):
                 lines += [f"#### Beside it: {other.data_title}\n", *_parts(other, parts, settings.reports)]
         sections.append("\n".join(lines))
     return sections
+
+
+def _others(settings: Profile) -> list[Profile]:
+    return [Profile.load(name) for name in settings.values.get("beside", [])]
+
+
+def _further(settings: Profile) -> list[Contents]:
+    """Return what each notebook makes that has no section of its own, as far as the profile has results of it."""
+    notebooks = (notebook for notebook in sorted(NOTEBOOKS.glob("*.ipynb")) if notebook.stem not in _OWN_SECTION)
+    return [parts for parts in map(contents, notebooks) if _has(settings, parts)]
 
 
 def _has(settings: Profile, parts: Contents) -> bool:

@@ -13,7 +13,7 @@ from bsm.study.bench import memory, spectra, step
 from bsm.study.bench.parts import CONV, DATA, ELEMENTWISE, LOSS, OPTIMISER, PARTS, PRODUCTS, SCAN, STFT
 from bsm.study.claims import interval_words, ratio
 from bsm.study.figures import COLOURS
-from bsm.study.stats import Interval, bootstrap_interval, interval_text
+from bsm.study.stats import Interval, interval_text, of_rounds
 
 BACKENDS = {"cpu": ("chunked", "quadratic", "sequential"), "cuda": ("triton", "chunked", "quadratic")}
 MEMORY_SECONDS = 0.2, 0.4
@@ -69,7 +69,8 @@ def measure(
         "variants": step.breakdown(step.VARIANTS, preset, seconds=seconds, batch=batch, **options),
         "backends": by_backend,
         "losses": spectra.losses(seconds, batch=batch, repeats=repeats, device=device),
-        "stft": spectra.transforms(seconds, batch=batch, repeats=repeats, device=device),
+        # Milliseconds each: rounds enough that one slow spell does not count.
+        "stft": spectra.transforms(seconds, batch=batch, repeats=10 * repeats, device=device),
         "memory": memory.step_memory(cases, memory_seconds, device=device) if cases else None,
         "compile": step.compiled(preset, seconds=seconds, batch=batch, repeats=repeats) if compile_step else None,
     }
@@ -100,13 +101,13 @@ def claims_table(variants: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _mean(times: np.ndarray) -> str:
-    interval = bootstrap_interval(times)
+    interval = of_rounds(times)
     return f"{interval.estimate:.3f} ({interval_text(interval.low, interval.high, 3)})"
 
 
 def shares(record: dict[str, Any], *parts: str) -> Interval:
     """Return the share of some parts in a step, in percent, over its rounds."""
-    return bootstrap_interval(100 * step.part_seconds(record, *parts) / np.asarray(record["seconds"]))
+    return of_rounds(100 * step.part_seconds(record, *parts) / np.asarray(record["seconds"]))
 
 
 def breakdown_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -143,12 +144,13 @@ def loss_table(losses: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 def facts_table(results: dict[str, Any]) -> pd.DataFrame:
     """List the ratios and shares that are no part of another table, and whether compiling pays."""
-    stereo = results["stft"]["seconds"]
-    facts = {
-        "time of a stereo over a mono transform, averaging included": interval_words(
-            ratio(stereo["stereo"], stereo["mono"]), "x"
-        )
+    times = results["stft"]["seconds"]
+    pairs = {
+        "time of a stereo over a mono transform, averaging included": ("stereo", "mono"),
+        "the same, one channel after the other": (spectra.EACH, spectra.AVERAGED),
+        "the same, with a new window for each": (spectra.ANEW, spectra.AVERAGED),
     }
+    facts = {name: interval_words(ratio(times[a], times[b]), "x") for name, (a, b) in pairs.items()}
     for record in results["backends"]:
         where = f"{record['preset']}, {record['variant']}, {record['batch']} x {record['audio_seconds']:g} s"
         facts[f"share of the loss in a step of {where}"] = interval_words(shares(record, LOSS), " %", 1)
@@ -166,8 +168,8 @@ def draw(ax: Axes, records: Sequence[dict[str, Any]]) -> None:
     """Draw one bar a step, its parts stacked in seconds; the whole step with its interval at the end."""
     _bars(ax, records, [1.0] * len(records))
     for y, record in enumerate(records):
-        _interval(ax, bootstrap_interval(record["seconds"]), y)
-    ax.set(xlabel="seconds of a training step, mean and 95 % interval")
+        _interval(ax, of_rounds(record["seconds"]), y)
+    ax.set(xlabel="seconds of a training step: mean and interval")
 
 
 def draw_shares(ax: Axes, records: Sequence[dict[str, Any]]) -> None:
@@ -175,7 +177,7 @@ def draw_shares(ax: Axes, records: Sequence[dict[str, Any]]) -> None:
     _bars(ax, records, [100 / np.mean(r["seconds"]) for r in records])
     for y, record in enumerate(records):
         _interval(ax, shares(record, SCAN), y)
-    ax.set(xlabel="percent of a training step; 95 % interval of the scan", xlim=(0, 100))
+    ax.set(xlabel="percent of a training step; interval of the scan", xlim=(0, 100))
 
 
 def _bars(ax: Axes, records: Sequence[dict[str, Any]], scales: Sequence[float]) -> None:

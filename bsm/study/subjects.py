@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,15 @@ from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.evaluate import Separator, model_separator
 from bsm.networks import network_name
+from bsm.study import figures
 from bsm.study.profiles import Profile
-from bsm.study.published import TEST_HOURS
+from bsm.study.published import published_songs
+from bsm.study.records import ROOT
 
 LABELS = {"bsmamba2": "BSMamba2", "bs-roformer": "BS-RoFormer"}
 """The networks' names in tables and figures."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,11 @@ def subjects(
     Raises:
         InputError: weights that are not there or do not load, an unknown backbone, or nothing to load.
     """
-    if isinstance(chosen, str | Path) and str(chosen):
-        return [_load(settings, device, weights.locate(chosen))]
-    if isinstance(chosen, Mapping) and chosen:
-        return [_load(settings, device, weights.locate(place), str(name)) for name, place in chosen.items()]
-    if chosen:
-        raise InputError(f"weights must be a path, a name, or a mapping of names to such, not {chosen!r}")
+    if chosen is not None:
+        named = chosen if isinstance(chosen, Mapping) else {"": chosen}
+        if not named or not all(isinstance(place, str | Path) and str(place) for place in named.values()):
+            raise InputError(f"weights must be a path, a name, or a mapping of names to such, not {chosen!r}")
+        return [_load(settings, device, weights.locate(place), str(name)) for name, place in named.items()]
     if unknown := [name for name in backbones if name not in LABELS]:
         raise InputError(f"backbones: there is no {unknown[0]!r}; choose of: {', '.join(LABELS)}")
     if not backbones or not seeds:
@@ -96,6 +100,30 @@ def _load(settings: Profile, device: str, path: Path, name: str = "", seed: int 
     )
 
 
+def results_folder(notebook: str, out: str, chosen: Any, dataset: str) -> str:
+    """Return where a notebook writes: ``out``, or where that is empty the profile's reports, which is empty, too.
+
+    The reports are about the profile's own models and songs. What is measured of others goes to ``runs/<notebook>``.
+
+    Args:
+        notebook: its name.
+        out: the notebook's parameter, like the next two.
+        chosen: ``weights``, None for the profile's own.
+        dataset: folder of songs, empty for the profile's own.
+    """
+    if out or (chosen is None and not dataset):
+        return out
+    folder = ROOT / "runs" / notebook
+    log.warning("not the profile's own models and songs: results go to %s, or to `out`", folder.relative_to(ROOT))
+    return str(folder)
+
+
+def coverage(found: Sequence[Subject], tracks: Sequence[Track]) -> str:
+    """Say what the intervals of a study of these models and songs cover; see :func:`bsm.study.figures.coverage`."""
+    seeds = [subject.seed for subject in found if subject.name == found[0].name]
+    return figures.coverage(seeds, len({song_of(track.name) for track in tracks}))
+
+
 def songs(settings: Profile, dataset: str = "") -> tuple[str, list[Track], bool]:
     """Open the test songs of a data set, or the profile's.
 
@@ -108,7 +136,7 @@ def songs(settings: Profile, dataset: str = "") -> tuple[str, list[Track], bool]
     if not dataset:
         return settings.data_title, settings.tracks()["test"], settings.comparable
     layout, tracks = open_tracks(dataset, "test")
-    whole = layout == "MUSDB18-HQ" and sum(track.seconds for track in tracks) >= TEST_HOURS * 3600
+    whole = published_songs(layout, tracks)
     return layout if layout == "MUSDB18-HQ" else f"{layout}: {Path(dataset).name}", tracks, whole
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+SEED = 0
+"""Seed of the random inputs and initial values that are measured with."""
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 

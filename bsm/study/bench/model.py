@@ -16,7 +16,7 @@ from bsm.conv import BACKENDS, causal_conv, unavailable
 from bsm.mamba2 import BiMamba2Block, Mamba2
 from bsm.model import BSMamba2
 from bsm.scan import scan
-from bsm.study.bench import repeated
+from bsm.study.bench import SEED, repeated
 from bsm.study.bench.scan import FRAMES_PER_SECOND
 
 
@@ -24,6 +24,7 @@ def conv(seconds: Sequence[float] = (4.0,), *, batch: int = 4, repeats: int = 3)
     """Time the convolution backends that can run here, at the paper's 1280 channels and 4 taps."""
     config = ModelConfig.preset("paper")
     channels = config.d_inner + 2 * config.d_state
+    torch.manual_seed(SEED)
     weight, bias = torch.randn(channels, 1, config.d_conv), torch.randn(channels)
     names = [n for n in BACKENDS if unavailable(n, "cpu", torch.float32, config.d_conv) is None]
     records = []
@@ -48,6 +49,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor, backend: str, train: bool
 
 
 def _block(config: ModelConfig) -> BiMamba2Block:
+    torch.manual_seed(SEED)
     return BiMamba2Block(
         config.dim,
         d_state=config.d_state,

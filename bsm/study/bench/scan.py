@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from bsm.config import ModelConfig
 from bsm.scan import EXACT, available, scan
-from bsm.study.bench import matmul_rate, peak_memory, peak_memory_cuda, repeated
+from bsm.study.bench import SEED, matmul_rate, peak_memory, peak_memory_cuda, repeated
 from bsm.study.bench.yardsticks import indexed_loop, textbook
 
 FRAMES_PER_SECOND = 100  # the paper's hop of 441 samples at 44.1 kHz
@@ -36,7 +36,7 @@ def tried(name: str, rows: int, length: int) -> bool:
     return length <= longest and rows * length <= most
 
 
-def inputs(batch: int, length: int, config: ModelConfig, *, seed: int = 0, device: str = "cpu") -> dict[str, Tensor]:
+def inputs(batch: int, length: int, config: ModelConfig, *, seed: int = SEED, device: str = "cpu") -> dict[str, Tensor]:
     """Draw random scan inputs of a model's shapes, with the official initial step sizes and decay rates; float32.
 
     They are drawn on the CPU, so that every device gets the same.

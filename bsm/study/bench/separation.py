@@ -18,7 +18,7 @@ from tqdm import tqdm
 from bsm.baseline import BSRoformer, RoformerConfig
 from bsm.config import ModelConfig
 from bsm.model import BSMamba2
-from bsm.study.bench import _CLEAR, _resident, matmul_rate, repeated
+from bsm.study.bench import _CLEAR, SEED, _resident, matmul_rate, repeated
 from bsm.study.figures import COLOURS
 
 MODELS: dict[str, Callable[[ModelConfig], nn.Module]] = {
@@ -103,7 +103,7 @@ def _rate(threads: int) -> float:
 def _prepared(name: str, preset: str, seconds: float, threads: int) -> Callable[[], Any]:
     """Return one pass of a model over noise, after a short one."""
     torch.set_num_threads(threads)
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     config = ModelConfig.preset(preset)
     model = MODELS[name](config).eval()
     lengths = (round(span * config.sample_rate) for span in (min(WARM_UP, seconds), seconds))

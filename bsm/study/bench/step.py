@@ -26,7 +26,7 @@ from bsm.data.tracks import folder_tracks
 from bsm.loss import bsmamba2_loss
 from bsm.mamba2 import BiMamba2Block
 from bsm.model import BSMamba2
-from bsm.study.bench import repeated
+from bsm.study.bench import SEED, repeated
 from bsm.study.bench.parts import DATA, LOSS, OPTIMISER, STFT, Clock, timed_parts
 from bsm.study.bench.spectra import REDUCED_LOSS, SEED_LOSS
 from bsm.study.bench.yardsticks import MonoSTFT, indexed_scan, plain_loss
@@ -133,7 +133,7 @@ def noise_songs(rate: int, channels: int, *, songs: int = 4, seconds: float = 10
         songs: how many.
         seconds: length of each.
     """
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(SEED)
     with tempfile.TemporaryDirectory() as folder:
         for song in range(songs):
             path = Path(folder) / f"noise {song}"
@@ -186,12 +186,12 @@ def breakdown(
         seconds of every round.
     """
     model = ModelConfig.preset(preset)
-    config = TrainConfig(batch_size=batch, accumulate=1, segment_seconds=seconds, precision=precision)
+    config = TrainConfig(batch_size=batch, accumulate=1, segment_seconds=seconds, precision=precision, seed=SEED)
     fitting = [v for v in variants if v.scan not in LOOPS or state_bytes(model, seconds, batch) <= LARGEST]
     segment = round(seconds * model.sample_rate)
     with noise_songs(model.sample_rate, model.channels, seconds=max(10.0, 2 * seconds)) as folder:
         length = batch * (repeats + 1)
-        dataset = MixingDataset(folder_tracks(folder, "train"), segment=segment, seed=0, length=length)
+        dataset = MixingDataset(folder_tracks(folder, "train"), segment=segment, seed=SEED, length=length)
         steps = {v.name: Step(v, model, config, _batches(dataset, batch), device=device) for v in fitting}
         clocks = {name: [] for name in steps}
         for turn in tqdm(range(repeats + 1), desc=f"{preset}, {seconds:g} s, batch {batch}", unit="round"):
@@ -228,7 +228,8 @@ def parameter_count(preset: str) -> int:
 def compiled(preset: str = "tiny", *, seconds: float = 1.0, batch: int = 2, repeats: int = 5) -> dict[str, Any]:
     """Time whole training steps with and without ``torch.compile``, and what compiling took, in s."""
     model = ModelConfig.preset(preset)
-    config = TrainConfig(batch_size=batch, accumulate=1)
+    config = TrainConfig(batch_size=batch, accumulate=1, seed=SEED)
+    torch.manual_seed(SEED)
     sound = 0.1 * torch.randn(2, batch, model.channels, round(seconds * model.sample_rate))
     steps = {
         name: Step(OURS, model, config.replace(precision="32-true"), iter(lambda: sound, None), compiled=flag)

@@ -5,6 +5,8 @@ The scans take ``x, dt, A, B, C, D`` as :func:`bsm.scan.scan` does, with one gro
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,14 +65,18 @@ def _segment_sums(a: Tensor) -> Tensor:
     return repeated.cumsum(-2).masked_fill(~mask.tril(), -torch.inf)
 
 
-def plain_loss(estimate: Tensor, target: Tensor, config: LossConfig) -> Tensor:
+def plain_loss(
+    estimate: Tensor, target: Tensor, config: LossConfig, kinds: Sequence[Callable[[Tensor], Tensor]] = ()
+) -> Tensor:
     """Compute a loss of :mod:`bsm.loss` the way the author's code and the seed documents do.
 
-    Both signals are transformed, windows are made for every call, and autograd finds the gradient.
+    Both signals are transformed, windows are made for every call, and autograd finds the gradient. ``kinds`` are
+    functions of a spectrum, such as ``torch.real``, each compared by itself; without them ``config`` says what is.
     """
+    kinds = kinds or (torch.abs if config.magnitude else lambda spectrum: spectrum,)
     loss = config.waveform_weight * F.l1_loss(estimate, target)
     for window in config.windows:
-        spectra = (
+        first, second = (
             torch.stft(
                 v.flatten(0, -2),
                 max(window, config.min_fft),
@@ -82,8 +88,8 @@ def plain_loss(estimate: Tensor, target: Tensor, config: LossConfig) -> Tensor:
             )
             for v in (estimate, target)
         )
-        pair = [s.abs() for s in spectra] if config.magnitude else spectra
-        loss = loss + F.l1_loss(*pair) / (len(config.windows) if config.mean else 1)
+        distance = sum(F.l1_loss(kind(first), kind(second)) for kind in kinds)
+        loss = loss + distance / (len(config.windows) if config.mean else 1)
     return loss
 
 

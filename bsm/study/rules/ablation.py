@@ -42,6 +42,6 @@ def slight_loss(scores: list[dict[str, Any]], *, margin: float, seeds: int) -> F
         f"costs {interval_words(lost)} dB uSDR{beside}",
         f"three windows and magnitudes against the paper's loss; slight means at most {margin:g} dB, "
         f"the author's gap between both models; {trained} training seed(s), of {seeds} that a verdict takes; the "
-        "waveform's term, which both losses have, is not blind to phase, and weighs more where the mean is taken; small "
-        "models and short trainings",
+        "waveform's term, which both losses have, is not blind to phase, and weighs more where the mean is taken; "
+        "small models and short trainings",
     )
