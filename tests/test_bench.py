@@ -151,7 +151,7 @@ def test_command(tmp_path, in_this_process):
 def test_a_fresh_process_measures_memory():
     if not bench._CLEAR.exists():
         pytest.skip("the system does not tell a process its memory")
-    measured = bench._fresh(bench._measure, "BSMamba2", "tiny", 0.5, 1)
+    measured = bench._fresh(bench._measure, "BSMamba2", "tiny", 4.0, 1)
     assert measured["peak_bytes"] > measured["base_bytes"] > 0
     assert measured["seconds"] > 0
 

@@ -205,7 +205,7 @@ def test_a_song_that_cannot_be_separated_is_named(tracks, in_threads):
     def refuse(track):
         raise InputError("the recording has 6 channels")
 
-    with pytest.raises(InputError, match="sung: the recording has 6 channels"):
+    with pytest.raises(InputError, match="played: the recording has 6 channels"):
         evaluate(tracks, {"a": refuse})
 
 
