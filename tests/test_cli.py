@@ -409,6 +409,15 @@ def test_study_refuses_what_it_does_not_know(command, tmp_path):
     assert tree(tmp_path) == []
 
 
+def test_an_executed_notebook_lies_beside_its_results(tmp_path, monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr("bsm.study.notebooks.run_notebook", lambda name, output, **_: ran.append(output))
+    for arguments in ([], ["-p", "out", "made"], ["-p", "out", "made", "-o", "other.ipynb"]):
+        bsm.cli.cli(["study", "08_input_length", "--profile", "smoke", *arguments], standalone_mode=False)
+    places = ["reports/smoke/notebooks/08_input_length.ipynb", "made/notebooks/08_input_length.ipynb", "other.ipynb"]
+    assert ran == [Path(place) for place in places]
+
+
 def test_a_failed_notebook(command, tmp_path):
     from nbformat import write
     from nbformat.v4 import new_code_cell, new_notebook

@@ -13,18 +13,19 @@ from bsm.errors import InputError
 @click.argument("notebook")
 @click.option("--profile", default="demo", show_default=True)
 @click.option("-p", "--parameter", "parameters", nargs=2, multiple=True, help="Name and YAML value; may be repeated.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Executed notebook; under reports/ by default.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Executed notebook; beside its results by default.")
 def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], output: Path | None) -> None:
     """Execute a NOTEBOOK of notebooks/ with a profile's parameters and any others given."""
     import yaml
 
     from bsm.study.notebooks import NotebookFailed, run_notebook
 
-    output = output or Path("reports") / Path(profile).stem / "notebooks" / f"{Path(notebook).stem}.ipynb"
     try:
         values = {name: yaml.safe_load(text) for name, text in parameters}
     except yaml.YAMLError as error:
         raise InputError(f"a parameter's value is not YAML: {error}") from error
+    results = Path(str(values.get("out") or Path("reports") / Path(profile).stem))
+    output = output or results / "notebooks" / f"{Path(notebook).stem}.ipynb"
     try:
         run_notebook(notebook, output, profile=profile, parameters=values)
     except NotebookFailed as error:
