@@ -13,7 +13,7 @@ from bsm.errors import InputError
 @click.argument("notebook")
 @click.option("--profile", default="demo", show_default=True)
 @click.option("-p", "--parameter", "parameters", nargs=2, multiple=True, help="Name and YAML value; may be repeated.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Executed notebook; beside its results by default.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Executed notebook; with the results by default.")
 def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], output: Path | None) -> None:
     """Execute a NOTEBOOK of notebooks/ with a profile's parameters and any others given."""
     import yaml
