@@ -142,7 +142,11 @@ def _progress(model: BSMamba2, size: int, windows: int, shown: bool | str) -> It
     name = shown if isinstance(shown, str) else "separate"
     with tqdm(total=total, desc=name, bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
         blocks = [module for module in model.modules() if isinstance(module, BiMamba2Block)]
-        hooks = [b.register_forward_hook(lambda _, given, out: bar.update(out[..., 0].numel())) for b in blocks]
+
+        def count(_block: BiMamba2Block, _given: tuple, out: Tensor) -> None:  # what a hook returns replaces the output
+            bar.update(out[..., 0].numel())
+
+        hooks = [block.register_forward_hook(count) for block in blocks]
         try:
             yield
         finally:
