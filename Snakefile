@@ -65,7 +65,7 @@ def made_by_hand():
 
 READ_CODE = package("audio", "data/layouts", "data/mir1k", "data/musdb18", "data/tracks")
 DATA_CODE = package("data/demo", "data/demo_render", "data/demo_score", "data/demo_voice") if MADE else READ_CODE
-MODEL_CODE = package("bands", "config", "conv", "mamba2", "model", "scan", "stft")
+MODEL_CODE = package("bands", "config", "conv", "linear", "mamba2", "model", "scan", "stft")
 TRAIN_CODE = MODEL_CODE + package(
     "activity", "audio", "baseline", "data/mixing", "data/tracks", "loss", "networks", "train"
 )

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import bsm
 from bsm.data.tracks import Track
 from bsm.errors import InputError
+from bsm.files import code_checksum
 from bsm.metrics import bleedless_fullness, csdr_frames, ideal_ratio_mask, si_sdr, usdr
 from bsm.model import BSMamba2
 from bsm.separate import separate
@@ -204,9 +204,7 @@ class Journal:
 
 def code_fingerprint() -> str:
     """Return a checksum of the code that scores depend on: models, separation and metrics."""
-    root = Path(bsm.__file__).parent
-    files = sorted([*root.glob("*.py"), *(root / "scan").glob("*.py")])
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    return code_checksum(["*.py", "scan/*.py"])
 
 
 def fingerprint(tracks: Sequence[Track]) -> str:

@@ -7,11 +7,19 @@ import hashlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import bsm
 from bsm.errors import InputError
+
+
+def code_checksum(patterns: Iterable[str]) -> str:
+    """Return a checksum of this package's source files that match one of the patterns, ``conv.py`` or ``scan/*.py``."""
+    root = Path(bsm.__file__).parent
+    found = {path for pattern in patterns for path in root.glob(pattern)}
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(found))).hexdigest()[:16]
 
 
 @contextlib.contextmanager

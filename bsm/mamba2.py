@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bsm.conv import PIECE, causal_conv
+from bsm.conv import causal_conv
+from bsm.linear import linear
 from bsm.scan import scan
 
 DT_RANGE = (1e-3, 1e-1)  # initial step sizes, log-uniform
@@ -79,36 +82,32 @@ class Mamba2(nn.Module):
         self.A_log.uniform_(*A_RANGE).log_()
         nn.init.kaiming_uniform_(self.out_proj.weight, a=math.sqrt(5))
 
-    def forward(self, u: Tensor, folded: Tensor | None = None) -> Tensor:
-        """Mix ``u``, ``(batch, length, dim)``, along its length; ``folded`` is one of :meth:`BiMamba2Block.folded`."""
-        z, inputs = self.project(u)
-        y, _ = scan(**inputs, backend=self.backend, reverse=self.reverse, final_state=False)
-        y = y.flatten(2)
-        if folded is not None:
-            return self._project_out(y, z, folded)
-        if torch.is_grad_enabled() or y.dtype not in (torch.float32, torch.float64):
-            return self.out_proj(self.norm(y, z))
-        return self._project_out(y, z, self.out_proj.weight * self.norm.weight)
+    def forward(self, u: Tensor, folded: FoldedMixer | None = None) -> Tensor:
+        """Mix ``u``, ``(batch, length, dim)``, along its length.
 
-    def _project_out(self, y: Tensor, z: Tensor, weight: Tensor) -> Tensor:
-        """Equal ``out_proj(norm(y, z))`` in fewer passes over ``y``, which is overwritten.
-
-        ``weight`` is the projection's times the norm's; the norm's divisor, one number a step, scales the result, which
-        is narrower.
+        Where ``folded`` is given, without gradients and in fewer passes: the norm's divisor, one number a step, scales
+        the projection's result, which is narrower than what is normalised, and the gate is not made before it is used.
         """
-        for part, gate in zip(y.split(PIECE, 1), z.split(PIECE, 1), strict=True):
-            part.mul_(F.silu(gate))
+        if folded is None:
+            z, inputs = self.in_proj(u).tensor_split([self.sizes[0]], dim=-1)
+            return self.out_proj(self.norm(self._scanned(inputs), z))
+        y = self._scanned(folded.inputs(u)).mul_(folded.gate(u))
         scale = torch.linalg.vector_norm(y, dim=-1, keepdim=True).square_().div_(y.shape[-1]).add_(EPS).rsqrt_()
-        return F.linear(y, weight).mul_(scale)
+        return folded.out(y).mul_(scale)
 
-    def project(self, u: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the gate ``z``, ``(batch, length, inner)``, and the scan's inputs by name."""
+    def _scanned(self, inputs: Tensor) -> Tensor:
+        """Return the scan's result, ``(batch, length, inner)``, of what :meth:`scan_inputs` takes."""
+        y, _ = scan(**self.scan_inputs(inputs), backend=self.backend, reverse=self.reverse, final_state=False)
+        return y.flatten(2)
+
+    def scan_inputs(self, projected: Tensor) -> dict[str, Tensor]:
+        """Return the scan's inputs by name, of the part of ``in_proj``'s result that follows the gate."""
         inner, state, heads = self.sizes
-        z, xBC, dt = self.in_proj(u).split([inner, inner + 2 * state, heads], dim=-1)
+        xBC, dt = projected.tensor_split([inner + 2 * state], dim=-1)
         xBC = causal_conv(xBC, self.conv1d.weight, self.conv1d.bias, reverse=self.reverse)
         x, B, C = xBC.split([inner, state, state], dim=-1)
         dt = dt.to(torch.promote_types(dt.dtype, torch.float32))  # steps and states stay in full precision
-        return z, {
+        return {
             "x": x.unflatten(-1, (heads, self.headdim)),
             "dt": F.softplus(dt + self.dt_bias),
             "A": -torch.exp(self.A_log),
@@ -116,6 +115,23 @@ class Mamba2(nn.Module):
             "C": C[:, :, None],
             "D": self.D,
         }
+
+
+@dataclass(frozen=True)
+class FoldedMixer:
+    """A mixer's layers for passes without gradients."""
+
+    gate: Callable[[Tensor], Tensor]  # SiLU included
+    inputs: Callable[[Tensor], Tensor]  # the rest of in_proj: what scan_inputs takes
+    out: Callable[[Tensor], Tensor]  # proj's part for this direction, out_proj and the weights of the norm, in one
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A block's layers for passes without gradients, see :meth:`BiMamba2Block.folded`."""
+
+    skip: Callable[[Tensor], Tensor]
+    mixers: tuple[FoldedMixer, FoldedMixer]
 
 
 class Direction(nn.Module):
@@ -152,31 +168,39 @@ class BiMamba2Block(nn.Module):
         for parameter in self.proj.parameters():
             nn.init.uniform_(parameter, -(dim**-0.5), dim**-0.5)
 
-    def folded(self) -> list[Tensor] | None:
+    def folded(self, rows: int) -> Folded | None:
         """Multiply the layers' weights that follow each other, for :meth:`forward` without gradients.
 
         With a direction's result ``s (y W^T) + x``, ``s`` one number a step, ``proj(cat(...)) + x`` is the sum of
         ``s (y (P W)^T)`` over the directions, ``P`` being proj's weights for each, plus ``x (I + sum of P)^T + bias``.
 
+        Args:
+            rows: steps, of all sequences together, that most calls will bring: see :func:`bsm.linear.linear`.
+
         Returns:
-            ``I + sum of P`` and each direction's ``P W``; None, for the plain way, in the ablations' designs and
-            below full precision.
+            The layers; None, for the plain way, in the ablations' designs and below full precision.
         """
         weight = self.proj.weight
         full = weight.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(weight.device.type)
         if not full or self.directions != "separate" or self.merge != "concat":
             return None
-        parts = weight.split(len(weight), 1)
         mixers = self.forward_direction.mixer, self.backward_direction.mixer
-        products = [part @ (m.out_proj.weight * m.norm.weight) for part, m in zip(parts, mixers, strict=True)]
-        return [sum(parts) + torch.eye(len(weight), dtype=weight.dtype, device=weight.device), *products]
+        parts = weight.split(len(weight), 1)
+        skip = sum(parts) + torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
+        folded = []
+        for part, mixer in zip(parts, mixers, strict=True):
+            gate, inputs = mixer.in_proj.weight.tensor_split([mixer.sizes[0]])
+            out = part @ (mixer.out_proj.weight * mixer.norm.weight)
+            layers = linear(gate, rows=rows, silu=True), linear(inputs, rows=rows), linear(out, rows=rows)
+            folded.append(FoldedMixer(*layers))
+        return Folded(linear(skip, self.proj.bias, rows=rows), tuple(folded))
 
-    def forward(self, x: Tensor, folded: list[Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, folded: Folded | None = None) -> Tensor:
         """Map ``(batch, length, dim)`` to the same shape; without gradients faster where ``folded`` is given."""
         if folded is not None:
-            y = F.linear(x, folded[0], self.proj.bias)
-            for direction, product in zip((self.forward_direction, self.backward_direction), folded[1:], strict=True):
-                y += direction.mixer(direction.norm(x), product)
+            y = folded.skip(x)
+            for direction, layers in zip((self.forward_direction, self.backward_direction), folded.mixers, strict=True):
+                y += direction.mixer(direction.norm(x), layers)
             return y
         parts = [self.forward_direction(x)]
         if self.directions == "separate":

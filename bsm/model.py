@@ -11,11 +11,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from bsm.config import ModelConfig
-from bsm.mamba2 import BiMamba2Block
+from bsm.mamba2 import BiMamba2Block, Folded
 from bsm.stft import STFT
 
 # Without gradients the network works through slabs, so that a whole song needs little more than its features.
-SLAB_TOKENS = 2048  # on a CPU, rows of a slab times their length: the blocks' intermediates stay in what a cache holds
+SLAB_TOKENS = 4096  # on a CPU, rows of a slab times their length: the blocks' intermediates stay in what a cache holds
+SLAB_ROWS = 4  # and at least so many rows, however long: batched products of fewer leave a core without work
 GPU_SLAB_TOKENS = 1 << 18  # elsewhere: five windows of 8 s at paper size in one piece; its widest layer takes 2.4 GB
 SLAB_FRAMES = 1024  # of band split and mask estimator, whose hidden layer is four times as wide as the features
 
@@ -149,7 +150,7 @@ def _restored(rows: Tensor) -> Tensor:
     return rows.reshape(batch, frames, bands, dim).transpose(1, 2)
 
 
-def _along_last(block: BiMamba2Block, x: Tensor, folded: list[Tensor] | None = None) -> Tensor:
+def _along_last(block: BiMamba2Block, x: Tensor, folded: Folded | None = None) -> Tensor:
     """Apply a block to ``(b, rows, length, dim)`` along length."""
     return block(x.flatten(0, 1), folded).view(x.shape)
 
@@ -161,11 +162,18 @@ def _update(block: BiMamba2Block, x: Tensor) -> None:
     is all that a song needs.
     """
     on_cpu = x.device.type == "cpu"
-    folded = block.folded()
-    for part in x.split(1) if on_cpu else (x,):
-        slab = max(1, (SLAB_TOKENS if on_cpu else GPU_SLAB_TOKENS) // (len(part) * x.shape[2]))
+    parts = x.split(1) if on_cpu else (x,)
+    batch, count, length, _ = parts[0].shape
+    slab = min(count, _slab_rows(length) if on_cpu else max(1, GPU_SLAB_TOKENS // (batch * length)))
+    folded = block.folded(batch * slab * length)
+    for part in parts:
         for rows in part.split(slab, dim=1):
             rows.copy_(_along_last(block, rows, folded))
+
+
+def _slab_rows(length: int) -> int:
+    """Return how many rows of a length make a slab on a CPU: a power of two, which shares out evenly."""
+    return 1 << (max(SLAB_ROWS, SLAB_TOKENS // length).bit_length() - 1)
 
 
 def _slabs(frames: int) -> list[slice]:

@@ -153,6 +153,7 @@ def test_mono_gives_every_channel_the_average_s_estimate():
 def two_frames_a_slab(monkeypatch):
     """Without gradients, a song takes many slabs."""
     monkeypatch.setattr("bsm.model.SLAB_TOKENS", 2 * 11)
+    monkeypatch.setattr("bsm.model.SLAB_ROWS", 1)
     monkeypatch.setattr("bsm.model.SLAB_FRAMES", 2)
 
 

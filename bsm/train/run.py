@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import bsm
 from bsm.baseline import RoformerConfig
 from bsm.config import ModelConfig, TrainConfig
 from bsm.data.tracks import Track
 from bsm.errors import InputError
+from bsm.files import code_checksum
 from bsm.networks import network_name
 
 log = logging.getLogger(__name__)
@@ -33,6 +32,7 @@ SOURCES = (
     "data/demo_voice",
     "data/mixing",
     "data/tracks",
+    "linear",
     "loss",
     "mamba2",
     "model",
@@ -67,9 +67,7 @@ def run_identity(
 
 def code_fingerprint() -> str:
     """Return a checksum of :data:`SOURCES`."""
-    root = Path(bsm.__file__).parent
-    files = sorted(p for name in SOURCES for p in [root / f"{name}.py", *(root / name).glob("*.py")] if p.is_file())
-    return hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()[:16]
+    return code_checksum(pattern for name in SOURCES for pattern in (f"{name}.py", f"{name}/*.py"))
 
 
 def clear(run: Path, identity: dict[str, Any], supersede: bool) -> None:

@@ -1,7 +1,10 @@
 """Folders, songs and devices that a training refuses, in one line and with nothing changed."""
 
+import ast
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,16 @@ def test_changed_code_sets_the_run_aside(whole, tracks, tmp_path, monkeypatch):
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"run", f"run.code-{original}", f"run.code-{original}-2", "run.code-changed", "run.code-changed-2"}
     assert json.loads((run / "run.json").read_text())["code"] == original
+
+
+def test_the_fingerprint_leaves_out_only_what_weights_do_not_depend_on():
+    """Whatever training imports is in it, reads and writes files, or scores: a new score is no other training."""
+    code = "import sys, bsm.train.loop, bsm.networks; print([m[4:] for m in sys.modules if m.startswith('bsm.')])"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = {name.replace(".", "/") for name in ast.literal_eval(output)}
+    sources = bsm.train.run.SOURCES
+    left = {name for name in loaded if not any(name == s or name.startswith(f"{s}/") for s in sources)}
+    assert left == {"author", "checkpoint", "data", "download", "errors", "files", "inert", "metrics", "weights"}
 
 
 def test_the_fingerprint_covers_the_sources(small_and_steady, tmp_path, monkeypatch):
