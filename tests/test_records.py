@@ -327,3 +327,12 @@ def test_two_runs_are_compared_value_by_value(tmp_path):
     assert "| made | `scores.name` | 2 | 2 | – | – |" in text and "| made | scores.usdr | 2 | 1 | 10 % | 20 % |" in text
     with pytest.raises(InputError, match="no result file is in both"):
         repeat.compare(tmp_path / "first", tmp_path)
+
+
+def test_a_comparison_names_the_files_it_read(tmp_path, monkeypatch):
+    for name in ("ours", "theirs"):
+        for result in ("both", "repeat", name):
+            write(tmp_path / name / "results" / f"{result}.json")
+    monkeypatch.setattr(repeat.Profile, "load", lambda name: repeat.Profile.of("demo", out=str(tmp_path / "ours")))
+    found = records.read_result(repeat.write("demo", tmp_path / "theirs"))["inputs"]
+    assert {name.rsplit("/", 3)[1] + name.rsplit("/", 1)[1] for name in found} == {"oursboth.json", "theirsboth.json"}

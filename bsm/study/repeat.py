@@ -32,8 +32,7 @@ def compare(first: Path, second: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: the folders share no result file.
     """
-    names = sorted({p.name for p in first.glob("results/*.json")} & {p.name for p in second.glob("results/*.json")})
-    names = [name for name in names if name != f"{RESULT}.json"]
+    names = _shared(first, second)
     if not names:
         raise InputError(f"{first}/results and {second}/results: no result file is in both; run the profile in each")
     records = []
@@ -52,6 +51,12 @@ def compare(first: Path, second: Path) -> list[dict[str, Any]]:
                 own | {"equal": equal, "median": np.median(apart), "largest": max(apart), "shape": False},
             )
     return records
+
+
+def _shared(first: Path, second: Path) -> list[str]:
+    """Return the names of the result files that both folders have, but for that of a comparison."""
+    ours, theirs = ({p.name for p in folder.glob("results/*.json")} for folder in (first, second))
+    return sorted(ours & theirs - {f"{RESULT}.json"})
 
 
 def _fields(values: Any) -> dict[str, list[Any]]:
@@ -120,6 +125,6 @@ def write(profile: str, other: Path) -> Path:
         values=records,
         started=started,
         data=settings.data_title,
-        inputs=[path for folder in (settings.reports, other) for path in sorted((folder / "results").glob("*.json"))],
+        inputs=[f / "results" / name for f in (settings.reports, other) for name in _shared(settings.reports, other)],
         comparable_with_paper=settings.comparable,
     )
