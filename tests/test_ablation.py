@@ -76,11 +76,23 @@ def test_crossed_interval_covers_songs_and_seeds():
     assert one == crossed_interval(table[:, :1])
 
 
+@pytest.mark.parametrize(("song", "training", "rest"), [(0.0, 1.0, 0.1), (1.0, 1.0, 0.5), (1.0, 0.0, 0.5)])
+def test_crossed_interval_covers_what_it_says_also_where_three_trainings_differ(song, training, rest):
+    """The bootstrap alone covers the first case in three quarters of all studies."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        table = song * rng.normal(size=(8, 1)) + training * rng.normal(size=3) + rest * rng.normal(size=(8, 3))
+        found = crossed_interval(table, resamples=1000)
+        covered += found.low <= 0 <= found.high
+    assert covered / 200 > 0.88  # 0.95 less what 200 studies of 8 songs may miss
+
+
 def test_crossed_interval_drops_songs_and_wants_some():
     found = crossed_interval([[1.0, 2.0], [3.0, None], [5.0, 6.0]])
     assert (found.n, found.dropped, found.estimate) == (4, 2, 3.5)
     assert math.isnan(found.low)  # of two songs
-    assert crossed_interval([[1.0, 2.0]] * 5).low == 1
+    assert crossed_interval([[1.0, 2.0]] * 5).low == pytest.approx(1.5 - 12.706 * 0.5, abs=1e-3)  # t of two seeds
     assert math.isnan(crossed_interval([[1.0, 2.0]]).low)
     assert math.isnan(crossed_interval(np.zeros((0, 2))).estimate)
     with pytest.raises(ValueError, match="must be \\(songs, seeds\\)"):
@@ -112,7 +124,9 @@ def test_tables_and_figures_have_every_variant():
     assert ax.containers[0].lines[0].get_xdata()[0] == pytest.approx(-0.5, abs=0.02)
     plt.close(figure)
     assert "songs alone" in figures.coverage([0]) and "3 training seeds" in figures.coverage([0, 1, 2])
-    assert figures.coverage([0, 1], 8).endswith("2 training seeds; bootstrapped over 8 songs only, they are too narrow")
+    assert figures.coverage([0, 1], 8).endswith(
+        "2 training seeds, the wider of bootstrap and t; bootstrapped over 8 songs only, they are too narrow"
+    )
     assert figures.coverage([0, 1], 4).endswith("2 training seeds; 4 song(s) are too few for any")
 
 

@@ -101,7 +101,9 @@ def test_what_is_measured_of_others_stays_out_of_the_reports(out, chosen, datase
 def test_coverage_is_of_the_seeds_and_songs_that_are_there(settings, runs):
     two = subjects.subjects(settings, seeds=[0, 1])
     many = [SimpleNamespace(name=f"song {n}") for n in range(20)]
-    assert subjects.coverage(two, many) == "95 % intervals over songs and 2 training seeds"
+    assert (
+        subjects.coverage(two, many) == "95 % intervals over songs and 2 training seeds, the wider of bootstrap and t"
+    )
     clips = [SimpleNamespace(name=f"abjones_{n}_{part:02d}") for n in range(1, 6) for part in range(1, 5)]
     named = subjects.subjects(settings, {n: str(runs / f"bsmamba2-{n}/model.safetensors") for n in (0, 1)})
     text = subjects.coverage(named, clips)  # two models of one training each

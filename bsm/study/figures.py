@@ -212,6 +212,7 @@ def coverage(seeds: Sequence[object], songs: int = _FEW) -> str:
         text = f"95 % intervals over songs and {len(seeds)} training seeds"
     if songs < FEWEST:
         return f"{text}; {songs} song(s) are too few for any"
+    text += ", the wider of bootstrap and t" if len(seeds) > 1 else ""
     return text + (f"; bootstrapped over {songs} songs only, they are too narrow" if songs < _FEW else "")
 
 

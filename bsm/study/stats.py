@@ -24,7 +24,7 @@ class Interval(NamedTuple):
         high: upper end; NaN with fewer than two values.
         n: values used.
         dropped: values left out because they were NaN.
-        method: ``BCa``, ``percentile``, ``range`` (least and largest value) or ``none``.
+        method: ``BCa``, ``percentile``, ``percentile, t`` (both held), ``range`` (least and largest value) or ``none``.
     """
 
     estimate: float
@@ -162,8 +162,11 @@ def crossed_interval(
     """Bootstrap a mean over songs under training seeds, both drawn independently; or over parts of songs.
 
     The pigeonhole bootstrap (Owen, 2007), percentile interval: it covers the luck of a training beside that of the
-    songs. With one seed it covers the songs alone. Values that belong together, such as the regions of one song or its
-    excerpts, are drawn together, for they are more alike than independent ones would be; each value weighs the same.
+    songs. With one seed it covers the songs alone. Of two or three it draws too little variety: trainings that differ
+    more than songs do are covered by three in 74 % of cases and not in 95. With several seeds the interval is widened,
+    therefore, to hold the t interval of the seeds' own means. Values that belong together, such as the regions of one
+    song or its excerpts, are drawn together, for they are more alike than independent ones would be; each value weighs
+    the same.
 
     Args:
         values: (songs or their parts, seeds). Rows with a NaN or None are dropped, all their values counted.
@@ -201,12 +204,17 @@ def crossed_interval(
     rng = np.random.default_rng(seed)
     # How often each song and seed is drawn: sums and counts of a resample are linear in the one, its mean in the other.
     drawn, lucky = (rng.multinomial(size, np.full(size, 1 / size), resamples) for size in (songs, seeds))
-    means = []
+    means, own = [], []
     for side in sides:
         sums = np.stack([np.bincount(place[side], kept[side, column], songs) for column in range(seeds)], 1)
         counts = np.bincount(place[side], minlength=songs)
+        own.append(kept[side].mean(0))
         with np.errstate(invalid="ignore"):  # a resample may miss all songs of a side
             means.append(np.einsum("rs,sj,rj->r", drawn, sums, lucky / seeds, optimize=True) / (drawn @ counts))
-    found = means[0] - means[1] if len(means) == 2 else means[0]
+    found, own = (np.subtract(*parts) if len(parts) == 2 else parts[0] for parts in (means, own))
     low, high = np.nanquantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(estimate, float(low), float(high), n, dropped, "percentile")
+    if seeds == 1:
+        return Interval(estimate, float(low), float(high), n, dropped, "percentile")
+    reach = scipy.stats.t.ppf((1 + confidence) / 2, seeds - 1) * own.std(ddof=1) / np.sqrt(seeds)
+    low, high = min(low, estimate - reach), max(high, estimate + reach)
+    return Interval(estimate, float(low), float(high), n, dropped, "percentile, t")
