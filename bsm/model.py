@@ -16,7 +16,7 @@ from bsm.stft import STFT
 
 # Without gradients the network works through slabs, so that a whole song needs little more than its features.
 SLAB_TOKENS = 4096  # on a CPU, rows of a slab times their length: the blocks' intermediates stay in what a cache holds
-SLAB_ROWS = 4  # and at least so many rows, however long: batched products of fewer leave a core without work
+SLAB_ROWS = 4  # and at least so many rows, up to so many times as many tokens: products of fewer leave a core idle
 GPU_SLAB_TOKENS = 1 << 18  # elsewhere: five windows of 8 s at paper size in one piece; its widest layer takes 2.4 GB
 SLAB_FRAMES = 1024  # of band split and mask estimator, whose hidden layer is four times as wide as the features
 
@@ -173,7 +173,8 @@ def _update(block: BiMamba2Block, x: Tensor) -> None:
 
 def _slab_rows(length: int) -> int:
     """Return how many rows of a length make a slab on a CPU: a power of two, which shares out evenly."""
-    return 1 << (max(SLAB_ROWS, SLAB_TOKENS // length).bit_length() - 1)
+    rows = max(1, SLAB_TOKENS // length, min(SLAB_ROWS, SLAB_ROWS * SLAB_TOKENS // length))
+    return 1 << (rows.bit_length() - 1)
 
 
 def _slabs(frames: int) -> list[slice]:

@@ -8,7 +8,11 @@ import torch
 from click.testing import CliRunner
 
 from bsm.cli import cli
+from bsm.config import ModelConfig
+from bsm.mamba2 import Mamba2
+from bsm.model import BSMamba2
 from bsm.study.bench import separation as bench
+from bsm.study.bench.model import direct_share
 from bsm.study.records import plain, read_result
 
 GIB = 2**30
@@ -153,3 +157,20 @@ def test_a_fresh_process_measures_memory():
     measured = bench._fresh(bench._measure, "BSMamba2", "tiny", 4.0, 1)
     assert measured["peak_bytes"] > measured["base_bytes"] > 0
     assert measured["seconds"] > 0
+
+
+def test_the_direct_terms_share_is_that_of_the_scans_output():
+    """Of every mixer, from what it is given in a pass: nothing without D, nearly all with a large one."""
+    torch.manual_seed(0)
+    model, mixture = BSMamba2(ModelConfig.preset("tiny")), torch.randn(1, 2, 4410)
+    mixers = [module for module in model.modules() if isinstance(module, Mamba2)]
+    found = {}
+    for weight in (0.0, 1.0, 1e4):
+        for mixer in mixers:
+            torch.nn.init.constant_(mixer.D, weight)
+        found[weight] = direct_share(model, mixture)
+    assert len(found[1.0]) == len(mixers)
+    assert all(record["direct"] == 0 for record in found[0.0])
+    assert all(record["direct"] > 0 for record in found[1.0])
+    assert all(record["direct"] == pytest.approx(1, abs=1e-2) for record in found[1e4])
+    assert all(record["length"] < 128 and record["without_state"] < 1e-5 for record in found[1.0])  # a single chunk

@@ -99,7 +99,7 @@ def direct_share(model: BSMamba2, mixture: Tensor) -> list[dict[str, Any]]:
     lengths: dict[str, int] = {}
 
     def measure(name: str, mixer: Mamba2, args: tuple) -> None:
-        _, values = mixer.project(args[0])
+        values = mixer.scan_inputs(mixer.in_proj(args[0])[..., mixer.sizes[0] :])
         y, _ = scan(**values, reverse=mixer.reverse, final_state=False)
         rough, _ = scan(**values, reverse=mixer.reverse, final_state=False, backend="feedthrough")
         parts = y, values["x"] * values["D"][:, None], y - rough
