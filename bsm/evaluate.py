@@ -168,8 +168,16 @@ class Journal:
             return []
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({error})") from error
+        records = self._checked(lines) if lines else []  # without a whole line: the first record was cut short
+        if cut:
+            with self.path.open("rb+") as file:
+                file.truncate(sum(len(line) + 1 for line in lines))
+        return records
+
+    def _checked(self, lines: list[bytes]) -> list[dict[str, Any]]:
+        """Return the records of a file's whole lines, the first of which must hold the settings."""
         try:
-            found, *records = [json.loads(line) for line in lines] or [None]
+            found, *records = [json.loads(line) for line in lines]
             if not isinstance(found, dict) or not all({"track", "separator"} <= r.keys() for r in records):
                 raise ValueError("no settings, or no records")
         except (ValueError, AttributeError) as error:
@@ -181,9 +189,6 @@ class Journal:
                 f"{self.path}: holds the scores of another evaluation ({others}); "
                 "choose another result file, or delete this one to start anew"
             )
-        if cut:
-            with self.path.open("rb+") as file:
-                file.truncate(sum(len(line) + 1 for line in lines))
         return records
 
     def append(self, record: dict[str, Any]) -> None:
@@ -192,9 +197,10 @@ class Journal:
         Raises:
             InputError: the file cannot be written, or the disk is full.
         """
-        lines = [record] if self.path.exists() else [self.settings, record]
+        # backslashreplace: a track's name that is not UTF-8 becomes JSON's escape of it.
         try:
-            with self.path.open("a", encoding="utf-8") as file:
+            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                lines = [record] if file.tell() else [self.settings, record]
                 file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         except OSError as error:
             raise InputError(

@@ -27,11 +27,12 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path beside ``path``, with its suffix, that becomes ``path`` if the block succeeds.
 
     The content reaches the disk before the name does, so that a crash leaves the old file or the new one. If the block
-    fails, the temporary file goes away. Missing parent folders are made.
+    fails, the temporary file goes away. Missing parent folders are made. The temporary name is short whatever the name,
+    so that a long one cannot fail for it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".bsm-", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -47,30 +48,29 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Make sure, before hours of work, that a file can be written there in the end; make its folder.
+    """Make sure, before hours of work, that a file can be written there in the end; leave everything as it is.
 
     Raises:
         InputError: a folder has that name, or its own folder cannot be made or written.
     """
     if path.is_dir():
-        raise InputError(f"{path}: is a folder; name a file, such as {path / 'result.json'}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path.parent}: cannot be made ({error.strerror}); name another place") from error
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"{path.parent}: cannot be written; name another place")
+        raise InputError(f"{path}: is a folder; name a file, or another place with -o")
+    base = next(p for p in path.absolute().parents if p.exists())
+    if not base.is_dir() or not os.access(base, os.W_OK | os.X_OK):
+        raise InputError(f"{path.parent}: cannot be written; name another place with -o")
 
 
 def write_text(path: str | os.PathLike, text: str) -> Path:
     """Write a text file in UTF-8 through :func:`replacing`; return its path.
+
+    A file name that is not UTF-8 appears with ``\\udc..`` for such bytes, as JSON has it.
 
     Raises:
         InputError: its folder cannot be written, or the disk is full.
     """
     try:
         with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); make room there, or make it writable"

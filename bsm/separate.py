@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from bsm import audio
 from bsm.errors import InputError
-from bsm.files import replacing
+from bsm.files import check_writable, replacing
 from bsm.mamba2 import BiMamba2Block
 from bsm.model import BSMamba2
 
@@ -132,21 +131,26 @@ def _windowed(model: BSMamba2, wave: Tensor, size: int, step: int, batch_size: i
 
 @contextlib.contextmanager
 def _progress(model: BSMamba2, size: int, windows: int, shown: bool | str) -> Iterator[None]:
-    """Show what the model's blocks have done of ``windows`` passes over ``size`` samples: a whole song moves it too."""
+    """Show what the model's blocks have done of ``windows`` passes over ``size`` samples: a whole song moves it too.
+
+    A model without such blocks, another network, shows the windows done.
+    """
     if not shown:
         yield
         return
-    config = model.config
-    frames = max(size, config.stft.n_fft // 2 + 1) // config.stft.hop_length + 1
-    total = 2 * config.depth * len(config.bands) * frames * windows  # (rows times length) of all blocks
+    blocks = [module for module in model.modules() if isinstance(module, BiMamba2Block)]
+    total = windows
+    if blocks:  # (rows times length) of all of them
+        config = model.config
+        frames = max(size, config.stft.n_fft // 2 + 1) // config.stft.hop_length + 1
+        total = 2 * config.depth * len(config.bands) * frames * windows
     name = shown if isinstance(shown, str) else "separate"
     with tqdm(total=total, desc=name, bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
-        blocks = [module for module in model.modules() if isinstance(module, BiMamba2Block)]
 
-        def count(_block: BiMamba2Block, _given: tuple, out: Tensor) -> None:  # what a hook returns replaces the output
-            bar.update(out[..., 0].numel())
+        def count(_module: nn.Module, _given: tuple, out: Tensor) -> None:  # what a hook returns replaces the output
+            bar.update(out[..., 0].numel() if blocks else len(out))
 
-        hooks = [block.register_forward_hook(count) for block in blocks]
+        hooks = [module.register_forward_hook(count) for module in blocks or [model]]
         try:
             yield
         finally:
@@ -194,7 +198,7 @@ def plan_outputs(
 
     Raises:
         InputError: a song that is not there or not audio, two songs that would be written to the same files, a file to
-            write that is one of the songs or is there already, or a folder that cannot be made or written: told before
+            write that is one of the songs or is there already, or a place that cannot be written: told before
             minutes of computing, not after.
     """
     targets: dict[Path, list[Path]] = {}
@@ -223,10 +227,9 @@ def plan_outputs(
         targets[song] = paths
     if done:
         log.warning("%d of %d song(s) are separated already and left out", done, len(songs))
-    for place in {folder} if folder else {song.parent for song in songs if song.exists()}:
-        base = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
-        if not base.is_dir() or not os.access(base, os.W_OK | os.X_OK):
-            raise InputError(f"{place}: cannot be written; name another folder with -o")
+    for paths in targets.values():
+        for path in paths:
+            check_writable(path)
     return targets
 
 
@@ -268,6 +271,9 @@ def separate_file(
             parts = [part * np.float32(10 ** (gain / 20)) for part in parts]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     with replacing(paths[0]) as first, replacing(paths[1]) as second:  # both or neither, also of files that were there
-        for path, part in zip((first, second), parts, strict=True):
-            audio.write(path, part, rate, subtype=subtype)
+        for path, temporary, part in zip(paths, (first, second), parts, strict=True):
+            try:
+                audio.write(temporary, part, rate, subtype=subtype)
+            except InputError as error:
+                raise InputError(str(error).replace(str(temporary), str(path))) from error
     return gain

@@ -16,6 +16,7 @@ from bsm.data import musdb18
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import check, folder_tracks
 from bsm.errors import InputError
+from bsm.separate import plan_outputs
 
 RATE = 16000
 
@@ -194,6 +195,13 @@ try:
 except InputError as error:
     print(error)
 """
+
+
+def test_an_output_that_is_a_folder_is_known_before_separating(tmp_path):
+    audio.write(tmp_path / "a.wav", noise(0), RATE)
+    (tmp_path / "a.accompaniment.wav").mkdir()
+    with pytest.raises(InputError, match=r"a\.accompaniment\.wav: is a folder; name a file"):
+        plan_outputs([tmp_path / "a.wav"], None, overwrite=True)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="this system limits no file sizes")

@@ -1,4 +1,5 @@
 import json
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from bsm.data.describe import describe
 from bsm.data.tracks import folder_tracks
 from bsm.errors import InputError
 from bsm.evaluate import BASELINES, METRICS, Journal, evaluate, fingerprint, model_separator, score
+from bsm.files import write_text
 from bsm.metrics import bleedless_fullness, csdr, csdr_frames, ideal_ratio_mask, si_sdr, usdr
 
 RATE = 8000
@@ -215,10 +217,30 @@ def test_a_journal_of_other_settings_is_refused(tmp_path):
     assert len(Journal(path, {"window": 8.0, "hop": 8.0}).read()) == 1
     with pytest.raises(InputError, match=r"another evaluation \(hop was 8.0, is 4.0\); choose another result"):
         Journal(path, {"hop": 4.0, "window": 8.0}).read()
-    for text in ("", "no JSON\n", "[1]\n", '{"hop": 8}\n{"usdr": 1}\n', "{}\n1\n"):
+    for text in ("no JSON\n", "[1]\n", '{"hop": 8}\n{"usdr": 1}\n', "{}\n1\n"):
         path.write_text(text)
         with pytest.raises(InputError, match="not a list of scores"):
             Journal(path, {"hop": 8}).read()
+
+
+@pytest.mark.parametrize("left", ["", '{"hop"', '{"hop": 8}', '{"hop": 8}\n', '{"hop": 8}\n{"track'])
+def test_a_journal_whose_first_record_was_cut_short_starts_anew(tmp_path, left):
+    journal = Journal(tmp_path / "scores.jsonl", {"hop": 8})
+    journal.path.write_text(left)
+    assert journal.read() == []
+    record = {"track": "a", "separator": "m", "usdr": 1.0}
+    journal.append(record)
+    assert [json.loads(line) for line in journal.path.read_text().splitlines()] == [{"hop": 8}, record]
+    assert journal.read() == [record]
+
+
+def test_a_track_whose_name_is_not_utf8(tmp_path):
+    name = os.fsdecode(b"caf\xe9 \xc3\xa9")
+    journal = Journal(tmp_path / "scores.jsonl", {"hop": 8})
+    journal.append({"track": name, "separator": "m"})
+    assert journal.read() == [{"track": name, "separator": "m"}]
+    text = write_text(tmp_path / "result.json", json.dumps(name, ensure_ascii=False)).read_text(encoding="utf-8")
+    assert json.loads(text) == name
 
 
 def test_fingerprint_follows_the_files(tmp_path):

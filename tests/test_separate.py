@@ -1,5 +1,6 @@
 import logging
 import math
+import os
 import subprocess
 import sys
 from functools import partial
@@ -378,3 +379,40 @@ def test_a_progress_bar_ends_at_its_end(model, capsys, monkeypatch):
         assert not any(module._forward_hooks for module in model.modules())
         if "whole" not in options:
             assert torch.equal(shown, expected)
+
+
+def test_another_networks_bar_counts_windows(capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules["bsm.separate"], "tqdm", partial(tqdm, mininterval=0))
+    mixture, other = noise(2, 3000), Stand(1)
+    for options, passes in (({"window": 0.1, "batch_size": 4}, 2), ({"whole": True}, 1)):
+        shown = separate(other, mixture, RATE, progress="a song", **options)
+        said = capsys.readouterr().err
+        percents = [text.split("%")[0].split()[-1] for text in said.split("\r") if "%" in text]
+        assert sorted({int(percent) for percent in percents}) == [round(100 * n / passes) for n in range(passes + 1)]
+        assert torch.equal(shown, mixture)
+        assert not other._forward_hooks
+
+
+@pytest.mark.parametrize("name", ["x" * 237, os.fsdecode(b"caf\xe9")], ids=["long", "not UTF-8"])
+def test_a_song_of_any_name_is_separated(tmp_path, name):
+    song = tmp_path / f"{name}.wav"
+    try:
+        audio.write(song, noise(2, 1000).numpy(), RATE)
+    except InputError:
+        pytest.skip("this file system takes UTF-8 alone")
+    (paths,) = plan_outputs([song], None).values()
+    separate_file(Stand(), song, paths)
+    assert sorted(tmp_path.iterdir()) == sorted([song, *paths])
+
+
+def test_a_part_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    song = write(tmp_path / "a.wav")
+    (paths,) = plan_outputs([song], None).values()
+
+    def fail(*_args, **_kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(soundfile, "write", fail)
+    with pytest.raises(InputError, match=r"/a\.vocals\.wav: cannot be written"):
+        separate_file(Stand(), song, paths)
+    assert list(tmp_path.iterdir()) == [song]
