@@ -1,4 +1,4 @@
-"""The benchmark of whole models: what it measures, and that its tables say what the records hold."""
+"""The benchmarks of scans, blocks and whole models: what and where they measure, and what their tables say."""
 
 import json
 
@@ -7,10 +7,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import bsm.linear
 from bsm.cli import cli
 from bsm.config import ModelConfig
+from bsm.errors import InputError
 from bsm.mamba2 import Mamba2
 from bsm.model import BSMamba2
+from bsm.scan import EXACT, available
+from bsm.study import plan, records, sizes
+from bsm.study.bench import model, peak_memory_cuda, scan
 from bsm.study.bench import separation as bench
 from bsm.study.bench.model import direct_share
 from bsm.study.records import plain, read_result
@@ -58,6 +63,8 @@ def in_this_process(monkeypatch):
         ("aten::_fft_r2c", "Fourier transforms"),
         ("aten::copy_", "copies"),
         ("aten::silu", bench.ELEMENTWISE),
+        ("mkldnn::_linear_pointwise", "matrix products"),
+        ("mkldnn::_reorder_linear_weight", "copies"),
     ],
 )
 def test_kinds(operation, kind):
@@ -151,6 +158,17 @@ def test_command(tmp_path, in_this_process):
     json.dumps(plain(values), allow_nan=False)
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_profile_counts_the_operations_of_every_product(monkeypatch, packed, in_this_process):
+    """Those of packed products are counted here and not by PyTorch."""
+    monkeypatch.setattr(bsm.linear, "packed_available", lambda: packed)
+    found = bench._profile("BSMamba2", "tiny", 0.5, 1)
+    model = BSMamba2(ModelConfig.preset("tiny"))
+    wanted = plan.operations(model.config, 0.5)
+    assert sum(r["operations"] for r in found) == pytest.approx(wanted, rel=0.05)
+    assert sizes.operations(model, torch.randn(1, 2, 22050)) == pytest.approx(wanted, rel=0.05)
+
+
 def test_a_fresh_process_measures_memory():
     if not bench._CLEAR.exists():
         pytest.skip("the system does not tell a process its memory")
@@ -174,3 +192,107 @@ def test_the_direct_terms_share_is_that_of_the_scans_output():
     assert all(record["direct"] > 0 for record in found[1.0])
     assert all(record["direct"] == pytest.approx(1, abs=1e-2) for record in found[1e4])
     assert all(record["length"] < 128 and record["without_state"] < 1e-5 for record in found[1.0])  # a single chunk
+
+
+SCAN_PARTS = ("speed", "memory", "scaling", "matmul_share", "directions")
+BLOCK_PARTS = ("conv", "block")
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """Where each part of the benchmarks was asked to measure; none of them is measured."""
+    asked = {}
+    for module, names in ((scan, SCAN_PARTS), (model, BLOCK_PARTS)):
+        for name in names:
+            monkeypatch.setattr(module, name, lambda *_, name=name, **given: asked.update({name: given.get("device")}))
+    return asked
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(("subject", "parts"), [("scan", SCAN_PARTS), ("block", BLOCK_PARTS)])
+def test_a_benchmark_measures_on_the_device_that_its_result_names(
+    tmp_path, monkeypatch, devices, subject, parts, device
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a GPU")
+    done = CliRunner().invoke(cli, ["bench", subject, "--device", device, "--json", str(tmp_path / "r.json")])
+    assert done.exit_code == 0, done.output
+    assert devices == dict.fromkeys(parts, device)
+    record = read_result(tmp_path / "r.json")
+    assert record["parameters"]["device"] == device
+    assert (record["provenance"]["device"] == "a GPU") == (device == "cuda")
+
+
+def test_a_benchmark_refuses_a_device_that_it_does_not_measure_on(monkeypatch, devices):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = CliRunner().invoke(cli, ["bench", "scan", "--device", "cuda"])
+    assert isinstance(done.exception, InputError) and "'cuda' is not here" in str(done.exception)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    done = CliRunner().invoke(cli, ["bench", "model", "--device", "cuda"])
+    assert done.exit_code == 2 and "measured on the CPU alone" in done.output
+    assert not devices
+
+
+def test_every_tensor_lies_on_the_device(monkeypatch):
+    """On ``meta``, which every machine has and where nothing is computed: a tensor elsewhere would fail or be seen."""
+    seen = []
+
+    def called(x, *rest, **_):
+        seen.extend(v.device.type for v in (x, *rest) if isinstance(v, torch.Tensor))
+        return x * 1, None
+
+    monkeypatch.setattr(scan, "scan", called)
+    monkeypatch.setattr(model, "causal_conv", lambda *given, **_: called(*given)[0])
+    monkeypatch.setattr(model, "_block", lambda config: torch.nn.Linear(config.dim, config.dim))
+    # Every input has to have a gradient, and this scan uses but the first.
+    monkeypatch.setattr(torch.autograd, "grad", lambda y, leaves, weight: [torch.zeros_like(v) for v in leaves])
+    scan.scaling((4, 8), repeats=1, device="meta")
+    scan.directions(0.1, batch=1, repeats=1, device="meta")
+    scan.matmul_share(0.1, batch=1, repeats=1, device="meta")
+    model.conv([0.1], batch=1, repeats=1, device="meta")
+    model.block(0.1, rows=(1, 2), repeats=1, device="meta")
+    assert len(seen) > 20 and set(seen) == {"meta"}
+
+
+def test_a_gpus_memory_is_read_off_a_second_run(monkeypatch):
+    """The first tunes kernels, which takes memory of its own."""
+    runs = []
+    monkeypatch.setattr(scan, "inputs", lambda *_, **__: {"x": torch.zeros(4)})
+    monkeypatch.setattr(scan, "run", lambda values, name, train: runs.append(name))
+    monkeypatch.setattr(scan, "peak_memory_cuda", lambda work: (work(), len(runs))[1])
+    found = scan.memory([0.1], backends=["chunked"], device="cuda")
+    assert [r["peak_bytes"] for r in found] == [2, 4]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_scans_and_blocks_on_a_gpu():
+    config = ModelConfig.preset("tiny")
+    exact = {name for name in EXACT if available("cuda")[name] is None}
+    speed = scan.speed([0.5], batch=1, band_rows=2, repeats=1, config=config, device="cuda")
+    assert exact <= {r["backend"] for r in speed} and all(r["output_error"] < 1e-2 for r in speed)
+    memory = scan.memory([0.5], batch=1, band_rows=2, config=config, device="cuda")
+    assert {r["backend"] for r in memory} == exact and all(r["peak_bytes"] > 0 for r in memory)
+    assert peak_memory_cuda(lambda: torch.zeros(2**20, device="cuda")) == 4 * 2**20
+    assert scan.matmul_share(0.5, repeats=1, device="cuda")["floor"] > 0
+    assert len(scan.scaling((8, 16), repeats=1, device="cuda")) == 2
+    assert scan.directions(0.5, repeats=1, device="cuda")["seconds"]["native"][0] > 0
+    assert {"shifted", "conv1d"} <= {r["backend"] for r in model.conv([0.5], repeats=1, device="cuda")}
+    assert [r["rows"] for r in model.block(0.5, rows=(1, 2), repeats=1, device="cuda")] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["", "file/r.json"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, devices, name):
+    (tmp_path / "file").write_text("")
+    done = CliRunner().invoke(cli, ["bench", "block", "--json", str(tmp_path / name)])
+    assert isinstance(done.exception, InputError), done.output
+    assert not devices
+
+
+def test_what_was_measured_is_said_even_if_it_cannot_be_written(tmp_path, monkeypatch, devices):
+    def full(*_, **__):
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr(records, "write_result", full)
+    done = CliRunner().invoke(cli, ["bench", "block", "--json", str(tmp_path / "r.json")])
+    assert isinstance(done.exception, InputError)
+    assert json.loads(done.stdout) == {"conv": None, "block": None}

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bsm import bands
 from bsm.config import ModelConfig, TrainConfig
+from bsm.linear import packed_available, packed_operations
 from bsm.model import BSMamba2
 from bsm.study.bench import repeated
 from bsm.study.bench.memory import KEPT
@@ -119,7 +120,8 @@ def _train(network: nn.Module, wave: Tensor) -> None:
 @torch.no_grad()
 def operations(network: nn.Module, wave: Tensor) -> int:
     """Count the multiplications and additions of the matrix products in a forward pass."""
-    with FlopCounterMode(display=False) as counter:
+    packed = {torch.ops.mkldnn._linear_pointwise: packed_operations} if packed_available() else {}
+    with FlopCounterMode(display=False, custom_mapping=packed) as counter:
         network(wave)
     return counter.get_total_flops()
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from bsm.baseline import BSRoformer, RoformerConfig
 from bsm.config import ModelConfig
+from bsm.linear import packed_operations
 from bsm.model import BSMamba2
 from bsm.study.bench import _CLEAR, SEED, _resident, matmul_rate, repeated
 from bsm.study.figures import COLOURS
@@ -28,10 +29,11 @@ MODELS: dict[str, Callable[[ModelConfig], nn.Module]] = {
 THREADS = 2
 WARM_UP = 0.5  # seconds of audio that load libraries and wake the allocator before anything is measured
 TOP = 10  # costs that are listed
+PACKED = "_linear_pointwise"  # oneDNN's product, see bsm.linear
 KINDS = {
-    "matrix products": ("mm", "addmm", "bmm", "baddbmm"),
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", PACKED),
     "attention": ("attention",),
-    "copies": ("copy_", "cat", "stack", "fill_", "index_select", "gather"),
+    "copies": ("copy_", "cat", "stack", "fill_", "index_select", "gather", "_reorder_linear_weight"),
     "Fourier transforms": ("fft",),
 }
 """What an operation's name ends in, or for attention and transforms contains; everything else is elementwise."""
@@ -131,8 +133,10 @@ def _profile(name: str, preset: str, seconds: float, threads: int) -> list[dict[
         of matrix products.
     """
     run = _prepared(name, preset, seconds, threads)
-    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as profiled:
+    with profile(activities=[ProfilerActivity.CPU], with_flops=True, record_shapes=True) as profiled:
         run()
+    packed = f"mkldnn::{PACKED}"
+    counted = {packed: sum(packed_operations(*e.input_shapes[:2]) for e in profiled.events() if e.key == packed)}
     return [
         {
             "model": name,
@@ -141,7 +145,7 @@ def _profile(name: str, preset: str, seconds: float, threads: int) -> list[dict[
             "kind": kind(event.key),
             "calls": event.count,
             "seconds": event.self_cpu_time_total / 1e6,
-            "operations": event.flops if kind(event.key) == "matrix products" else 0,
+            "operations": counted.get(event.key, event.flops) if kind(event.key) == "matrix products" else 0,
         }
         for event in sorted(profiled.key_averages(), key=lambda e: -e.self_cpu_time_total)
         if event.self_cpu_time_total
@@ -150,7 +154,7 @@ def _profile(name: str, preset: str, seconds: float, threads: int) -> list[dict[
 
 def kind(operation: str) -> str:
     """Tell what kind of work an operation of PyTorch is, by its name."""
-    name = operation.removeprefix("aten::")
+    name = operation.removeprefix("aten::").removeprefix("mkldnn::")
     for found, (first, *more) in KINDS.items():
         inside = first in ("attention", "fft")
         if (inside and first in name) or name in (first, *more):
