@@ -64,14 +64,16 @@ def made_by_hand():
 
 
 READ_CODE = package("audio", "data/layouts", "data/mir1k", "data/musdb18", "data/tracks")
-DATA_CODE = package("data/demo", "data/demo_render", "data/demo_score", "data/demo_voice") if MADE else READ_CODE
+DEMO_CODE = package("data/demo", "data/demo_render", "data/demo_score", "data/demo_voice")
+DATA_CODE = DEMO_CODE if MADE else READ_CODE
 MODEL_CODE = package("bands", "config", "conv", "linear", "mamba2", "model", "scan", "stft")
 TRAIN_CODE = MODEL_CODE + package(
     "activity", "audio", "baseline", "data/mixing", "data/tracks", "loss", "networks", "train"
-)
+) + ([] if MADE else DEMO_CODE)  # in a run's checksum of code; songs that are synthesised from it bring it along
 TRAINING = (  # values of the profile that a trained model depends on
     "model", "steps", "batch_size", "accumulate", "segment_seconds", "lr", "ema_decay", "validate_every", "precision",
-    "skip_bad", "processes", "schedule", "warmup", "patience", "max_skipped",
+    "skip_bad", "processes", "schedule", "warmup", "patience", "max_skipped", "clip", "silence_probability", "gain",
+    "keep_best", "checkpoint_gradients",
 )
 SCORE_CODE = READ_CODE + package("evaluate", "metrics", "separate", "study/figures", "study/stats")
 
@@ -120,7 +122,7 @@ rule data_notebook:
         f"{REPORTS}/results/data.json",
         f"{REPORTS}/tables/data.md",
         multiext(f"{REPORTS}/figures/", "data_vocal_regions.png", "data_levels.png", "data_example.png"),
-    params: values("threshold_db")
+    params: values("threshold_db", "example", "timelines")
     resources: mem_mb=8000, runtime=120
     benchmark: f"{REPORTS}/benchmarks/data_notebook.tsv"
     shell: "bsm study 00_data --profile {PROFILE}"
@@ -135,6 +137,7 @@ rule train_notebook:
         ),
         multiext(f"{REPORTS}/tables/", "scores.md", "differences.md", "real_clip.md"),
         multiext(f"{REPORTS}/figures/", "training.png", "scores.png", "separation_example.png"),
+    params: values("window", "example", "device")
     threads: THREADS
     resources: mem_mb=16000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/train_notebook.tsv"
@@ -156,7 +159,7 @@ rule scan_notebook:
     params:
         values(
             "scan_seconds", "scan_repeats", "scan_band_rows", "memory_seconds", "scaling_frames", "block_seconds",
-            "compile_block", "scan_train_steps", "scan_train_seconds",
+            "compile_block", "scan_train_steps", "scan_train_seconds", "scan_rows",
         )
     threads: THREADS  # nothing beside it while it measures
     resources: mem_mb=32000, runtime=240
@@ -176,7 +179,7 @@ rule published_notebook:
     params:
         values(
             "bench_preset", "bench_seconds", "bench_repeats", "profile_seconds", "published_weights",
-            "published_dataset", "device",
+            "published_dataset", "device", "window", "hop", "weights", "dataset", "example",
         )
     threads: THREADS  # nothing beside it while it measures
     resources: mem_mb=32000, runtime=480, gpu=GPU
@@ -251,7 +254,8 @@ rule input_length_notebook:
         f"{REPORTS}/results/input_length.json",
         multiext(f"{REPORTS}/tables/", "input_length.md", "input_length_answer.md", "input_length_cost.md"),
         multiext(f"{REPORTS}/figures/", "input_length.png", "input_length_differences.png"),
-    params: values("windows", "overlap_windows", "most_songs", "cost_repeats", "seeds")
+    params:
+        values("windows", "overlap_windows", "most_songs", "cost_repeats", "seeds", "device", "weights", "dataset")
     threads: THREADS  # nothing beside it while it measures
     resources: mem_mb=32000, runtime=720, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/input_length_notebook.tsv"
@@ -273,7 +277,10 @@ rule occurrence_notebook:
             "timeline.png",
         ),
     params:
-        values("window", "threshold_db", "duration_bins", "onset_edges", "responses", "margin", "share_bins", "seeds")
+        values(
+            "window", "threshold_db", "duration_bins", "onset_edges", "responses", "margin", "share_bins", "seeds",
+            "device", "weights", "dataset", "example",
+        )
     threads: THREADS
     resources: mem_mb=16000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/occurrence_notebook.tsv"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bsm import audio, bands
+from bsm.checkpoint import save_model
 from bsm.config import LossConfig, ModelConfig, StftConfig, TrainConfig
 from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
@@ -165,6 +166,16 @@ def test_an_untrained_variant_is_named(tmp_path):
     settings = Profile({"profile": str(tmp_path), "model": "tiny"})
     with pytest.raises(InputError, match="not trained yet; run `bsm train .* --variant mono --seed 7` first"):
         ablation.load(settings, ["mono"], [7])
+
+
+def test_variants_of_different_code_are_not_compared(tmp_path):
+    settings = Profile({"profile": str(tmp_path), "model": "tiny", "seed": 1})
+    network = sizes.BSMamba2(TINY)
+    for name, code in (("base", "a"), ("mono", "a"), ("bands-mel", "b")):
+        save_model(network, settings.run_folder(1, name) / "model.safetensors", {"code": code})
+    assert [m.variant for m in ablation.load(settings, ["base", "mono"], [1])] == ["base", "mono"]
+    with pytest.raises(InputError, match="base-.* and .*bands-mel-.*: trained by different code, .* SEEDS=1`"):
+        ablation.load(settings, ["base", "mono", "bands-mel"], [1])
 
 
 def test_scores_are_the_models(tracks):

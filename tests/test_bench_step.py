@@ -28,6 +28,24 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SECONDS = 0.1
 
 
+def test_a_compiled_step_is_timed_as_the_others_are(monkeypatch):
+    """On the same device, at the same precision."""
+    made = []
+
+    def made_step(variant, model, config, batches, **options):
+        made.append((config.precision, options["device"], options["compiled"]))
+        return lambda: None
+
+    monkeypatch.setattr(step, "Step", made_step)
+    nothing = {"preset": "tiny", "seconds": SECONDS, "batch": 1, "sizes": [], "backends": [], "memory_presets": []}
+    for module, name in ((step, "breakdown"), (spectra, "losses"), (spectra, "transforms")):
+        monkeypatch.setattr(module, name, lambda *_, **__: [])
+    options = {"repeats": 2, "precision": "bf16-mixed", "device": "meta"}
+    found = step_profile.measure(**nothing, **options, memory_seconds=[], compile_step=True)
+    assert made == [("bf16-mixed", "meta", False), ("bf16-mixed", "meta", True)]
+    assert len(found["compile"]["seconds"]["compiled"]) == 2
+
+
 @pytest.fixture(scope="module")
 def records():
     return step.breakdown(step.VARIANTS, "tiny", seconds=SECONDS, batch=1, repeats=2)

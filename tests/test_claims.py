@@ -76,6 +76,43 @@ def test_small_models_settle_no_claim(monkeypatch, status, words):
     assert found.status == claims.PARTLY
     assert found.measured == (f"small models: {words}" if words else "1 dB")
     assert trained(1).status == status
+    # A result that is comparable with the paper's is not of small models.
+    at_scale = claims.RULES["trained"].of(comparable=True)
+    assert (at_scale.judge(1), at_scale.evidence) == (trained(1), claims.AT_SCALE)
+    assert claims.RULES["trained"].of(comparable=False).judge(1) == found
+
+
+def window_scores():
+    """Scores of six songs, of which windows of 1 and 16 s are as good as the training's of 8 s."""
+    own = {"model": "BSMamba2", "seed": 0}
+    scores = [
+        own | {"track": f"song {song}", "window": window, "hop": window, "usdr": 1.0 + song, "csdr": 1.0 + song}
+        for song in range(6)
+        for window in (1.0, 8.0, 16.0)
+    ]
+    return {"input_length": {"scores": scores, "trained": {"BSMamba2": 8.0}}}
+
+
+def test_the_models_of_the_papers_own_result_are_not_small(reports):
+    put(reports, window_scores())
+    found = judged(reports)["stable-1-16"]
+    assert found["status"] == claims.PARTLY and found["measured"].startswith("small models: it holds")
+    assert "at the paper's scale untested" in found["why"] and found["evidence"] == claims.RE_TRAINED
+    put(reports, window_scores(), comparable_with_paper=True)
+    found = judged(reports)["stable-1-16"]
+    assert found["status"] == claims.REPRODUCED and found["evidence"] == claims.AT_SCALE
+    assert "small" not in found["measured"] + found["why"] and "untested" not in found["why"]
+
+
+def test_a_result_does_not_stand_beside_itself(reports):
+    put(reports, window_scores())
+    put(reports, window_scores(), "mir1k-subset")
+    found = judged(reports)["stable-1-16"]
+    assert "on real singing" in found["measured"] and len(found["result"]) == 2
+    rows = ledger.evaluated(ledger.load(reports / "claims.yaml"), "mir1k-subset", reports)
+    found = next(row for row in rows if row["id"] == "stable-1-16")
+    assert found["measured"].startswith("small models: it holds") and "on real singing" not in found["measured"]
+    assert found["result"] == [f"{reports.name}/mir1k-subset/results/input_length.json"]
 
 
 @pytest.fixture
@@ -85,10 +122,10 @@ def reports(tmp_path):
     return tmp_path
 
 
-def put(reports, results, profile=ledger.PROFILE, parameters=()):
+def put(reports, results, profile=ledger.PROFILE, parameters=(), **extra):
     for name, values in results.items():
         path = reports / profile / "results" / f"{name}.json"
-        given = {"measured": "test", "parameters": dict(parameters), "data": "test", "inputs": ()}
+        given = {"measured": "test", "parameters": dict(parameters), "data": "test", "inputs": ()} | extra
         write_result(path, values=values, started=mark(), **given)
 
 
@@ -141,22 +178,35 @@ def test_results_of_a_gpu_settle_what_waits_for_one(reports):
     put(reports, benchmark())
     names = ("conv-3x", "bench-25ms", "memory-5-10", "parity-1e5")
     for factor, status in ((1, claims.REPRODUCED), (3, claims.CONTRADICTED)):
-        put(reports, of_a_gpu(factor), "gpu")
+        put(reports, of_a_gpu(factor), "gpu", {"device": "cuda"})
         found = judged(reports)
         assert {found[name]["status"] for name in names} == {status}
         assert all(any("/gpu/" in file for file in found[name]["result"]) for name in names)
     half = of_a_gpu(1)
     half["block"]["block"][1]["seconds"] = [1.0]
     half["scan"]["speed"][0]["gradient_errors"]["x"] = 1.0
-    put(reports, half, "gpu")
+    put(reports, half, "gpu", {"device": "cuda"})
     found = judged(reports)
     assert found["bench-25ms"]["status"] == found["parity-1e5"]["status"] == claims.PARTLY
     # A GPU without the kernels: what is missing is said, and nothing counts as measured.
-    put(reports, {"scan": {"speed": [{"backend": "triton"}], "memory": []}}, "gpu")
+    put(reports, {"scan": {"speed": [{"backend": "triton"}], "memory": []}}, "gpu", {"device": "cuda"})
     found = judged(reports)
     for name in ("parity-1e5", "memory-5-10"):
         assert found[name]["status"] == claims.BLOCKED and "needs" in found[name]["why"], name
     assert not found["parity-1e5"]["evidence"] and not found["parity-1e5"]["measured"]
+
+
+@pytest.mark.parametrize("parameters", [{}, {"device": "cpu"}])
+def test_what_a_cpu_measured_is_no_result_of_a_gpu(reports, parameters):
+    put(reports, benchmark())
+    before = judged(reports)
+    put(reports, of_a_gpu(1), "gpu", parameters)
+    found = judged(reports)
+    for name, file in {"conv-3x": "block", "bench-25ms": "block", "memory-5-10": "scan", "parity-1e5": "scan"}.items():
+        said = f"{reports.name}/gpu/results/{file}.json does not count: it was not measured on a GPU"
+        said += f" (its parameters.device is {parameters.get('device', 'not given')}, not cuda)"
+        assert found[name] == before[name] | {"why": f"{before[name]['why']}; {said}"}, name
+        assert found[name]["status"] == claims.BLOCKED
 
 
 @pytest.mark.parametrize(
@@ -164,9 +214,24 @@ def test_results_of_a_gpu_settle_what_waits_for_one(reports):
     [(11.0, 12.0, claims.REPRODUCED), (11.0, 9.0, claims.PARTLY), (3.0, 3.0, claims.CONTRADICTED)],
 )
 def test_ten_epochs(reports, csdr, usdr, status):
-    assert judged(reports)["ten-epochs"]["status"] == claims.BLOCKED
-    put(reports, {"ten_epochs": published(csdr, usdr)["scores"]}, "gpu")
+    blocked = judged(reports)["ten-epochs"]
+    assert blocked["status"] == claims.BLOCKED
+    scores = {"ten_epochs": published(csdr, usdr)["scores"]}
+    put(reports, scores, "gpu", {"device": "cuda"})  # of other songs, or in other windows
+    found = judged(reports)["ten-epochs"]
+    assert found["why"].endswith("ten_epochs.json does not count: it is not comparable with the paper")
+    assert {**found, "why": ""} == {**blocked, "why": ""}
+    put(reports, scores, "gpu", {"device": "cuda"}, comparable_with_paper=True)
     assert judged(reports)["ten-epochs"]["status"] == status
+
+
+def test_a_result_that_does_not_count_is_named_where_no_need_is(reports):
+    put(reports, {"scan": {"speed": []}}, "gpu")
+    row = next(row for row in ledger.load(reports / "claims.yaml") if row["id"] == "parity-1e5")
+    found = ledger.evaluate({name: value for name, value in row.items() if name != "needs"}, reports=reports)
+    assert found["status"] == claims.UNTESTED and found["why"].startswith(
+        f"{reports.name}/gpu/results/scan.json does not"
+    )
 
 
 def test_what_was_not_measured_is_untested_or_blocked(reports):

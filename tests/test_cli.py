@@ -303,17 +303,30 @@ def test_both_files_or_neither(weights, tmp_path, monkeypatch, capsys, old):
     for kind in ("vocals", "accompaniment") if old else ():
         (tmp_path / f"a.{kind}.wav").write_text(kind)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    write = audio.write
+    write, parts = audio.write, iter(["vocals", "accompaniment"])
 
     def full_disk(path, *arguments, **options):
-        if "accompaniment" in path.name:
+        if next(parts) == "accompaniment":
             raise bsm.cli.InputError(f"{path}: cannot be written (no room)")
         write(path, *arguments, **options)
 
     monkeypatch.setattr(audio, "write", full_disk)
     assert in_process(monkeypatch, "separate", "--weights", weights, "--overwrite", song) == 2
-    assert capsys.readouterr().out == ""
+    said = capsys.readouterr()
+    assert said.out == "" and f"{tmp_path / 'a.accompaniment.wav'}: cannot be written" in said.err
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_song_whose_name_is_not_utf8(weights, tmp_path, monkeypatch, capsysbinary):
+    song = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    try:
+        audio.write(song, noise(2, 1000), RATE)
+    except InputError:
+        pytest.skip("this file system takes UTF-8 alone")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bsm", "separate", "--weights", str(weights), song.name])
+    bsm.cli.main()
+    assert capsysbinary.readouterr().out.split() == [b"caf\xe9.vocals.wav", b"caf\xe9.accompaniment.wav"]
 
 
 def test_separate_refuses_bad_weights(command, weights, tmp_path):
@@ -412,10 +425,39 @@ def test_study_refuses_what_it_does_not_know(command, tmp_path):
 def test_an_executed_notebook_lies_beside_its_results(tmp_path, monkeypatch, capsys):
     ran = []
     monkeypatch.setattr("bsm.study.notebooks.run_notebook", lambda name, output, **_: ran.append(output))
+    monkeypatch.chdir(tmp_path)
     for arguments in ([], ["-p", "out", "made"], ["-p", "out", "made", "-o", "other.ipynb"]):
         bsm.cli.cli(["study", "08_input_length", "--profile", "smoke", *arguments], standalone_mode=False)
-    places = ["reports/smoke/notebooks/08_input_length.ipynb", "made/notebooks/08_input_length.ipynb", "other.ipynb"]
-    assert ran == [Path(place) for place in places]
+    name = "notebooks/08_input_length.ipynb"
+    assert ran == [ROOT / "reports/smoke" / name, tmp_path / "made" / name, Path("other.ipynb")]
+
+
+def test_paths_given_to_a_notebook_are_the_callers(tmp_path, monkeypatch, capsys):
+    """The kernel runs in the repository, wherever the command was called."""
+    ran = []
+    monkeypatch.setattr("bsm.study.notebooks.run_notebook", lambda *_, parameters, **__: ran.append(parameters))
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "out": "../x",
+        "run": "runs/a",
+        "dataset": "./songs",
+        "weights": "{ours: a.safetensors, theirs: author}",
+        "example": "2",
+    }
+    arguments = [word for pair in given.items() for word in ("-p", *pair)]
+    bsm.cli.cli(["study", "08_input_length", "--profile", "smoke", *arguments], standalone_mode=False)
+    wanted = {"out": tmp_path / "../x", "run": tmp_path / "runs/a", "dataset": tmp_path / "songs"}
+    ours = {"ours": str(tmp_path / "a.safetensors"), "theirs": "author"}
+    assert ran == [{name: str(path) for name, path in wanted.items()} | {"weights": ours, "example": 2}]
+    for text, value in (
+        ("author", "author"),
+        ("m.pt", str(tmp_path / "m.pt")),
+        ("''", ""),
+        ("null", None),
+        ("[a]", ["a"]),
+    ):
+        bsm.cli.cli(["study", "08_input_length", "-p", "weights", text], standalone_mode=False)
+        assert ran.pop() == {"weights": value}
 
 
 def test_a_failed_notebook(command, tmp_path):
@@ -510,6 +552,7 @@ def test_evaluate(command, weights, tmp_path):
     found = record["summary"]["usdr"]
     assert (found["median_low"], found["median_high"]) == pytest.approx((of_median.low, of_median.high))
     assert record["parameters"]["window"] == record["parameters"]["hop"] == 8
+    assert record["parameters"]["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
     # One track's scores lost: the same command scores that one alone.
     journal = tmp_path / "scores.tracks.jsonl"
     lines = journal.read_text().splitlines()

@@ -1,6 +1,8 @@
 """The comparison with the published scores: made only of what they were made of, and otherwise told what to fetch."""
 
 import hashlib
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from bsm.evaluate import METRICS
 from bsm.model import BSMamba2
 from bsm.study import published
 from bsm.study.profiles import Profile
-from bsm.study.stats import bootstrap_interval, interval_text
+from bsm.study.stats import bootstrap_interval, crossed_interval, interval_text
 
 RATE = 44100
 
@@ -63,7 +65,8 @@ def musdb(monkeypatch, tmp_path):
     """What stands for MUSDB18-HQ: one song that says it lasts for hours."""
     song(tmp_path / "hq" / "test" / "long")
     tracks = load_tracks(tmp_path / "hq", "test")
-    monkeypatch.setattr(published, "open_tracks", lambda root, split: ("MUSDB18-HQ", tracks))
+    folders = {str(tmp_path / "hq"): ("MUSDB18-HQ", tracks)}
+    monkeypatch.setattr(published, "open_tracks", lambda root, split: folders[str(root)])
     monkeypatch.setattr(published, "TEST_HOURS", 0.5 / 3600)
     return tmp_path / "hq"
 
@@ -127,6 +130,8 @@ def test_a_profile_names_weights_and_songs(settings, author, musdb, tmp_path):
     found = published.case(paper)
     assert (found.status, found.weights, found.name, found.data) == ("measured", author, author.name, "MUSDB18-HQ")
     assert published.case(paper, own).weights == settings.run_folder(0) / "model.safetensors"
+    rooted = published.case(Profile(settings.values | {"published_weights": [author.name], "published_dataset": "hq"}))
+    assert (rooted.status, rooted.weights) == ("measured", author)  # under the repository, wherever the kernel runs
     none_here = published.case(Profile(settings.values | named | {"published_weights": ["author"]}))
     assert none_here.name == "BSMamba2 of this profile"
     assert none_here.status == "blocked" and none_here.paper_data
@@ -148,6 +153,16 @@ def test_excerpts_in_the_layout_of_musdb_are_not_musdb(settings, author, musdb, 
     assert "excerpts" in found.data
 
 
+def test_scores_that_are_kept_are_of_one_evaluation(settings, tmp_path):
+    tracks = settings.tracks()["test"]
+    first, same, other = (published.journal(settings, "scores", tracks, window=window) for window in (8.0, 8.0, 4.0))
+    assert first.path == same.path != other.path
+    assert first.path.parent == tmp_path / "runs/smoke" and first.path.name.startswith("scores-")
+    assert first.settings["window"] == 8.0 and {"data", "code"} <= first.settings.keys()
+    source = (Path(__file__).parents[1] / "notebooks/01_train.ipynb").read_text()
+    assert 'evaluate(tracks[\\"test\\"], separators, journal=kept)' in source
+
+
 def test_any_folder_of_songs(settings, tmp_path):
     song(tmp_path / "mine" / "one")
     found = published.case(settings, dataset=str(tmp_path / "mine"))
@@ -158,23 +173,46 @@ def test_any_folder_of_songs(settings, tmp_path):
 
 
 def test_the_published_scores_stand_beside_those_of_the_same_songs():
-    records = [{"track": str(i), "separator": "model"} | dict.fromkeys(METRICS, float(i)) for i in range(4)]
+    records = [{"track": str(i), "separator": "model"} | dict.fromkeys(METRICS, float(i)) for i in range(6)]
+    records[5]["csdr"] = None  # as of a song without vocals
     blocked, measured = (published.score_table(records, published=flag) for flag in (False, True))
     assert not any("published" in name for name in blocked)
     row = measured.set_index("metric").loc["cSDR (dB)"]
     assert row["published, BSMamba2"] == 11.03
     assert row["published, BS-RoFormer, same training code"] == 10.47
-    assert (row["mean"], row["median"], row["songs"]) == (1.5, 1.5, 4)
+    assert (row["mean"], row["median"], row["tracks"], row["songs"]) == (2.0, 2.0, 5, 5)
     assert measured.set_index("metric").loc["SI-SDR (dB)", "published, BSMamba2"] != 11.03
-    for name, statistic in (("95 % interval of the mean", np.mean), ("95 % interval of the median", np.median)):
-        interval = bootstrap_interval([0.0, 1.0, 2.0, 3.0], statistic)
-        assert row[name] == interval_text(interval.low, interval.high)
+    songs = [0.0, 1.0, 2.0, 3.0, 4.0]
+    mean, median = crossed_interval([[v] for v in songs]), bootstrap_interval(songs, np.median)
+    assert row["95 % interval of the mean"] == interval_text(mean.low, mean.high)
+    assert row["95 % interval of the median"] == interval_text(median.low, median.high)
+
+
+def test_scores_of_clips_are_drawn_by_song():
+    songs = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    records = [
+        {"track": f"abjones_{song + 1}_{clip:02d}", "separator": "model"} | dict.fromkeys(METRICS, value)
+        for song, value in enumerate(songs)
+        for clip in range(1, 9)
+    ]
+    row = published.score_table(records, published=False).set_index("metric").loc["uSDR (dB)"]
+    assert (row["tracks"], row["songs"]) == (48, 6)
+    whole = crossed_interval([[v] for v in songs])  # eight clips of a song are worth no more than the song
+    assert row["95 % interval of the mean"] == interval_text(whole.low, whole.high)
+    assert row["95 % interval of the median"] == "–"
 
 
 def test_the_notebook_shows_them_for_any_weights_and_says_whose():
     notebook = (published.ROOT / "notebooks/04_published_model.ipynb").read_text()
     assert "published=found.paper_data" in notebook
     assert "by {found.name}" in notebook
+
+
+@pytest.mark.parametrize("name", ["01_train", "04_published_model"])
+def test_figures_of_scores_draw_by_song_as_the_tables_do(name):
+    source = (published.ROOT / f"notebooks/{name}.ipynb").read_text()
+    calls = re.findall(r"score_plot\((.+)\)", source)
+    assert calls and all("clusters=" in call for call in calls)
 
 
 def test_excerpt_holds_the_loudest_vocals(tmp_path):

@@ -19,6 +19,7 @@ import torch
 
 from bsm.errors import InputError
 from bsm.study import figures, provenance, records, repeat
+from bsm.study.stats import crossed_interval
 
 mpl.use("Agg")
 
@@ -131,6 +132,73 @@ def test_provenance_without_git(monkeypatch):
     assert found["packages"]["torch"] == torch.__version__
     assert found["device"]
     assert str(Path.home()) not in found["command"]
+
+
+def test_the_device_is_that_of_the_measurement(tmp_path, monkeypatch):
+    """On a machine with a GPU, too: what does not say that it measured there did not."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"GPU of {device}")
+
+    def device(**parameters) -> str:
+        path = write(tmp_path / "r.json", parameters=parameters)
+        return records.read_result(path)["provenance"]["device"]
+
+    cpu = records.provenance(records.mark())["cpu"]
+    assert [device(), device(device="cpu"), device(device=None)] == [cpu] * 3
+    assert device(device="cuda") == "GPU of cuda" and device(device="cuda:1") == "GPU of cuda:1"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device(device="cuda") not in (cpu, "GPU of cuda")  # trained elsewhere, written here
+
+
+def test_notebooks_state_the_device_they_measured_on():
+    """Those that have a choice, of every result that depends on it."""
+    missing = set()
+    for path in sorted((records.ROOT / "notebooks").glob("*.ipynb")):
+        cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+        trees = [ast.parse("".join(cell["source"])) for cell in cells]
+        nodes = [node for tree in trees for node in ast.walk(tree)]
+        if not any(isinstance(n, ast.Name) and n.id == "device" and isinstance(n.ctx, ast.Store) for n in nodes):
+            continue
+        for node in (n for n in nodes if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "write_result"):
+            given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            if "'device'" not in given["parameters"]:
+                missing.add(node.args[0].args[0].value)
+    assert missing == {"model_speed"}  # which compares both models on the CPU
+
+
+def test_a_trainings_device_is_told_by_its_checkpoint(tmp_path):
+    assert records.trained_on(tmp_path) is None
+    torch.save({"random": torch.get_rng_state()}, tmp_path / "state.ckpt")
+    assert records.trained_on(tmp_path) == "cpu"
+    torch.save({"random_cuda": torch.get_rng_state()}, tmp_path / "state.ckpt")
+    assert records.trained_on(tmp_path) == "cuda"
+    (tmp_path / "state.ckpt").write_bytes(b"1")
+    assert records.trained_on(tmp_path) is None
+
+
+def _assigned(notebook: str, name: str) -> str:
+    """Return what a notebook assigns to a name, as code."""
+    cells = json.loads((records.ROOT / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+    nodes = [n for c in cells if c["cell_type"] == "code" for n in ast.walk(ast.parse("".join(c["source"])))]
+    return next(ast.unparse(n.value) for n in nodes if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == name)
+
+
+def test_the_short_trainings_use_the_scans_of_the_device_they_run_on():
+    asked = []
+    code = _assigned("02_scan_backends", "exact")
+    lacking = {"a": None, "b": "needs a GPU"}
+    found = eval(code, {"EXACT": ["a", "b"], "available": lambda device=None: asked.append(device) or lacking})  # noqa: S307
+    assert found == ["a"] and set(asked) == {"cpu"}
+
+
+def test_the_steps_table_names_the_machine_that_measured():
+    machine = _assigned("07_step_profile", "machine")
+    text = ast.parse(_assigned("07_step_profile", "text"), mode="eval").body
+    caption = next(ast.unparse(k.value) for k in text.keywords if k.arg == "caption")
+    names = {"step_preset": "tiny", "step_batch": 1, "step_seconds": 4.0}
+    assert "step_profile" in machine and "provenance" in machine
+    shown = eval(caption, names | {"machine": {"device": "a processor", "threads": 7}})  # noqa: S307
+    assert "measured on a processor, 7 threads" in shown
 
 
 def test_git_revision_and_dirty_flag(tmp_path, monkeypatch):
@@ -284,6 +352,27 @@ def test_figures_are_reproducible_files(tmp_path):
     assert [x.get_text() for x in axes[1].get_xticklabels()] == ["one\nn = 1", "none\nn = 0", "many\nn = 3"]
     with figures.style():
         figures.spectrogram(plt.figure().gca(), np.zeros(10), 44100)
+    plt.close("all")
+
+
+def test_clips_of_a_song_are_drawn_together():
+    import matplotlib.pyplot as plt
+
+    songs = [song for song in "abcdef" for _ in range(8)]
+    values = [float("abcdef".index(song)) for song in songs]
+    figure, ax = plt.subplots()
+    figures.score_plot(ax, ["alone", "nan"], [values, [*values[:-1], np.nan]], clusters=[songs, songs])
+    wanted = [crossed_interval(np.array(values)[:, None], songs)]
+    wanted.append(crossed_interval(np.array(values[:-1])[:, None], songs[:-1]))
+    for drawn, interval in zip(ax.containers, wanted, strict=True):
+        (ends,) = drawn.lines[2][0].get_segments()
+        assert ends[:, 1] == pytest.approx([interval.low, interval.high])
+    assert [x.get_text() for x in ax.get_xticklabels()] == ["alone\nn = 48\nof 6 songs", "nan\nn = 47\nof 6 songs"]
+    few = plt.figure().gca()
+    figures.score_plot(few, ["few"], {"few": values[:32]}, clusters={"few": songs[:32]})
+    assert few.get_xlabel() == figures.HOLLOW  # of four songs, however many clips
+    with pytest.raises(ValueError, match="2 labels for 2 groups of values and 1 of songs"):
+        figures.score_plot(few, ["a", "b"], [[1.0], [2.0]], clusters=[["x"]])
     plt.close("all")
 
 

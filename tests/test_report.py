@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from bsm.errors import InputError
-from bsm.study import ledger, report, report_results
+from bsm.study import cost, ledger, report, report_results
 from bsm.study.cost import cost_table
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
@@ -116,22 +116,48 @@ def test_added_up_hours_are_not_called_the_time_that_passed(demo):
         if path.stem.startswith("model-bsmamba2-seed"):
             changed |= {"s": "3600", "cpu_time": "1800"}
         path.write_text("\t".join(header) + "\n" + "\t".join(changed.values()) + "\n")
-    seeds = len(list(demo.reports.glob("benchmarks/model-bsmamba2-seed*")))
+    seeds = len(cost.seeds_of(demo))
     text = write_report(demo).read_text().split("## Compute")[1]
     assert f"took {seeds:.2f} hours added up, which is not the time that passed" in text
     assert f"Processor time: {seeds / 2:.2f} hours, as Snakemake samples it" in text
 
 
-def test_costs_name_the_number_of_seeds(demo):
-    command = r"`make reproduce PROFILE=demo{}`"
+def retrained(demo, seeds, variants):
+    """Let the results be of these seeds and variants, and have no others' benchmarks but those of three seeds."""
+    for name in ("input_length", "vocal_occurrence", "ablation_stft", "ablation_size"):
+        record = json.loads(demo.result(name).read_text())
+        record["parameters"]["seeds"] = seeds
+        if name.startswith("ablation"):
+            record["parameters"]["weights"] = [{"variant": v, "seed": s} for v in variants for s in seeds]
+        demo.result(name).write_text(json.dumps(record))
     first = demo.reports / "benchmarks" / "model-bsmamba2-seed0.tsv"
-    for path in first.parent.glob("model-*"):
-        if path != first:
-            path.unlink()
-    assert command.format("") in cost_table(demo)
-    for seed in (1, 2):
-        shutil.copy(first, first.with_name(f"model-bsmamba2-seed{seed}.tsv"))
-    assert command.format(" SEEDS=3") in cost_table(demo)
+    for name in ("model-bsmamba2", "model-bs-roformer", "variant-base", "variant-mono"):
+        for seed in (0, 1, 2):
+            if (path := first.with_name(f"{name}-seed{seed}.tsv")) != first:
+                shutil.copy(first, path)
+
+
+def test_costs_are_those_of_the_present_results(demo):
+    """What a run under more seeds, another list of variants or rules of other names left behind does not count."""
+    command = r"`make reproduce PROFILE=demo{}`"
+    retrained(demo, [0, 1, 2], ["base", "mono"])
+    text = cost_table(demo)
+    assert command.format(" SEEDS=3") in text and "(networks of seed 0, 1, 2);" in text
+    assert "| train bsmamba2 | 3 |" in text and "| train variants | 6 |" in text
+    retrained(demo, [0], ["base"])
+    shutil.copy(demo.reports / "benchmarks/songs.tsv", demo.reports / "benchmarks/model.tsv")  # of an older workflow
+    text = cost_table(demo)
+    assert command.format("") in text and "(networks of seed 0);" in text
+    assert "| train bsmamba2 | 1 |" in text and "| train bs-roformer | 1 |" in text and "| train variants | 1 |" in text
+    assert "| model |" not in text
+    del demo.values["bench_seconds"]  # a measurement that the profile no longer asks for
+    assert "published" not in cost_table(demo)
+
+
+def test_every_measured_rule_has_a_name_in_the_table_of_costs():
+    rules = re.findall(r'benchmark: f"\{REPORTS\}/benchmarks/([a-z_]+)\.tsv"', (ROOT / "Snakefile").read_text())
+    names = cost._names(Profile.load("demo"))
+    assert len(rules) > 5 and set(rules) <= set(names)
 
 
 @pytest.mark.parametrize("module", [report, report_results], ids=lambda module: module.__name__)

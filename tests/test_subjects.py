@@ -46,6 +46,24 @@ def test_by_default_the_profiles_runs(settings):
     assert "Only BSMamba2 is here" in text
 
 
+@pytest.mark.parametrize(("field", "value", "what"), [("code", "b", "code"), ("data", {"train": [["x", 2]]}, "songs")])
+def test_runs_of_different_code_or_songs_are_not_combined(settings, tmp_path, monkeypatch, field, value, what):
+    monkeypatch.setattr(Profile, "run_folder", lambda self, seed, backbone: tmp_path / f"{backbone}-{seed}")
+    network = BSMamba2(ModelConfig.preset("tiny"))
+    card = {"train": {"segment_seconds": 2.0}, "code": "a", "data": {"train": [["x", 1]]}}
+    for seed, own in enumerate((card, card, card | {field: value})):
+        save_model(network, tmp_path / f"bsmamba2-{seed}/model.safetensors", own)
+    assert len(subjects.subjects(settings, seeds=[0, 1])) == 2
+    with pytest.raises(InputError) as error:
+        subjects.subjects(settings, seeds=[0, 1, 2])
+    message = str(error.value)
+    assert f"trained by different {what}, not to be combined" in message
+    assert "bsmamba2-0/model.safetensors and " in message and "bsmamba2-2/model.safetensors: " in message
+    assert "`make reproduce PROFILE=smoke SEEDS=3`" in message
+    chosen = {str(seed): str(tmp_path / f"bsmamba2-{seed}/model.safetensors") for seed in range(3)}
+    assert len(subjects.subjects(settings, chosen)) == 3  # named by hand: to compare them is the question
+
+
 def test_a_path_is_one_model(settings, runs):
     (found,) = subjects.subjects(settings, str(runs / "other.safetensors"))
     assert (found.name, found.seed, found.trained_seconds) == ("BSMamba2", 5, 4.0)

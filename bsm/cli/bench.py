@@ -39,7 +39,13 @@ import click
 )
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1), help="Of model: CPU threads.")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Of step: segments.")
-@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]), help="Of step.")
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    type=click.Choice(["cpu", "cuda"]),
+    help="Of scan, block and step; the others measure on the CPU.",
+)
 @click.option(
     "--precision",
     default="32-true",
@@ -76,24 +82,39 @@ def bench(
     Scan backends, the block around them, the model beside BS-RoFormer, a training step, or the loading of training
     data.
     """
+    import torch
+
+    from bsm.errors import InputError
+    from bsm.files import check_writable
     from bsm.study.bench import SEED, model, scan
     from bsm.study.records import mark, plain, write_result
 
     started = mark()
+    if device != "cpu" and subject in ("model", "data"):
+        raise click.UsageError(f"'{subject}' is measured on the CPU alone; leave out --device {device}.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device 'cuda' is not here; use --device cpu")
+    if output:
+        check_writable(output)
     seconds = seconds or {"model": (8.0, 16.0), "step": (1.0,), "data": (1.0,)}.get(subject, (1.0, 4.0, 8.0))
     repeats = repeats or (9 if subject == "data" else 3)
     source = "random inputs, official initial values"
     parameters: dict[str, Any] = {"seconds": seconds, "repeats": repeats}
     if subject == "scan":
+        parameters["device"] = device
         values = {
-            "speed": scan.speed(seconds, repeats=repeats),
-            "memory": scan.memory(seconds),
-            "scaling": scan.scaling(repeats=repeats),
-            "matmul_share": scan.matmul_share(repeats=repeats),
-            "directions": scan.directions(repeats=repeats),
+            "speed": scan.speed(seconds, repeats=repeats, device=device),
+            "memory": scan.memory(seconds, device=device),
+            "scaling": scan.scaling(repeats=repeats, device=device),
+            "matmul_share": scan.matmul_share(repeats=repeats, device=device),
+            "directions": scan.directions(repeats=repeats, device=device),
         }
     elif subject == "block":
-        values = {"conv": model.conv(seconds, repeats=repeats), "block": model.block(repeats=repeats)}
+        parameters["device"] = device
+        values = {
+            "conv": model.conv(seconds, repeats=repeats, device=device),
+            "block": model.block(repeats=repeats, device=device),
+        }
     elif subject == "step":
         from bsm.study.step_profile import BACKENDS, MEMORY_SECONDS, measure
 
@@ -122,6 +143,7 @@ def bench(
         options = {"preset": preset, "threads": threads, "profile_seconds": profile_seconds, "models": models}
         values = separation(seconds, repeats=repeats, **options)
         parameters |= options
+    click.echo(json.dumps(plain(values), indent=2))  # before the file, which may fail: what took hours is not lost
     if output:
         write_result(
             output,
@@ -133,4 +155,3 @@ def bench(
             data=source,
             inputs=[root] if subject == "data" else [],
         )
-    click.echo(json.dumps(plain(values), indent=2))

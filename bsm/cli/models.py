@@ -65,7 +65,7 @@ def separate(
         label = f"{number}/{len(targets)} {song.name}" if len(targets) > 1 else song.name
         separate_file(model, song, paths, progress=label if sys.stderr.isatty() else False, **options)
         for path in paths:
-            click.echo(path)
+            click.echo(bytes(path))  # as it is: a name need not be UTF-8
 
 
 def _device(name: str, threads: int | None) -> str:
@@ -187,7 +187,7 @@ def evaluate(
     write_result(
         output,
         measured="scores per track: uSDR, cSDR, SI-SDR in dB, bleedless and fullness from 0 to 100",
-        parameters=settings | {"weights": str(path), "skipped": skipped},
+        parameters=settings | {"weights": str(path), "skipped": skipped, "device": device},
         values=records,
         data=f"{layout}, {split}" if layout != "songs" else str(root),
         started=started,

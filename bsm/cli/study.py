@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,22 +16,39 @@ from bsm.errors import InputError
 @click.option("-p", "--parameter", "parameters", nargs=2, multiple=True, help="Name and YAML value; may be repeated.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Executed notebook; with the results by default.")
 def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], output: Path | None) -> None:
-    """Execute a NOTEBOOK of notebooks/ with a profile's parameters and any others given."""
+    """Execute a NOTEBOOK of notebooks/ with a profile's parameters and any others given.
+
+    Paths among them are relative to the folder of the command.
+    """
     import yaml
 
     from bsm.study.notebooks import NotebookFailed, run_notebook
+    from bsm.study.records import ROOT
 
     try:
-        values = {name: yaml.safe_load(text) for name, text in parameters}
+        values = {name: _absolute(name, yaml.safe_load(text)) for name, text in parameters}
     except yaml.YAMLError as error:
         raise InputError(f"a parameter's value is not YAML: {error}") from error
-    results = Path(str(values.get("out") or Path("reports") / Path(profile).stem))
+    results = Path(str(values.get("out") or ROOT / "reports" / Path(profile).stem))
     output = output or results / "notebooks" / f"{Path(notebook).stem}.ipynb"
     try:
         run_notebook(notebook, output, profile=profile, parameters=values)
     except NotebookFailed as error:
         raise click.ClickException(str(error)) from error
     click.echo(output)
+
+
+def _absolute(parameter: str, value: Any) -> Any:
+    """Return a path, or paths by name, for the kernel, which runs in the repository; all other values as they are."""
+    from bsm import weights
+
+    if parameter not in ("out", "run", "dataset", "weights"):
+        return value
+    if isinstance(value, dict):
+        return {name: _absolute(parameter, path) for name, path in value.items()}
+    if not value or not isinstance(value, str) or (parameter == "weights" and value in weights.entries()):
+        return value
+    return str(Path(value).absolute())
 
 
 @click.command()

@@ -25,6 +25,7 @@ from bsm.separate import separate
 from bsm.study.figures import COLOURS, HOLLOW, draw_interval
 from bsm.study.profiles import Profile
 from bsm.study.stats import Interval, crossed_interval, interval_text, verdict
+from bsm.study.subjects import trained_alike
 from bsm.study.variants import BASE, VARIANTS, changed
 
 
@@ -49,7 +50,8 @@ def load(settings: Profile, names: Sequence[str], seeds: Sequence[int]) -> list[
     """Load the variants' models, under every seed.
 
     Raises:
-        InputError: one that is not trained yet; it says how to.
+        InputError: one that is not trained yet, or that was not trained by the same code on the same songs as the
+            others; it says how to.
     """
     found = []
     for name in names:
@@ -58,8 +60,9 @@ def load(settings: Profile, names: Sequence[str], seeds: Sequence[int]) -> list[
             if not path.is_file():
                 command = f"bsm train {settings.profile} --variant {name} --seed {seed}"
                 raise InputError(f"{path}: not trained yet; run `{command}` first")
-            found.append(Trained(name, seed, path, load_model(path)))
-    return found
+            found.append((name, seed, path))
+    trained_alike(settings, [path for *_, path in found], seeds)
+    return [Trained(name, seed, path, load_model(path)) for name, seed, path in found]
 
 
 def recipe(found: Sequence[Trained]) -> TrainConfig:

@@ -30,7 +30,8 @@ STATUSES = (REPRODUCED, CONTRADICTED, PARTLY, BLOCKED, UNTESTED)
 
 RE_EXECUTED, RE_TRAINED, COMPUTED, READ = "re-executed", "re-trained small", "computed", "read from source"
 """Evidence: code was run and measured; a small model was trained; it follows from definitions; it was read."""
-
+AT_SCALE = "re-trained at the paper's scale"
+"""Evidence of the rules on trainings where the result is comparable with the paper's: its data and its model."""
 
 WENT = {REPRODUCED: "it holds", CONTRADICTED: "it does not hold"}
 """Which way a measurement went that settles no claim."""
@@ -53,32 +54,54 @@ class Finding:
 
 @dataclass(frozen=True)
 class Rule:
-    """A function from values of result files and thresholds to a finding, and the kind of evidence that it weighs."""
+    """A function from values of result files and thresholds to a finding, and the kind of evidence that it weighs.
+
+    Attributes:
+        judge: the function.
+        evidence: its kind.
+        at_scale: the rule for results that are comparable with the paper's, where that is another.
+        comparable_only: whether no other results count.
+    """
 
     judge: Callable[..., Finding]
     evidence: str
+    at_scale: Rule | None = None
+    comparable_only: bool = False
+
+    def of(self, comparable: bool) -> Rule:
+        """Return the rule for results that are, or are not, comparable with the paper's."""
+        return self.at_scale if comparable and self.at_scale else self
 
 
 RULES: dict[str, Rule] = {}
 
 
-def rule(evidence: str, *, on_cpu: bool = False) -> Callable[[Callable[..., Finding]], Callable[..., Finding]]:
+def rule(
+    evidence: str, *, on_cpu: bool = False, untested: str = "", comparable_only: bool = False
+) -> Callable[[Callable[..., Finding]], Callable[..., Finding]]:
     """Register a function as a rule under its own name.
 
     Its arguments are the values of result files and, keyword-only, the thresholds that a row of the ledger names.
     What small models show settles no claim about the paper's, and what a CPU shows (``on_cpu``) none about a GPU: a
-    verdict becomes ``partly``, for and against alike, and the words say which way it went.
+    verdict becomes ``partly``, for and against alike, and the words say which way it went. A result that is comparable
+    with the paper's is not of small models: there, the verdict stands (:meth:`Rule.of`).
+
+    Args:
+        evidence: what the rule weighs.
+        on_cpu: the claim is about a GPU, and the measurement is a CPU's.
+        untested: what a finding on small models adds to its reasons.
+        comparable_only: results that are not comparable with the paper's are as good as missing.
     """
 
     def register(judge: Callable[..., Finding]) -> Callable[..., Finding]:
         if judge.__name__ in RULES:
             raise ValueError(f"there are two rules named {judge.__name__!r}")
-        settled = judge
+        settled, at_scale = judge, None
         if on_cpu:
             settled = _capped(judge, "on this CPU", "; the GPU that the claim means was not tested")
         elif evidence == RE_TRAINED:
-            settled = _capped(judge, "small models")
-        RULES[judge.__name__] = Rule(settled, evidence)
+            settled, at_scale = _capped(judge, "small models", f"; {untested}" * bool(untested)), Rule(judge, AT_SCALE)
+        RULES[judge.__name__] = Rule(settled, evidence, at_scale, comparable_only)
         return judge
 
     return register

@@ -8,32 +8,57 @@ import pandas as pd
 
 from bsm.study.figures import table_markdown
 from bsm.study.profiles import Profile
+from bsm.study.records import read_result
+
+_SEED = re.compile(r"-seed\d+$")
 
 
 def benchmarks(settings: Profile) -> pd.DataFrame:
     """Return what the workflow measured of each part: seconds, peak memory (MiB), processor seconds, number of runs.
 
-    Trainings of one network under several seeds are one part, and so are all of the ablations' variants. Some run at
-    the same time, one on each core, so that the sum is more than the time that passed. Processor seconds are sampled,
-    and so too few: processes that end between two samples are missing.
+    Only those count that the present results come of: measurements of a rule, seed or variant that the study no longer
+    has stay in the folder. Trainings of one network under several seeds are one part, and so are all of the ablations'
+    variants. Some run at the same time, one on each core, so that the sum is more than the time that passed. Processor
+    seconds are sampled, and so too few: processes that end between two samples are missing.
     """
     columns = {"s": "sum", "max_rss": "max", "cpu_time": "sum"}
+    trained, rules = _trained(settings), _names(settings)
     rows = {
         path.stem: pd.read_csv(path, sep="\t", na_values="-").iloc[0][[*columns]]
         for path in sorted((settings.reports / "benchmarks").glob("*.tsv"))
+        if path.stem in (trained if _SEED.search(path.stem) else rules)
     }
     frame = pd.DataFrame(rows, index=[*columns]).T.astype(float)
     parts = frame.groupby(frame.index.map(_part), sort=False)
     return parts.agg(columns).assign(runs=parts.size())
 
 
+def seeds_of(settings: Profile) -> list[int]:
+    """Return the seeds of the networks' trainings that the present results come of, the profile's own first."""
+    seeds = [settings.seed]
+    for name in ("input_length", "vocal_occurrence"):
+        if (path := settings.result(name)).is_file():
+            seeds += read_result(path)["parameters"]["seeds"]
+    return list(dict.fromkeys(seeds))
+
+
+def _trained(settings: Profile) -> set[str]:
+    """Return the names of the present results' trainings."""
+    names = {f"model-{name}-seed{seed}" for name in settings.backbones for seed in seeds_of(settings)}
+    for name in ("ablation_stft", "ablation_size") if "ablation_steps" in settings.values else ():
+        if (path := settings.result(name)).is_file():
+            weights = read_result(path)["parameters"]["weights"]
+            names |= {f"variant-{w['variant']}-seed{w['seed']}" for w in weights}
+    return names
+
+
 def _part(rule: str) -> str:
-    name = re.sub(r"-seed\d+$", "", rule)
+    name = _SEED.sub("", rule)
     return "variants" if name.startswith("variant-") else name
 
 
-def cost_table(settings: Profile) -> str:
-    """Return a table of what each part took, in Markdown."""
+def _names(settings: Profile) -> dict[str, str]:
+    """Return what each part of the profile's study does, by rule, trainings of a network and of the variants as one."""
     names = {
         "songs": "synthesise songs" if settings.makes_songs else "check songs",
         **{f"model-{name}": f"train {name}" for name in settings.backbones},
@@ -59,14 +84,17 @@ def cost_table(settings: Profile) -> str:
     for rule, value in asked.items():
         if value not in settings.values:
             del names[rule]
-    measured = benchmarks(settings)
-    # A dash for a part that the workflow has not measured; a part that has no name here is shown by its rule's.
-    rules = [*names, *(rule for rule in measured.index if rule not in names)]
-    frame = measured[["s", "max_rss", "runs"]].reindex(rules)
+    return names
+
+
+def cost_table(settings: Profile) -> str:
+    """Return a table of what each part took, in Markdown."""
+    names, measured, seeds = _names(settings), benchmarks(settings), seeds_of(settings)
+    frame = measured[["s", "max_rss", "runs"]].reindex([*names])  # a dash for what the workflow has not measured
     frame.loc["in all"] = frame["s"].sum(min_count=1), frame["max_rss"].max(), frame["runs"].sum(min_count=1)
     frame = pd.DataFrame(
         {
-            "part": [names.get(name, name) for name in frame.index],
+            "part": [names.get(name, name) for name in frame.index],  # the last is the sum
             "runs": frame["runs"].to_numpy(),
             "minutes": (frame["s"] / 60).to_numpy(),
             "peak memory (GiB)": (frame["max_rss"] / 1024).to_numpy(),
@@ -74,12 +102,12 @@ def cost_table(settings: Profile) -> str:
     )
     folders = (settings.data_folder, *(settings.run_folder(settings.seed, name) for name in settings.backbones))
     disk = sum(p.stat().st_size for folder in folders for p in folder.rglob("*") if p.is_file())
-    seeds = measured["runs"].reindex([f"model-{name}" for name in settings.backbones]).max()  # NaN: none measured
-    given = f" SEEDS={seeds:.0f}" if seeds > len(settings.values.get("seeds", [settings.seed])) else ""
+    given = f" SEEDS={len(seeds)}" if len(seeds) > len(settings.values.get("seeds", [settings.seed])) else ""
     command = f"`make reproduce PROFILE={settings.profile}{given}`"
     together = "; trainings of synthesised songs run one on each core, and their minutes are added up"
     caption = (
         f"What {command} took, set-up apart, as far as measured{together * settings.makes_songs}; "
+        f"counted is what the present results come of (networks of seed {', '.join(map(str, seeds))}); "
         f"disk {disk / 2**30:.2f} GiB"
     )
     return table_markdown(

@@ -22,7 +22,7 @@ from scipy.signal.windows import hann
 
 from bsm.files import replacing
 from bsm.study.records import results_used
-from bsm.study.stats import FEWEST, Interval, Values, bootstrap_interval
+from bsm.study.stats import FEWEST, Interval, Values, bootstrap_interval, crossed_interval
 
 # Okabe and Ito (2008), without black.
 COLOURS = {
@@ -137,28 +137,40 @@ def score_plot(
     labels: Sequence[str],
     values_per_label: Sequence[Values] | Mapping[str, Values],
     *,
+    clusters: Sequence[Sequence[str]] | Mapping[str, Sequence[str]] | None = None,
     ylabel: str = "SDR (dB)",
 ) -> None:
     """Draw every track as a point, and the mean with its 95 % bootstrap interval beside them; hollow without one.
+
+    The interval is over songs: clips of one song, told by ``clusters``, are drawn together
+    (:func:`bsm.study.stats.crossed_interval`), for they are more alike than songs are.
 
     Args:
         ax: where to draw.
         labels: one per group; the number of tracks is written below it.
         values_per_label: one value per track and group, in the labels' order or by label; NaN and None are left out.
+        clusters: the song of each value, in the same form; by default every track is a song of its own.
         ylabel: what the values are, with their unit.
 
     Raises:
-        ValueError: as many labels as groups are needed.
+        ValueError: as many labels as groups, and as many songs as values, are needed.
     """
     groups = [values_per_label[x] for x in labels] if isinstance(values_per_label, Mapping) else values_per_label
-    if len(groups) != len(labels):
-        raise ValueError(f"{len(labels)} labels for {len(groups)} groups of values")
+    songs = [clusters[x] for x in labels] if isinstance(clusters, Mapping) else clusters or [None] * len(groups)
+    if not len(groups) == len(songs) == len(labels):
+        raise ValueError(f"{len(labels)} labels for {len(groups)} groups of values and {len(songs)} of songs")
     ticks = []
-    for x, (label, group) in enumerate(zip(labels, groups, strict=True)):
+    for x, (label, group, own) in enumerate(zip(labels, groups, songs, strict=True)):
         values = np.asarray(group, dtype=float)
-        values = values[np.isfinite(values)]
-        interval = bootstrap_interval(values)
-        ticks.append(f"{label}\nn = {interval.n}")
+        kept = np.isfinite(values)
+        values, parts = values[kept], ""
+        if own is None:
+            interval = bootstrap_interval(values)
+        else:
+            own = [song for song, there in zip(own, kept, strict=True) if there]
+            interval = crossed_interval(values[:, None], own)
+            parts = f"\nof {len(set(own))} songs" * (len(set(own)) < len(own))
+        ticks.append(f"{label}\nn = {interval.n}{parts}")
         if not interval.n:
             continue
         # a fixed spread instead of random jitter: equal data give equal files

@@ -10,8 +10,10 @@ the values it is given and its thresholds:
 
 An input may name a profile of its own, ``gpu/scan#speed``; a path may have several steps, ``loss.flipped``; and
 without ``#`` it is all the values. ``@`` in the place of ``#`` reads the file's parameters: ``scores@model.dim``.
-One that ends in ``?`` may be missing, and is then not given to the rule. The fields after that are computed: ``bsm
-claims render`` writes them, ``bsm claims check`` computes them again and complains about whatever differs.
+One that ends in ``?`` may be missing, and is then not given to the rule; nor is one of a profile that it names where
+the claims are judged by that profile's results, which would stand beside themselves. A result of the profile ``gpu``
+is missing, too, unless its parameters say that a GPU was measured (``device``). The fields after that are computed:
+``bsm claims render`` writes them, ``bsm claims check`` computes them again and complains about whatever differs.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ import yaml
 from bsm.errors import InputError
 from bsm.files import write_text
 from bsm.study import rules  # noqa: F401 (registers them)
-from bsm.study.claims import BLOCKED, COMPUTED, RULES, STATUSES, UNTESTED
+from bsm.study.claims import BLOCKED, COMPUTED, RULES, STATUSES, UNTESTED, Rule
 from bsm.study.figures import table_markdown
-from bsm.study.records import ROOT, read_result
+from bsm.study.records import ROOT, on_gpu, read_result
 
 PROFILE = "demo"
 """The profile whose results the ledger is about, where an input does not name another."""
+GPU = "gpu"
+"""The profile whose results count only where they were measured on a GPU."""
 REPORTS = ROOT / "reports"
 WRITTEN = ("id", "claim", "figure", "unit", "source", "metric", "test")
 OPTIONAL = ("rule", "needs")
@@ -84,31 +88,40 @@ def _check_rule(name: str, rule: Any) -> None:
 def evaluate(row: Row, profile: str = PROFILE, reports: Path = REPORTS) -> Row:
     """Compute the fields ``FOUND`` of a row from its result files.
 
-    Where a result is missing, or a profile left that part out, the claim is ``untested``; ``blocked`` where the row
-    says what a test ``needs`` that is not at hand.
+    Where a result is missing or does not count, or a profile left that part out, the claim is ``untested``; ``blocked``
+    where the row says what a test ``needs`` that is not at hand.
 
     Raises:
         InputError: a damaged result file, or one whose values its rule cannot read.
     """
     rule = row.get("rule", {})
-    values, files, devices, missing = {}, [], [], f"not tested yet: {row['test']}"
+    values, files, devices, refused, missing = {}, [], [], [], f"not tested yet: {row['test']}"
+    required, comparable = set(), True
     for name, address in rule.get("inputs", {}).items():
         optional = str(address).endswith("?")
         file, field, steps = _locate(str(address).removesuffix("?"), profile, reports)
         shown = file.relative_to(reports.parent).as_posix()
+        if optional and "/" in str(address) and file in required:
+            continue
         record = read_result(file) if file.is_file() else None
+        if reason := _refusal(record, file, RULES[rule["name"]]) if record else "":
+            refused.append(f"{shown} does not count: {reason}")
+            record = None
         values[name] = _follow(record[field], steps) if record else None
         if values[name] is None and optional:
             del values[name]
             continue
         if values[name] is None:
-            missing = f"{shown} has no {'.'.join(steps)}" if record else f"there is no {shown} yet"
+            missing = f"{shown} has no {'.'.join(steps)}" if record else "" if reason else f"there is no {shown} yet"
             break
         files.append(shown)
         devices.append(record["provenance"].get("device"))
+        if not optional:  # which stands beside, unjudged
+            required.add(file)
+            comparable &= record["comparable_with_paper"]
     else:
         if rule:
-            judged = RULES[rule["name"]]
+            judged = RULES[rule["name"]].of(comparable)
             try:
                 found = judged.judge(**values, **rule.get("thresholds", {}))
             except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -119,7 +132,7 @@ def evaluate(row: Row, profile: str = PROFILE, reports: Path = REPORTS) -> Row:
             return {
                 "status": found.status,
                 "measured": found.measured,
-                "why": found.why,
+                "why": "; ".join([found.why, *refused]),
                 "evidence": judged.evidence if found.measured else "",
                 "result": list(dict.fromkeys(files)),
                 "device": ", ".join(dict.fromkeys(d for d in devices if d)),
@@ -128,11 +141,21 @@ def evaluate(row: Row, profile: str = PROFILE, reports: Path = REPORTS) -> Row:
     return {
         "status": BLOCKED if needs else UNTESTED,
         "measured": "",
-        "why": f"needs {needs}" if needs else missing,
+        "why": "; ".join(filter(None, [f"needs {needs}" if needs else missing, *refused])),
         "evidence": "",
         "result": [],
         "device": "",
     }
+
+
+def _refusal(record: dict[str, Any], file: Path, rule: Rule) -> str:
+    """Say why a result that is there does not count for a rule; nothing where it does."""
+    if file.parent.parent.name == GPU and not on_gpu(record["parameters"]):
+        device = record["parameters"].get("device", "not given")
+        return f"it was not measured on a GPU (its parameters.device is {device}, not cuda)"
+    if rule.comparable_only and not record["comparable_with_paper"]:
+        return "it is not comparable with the paper"
+    return ""
 
 
 def _locate(address: str, profile: str, reports: Path) -> tuple[Path, str, list[str]]:

@@ -19,7 +19,7 @@ from bsm.evaluate import METRICS, Journal, code_fingerprint, fingerprint
 from bsm.files import sha256
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
-from bsm.study.stats import bootstrap_interval, interval_text, summary
+from bsm.study.stats import FEWEST, bootstrap_interval, crossed_interval, interval_text
 
 PUBLISHED = (
     {"model": "BSMamba2", "csdr": 11.03, "usdr": 10.70, "source": "arXiv 2508.14556 and the author's README"},
@@ -78,7 +78,7 @@ def case(settings: Profile, name: str = "", dataset: str = "", *, window: float 
     """Find weights and songs; take the profile's own where none are named or what is named is not here.
 
     Where neither is named here, a profile may name them: ``published_weights``, a list of which the first that is here
-    is taken, and ``published_dataset``.
+    is taken, and ``published_dataset``; paths among them are relative to the repository.
 
     Args:
         settings: the profile.
@@ -91,27 +91,46 @@ def case(settings: Profile, name: str = "", dataset: str = "", *, window: float 
         InputError: what is here is damaged, or the profile has neither a model nor songs yet.
     """
     missing = []
-    path, name, checksum = _weights([name] if name else settings.values.get("published_weights", []), missing)
+    named = [name] if name else [_rooted(name) for name in settings.values.get("published_weights", [])]
+    path, name, checksum = _weights(named, missing)
     if path is None:
         path, checksum = settings.run_folder(settings.seed) / "model.safetensors", ""
         weights.locate(path)
-    dataset = dataset or settings.values.get("published_dataset", "")
+    if not dataset and (own := settings.values.get("published_dataset")):
+        dataset = str(ROOT / own)  # a kernel may have been started in another folder
     layout, tracks = _songs(dataset, missing)
     if (window, hop) != (WINDOW, WINDOW):
         missing.append(f"The published scores are of windows of {WINDOW:g} s without overlap.")
-    journal = None
+    kept = None
     if tracks is None:
         tracks, data = settings.tracks()["test"], settings.data_title
     else:
         data = layout if layout == "MUSDB18-HQ" else f"{layout}: {Path(dataset).name}"
-        kept = {"weights_sha256": checksum or sha256(path), "data": fingerprint(tracks), "window": window, "hop": hop}
-        kept["code"] = code_fingerprint()
-        digest = hashlib.sha256(repr(kept).encode()).hexdigest()[:12]
-        journal = Journal(ROOT / "runs" / settings.profile / f"published-{digest}.jsonl", kept)
+        own = {"weights_sha256": checksum or sha256(path), "window": window, "hop": hop}
+        kept = journal(settings, "published", tracks, **own)
     paper_data = (layout, window, hop) == ("MUSDB18-HQ", WINDOW, WINDOW)
     shown = "BSMamba2 of this profile" if not name else Path(name).name
     terms = next((w.terms for w in weights.entries().values() if checksum and w.sha256 == checksum), "")
-    return Case(path, shown, tracks, data, tuple(missing), paper_data, journal, terms)
+    return Case(path, shown, tracks, data, tuple(missing), paper_data, kept, terms)
+
+
+def journal(settings: Profile, name: str, tracks: Sequence[Track], **kept: Any) -> Journal:
+    """Return the file under the profile's runs that keeps an evaluation's scores as they come.
+
+    Args:
+        settings: the profile.
+        name: of the file, before a checksum of all that the scores depend on.
+        tracks: the songs.
+        kept: JSON values that the scores depend on beside songs and code: weights, windows.
+    """
+    kept |= {"data": fingerprint(tracks), "code": code_fingerprint()}
+    digest = hashlib.sha256(repr(kept).encode()).hexdigest()[:12]
+    return Journal(ROOT / "runs" / settings.profile / f"{name}-{digest}.jsonl", kept)
+
+
+def _rooted(name: str) -> str:
+    """Return a profile's path under the repository; the name of weights is left as it is."""
+    return str(ROOT / name) if (ROOT / name).is_file() else name
 
 
 def _weights(names: Sequence[str], missing: list[str]) -> tuple[Path | None, str, str]:
@@ -164,26 +183,35 @@ def _songs(dataset: str, missing: list[str]) -> tuple[str, list[Track] | None]:
 def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.DataFrame:
     """Summarise scores over songs by separator and metric, with mean and median: a published score may be either.
 
-    Both have a bootstrap 95 % interval.
+    Both have a bootstrap 95 % interval over songs, of at least :data:`bsm.study.stats.FEWEST`; the median has none
+    where tracks are clips of songs, which belong together.
 
     Args:
         records: of :func:`bsm.evaluate.evaluate`.
         published: set the published scores beside them.
     """
+    from bsm.study.subjects import song_of  # which imports this module
+
     frame = pd.DataFrame(records)
+    frame["song"] = frame["track"].map(song_of)
     rows = []
     for separator, group in frame.groupby("separator", sort=False):
         for metric in METRICS:
-            s, median = summary(group[metric]), bootstrap_interval(group[metric], np.median)
+            known = group.dropna(subset=metric).astype({metric: float})
+            songs, nothing = known["song"].nunique(), float("nan")
+            mean = crossed_interval(known[[metric]], known["song"])
+            alone = FEWEST <= songs == len(known)
+            ends = bootstrap_interval(known[metric], np.median)[1:3] if alone else (nothing, nothing)
             row = {
                 "": separator,
                 "metric": LABELS[metric],
-                "songs": s["n"],
-                "mean": s["mean"],
-                "95 % interval of the mean": interval_text(s["low"], s["high"]),
-                "median": s["median"],
-                "95 % interval of the median": interval_text(median.low, median.high),
-                "std": s["std"],
+                "tracks": len(known),
+                "songs": songs,
+                "mean": mean.estimate,
+                "95 % interval of the mean": interval_text(mean.low, mean.high),
+                "median": known[metric].median(),
+                "95 % interval of the median": interval_text(*ends),
+                "std": known[metric].std(),
             }
             if published:
                 row |= {f"published, {p['model']}": p.get(metric, float("nan")) for p in PUBLISHED}

@@ -91,7 +91,8 @@ def write_result(
     Args:
         path: the file, ending in ``.json``; its folder is made.
         measured: what the values are, with their unit, in a few words.
-        parameters: every setting that could change the values.
+        parameters: every setting that could change the values. ``device`` says what was measured on a GPU; all else was
+            measured on the CPU.
         values: a mapping or list that keeps every track's values, never only the mean.
         seed: the random seed, where there is one.
         started: :func:`mark` when the run began: wall and processor time are counted from there.
@@ -117,7 +118,7 @@ def write_result(
         "parameters": parameters,
         "values": values,
         "inputs": {_portable(str(path)): checksum(path) for path in [*inputs, *_named_files(parameters)]},
-        "provenance": provenance(started),
+        "provenance": provenance(started, parameters),
     }
     if clash := sorted(set(record) & set(extra)):
         raise ValueError(f"{', '.join(clash)}: a field of every result file, not an extra one")
@@ -189,17 +190,37 @@ def _named_files(parameters: Mapping[str, Any]) -> list[str]:
     return [text for text in texts if Path(text).is_file()]
 
 
-def provenance(started: Mark) -> dict[str, Any]:
+def on_gpu(parameters: Mapping[str, Any]) -> bool:
+    """Tell whether a result's parameters say that it was measured on a GPU: ``device``, such as ``cuda``."""
+    return str(parameters.get("device")).startswith("cuda")
+
+
+def trained_on(run: str | Path) -> str | None:
+    """Return the kind of device, ``cpu`` or ``cuda``, that a run of :mod:`bsm.train` ended on.
+
+    Its last checkpoint tells: it holds a GPU's random state, or none. None where the checkpoint is gone or damaged.
+    """
+    from bsm.checkpoint import load_state  # imports PyTorch
+
+    try:
+        return "cuda" if "random_cuda" in load_state(Path(run) / "state.ckpt") else "cpu"
+    except InputError:
+        return None
+
+
+def provenance(started: Mark, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Describe where a result comes from: code, packages, machine, command and time.
 
     Args:
         started: :func:`mark` when the run began.
+        parameters: of the result; they say whether it was measured on a GPU.
 
     Returns:
         ``git`` (revision, ``"unknown"`` without a repository; dirty: whether anything but ``reports/``, which the
         study itself rewrites, differs from that revision, None if unknown), ``packages``, ``python``, ``platform``,
-        ``device`` (the GPU, else the CPU), ``cpu``, ``threads`` (PyTorch's), ``command``, ``started`` (ISO 8601, UTC),
-        and from then on ``wall_seconds`` and ``cpu_seconds`` (see :func:`mark`).
+        ``device`` (that of the measurement: the GPU where the parameters say so, else the CPU), ``cpu``, ``threads``
+        (PyTorch's), ``command``, ``started`` (ISO 8601, UTC), and from then on ``wall_seconds`` and ``cpu_seconds``
+        (see :func:`mark`).
 
     Raises:
         TypeError: ``started`` is no mark.
@@ -209,12 +230,13 @@ def provenance(started: Mark) -> dict[str, Any]:
     if not isinstance(started, Mark):
         raise TypeError(f"started is what mark() returned when the run began, not a {type(started).__name__}")
     now, cpu = mark(), _cpu_model()
+    gpu = parameters["device"] if parameters and on_gpu(parameters) else None
     return {
         "git": git_revision(ROOT),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
+        "device": _gpu_model(gpu) if gpu else cpu,
         "cpu": cpu,
         "threads": torch.get_num_threads(),
         "command": _command(),
@@ -278,6 +300,12 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine() or "unknown"
+
+
+def _gpu_model(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if torch.cuda.is_available() else "a GPU that is not here"
 
 
 def _command() -> str:

@@ -72,7 +72,7 @@ def measure(
         # Milliseconds each: rounds enough that one slow spell does not count.
         "stft": spectra.transforms(seconds, batch=batch, repeats=10 * repeats, device=device),
         "memory": memory.step_memory(cases, memory_seconds, device=device) if cases else None,
-        "compile": step.compiled(preset, seconds=seconds, batch=batch, repeats=repeats) if compile_step else None,
+        "compile": step.compiled(preset, seconds=seconds, batch=batch, **options) if compile_step else None,
     }
 
 

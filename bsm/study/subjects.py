@@ -26,6 +26,7 @@ from bsm.study.records import ROOT
 
 LABELS = {"bsmamba2": "BSMamba2", "bs-roformer": "BS-RoFormer"}
 """The networks' names in tables and figures."""
+_ALIKE = {"code": "code", "data": "songs"}  # fields of a card
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,8 @@ def subjects(
         device: where the models run.
 
     Raises:
-        InputError: weights that are not there or do not load, an unknown backbone, or nothing to load.
+        InputError: weights that are not there or do not load, an unknown backbone, or nothing to load; runs of the
+            profile that were not trained alike (:func:`trained_alike`).
     """
     if chosen is not None:
         named = chosen if isinstance(chosen, Mapping) else {"": chosen}
@@ -84,12 +86,43 @@ def subjects(
     if not backbones or not seeds:
         raise InputError("backbones and seeds: name at least one of each")
     runs = [(settings.run_folder(seed, name) / "model.safetensors", name, seed) for name in backbones for seed in seeds]
-    return [_load(settings, device, weights.locate(path), name, seed) for path, name, seed in runs]
+    found = [(weights.locate(path), name, seed) for path, name, seed in runs]
+    trained_alike(settings, [path for path, *_ in found], seeds)
+    return [_load(settings, device, path, name, seed) for path, name, seed in found]
+
+
+def trained_alike(settings: Profile, paths: Sequence[Path], seeds: Sequence[int]) -> None:
+    """Make sure that runs of a profile, which are compared or averaged, were trained by one code on the same songs.
+
+    What their cards record is compared among themselves, not with the code and songs that are here now.
+
+    Args:
+        settings: the profile.
+        paths: the weights' files.
+        seeds: of the trainings.
+
+    Raises:
+        InputError: two runs of different code or songs; it names both and says how to train them alike.
+    """
+    cards = [card_of(path) for path in paths]
+    for path, card in zip(paths, cards, strict=True):
+        other = [what for field, what in _ALIKE.items() if card.get(field) != cards[0].get(field)]
+        if other:
+            count = max(seeds) - settings.values.get("seed", 0) + 1  # the workflow counts from the profile's own
+            raise InputError(
+                f"{paths[0]} and {path}: trained by different {' and '.join(other)}, not to be combined; train them "
+                f"alike: `make reproduce PROFILE={settings.profile} SEEDS={count}`"
+            )
+
+
+def card_of(path: Path) -> dict[str, Any]:
+    """Return what the card beside weights records of their training; nothing where there is none."""
+    card = path.with_suffix(".json")
+    return json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
 
 
 def _load(settings: Profile, device: str, path: Path, name: str = "", seed: int | None = None) -> Subject:
-    network, card = load_model(path).to(device), path.with_suffix(".json")
-    train = json.loads(card.read_text(encoding="utf-8")).get("train", {}) if card.is_file() else {}
+    network, train = load_model(path).to(device), card_of(path).get("train", {})
     name = name or network_name(network.config)
     return Subject(
         LABELS.get(name, name),

@@ -20,17 +20,20 @@ from bsm.study.bench import SEED, repeated
 from bsm.study.bench.scan import FRAMES_PER_SECOND
 
 
-def conv(seconds: Sequence[float] = (4.0,), *, batch: int = 4, repeats: int = 3) -> list[dict[str, Any]]:
+def conv(
+    seconds: Sequence[float] = (4.0,), *, batch: int = 4, repeats: int = 3, device: str = "cpu"
+) -> list[dict[str, Any]]:
     """Time the convolution backends that can run here, at the paper's 1280 channels and 4 taps."""
     config = ModelConfig.preset("paper")
     channels = config.d_inner + 2 * config.d_state
     torch.manual_seed(SEED)
-    weight, bias = torch.randn(channels, 1, config.d_conv), torch.randn(channels)
-    names = [n for n in BACKENDS if unavailable(n, "cpu", torch.float32, config.d_conv) is None]
+    # Drawn on the CPU, so that every device gets the same.
+    weight, bias = torch.randn(channels, 1, config.d_conv).to(device), torch.randn(channels).to(device)
+    names = [n for n in BACKENDS if unavailable(n, device, torch.float32, config.d_conv) is None]
     records = []
     for span in seconds:
         length = round(span * FRAMES_PER_SECOND) + 1
-        x = torch.randn(batch, length, channels)
+        x = torch.randn(batch, length, channels).to(device)
         for train in (False, True):
             times = repeated({n: partial(_convolve, x, weight, bias, n, train) for n in names}, repeats)
             kind = "forward + backward" if train else "forward"
@@ -59,11 +62,13 @@ def _block(config: ModelConfig) -> BiMamba2Block:
     )
 
 
-def block(seconds: float = 4.0, *, rows: Sequence[int] = (1, 62), repeats: int = 3) -> list[dict[str, Any]]:
+def block(
+    seconds: float = 4.0, *, rows: Sequence[int] = (1, 62), repeats: int = 3, device: str = "cpu"
+) -> list[dict[str, Any]]:
     """Time one bidirectional block of the paper's size, forward, with one row and with as many as there are bands."""
-    module = _block(ModelConfig.preset("paper"))
+    module = _block(ModelConfig.preset("paper")).to(device)
     length = round(seconds * FRAMES_PER_SECOND) + 1
-    values = {n: torch.randn(n, length, 256) for n in rows}
+    values = {n: torch.randn(n, length, 256).to(device) for n in rows}
     with torch.inference_mode():
         times = repeated({str(n): partial(module, v) for n, v in values.items()}, repeats)
     return [{"rows": n, "length": length, "seconds": times[str(n)]} for n in rows]

@@ -225,18 +225,28 @@ def parameter_count(preset: str) -> int:
         return BSMamba2(ModelConfig.preset(preset)).parameter_counts()["total"]
 
 
-def compiled(preset: str = "tiny", *, seconds: float = 1.0, batch: int = 2, repeats: int = 5) -> dict[str, Any]:
+def compiled(
+    preset: str = "tiny",
+    *,
+    seconds: float = 1.0,
+    batch: int = 2,
+    repeats: int = 5,
+    precision: str = "32-true",
+    device: str = "cpu",
+) -> dict[str, Any]:
     """Time whole training steps with and without ``torch.compile``, and what compiling took, in s."""
     model = ModelConfig.preset(preset)
-    config = TrainConfig(batch_size=batch, accumulate=1, seed=SEED)
+    config = TrainConfig(batch_size=batch, accumulate=1, precision=precision, seed=SEED)
     torch.manual_seed(SEED)
     sound = 0.1 * torch.randn(2, batch, model.channels, round(seconds * model.sample_rate))
     steps = {
-        name: Step(OURS, model, config.replace(precision="32-true"), iter(lambda: sound, None), compiled=flag)
+        name: Step(OURS, model, config, iter(lambda: sound, None), device=device, compiled=flag)
         for name, flag in (("plain", False), ("compiled", True))
     }
     started = time.perf_counter()
     steps["compiled"]()
+    if device == "cuda":
+        torch.cuda.synchronize()
     compiling = time.perf_counter() - started
     times = repeated(steps, repeats)
     shape = {"preset": preset, "audio_seconds": seconds, "batch": batch}

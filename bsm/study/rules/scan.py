@@ -2,8 +2,8 @@
 
 None of the speed figures that they judge comes with a measurement, and all mean a GPU. What is measured on a CPU is
 judged as a ratio, and settles none of them. A claim about CUDA kernels waits for results of a GPU, which stand in
-``reports/gpu/results``: ``scan.json`` and ``block.json``, with the values that ``bsm bench scan`` and ``bsm bench
-block`` write.
+``reports/gpu/results``: ``scan.json`` and ``block.json``, which ``bsm bench scan --device cuda`` and ``bsm bench block
+--device cuda`` write. The ledger passes over files there that were measured on a CPU.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def sdr_1103(published: dict[str, Any], *, csdr: float, usdr: float, tolerance: 
     )
 
 
-@rule(RE_EXECUTED)
+@rule(RE_EXECUTED, comparable_only=True)
 def ten_epochs(scores: list[dict[str, Any]], *, csdr: float, usdr: float, tolerance: float) -> Finding:
     """Scores of the paper's model on the test songs after ten epochs, as ``bsm evaluate`` writes them.
 

@@ -34,7 +34,7 @@ def _rows(scores: Sequence[dict[str, Any]], trained: dict[str, float], metric: s
     return [(row, Interval(*(row[name] for name in Interval._fields))) for row in rows]
 
 
-@rule(RE_TRAINED)
+@rule(RE_TRAINED, untested=SCALE)
 def stable_1_16(
     scores: list[dict[str, Any]],
     trained: dict[str, float],
@@ -82,11 +82,11 @@ def stable_1_16(
         CONTRADICTED if CONTRADICTED in judged else REPRODUCED if set(judged) == {REPRODUCED} else PARTLY,
         words,
         f"stable means within {margin:g} dB, the author's gap between both models; of {OURS} alone, {THEIRS} is in "
-        f"notebook 08_input_length; {SCALE}",
+        "notebook 08_input_length",
     )
 
 
-@rule(RE_TRAINED)
+@rule(RE_TRAINED, untested=SCALE)
 def nonoverlap_8(scores: list[dict[str, Any]], trained: dict[str, float], *, window: float, margin: float) -> Finding:
     """uSDR of half overlapped windows of ``window`` s minus that without overlap, paired over songs."""
     found = [(r, gain) for r, gain in _rows(scores, trained, "usdr") if r["hop"] != r["window"] == window]
@@ -98,11 +98,11 @@ def nonoverlap_8(scores: list[dict[str, Any]], trained: dict[str, float], *, win
     return Finding(
         CONTRADICTED if gain.low > margin else status,
         f"overlap gains {interval_words(gain)} dB uSDR at {shown(row['window'])} ({counted(row)})",
-        f"half of each window overlaps; suffices means that overlap gains no more than {margin:g} dB; {SCALE}",
+        f"half of each window overlaps; suffices means that overlap gains no more than {margin:g} dB",
     )
 
 
-@rule(RE_TRAINED)
+@rule(RE_TRAINED, untested=SCALE)
 def intermittent(
     regions: list[dict[str, Any]], real_regions: list[dict[str, Any]] | None = None, *, shorter: float
 ) -> Finding:
@@ -144,5 +144,5 @@ def intermittent(
         REPRODUCED if holds else CONTRADICTED if fails else PARTLY,
         way + (f"{words}; {REAL}: {compared(real_regions)[0]}" if real_regions else words),
         "paired per region, drawn by song and training seed; an advantage that is not greater in short regions than in "
-        f"long ones has nothing to do with their being short; less leakage is better; {SCALE}",
+        "long ones has nothing to do with their being short; less leakage is better",
     )
