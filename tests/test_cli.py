@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -426,10 +427,18 @@ def test_an_executed_notebook_lies_beside_its_results(tmp_path, monkeypatch, cap
     ran = []
     monkeypatch.setattr("bsm.study.notebooks.run_notebook", lambda name, output, **_: ran.append(output))
     monkeypatch.chdir(tmp_path)
-    for arguments in ([], ["-p", "out", "made"], ["-p", "out", "made", "-o", "other.ipynb"]):
+    aside = ["-p", "weights", "m.pt"]  # other models' results are kept apart from the profile's
+    for arguments in ([], ["-p", "out", "made"], ["-p", "out", "made", "-o", "other.ipynb"], aside):
         bsm.cli.cli(["study", "08_input_length", "--profile", "smoke", *arguments], standalone_mode=False)
     name = "notebooks/08_input_length.ipynb"
-    assert ran == [ROOT / "reports/smoke" / name, tmp_path / "made" / name, Path("other.ipynb")]
+    runs = ROOT / "runs/08_input_length"
+    assert ran == [ROOT / "reports/smoke" / name, tmp_path / "made" / name, Path("other.ipynb"), runs / name]
+
+
+def test_the_notebooks_that_keep_other_models_apart_are_named():
+    """The command says where the executed notebook goes, the notebook itself where its results go."""
+    found = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb") if "results_folder(" in path.read_text("utf-8")}
+    assert found == set(importlib.import_module("bsm.cli.study").BESIDE)
 
 
 def test_paths_given_to_a_notebook_are_the_callers(tmp_path, monkeypatch, capsys):

@@ -9,6 +9,9 @@ import click
 
 from bsm.errors import InputError
 
+BESIDE = ("08_input_length", "09_vocal_occurrence")
+"""Notebooks that keep what they measure of other models or songs apart from the profile's reports."""
+
 
 @click.command()
 @click.argument("notebook")
@@ -29,8 +32,12 @@ def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], 
         values = {name: _absolute(name, yaml.safe_load(text)) for name, text in parameters}
     except yaml.YAMLError as error:
         raise InputError(f"a parameter's value is not YAML: {error}") from error
-    results = Path(str(values.get("out") or ROOT / "reports" / Path(profile).stem))
-    output = output or results / "notebooks" / f"{Path(notebook).stem}.ipynb"
+    name, out = Path(notebook).stem, str(values.get("out") or "")
+    if not out and name in BESIDE:
+        from bsm.study.subjects import results_folder
+
+        out = results_folder(name, out, values.get("weights"), values.get("dataset") or "")
+    output = output or Path(out or ROOT / "reports" / Path(profile).stem) / "notebooks" / f"{name}.ipynb"
     try:
         run_notebook(notebook, output, profile=profile, parameters=values)
     except NotebookFailed as error:

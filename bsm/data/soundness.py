@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -196,7 +197,7 @@ def _label(song: Song, name: str) -> str:
 
 
 def _bits(path: Path) -> int:
-    return _BITS.get(soundfile.info(path).subtype, 8) if path.suffix in (".wav", ".flac") else 24
+    return _BITS.get(soundfile.info(os.fsencode(path)).subtype, 8) if path.suffix in (".wav", ".flac") else 24
 
 
 def _lacking(path: Path) -> int:
