@@ -20,6 +20,7 @@ import soundfile
 import soxr
 
 from bsm.errors import InputError
+from bsm.files import TEMPORARY
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def write(path: str | os.PathLike, audio: np.ndarray, rate: int, *, subtype: str
     if audio.dtype.kind == "f" and subtype.startswith("PCM") and np.abs(audio).max() > 1:
         log.warning("%s: peak %.2f is clipped to 1 by %s", path, np.abs(audio).max(), subtype)
     # No longer than most names, so that a name that is long but allowed can be written.
-    temporary = path.with_name(f".bsm-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}.tmp")
     try:
         soundfile.write(os.fsencode(temporary), audio.T, rate, subtype=subtype, format=file_format)
         temporary.replace(path)

@@ -14,6 +14,9 @@ from typing import Any
 import bsm
 from bsm.errors import InputError
 
+TEMPORARY = ".bsm-"
+"""What the name of a file begins with that is being written; a process that is killed leaves it."""
+
 
 def code_checksum(patterns: Iterable[str]) -> str:
     """Return a checksum of this package's source files that match one of the patterns, ``conv.py`` or ``scan/*.py``."""
@@ -32,7 +35,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".bsm-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY, suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:

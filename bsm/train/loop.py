@@ -21,7 +21,7 @@ from bsm.checkpoint import load_state, save_model, save_state
 from bsm.config import ModelConfig, TrainConfig
 from bsm.data.mixing import MixingDataset, validation_segments
 from bsm.data.tracks import Track
-from bsm.files import git_revision, write_text
+from bsm.files import TEMPORARY, git_revision, write_text
 from bsm.networks import build
 from bsm.train.best import prune, save_best
 from bsm.train.interrupt import Stopped, StopRequest, ignore_signals
@@ -32,9 +32,6 @@ from bsm.train.sampling import RankSampler
 from bsm.train.trainer import VALIDATION_SEGMENTS, Trainer
 
 log = logging.getLogger(__name__)
-
-FILES = ("run.json", "state.ckpt", "log.jsonl", "model.json", "model.safetensors")
-"""What a run folder holds beside ``tensorboard`` and ``best``."""
 
 
 def train(
@@ -89,9 +86,8 @@ def train(
     validation = validation_segments(tracks["valid"], segment, per_track=VALIDATION_SEGMENTS)
     if fabric.is_global_zero:
         write_text(run / "run.json", json.dumps(identity, indent=2) + "\n")
-        for name in FILES:  # of a run killed while it wrote one
-            for path in run.glob(f".{Path(name).stem}-*{Path(name).suffix}"):
-                path.unlink()
+        for path in run.glob(f"{TEMPORARY}*"):  # of a run killed while it wrote one
+            path.unlink()
         prune(run, trainer.ranking)
     journal = Journal(run, trainer.step) if fabric.is_global_zero else NoJournal()
     bar = tqdm(
