@@ -33,7 +33,7 @@ def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], 
     except yaml.YAMLError as error:
         raise InputError(f"a parameter's value is not YAML: {error}") from error
     name, out = Path(notebook).stem, str(values.get("out") or "")
-    if not out and name in BESIDE:
+    if name in BESIDE:
         from bsm.study.subjects import results_folder
 
         out = results_folder(name, out, values.get("weights"), values.get("dataset") or "")

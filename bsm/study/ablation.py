@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from bsm.separate import separate
 from bsm.study.figures import COLOURS, HOLLOW, draw_interval
 from bsm.study.profiles import Profile
 from bsm.study.stats import Interval, crossed_interval, interval_text, verdict
-from bsm.study.subjects import trained_alike
+from bsm.study.subjects import card_of, trained_alike
 from bsm.study.variants import BASE, VARIANTS, changed
 
 
@@ -84,10 +83,10 @@ def recipe(found: Sequence[Trained]) -> TrainConfig:
 
 
 def _recorded(model: Trained) -> TrainConfig:
-    card = model.path.with_suffix(".json")
-    if not card.is_file():
-        raise InputError(f"{card}: not there, which records the training of the weights beside it; train them again")
-    return TrainConfig.from_dict(json.loads(card.read_text(encoding="utf-8"))["train"])
+    if not (card := card_of(model.path)):
+        place = model.path.with_suffix(".json")
+        raise InputError(f"{place}: not there, which records the training of the weights beside it; train them again")
+    return TrainConfig.from_dict(card["train"])
 
 
 def scores(found: Sequence[Trained], tracks: Sequence[Track], window: float) -> list[dict[str, Any]]:

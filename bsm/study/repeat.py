@@ -116,7 +116,8 @@ def write(profile: str, other: Path) -> Path:
         InputError: an unknown profile, or no result in common.
     """
     settings, started = Profile.load(profile), mark()
-    records = compare(settings.reports, other)
+    folders = settings.reports, other
+    records = compare(*folders)
     settings.write_table(RESULT, table(records, data=settings.data_title, comparable=settings.comparable))
     return write_result(
         settings.result(RESULT),
@@ -125,6 +126,6 @@ def write(profile: str, other: Path) -> Path:
         values=records,
         started=started,
         data=settings.data_title,
-        inputs=[f / "results" / name for f in (settings.reports, other) for name in _shared(settings.reports, other)],
+        inputs=[folder / "results" / name for folder in folders for name in _shared(*folders)],
         comparable_with_paper=settings.comparable,
     )
