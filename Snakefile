@@ -64,7 +64,7 @@ def made_by_hand():
 
 
 READ_CODE = package("audio", "data/layouts", "data/mir1k", "data/musdb18", "data/tracks")
-DEMO_CODE = package("data/demo", "data/demo_render", "data/demo_score", "data/demo_voice")
+DEMO_CODE = package("data/demo")
 DATA_CODE = DEMO_CODE if MADE else READ_CODE
 MODEL_CODE = package("bands", "config", "conv", "linear", "mamba2", "model", "scan", "stft")
 TRAIN_CODE = MODEL_CODE + package(

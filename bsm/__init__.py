@@ -1,36 +1,31 @@
-"""A reproduction study of BSMamba2, vocal separation with Mamba2 on band-split spectra (arXiv 2508.14556).
+"""A reproduction study of BSMamba2: vocal separation with Mamba2 on band-split spectra (arXiv 2508.14556).
 
-The names to start from load when first asked for: the command line answers at once, and the benchmarks run on a machine
-that has little more than PyTorch.
+The public names load on first use. So the command line answers at once, and the benchmarks run with PyTorch alone.
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bsm.checkpoint import load_model
     from bsm.config import ModelConfig
+    from bsm.inference import separate
     from bsm.model import BSMamba2
-    from bsm.separate import separate
+    from bsm.weights.files import load_model
 
 __version__ = "0.1.0"
 __all__ = ["BSMamba2", "ModelConfig", "load_model", "separate"]
 
-
-class _Package(ModuleType):
-    """Properties, not a module's ``__getattr__``: importing the module ``bsm.separate`` must not hide the function."""
-
-    def _lazy(module: str, name: str) -> property:  # noqa: N805
-        return property(lambda _: getattr(importlib.import_module(module), name), lambda _, __: None)
-
-    BSMamba2: Any = _lazy("bsm.model", "BSMamba2")
-    ModelConfig: Any = _lazy("bsm.config", "ModelConfig")
-    load_model: Any = _lazy("bsm.checkpoint", "load_model")
-    separate: Any = _lazy("bsm.separate", "separate")
+_HOMES = {
+    "BSMamba2": "bsm.model",
+    "ModelConfig": "bsm.config",
+    "load_model": "bsm.weights.files",
+    "separate": "bsm.inference",
+}
 
 
-sys.modules[__name__].__class__ = _Package
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bsm' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.files import code_checksum
+from bsm.inference import separate
 from bsm.metrics import bleedless_fullness, csdr_frames, ideal_ratio_mask, si_sdr, usdr
 from bsm.model import BSMamba2
-from bsm.separate import separate
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ METRICS = ("usdr", "csdr", "si_sdr", "bleedless", "fullness")
 
 
 def model_separator(model: BSMamba2, **options: Any) -> Separator:
-    """Return :func:`bsm.separate.separate` with a model and its options fixed."""
+    """Return :func:`bsm.inference.separate` with a model and its options fixed."""
     return lambda track: separate(model, torch.from_numpy(track.mixture()), track.rate, **options).numpy()
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from bsm import audio, bands
-from bsm.checkpoint import save_model
 from bsm.config import LossConfig, ModelConfig, StftConfig, TrainConfig
 from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
@@ -21,6 +20,7 @@ from bsm.study.rules.ablation import slight_loss
 from bsm.study.rules.structure import bands_equal_mel
 from bsm.study.stats import crossed_interval
 from bsm.study.variants import changed
+from bsm.weights.files import save_model
 
 RATE = 44100
 TINY = ModelConfig(

@@ -16,7 +16,7 @@ from bsm.data import musdb18
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import check, folder_tracks
 from bsm.errors import InputError
-from bsm.separate import plan_outputs
+from bsm.inference import plan_outputs
 
 RATE = 16000
 

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bsm.baseline import BSRoformer, RoformerConfig
-from bsm.checkpoint import load_model, save_model
 from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
 from bsm.model import BSMamba2
+from bsm.weights.files import load_model, save_model
 
 SMALL = RoformerConfig(dim=16, depth=1, heads=2, dim_head=8)
 

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bsm import bands
-from bsm.checkpoint import export_author, load_model, load_state, save_model, save_state
 from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
 from bsm.model import BSMamba2
+from bsm.weights.files import export_author, load_model, load_state, save_model, save_state
 
 SMALL = ModelConfig(
     stft=StftConfig(512), bands=(2, 3, 12, 240), dim=8, depth=2, d_state=4, headdim=4, expand=2, mask_expansion=3

@@ -17,15 +17,15 @@ import torch
 
 import bsm.cli
 import bsm.evaluate
-import bsm.weights
+import bsm.weights.registry
 from bsm import audio
 from bsm.bands import equal
-from bsm.checkpoint import save_model
 from bsm.cli.models import _result_file
 from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
 from bsm.model import BSMamba2
 from bsm.study.stats import bootstrap_interval
+from bsm.weights.files import save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -38,7 +38,7 @@ SERVER = """
 import json, os, sys, traceback
 import torch
 from bsm.cli import main
-import bsm.checkpoint, bsm.separate, bsm.study.notebooks, bsm.study.profiles
+import bsm.weights.files, bsm.inference, bsm.study.notebooks, bsm.study.profiles
 torch.set_num_threads(1)
 with torch.device("meta"):  # whose first use imports a good deal, too
     torch.empty(1).uniform_(1, 2).log_()
@@ -611,7 +611,7 @@ def test_the_licence_of_named_weights_is_said(weights, tmp_path, monkeypatch, ca
     named = {"title": "a model", "licence": "none stated", "note": "a note", "url": "http://127.0.0.1:9/"}
     named |= {"file": "named.safetensors", "size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
     (tmp_path / "weights.yaml").write_text(json.dumps({"named": named}))
-    monkeypatch.setattr(bsm.weights, "MANIFEST", tmp_path / "weights.yaml")
+    monkeypatch.setattr(bsm.weights.registry, "MANIFEST", tmp_path / "weights.yaml")
     monkeypatch.setenv("BSM_CACHE", str(tmp_path))
     (tmp_path / "named.safetensors").write_bytes(body)
     soundfile.write(tmp_path / "a.wav", noise(2, 1000).T, RATE)

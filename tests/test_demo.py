@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from bsm.activity import vocal_regions, vocal_share
-from bsm.data import demo, demo_render, demo_score
+from bsm.data import demo
 from bsm.data.demo import make_corpus, render_song
+from bsm.data.demo import render as demo_render
+from bsm.data.demo import score as demo_score
 from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
 

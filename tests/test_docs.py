@@ -96,7 +96,7 @@ def test_formulas_of_the_method_notes_hold():
 USES = """
 import torch
 from bsm.config import ModelConfig, TrainConfig
-from bsm.data import manifest
+from bsm.data import registry
 from bsm.scan import EXACT, scan
 from bsm.study import variants
 
@@ -113,7 +113,7 @@ for reverse in (False, True):
     for one, other in zip(got, want, strict=True):
         assert one.dtype == other.dtype == torch.float32
         torch.testing.assert_close(one, other)
-choir = manifest.load("choir")
+choir = registry.load("choir")
 assert {name: split.songs for name, split in choir.splits.items()} == {"train": 2, "valid": 1, "test": 1}
 model, train = variants.changed("one-layer", ModelConfig.preset("tiny"), TrainConfig())
 assert (model.depth, ModelConfig.preset("tiny").depth) == (1, 2)

@@ -5,16 +5,16 @@ import pytest
 import torch
 
 from bsm import audio
-from bsm.checkpoint import save_model
 from bsm.config import ModelConfig
 from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
+from bsm.inference import separate
 from bsm.model import BSMamba2
 from bsm.networks import build, network_config
-from bsm.separate import separate
 from bsm.study import explore
 from bsm.study.notebooks import run_notebook
 from bsm.study.profiles import Profile
+from bsm.weights.files import save_model
 
 RATE = 44100
 

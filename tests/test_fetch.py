@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from bsm import download
 from bsm.cli import cli
-from bsm.data import fetch, manifest
+from bsm.data import fetch, registry
 from bsm.errors import InputError
 
 MEMBERS = {
@@ -47,9 +47,9 @@ def tarred(members):
 def home(tmp_path, monkeypatch):
     """A checkout of the test's own."""
     (tmp_path / "data_manifest").mkdir()
-    shutil.copy(manifest.MANIFESTS / "schema.json", tmp_path / "data_manifest")
-    monkeypatch.setattr(manifest, "ROOT", tmp_path)
-    monkeypatch.setattr(manifest, "MANIFESTS", tmp_path / "data_manifest")
+    shutil.copy(registry.MANIFESTS / "schema.json", tmp_path / "data_manifest")
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    monkeypatch.setattr(registry, "MANIFESTS", tmp_path / "data_manifest")
     return tmp_path
 
 
@@ -102,10 +102,10 @@ def refuse(match, source=None):
 @pytest.mark.parametrize("file", ["set.zip", "set.tar.gz"])
 def test_fetch_checks_and_unpacks(file, home, publish):
     server = publish((zipped if file == "set.zip" else tarred)(MEMBERS), file=file)
-    assert fetch.state(manifest.load("set")) == "not fetched"
+    assert fetch.state(registry.load("set")) == "not fetched"
     assert fetch.fetch("set") == home / "data" / "set"
     assert_whole(home)
-    assert fetch.state(manifest.load("set")) == "here"
+    assert fetch.state(registry.load("set")) == "here"
     measured = json.loads((home / "data" / "set" / "fetched.json").read_text())["files"][file]
     assert measured["size"] == len(server.body)
     assert measured["checksum"] == f"md5:{hashlib.md5(server.body).hexdigest()}"
@@ -121,7 +121,7 @@ def test_broken_off_download_goes_on(home, publish):
     have = (work(home) / "set.zip.part").stat().st_size
     assert 0 < have < len(body)
     assert not (home / "data" / "set").exists()
-    assert fetch.state(manifest.load("set")) == "partly fetched"
+    assert fetch.state(registry.load("set")) == "partly fetched"
     publish(body)
     fetch.fetch("set")
     assert server.asked == [None, f"bytes={have}-"]
@@ -134,7 +134,7 @@ def test_unknown_size_and_checksum_are_measured(how, home, publish):
     publish(body, how, size=None, checksum=None)
     fetch.fetch("set")
     assert_whole(home)
-    measured = fetch.record(manifest.load("set"))["set.zip"]
+    measured = fetch.record(registry.load("set"))["set.zip"]
     assert (measured["size"], measured["checksum"]) == (len(body), f"sha256:{hashlib.sha256(body).hexdigest()}")
 
 

@@ -6,28 +6,28 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bsm.data import manifest, mir1k, musdb18
+from bsm.data import mir1k, musdb18, registry
 from bsm.errors import InputError
 
 NAMES = ["demo", "falcon69", "mir1k", "musdb18", "musdb18-hq", "musdb18-sample"]
-OURS = manifest.MANIFESTS
+OURS = registry.MANIFESTS
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A copy of the manifests, to be spoilt."""
     shutil.copytree(OURS, tmp_path / "data_manifest")
-    monkeypatch.setattr(manifest, "MANIFESTS", tmp_path / "data_manifest")
+    monkeypatch.setattr(registry, "MANIFESTS", tmp_path / "data_manifest")
     return tmp_path / "data_manifest"
 
 
 def test_every_manifest_is_of_the_schema():
-    assert manifest.names() == NAMES
+    assert registry.names() == NAMES
     for name in NAMES:
-        known = manifest.load(name)
+        known = registry.load(name)
         assert known.name == name
         assert known.title and known.licence and known.citation
-        assert known.folder == manifest.ROOT / "data" / name
+        assert known.folder == registry.ROOT / "data" / name
         assert bool(known.files) != bool(known.made_by)
         for archive in known.files:
             assert not archive.verified  # nobody has measured one yet: `bsm data verify NAME --fill` does
@@ -35,7 +35,7 @@ def test_every_manifest_is_of_the_schema():
 
 @pytest.mark.parametrize("name", ["musdb18", "musdb18-hq", "musdb18-sample"])
 def test_musdb_is_split_as_the_package_does(name):
-    splits = manifest.load(name).splits
+    splits = registry.load(name).splits
     assert {split: len(found.names) for split, found in splits.items()} == {"train": 86, "valid": 14, "test": 50}
     assert set(splits["valid"].names) == musdb18.validation_songs()
     assert set(musdb18._TEST_SONGS) <= set(splits["test"].names)
@@ -47,12 +47,12 @@ def test_musdb_is_split_as_the_package_does(name):
 def test_musdb_sample_is_what_musdb_fetches():
     musdb = pytest.importorskip("musdb", exc_type=ImportError)
     setup = yaml.safe_load((Path(musdb.__path__[0]) / "configs" / "mus.yaml").read_text(encoding="utf-8"))
-    (archive,) = manifest.load("musdb18-sample").files
+    (archive,) = registry.load("musdb18-sample").files
     assert archive.url == setup["sample-url"]
 
 
 def test_mir1k_is_split_by_singer_as_it_is_read():
-    known = manifest.load("mir1k")
+    known = registry.load("mir1k")
     assert {split: found.singers for split, found in known.splits.items()} == mir1k.SINGERS
     assert known.rate == mir1k.RATE
     assert sum(len(found.singers) for found in known.splits.values()) == 19
@@ -66,7 +66,7 @@ def test_demo_songs_are_those_that_are_made():
 
     profile = Profile.load("demo")
     made = _seeds({split: profile.values[f"{split}_songs"] for split in ("train", "valid", "test")})
-    splits = manifest.load("demo").splits
+    splits = registry.load("demo").splits
     assert {f"{split}/{name}" for split, found in splits.items() for name in found.names} == set(made)
 
 
@@ -105,7 +105,7 @@ ARCHIVE = {"file": "a.zip", "url": "https://a.org/a.zip", "size": 1, "checksum":
 def test_what_is_not_of_the_schema_is_named(values, match, folder):
     change(folder, "musdb18-hq", **values)
     with pytest.raises(InputError, match=match) as caught:
-        manifest.load("musdb18-hq")
+        registry.load("musdb18-hq")
     assert str(caught.value).startswith(f"{folder / 'musdb18-hq.yaml'}: ")
     assert "\n" not in str(caught.value)
 
@@ -113,18 +113,18 @@ def test_what_is_not_of_the_schema_is_named(values, match, folder):
 def test_not_yaml_and_not_there(folder):
     (folder / "demo.yaml").write_text("title: [\n")
     with pytest.raises(InputError, match="not YAML"):
-        manifest.load("demo")
+        registry.load("demo")
     with pytest.raises(InputError, match="no data set is named 'nope'; choose one of demo, falcon69"):
-        manifest.load("nope")
+        registry.load("nope")
     shutil.rmtree(folder)
     with pytest.raises(InputError, match="install bsm from a checkout"):
-        manifest.names()
+        registry.names()
 
 
 def test_fill_changes_three_lines_and_nothing_else(folder):
     before = (folder / "mir1k.yaml").read_text(encoding="utf-8").splitlines()
     digest = "sha256:" + "ab" * 32
-    manifest.fill("mir1k", "MIR-1K.zip", 12345, digest)
+    registry.fill("mir1k", "MIR-1K.zip", 12345, digest)
     after = (folder / "mir1k.yaml").read_text(encoding="utf-8").splitlines()
     assert [line for line in after if line not in before] == [
         "    size: 12345",
@@ -132,7 +132,7 @@ def test_fill_changes_three_lines_and_nothing_else(folder):
         "    verified: true",
     ]
     assert len(after) == len(before)
-    (archive,) = manifest.load("mir1k").files
+    (archive,) = registry.load("mir1k").files
     assert (archive.size, archive.checksum, archive.verified) == (12345, digest, True)
     with pytest.raises(InputError, match="has no entry"):
-        manifest.fill("mir1k", "other.zip", 1, digest)
+        registry.fill("mir1k", "other.zip", 1, digest)

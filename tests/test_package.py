@@ -13,9 +13,9 @@ def python(code):
 @pytest.mark.parametrize(
     "code",
     [
-        "from bsm import separate; import bsm.separate",
-        "import bsm.separate; from bsm import separate",
-        "from bsm.separate import separate; import bsm",
+        "from bsm import separate; import bsm.inference",
+        "import bsm.inference; from bsm import separate",
+        "from bsm.inference import separate; import bsm",
     ],
 )
 def test_separate_is_the_function_whatever_was_imported_first(code):

@@ -18,11 +18,11 @@ from scipy.stats import kstest
 import bsm.linear
 import bsm.model
 from bsm import bands
-from bsm.checkpoint import export_author, load_model
 from bsm.config import ModelConfig, StftConfig
 from bsm.mamba2 import BiMamba2Block, Mamba2
 from bsm.model import BSMamba2
 from bsm.stft import STFT
+from bsm.weights.files import export_author, load_model
 
 # --- The transcription: numpy, float64, one step at a time, on the author's tensors under the author's names. ---------
 

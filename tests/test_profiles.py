@@ -12,7 +12,7 @@ import pytest
 
 from bsm import audio
 from bsm.config import LossConfig, ModelConfig
-from bsm.data import manifest
+from bsm.data import registry
 from bsm.errors import InputError
 from bsm.study import profiles
 from bsm.study.profiles import Profile
@@ -56,7 +56,7 @@ def test_every_profile_makes_its_data_or_says_what_to_fetch(name, tmp_path, monk
     with pytest.raises(InputError, match=f"copy or link them to data/{profile.data}"):
         profile.prepare_data()
     if "fetch" in profile.values:
-        known = manifest.load(profile.fetch)
+        known = registry.load(profile.fetch)
         assert f"`bsm data fetch {profile.fetch}`" in str(error.value)
         assert known.folder.name == profile.data
         model = ModelConfig.preset(profile.model)

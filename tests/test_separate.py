@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from torch import nn
 from tqdm import tqdm
 
+import bsm.inference
 import bsm.model
 from bsm import audio
 from bsm.bands import equal
 from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
+from bsm.inference import find_songs, plan_outputs, separate, separate_file
 from bsm.model import BSMamba2
-from bsm.separate import find_songs, plan_outputs, separate, separate_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -368,7 +369,7 @@ def test_loudness_is_kept_or_turned_down_by_a_stated_gain(tmp_path, caplog, subt
 
 def test_a_progress_bar_ends_at_its_end(model, capsys, monkeypatch):
     # Shown at every update, as in any pass that lasts. (The attribute bsm.separate is the function.)
-    monkeypatch.setattr(sys.modules["bsm.separate"], "tqdm", partial(tqdm, mininterval=0))
+    monkeypatch.setattr(bsm.inference, "tqdm", partial(tqdm, mininterval=0))
     mixture = noise(2, 3000)
     expected = separate(model, mixture, RATE, window=0.1, hop=0.05, batch_size=2)
     capsys.readouterr()
@@ -382,7 +383,7 @@ def test_a_progress_bar_ends_at_its_end(model, capsys, monkeypatch):
 
 
 def test_another_networks_bar_counts_windows(capsys, monkeypatch):
-    monkeypatch.setattr(sys.modules["bsm.separate"], "tqdm", partial(tqdm, mininterval=0))
+    monkeypatch.setattr(bsm.inference, "tqdm", partial(tqdm, mininterval=0))
     mixture, other = noise(2, 3000), Stand(1)
     for options, passes in (({"window": 0.1, "batch_size": 4}, 2), ({"whole": True}, 1)):
         shown = separate(other, mixture, RATE, progress="a song", **options)

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from bsm import audio
-from bsm.checkpoint import save_model
 from bsm.config import ModelConfig
 from bsm.errors import InputError
 from bsm.model import BSMamba2
 from bsm.study import published, subjects
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
+from bsm.weights.files import save_model
 
 CARD = {"train": {"segment_seconds": 4.0, "seed": 5}}
 

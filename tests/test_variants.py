@@ -5,15 +5,15 @@ import torch
 
 import seed_model
 from bsm import bands
-from bsm.checkpoint import export_author, load_model, save_model
 from bsm.config import LossConfig, ModelConfig, StftConfig, TrainConfig
 from bsm.errors import InputError
+from bsm.inference import separate
 from bsm.loss import bsmamba2_loss
 from bsm.mamba2 import BiMamba2Block
 from bsm.model import BSMamba2
-from bsm.separate import separate
 from bsm.study import variants
 from bsm.study.profiles import Profile
+from bsm.weights.files import export_author, load_model, save_model
 
 TINY = ModelConfig(
     stft=StftConfig(n_fft=256, hop_length=128),

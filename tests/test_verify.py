@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from bsm import audio
 from bsm.cli import cli
-from bsm.data import manifest, soundness
+from bsm.data import registry, soundness
 from bsm.data.verify import verify
 from bsm.errors import InputError
 
@@ -54,13 +54,13 @@ def root(tmp_path, monkeypatch):
         "citation": "nobody",
     }
     (tmp_path / "data_manifest").mkdir()
-    shutil.copy(manifest.MANIFESTS / "schema.json", tmp_path / "data_manifest")
+    shutil.copy(registry.MANIFESTS / "schema.json", tmp_path / "data_manifest")
     text = yaml.safe_dump(known, sort_keys=False, allow_unicode=True).replace("\n- file", "\n  - file")
     text = text.replace("\n  url", "\n    url").replace("\n  size", "\n    size")
     text = text.replace("\n  checksum", "\n    checksum").replace("\n  verified", "\n    verified")
     (tmp_path / "data_manifest" / "set.yaml").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(manifest, "ROOT", tmp_path)
-    monkeypatch.setattr(manifest, "MANIFESTS", tmp_path / "data_manifest")
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    monkeypatch.setattr(registry, "MANIFESTS", tmp_path / "data_manifest")
     monkeypatch.setattr(soundness, "_BLOCK", 0.4)  # seconds: four blocks a song, the last one short
     for name, seed in SONGS.items():
         write_song(tmp_path / "data" / "set" / name, seed)
@@ -259,10 +259,10 @@ def test_clips(tmp_path):
 
 
 def test_clips_of_a_known_set_are_held_against_their_singers(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "ROOT", tmp_path)
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
     clips = tmp_path / "data" / "mir1k" / "Wavfile"
     clips.mkdir(parents=True)
-    known = manifest.load("mir1k")
+    known = registry.load("mir1k")
     singers = [singer for split in known.splits.values() for singer in split.singers]
     sound = np.random.default_rng(1).uniform(-0.5, 0.5, (2, 400))
     for singer in singers:
@@ -336,10 +336,10 @@ def test_what_was_measured_on_the_download(root):
     record(root, 123, digest)
     (note,) = verify("set")
     assert note.what == f"123 bytes, {digest}: not verified in the manifest; --fill enters it"
-    assert manifest.load("set").files[0].checksum is None
+    assert registry.load("set").files[0].checksum is None
     (note,) = verify("set", fill=True)
     assert "now in the manifest, as verified" in note.what
-    (archive,) = manifest.load("set").files
+    (archive,) = registry.load("set").files
     assert (archive.size, archive.checksum, archive.verified) == (123, digest, True)
     assert verify("set") == []
     record(root, 124, digest)

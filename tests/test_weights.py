@@ -8,11 +8,11 @@ import yaml
 from click.testing import CliRunner
 
 from bsm import download, weights
-from bsm.checkpoint import export_author, load_model, save_model
 from bsm.cli import cli
 from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
 from bsm.model import BSMamba2
+from bsm.weights.files import export_author, load_model, save_model
 
 MODEL = ModelConfig(stft=StftConfig(64, 16), bands=(2, 3, 12, 16), dim=8, depth=1, d_state=4, headdim=4, expand=2)
 

@@ -139,7 +139,7 @@ READS_MODEL = {"train_notebook", "scan_notebook", "published_notebook", "input_l
             {"songs", "model", "variant", "scan_notebook", "step_notebook"} | MEASURED_ALONE,
         ),
         pytest.param(
-            "bsm/data/demo_voice.py",
+            "bsm/data/demo/voice.py",
             '"""',
             '"""Changed. ',
             {"songs", "model", "data_notebook", "data_loading", "report"} | READS_MODEL,

@@ -13,10 +13,10 @@ def data() -> None:
 @data.command("list")
 def data_list() -> None:
     """List the known data sets, their licences, and which are here."""
-    from bsm.data import fetch, manifest
+    from bsm.data import fetch, registry
 
-    for name in manifest.names():
-        known = manifest.load(name)
+    for name in registry.names():
+        known = registry.load(name)
         sizes = [archive.size for archive in known.files]
         size = f", {sum(sizes) / 1e6:,.0f} MB to fetch" if sizes and None not in sizes else ""
         click.echo(f"{name}: {known.title}\n  {fetch.state(known)}{size}: {known.folder}\n  licence: {known.licence}")
@@ -33,9 +33,9 @@ def data_fetch(name: str, source: str | None) -> None:
 
     A download that broke off goes on where it stopped.
     """
-    from bsm.data import fetch, manifest
+    from bsm.data import fetch, registry
 
-    known = manifest.load(name)
+    known = registry.load(name)
     click.echo(f"licence of {name!r}: {known.licence}" + (f"\n{known.note}" if known.note else ""), err=True)
     click.echo(fetch.fetch(name, source))
     click.echo(f"read it through once: bsm data verify {name}", err=True)

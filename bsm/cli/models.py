@@ -53,8 +53,8 @@ def separate(
     are 32-bit float by default, so that nothing clips. Songs are taken in the order given; the first that cannot be
     separated ends the command, and what was written for those before it stays: --skip-existing goes on after them.
     """
-    from bsm.checkpoint import load_model
-    from bsm.separate import find_songs, plan_outputs, separate_file
+    from bsm.inference import find_songs, plan_outputs, separate_file
+    from bsm.weights.files import load_model
 
     device = _device(device, threads)
     if not verbose:
@@ -89,7 +89,7 @@ def _device(name: str, threads: int | None) -> str:
 
 def _find_weights(weights: Path | None) -> Path:
     """Return the file at a path or of a name, by default the demo profile's model; say the licence of a named one."""
-    from bsm.weights import entry, locate
+    from bsm.weights.registry import entry, locate
 
     path = locate(weights or _default_weights())
     if weights and path != weights:  # a name
@@ -153,7 +153,6 @@ def evaluate(
     import numpy as np
     import pandas as pd
 
-    from bsm.checkpoint import load_model
     from bsm.data.layouts import open_tracks
     from bsm.data.musdb18 import need_ffmpeg
     from bsm.evaluate import METRICS, Journal, code_fingerprint, fingerprint, model_separator
@@ -162,6 +161,7 @@ def evaluate(
     from bsm.study.published import published_songs
     from bsm.study.records import mark, write_result
     from bsm.study.stats import bootstrap_interval, summary
+    from bsm.weights.files import load_model
 
     started = mark()
     device = _device(device, threads)

@@ -47,7 +47,7 @@ def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], 
 
 def _absolute(parameter: str, value: Any) -> Any:
     """Return a path, or paths by name, for the kernel, which runs in the repository; all other values as they are."""
-    from bsm import weights
+    from bsm.weights import registry as weights
 
     if parameter not in ("out", "run", "dataset", "weights"):
         return value

@@ -13,7 +13,7 @@ def weights() -> None:
 @weights.command("list")
 def weights_list() -> None:
     """List the named weights, their licences, and which are here."""
-    from bsm.weights import entries
+    from bsm.weights.registry import entries
 
     for name, entry in entries().items():
         size = f", {entry.size / 1e6:.0f} MB" if entry.size else ""
@@ -31,7 +31,7 @@ def weights_fetch(name: str, source: str | None) -> None:
 
     A download that broke off goes on where it stopped.
     """
-    from bsm.weights import entry, fetch
+    from bsm.weights.registry import entry, fetch
 
     click.echo(entry(name).terms, err=True)
     click.echo(fetch(name, source))
@@ -41,7 +41,7 @@ def weights_fetch(name: str, source: str | None) -> None:
 @click.argument("name")
 def weights_path(name: str) -> None:
     """Print where the weights NAME are, for other programs; an error where they are not here."""
-    from bsm.weights import entry, locate
+    from bsm.weights.registry import entry, locate
 
     entry(name)  # a name, not a path
     click.echo(locate(name))

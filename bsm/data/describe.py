@@ -11,7 +11,7 @@ import pyloudnorm
 from tqdm import tqdm
 
 from bsm.activity import vocal_regions, vocal_share
-from bsm.data import manifest
+from bsm.data import registry
 from bsm.data.layouts import SPLITS, open_tracks
 from bsm.data.tracks import VOCALS, Track, song_track
 
@@ -62,7 +62,7 @@ def table(target: str | Path) -> pd.DataFrame:
     Raises:
         InputError: no such folder, or one that :func:`bsm.data.layouts.open_tracks` refuses.
     """
-    root = manifest.load(str(target)).folder if str(target) in manifest.names() else Path(target)
+    root = registry.load(str(target)).folder if str(target) in registry.names() else Path(target)
     rows = []
     for track in tqdm(_tracks(root), desc="describing", unit="song"):
         found = describe(track)

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bsm import download
-from bsm.data.manifest import Archive, DataSet, load
+from bsm.data.registry import Archive, DataSet, load
 from bsm.errors import InputError
 from bsm.files import sha256, write_text
 

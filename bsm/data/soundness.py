@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from bsm.data.manifest import DataSet
 from bsm.data.musdb18 import STEMS
+from bsm.data.registry import DataSet
 from bsm.data.tracks import VOCALS, Source
 from bsm.errors import InputError
 

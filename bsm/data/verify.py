@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bsm.data import fetch, manifest, mir1k
-from bsm.data.manifest import DataSet
+from bsm.data import fetch, mir1k, registry
 from bsm.data.musdb18 import Stem, need_ffmpeg
+from bsm.data.registry import DataSet
 from bsm.data.soundness import CLIP, STREAMS, Finding, Song, check_song
 from bsm.data.tracks import AudioFile, Source
 from bsm.errors import InputError
@@ -33,9 +33,9 @@ def verify(target: str | Path, *, fill: bool = False) -> list[Finding]:
     Raises:
         InputError: no such data set or folder, nothing in it, or for stem files ffmpeg or stempeg is missing.
     """
-    known = manifest.load(str(target)) if str(target) in manifest.names() else None
+    known = registry.load(str(target)) if str(target) in registry.names() else None
     if fill and known is None:
-        raise InputError(f"{target}: has no manifest to fill in; these have: {', '.join(manifest.names())}")
+        raise InputError(f"{target}: has no manifest to fill in; these have: {', '.join(registry.names())}")
     root = known.folder if known else Path(target)
     if not root.is_dir():
         how = f"run `{known.made_by or f'bsm data fetch {known.name}'}`" if known else "give a folder of songs"
@@ -116,7 +116,7 @@ def _check_download(known: DataSet, fill: bool) -> Iterator[Finding]:
         if archive.size not in (None, size) or archive.checksum not in (None, checksum):
             yield Finding(where, f"unpacked from {text}, where {archive.size} and {archive.checksum} are recorded")
         elif fill and not archive.verified:
-            manifest.fill(known.name, archive.file, size, checksum)
+            registry.fill(known.name, archive.file, size, checksum)
             yield Finding(where, f"{text}: now in the manifest, as verified", fault=False)
         elif not archive.verified:
             yield Finding(where, f"{text}: not verified in the manifest; --fill enters it", fault=False)

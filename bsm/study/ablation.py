@@ -15,17 +15,17 @@ from matplotlib.axes import Axes
 from torch import nn
 from tqdm import tqdm
 
-from bsm.checkpoint import load_model
 from bsm.config import ModelConfig, TrainConfig
 from bsm.data.tracks import VOCALS, Track
 from bsm.errors import InputError
+from bsm.inference import separate
 from bsm.metrics import usdr
-from bsm.separate import separate
 from bsm.study.figures import COLOURS, HOLLOW, draw_interval
 from bsm.study.profiles import Profile
 from bsm.study.stats import Interval, crossed_interval, interval_text, verdict
 from bsm.study.subjects import card_of, trained_alike
 from bsm.study.variants import BASE, VARIANTS, changed
+from bsm.weights.files import load_model
 
 
 @dataclass(frozen=True)

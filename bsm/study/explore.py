@@ -14,15 +14,15 @@ from IPython.display import Markdown, display
 from torch import nn
 
 from bsm import audio
-from bsm.checkpoint import load_model
 from bsm.data.tracks import Track
 from bsm.errors import BackendUnavailable, InputError
+from bsm.inference import separate
 from bsm.mamba2 import Mamba2
 from bsm.metrics import usdr
 from bsm.scan import available
-from bsm.separate import separate
 from bsm.study import figures
 from bsm.study.records import ROOT
+from bsm.weights.files import load_model
 
 
 def trained_models(runs: Path = ROOT / "runs") -> dict[str, Path]:

@@ -38,7 +38,7 @@ class Condition:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Options of :func:`bsm.separate.separate`."""
+        """Options of :func:`bsm.inference.separate`."""
         return {"whole": True} if math.isinf(self.window) else {"window": self.window, "hop": self.hop}
 
 

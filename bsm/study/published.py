@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bsm import weights
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
@@ -20,6 +19,7 @@ from bsm.files import sha256
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
 from bsm.study.stats import FEWEST, bootstrap_interval, crossed_interval, interval_text
+from bsm.weights import registry as weights
 
 PUBLISHED = (
     {"model": "BSMamba2", "csdr": 11.03, "usdr": 10.70, "source": "arXiv 2508.14556 and the author's README"},

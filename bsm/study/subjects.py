@@ -11,8 +11,6 @@ from typing import Any
 
 from torch import nn
 
-from bsm import weights
-from bsm.checkpoint import load_model
 from bsm.data import mir1k
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
@@ -23,6 +21,8 @@ from bsm.study import figures
 from bsm.study.profiles import Profile
 from bsm.study.published import published_songs
 from bsm.study.records import ROOT
+from bsm.weights import registry as weights
+from bsm.weights.files import load_model
 
 LABELS = {"bsmamba2": "BSMamba2", "bs-roformer": "BS-RoFormer"}
 """The networks' names in tables and figures."""
@@ -50,7 +50,7 @@ class Subject:
     trained_seconds: float
 
     def separator(self, **options: Any) -> Separator:
-        """Return what separates a track; see :func:`bsm.separate.separate` for the options."""
+        """Return what separates a track; see :func:`bsm.inference.separate` for the options."""
         return model_separator(self.network, **options)
 
 

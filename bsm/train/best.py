@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from bsm.checkpoint import save_model
+from bsm.weights.files import save_model
 
 
 @dataclass

@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 import bsm
 from bsm.baseline import RoformerConfig
-from bsm.checkpoint import load_state, save_model, save_state
 from bsm.config import ModelConfig, TrainConfig
 from bsm.data.mixing import MixingDataset, validation_segments
 from bsm.data.tracks import Track
@@ -30,6 +29,7 @@ from bsm.train.processes import first_alone, make_fabric
 from bsm.train.run import clear, run_identity
 from bsm.train.sampling import RankSampler
 from bsm.train.trainer import VALIDATION_SEGMENTS, Trainer
+from bsm.weights.files import load_state, save_model, save_state
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from bsm.baseline import BSRoformer
-from bsm.checkpoint import load_model
 from bsm.config import LossConfig, TrainConfig
 from bsm.data.mixing import MixingDataset
 from bsm.errors import InputError
@@ -17,6 +16,7 @@ from bsm.model import BSMamba2
 from bsm.train import read_log, train
 from bsm.train.best import Ranking
 from bsm.train.schedule import learning_rate
+from bsm.weights.files import load_model
 from runs import CONFIG, MODEL, RATE, ROFORMER, Interrupted, assert_same_run, interrupt_after, scalars
 
 

@@ -9,13 +9,13 @@ import numpy as np
 from scipy.signal import fftconvolve
 
 from bsm import audio
-from bsm.data import demo_voice
-from bsm.data.demo_score import Note, Score, compose
+from bsm.data.demo import voice
+from bsm.data.demo.score import Note, Score, compose
 from bsm.errors import InputError
 
 #: Raise this whenever a song sounds different from before: corpora made by another version are rendered again.
 GENERATOR_VERSION = 2
-RATE = demo_voice.RATE
+RATE = voice.RATE
 STEMS = ("vocals", "drums", "bass", "other")
 SHORTEST_SONG = 2.0
 
@@ -30,7 +30,7 @@ def check_packages() -> None:
         InputError: naming the package that is not.
     """
     for package in ("pyworld", "espeakng_loader", "tinysoundfont"):
-        demo_voice.optional(package)
+        voice.optional(package)
     _sound_font()
 
 
@@ -72,7 +72,7 @@ def render_song(seed: int, seconds: float, rate: int = 44100) -> dict[str, np.nd
 
 def _play(notes: list[Note], samples: int) -> np.ndarray:
     """Play a part with the sound font; float64 ``(2, samples)`` at 44.1 kHz."""
-    synth = demo_voice.optional("tinysoundfont").Synth(samplerate=RATE, gain=-8)
+    synth = voice.optional("tinysoundfont").Synth(samplerate=RATE, gain=-8)
     font = synth.sfload(str(_sound_font()))
     for channel, program in sorted({(note.channel, note.program) for note in notes}):
         drums = channel == 0
@@ -116,7 +116,7 @@ def _vocals(score: Score, samples: int, accompaniment: np.ndarray, rng: np.rando
     """Sing the score's phrases: compressed, with reverberation, -4 to 2 dB above the accompaniment while sung."""
     dry = np.zeros(samples)
     for phrase in score.phrases:
-        sound, start = demo_voice.sing(phrase, score.voice, rng), round(phrase[0].start * RATE)
+        sound, start = voice.sing(phrase, score.voice, rng), round(phrase[0].start * RATE)
         stop = min(start + len(sound), samples)
         dry[start:stop] += sound[: stop - start]
     window = round(0.05 * RATE)

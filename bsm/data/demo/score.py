@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bsm.data.demo_voice import VOICES, WORDS, SungNote, Voice
+from bsm.data.demo.voice import VOICES, WORDS, SungNote, Voice
 
 # Phrases and the gaps between them, s: roughly log-uniform between these.
 SHORTEST, LONGEST = 0.4, 9.0

@@ -13,13 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bsm import weights
-from bsm.author import BESIDE, PREFIX, author_name, from_author, infer_config, to_author
 from bsm.errors import InputError
 from bsm.files import replacing, write_text
-from bsm.inert import read_checkpoint
 from bsm.model import BSMamba2
 from bsm.networks import build, network_name, read_config
+from bsm.weights import registry as weights
+from bsm.weights.author import BESIDE, PREFIX, author_name, from_author, infer_config, to_author
+from bsm.weights.inert import read_checkpoint
 
 log = logging.getLogger(__name__)
 

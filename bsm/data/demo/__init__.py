@@ -1,7 +1,7 @@
 """Demo songs: music with a sung vocal stem, synthesised from seeds, for those who have no data set at hand.
 
-A seeded score (:mod:`bsm.data.demo_score`) is played by a General MIDI synthesiser (:mod:`bsm.data.demo_render`) and
-sung by a synthetic voice (:mod:`bsm.data.demo_voice`). Scores on these songs say nothing about scores on real music.
+A seeded score (:mod:`bsm.data.demo.score`) is played by a General MIDI synthesiser (:mod:`bsm.data.demo.render`) and
+sung by a synthetic voice (:mod:`bsm.data.demo.voice`). Scores on these songs say nothing about scores on real music.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bsm import audio
-from bsm.data.demo_render import GENERATOR_VERSION, RATE, SHORTEST_SONG, STEMS, check_packages, render_song
+from bsm.data.demo.render import GENERATOR_VERSION, RATE, SHORTEST_SONG, STEMS, check_packages, render_song
 from bsm.errors import InputError
 from bsm.files import sha256, write_text
 

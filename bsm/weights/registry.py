@@ -14,7 +14,7 @@ from bsm import download
 from bsm.errors import InputError
 from bsm.files import replacing
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MANIFEST = ROOT / "data_manifest" / "weights.yaml"
 
 

@@ -1,0 +1,1 @@
+"""Weights on disk: our files, the layouts of others, and named weights."""
