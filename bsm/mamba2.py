@@ -31,6 +31,39 @@ class GatedRMSNorm(nn.Module):
         return F.rms_norm(y * F.silu(z), y.shape[-1:], self.weight, EPS)
 
 
+class CausalConv1d(nn.Conv1d):
+    """Apply :func:`bsm.conv.causal_conv` to ``(batch, length, channels)``, one filter per channel.
+
+    Args:
+        channels: in and out.
+        taps: steps that one output sees.
+        reverse: look at later steps instead of earlier ones.
+    """
+
+    def __init__(self, channels: int, taps: int, *, reverse: bool = False) -> None:
+        super().__init__(channels, channels, taps, groups=channels)
+        self.reverse = reverse
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve and apply SiLU; the shape stays."""
+        return causal_conv(x, self.weight, self.bias, reverse=self.reverse)
+
+
+class Scan(nn.Module):
+    """Apply :func:`bsm.scan.scan` with a fixed backend and direction.
+
+    It has no parameters. As a module it can be followed by hooks, and replaced in a benchmark.
+    """
+
+    def __init__(self, backend: str = "auto", *, reverse: bool = False) -> None:
+        super().__init__()
+        self.backend, self.reverse = backend, reverse
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Return ``y``, ``(batch, length, heads, headdim)``, from ``x``, ``dt``, ``A``, ``B``, ``C`` and ``D``."""
+        return scan(**inputs, backend=self.backend, reverse=self.reverse, final_state=False)[0]
+
+
 class Mamba2(nn.Module):
     """One Mamba-2 mixer, ``(batch, length, dim)`` to the same, forwards or backwards in time.
 
@@ -58,10 +91,11 @@ class Mamba2(nn.Module):
         super().__init__()
         inner = expand * dim
         self.sizes = inner, d_state, inner // headdim  # channels, state, heads
-        self.headdim, self.reverse, self.backend = headdim, reverse, backend
+        self.headdim = headdim
         heads, conv_channels = inner // headdim, inner + 2 * d_state
         self.in_proj = nn.Linear(dim, inner + conv_channels + heads, bias=False)
-        self.conv1d = nn.Conv1d(conv_channels, conv_channels, d_conv, groups=conv_channels)  # holds the weights only
+        self.conv1d = CausalConv1d(conv_channels, d_conv, reverse=reverse)
+        self.ssm = Scan(backend, reverse=reverse)
         self.dt_bias = nn.Parameter(torch.empty(heads))
         self.A_log = nn.Parameter(torch.empty(heads))
         self.D = nn.Parameter(torch.ones(heads))
@@ -97,15 +131,13 @@ class Mamba2(nn.Module):
 
     def _scanned(self, inputs: Tensor) -> Tensor:
         """Return the scan's result, ``(batch, length, inner)``, of what :meth:`scan_inputs` takes."""
-        y, _ = scan(**self.scan_inputs(inputs), backend=self.backend, reverse=self.reverse, final_state=False)
-        return y.flatten(2)
+        return self.ssm(**self.scan_inputs(inputs)).flatten(2)
 
     def scan_inputs(self, projected: Tensor) -> dict[str, Tensor]:
         """Return the scan's inputs by name, of the part of ``in_proj``'s result that follows the gate."""
         inner, state, heads = self.sizes
         xBC, dt = projected.tensor_split([inner + 2 * state], dim=-1)
-        xBC = causal_conv(xBC, self.conv1d.weight, self.conv1d.bias, reverse=self.reverse)
-        x, B, C = xBC.split([inner, state, state], dim=-1)
+        x, B, C = self.conv1d(xBC).split([inner, state, state], dim=-1)
         dt = dt.to(torch.promote_types(dt.dtype, torch.float32))  # steps and states stay in full precision
         return {
             "x": x.unflatten(-1, (heads, self.headdim)),

@@ -24,16 +24,17 @@ def repeated(functions: dict[str, Callable[[], Any]], repeats: int, *, warm_up: 
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(warm_up + repeats):
         for name, function in functions.items():
-            _finish()
+            finish()
             started = time.perf_counter()
             function()
-            _finish()
+            finish()
             if turn >= warm_up:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
 
 
-def _finish() -> None:
+def finish() -> None:
+    """Wait for the work that is queued on a GPU, if one is in use."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
@@ -60,11 +61,11 @@ def peak_memory(prepare: Callable[..., Any], run: Callable[[Any], Any], args: tu
 
 def peak_memory_cuda(run: Callable[[], Any]) -> int:
     """Measure by how many bytes ``run()`` raises the memory allocated on the GPU."""
-    _finish()
+    finish()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     run()
-    _finish()
+    finish()
     return torch.cuda.max_memory_allocated() - before
 
 

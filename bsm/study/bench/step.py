@@ -18,18 +18,17 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import bsm.mamba2
 from bsm import audio
 from bsm.config import ModelConfig, TrainConfig
 from bsm.data.mixing import MixingDataset
 from bsm.data.tracks import folder_tracks
 from bsm.loss import bsmamba2_loss
-from bsm.mamba2 import BiMamba2Block
+from bsm.mamba2 import BiMamba2Block, Mamba2
 from bsm.model import BSMamba2
 from bsm.study.bench import SEED, repeated
-from bsm.study.bench.parts import DATA, LOSS, OPTIMISER, STFT, Clock, timed_parts
+from bsm.study.bench.parts import DATA, LOSS, OPTIMISER, Clock, timed_parts
 from bsm.study.bench.spectra import REDUCED_LOSS, SEED_LOSS
-from bsm.study.bench.yardsticks import MonoSTFT, indexed_scan, plain_loss
+from bsm.study.bench.yardsticks import IndexedScan, MonoSTFT, plain_loss
 from bsm.train.recompute import recompute_blocks
 
 LARGEST = 6 << 30  # bytes that the loops' states may take; a case beyond it is left out
@@ -87,9 +86,12 @@ class Step:
         self.model = BSMamba2(model.replace(scan_backend="auto" if indexed else variant.scan))
         if variant.mono:
             self.model.stft = MonoSTFT(self.model.stft)
+        if indexed:
+            for mixer in self.model.modules():
+                if isinstance(mixer, Mamba2):
+                    mixer.ssm = IndexedScan(mixer.ssm.reverse)
         self.device = device
         self.model.to(device)
-        self.scan = indexed_scan if indexed else bsm.mamba2.scan
         self.variant, self.config, self.batches = variant, config, batches
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         if config.checkpoint_gradients:
@@ -103,16 +105,15 @@ class Step:
     def __call__(self, clock: Clock | None = None) -> None:
         """Take one update; a clock makes the parts' times known, and the step a little slower."""
         switch = clock.switch if clock else lambda *_: None
-        loss = clock.wrap(LOSS, self.variant.loss) if clock else self.variant.loss
         half = self.config.precision == "bf16-mixed"
-        with timed_parts(self.model, clock, scan=self.scan):
+        with timed_parts(self.model, clock) if clock else nullcontext():
             for _ in range(self.config.accumulate):
                 switch(DATA)
                 mixture, vocals = (v.to(self.device) for v in next(self.batches))
-                switch(STFT)
                 with torch.autocast(self.device, torch.bfloat16) if half else nullcontext():
                     estimate = self.model(mixture)
-                value = loss(estimate, vocals) / self.config.accumulate
+                switch(LOSS)
+                value = self.variant.loss(estimate, vocals) / self.config.accumulate
                 switch(LOSS, "backward")
                 value.backward()
                 switch(OPTIMISER)

@@ -30,12 +30,18 @@ def indexed_loop(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tens
     return torch.stack(outputs, dim=1) + x * D[:, None]
 
 
-def indexed_scan(*, reverse: bool = False, backend: str = "", final_state: bool = False, **inputs: Tensor):
-    """:func:`indexed_loop` in the place of :func:`bsm.scan.scan`; ``backend`` and ``final_state`` are passed over."""
-    if not reverse:
-        return indexed_loop(**inputs), None
-    flipped = {name: v.flip(1) if v.ndim > 1 else v for name, v in inputs.items()}
-    return indexed_loop(**flipped).flip(1), None
+class IndexedScan(nn.Module):
+    """Run :func:`indexed_loop` in place of a mixer's :class:`bsm.mamba2.Scan`, in that scan's direction."""
+
+    def __init__(self, reverse: bool = False) -> None:
+        super().__init__()
+        self.reverse = reverse
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Return ``y``, ``(batch, length, heads, headdim)``."""
+        if not self.reverse:
+            return indexed_loop(**inputs)
+        return indexed_loop(**{name: v.flip(1) if v.ndim > 1 else v for name, v in inputs.items()}).flip(1)
 
 
 def textbook(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, chunk: int = 64) -> Tensor:
