@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from bsm.study.ablation import gain_of
-from bsm.study.claims import COMPUTED, CONTRADICTED, PARTLY, READ, REPRODUCED, Finding, gain_words, rule
+from bsm.study.claims import COMPUTED, CONTRADICTED, PARTLY, READ, REPRODUCED, Finding, rule
+from bsm.study.stats import gain_words
 from bsm.study.variants import BASE, VARIANTS
 
 
