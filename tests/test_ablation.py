@@ -267,7 +267,7 @@ def test_kept_bytes_are_counted_once_and_grow_with_the_length(small_model):
 
     wave = torch.randn(1000)
     assert sizes.kept_bytes(Square(), wave) == 2 * wave.nbytes  # the wave, and what is squared
-    short, long = (sizes.kept_bytes(network, torch.randn(1, 2, n * 640)) for n in (10, 20))
+    short, long = (sizes.kept_bytes(small_model, torch.randn(1, 2, n * 640)) for n in (10, 20))
     assert 1.6 < long / short < 2.4
 
 
