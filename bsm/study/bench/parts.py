@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from bsm.mamba2 import CausalConv1d, Scan
-from bsm.model import BSMamba2
+from bsm.model import BandLinear, BSMamba2
 from bsm.study.bench import finish
 from bsm.study.bench.yardsticks import IndexedScan
 
@@ -107,5 +107,4 @@ def _part(module: nn.Module) -> str | None:
         return SCAN
     if isinstance(module, CausalConv1d):
         return CONV
-    weight = getattr(module, "weight", None)
-    return PRODUCTS if isinstance(weight, Tensor) and weight.ndim > 1 else None  # a matrix, not a norm's factors
+    return PRODUCTS if isinstance(module, nn.Linear | BandLinear) else None
