@@ -81,7 +81,7 @@ def log_level_left_alone():
 
 @pytest.fixture(scope="session")
 def small_config():
-    """The paper's design in 7,000 parameters, stereo at 44.1 kHz."""
+    """The paper's design in 26,000 parameters, stereo at 44.1 kHz."""
     return ModelConfig(
         stft=StftConfig(n_fft=256, hop_length=64),
         bands=bands.equal(129, 6),

@@ -32,7 +32,7 @@ def trained_models(runs: Path = ROOT / "runs") -> dict[str, Path]:
 
 
 def set_backend(network: nn.Module, backend: str) -> bool:
-    """Choose the scan's backend in every Mamba2 of a network; return whether it has any."""
+    """Set the scan backend of every Mamba2 mixer in a network; return whether it has one."""
     scans = [module for module in network.modules() if isinstance(module, Scan)]
     for scan in scans:
         scan.backend = backend

@@ -1,4 +1,4 @@
-"""Speed and memory, measured as ratios within one run: machines are noisy, and other work slows them unseen."""
+"""Speed and memory, measured as ratios within one run, because other work slows a machine unseen."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def repeated(functions: dict[str, Callable[[], Any]], repeats: int, *, warm_up: int = 1) -> dict[str, list[float]]:
-    """Time functions in turn, round after round, so that a slow spell meets them all; seconds of each round.
+    """Time functions in turn, round after round, so that a slow spell affects all of them.
 
-    ``warm_up`` rounds run first and are not counted. Work queued on a GPU is waited for.
+    Args:
+        functions: by name.
+        repeats: counted rounds.
+        warm_up: rounds before those.
+
+    Returns:
+        The seconds of each counted round, by name. Work queued on a GPU is waited for.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(warm_up + repeats):
@@ -49,9 +55,12 @@ def matmul_rate(size: int = 1536, repeats: int = 5, device: str = "cpu") -> floa
 def peak_memory(prepare: Callable[..., Any], run: Callable[[Any], Any], args: tuple, *, warm_up: tuple) -> int | None:
     """Measure, in a fresh process, by how many bytes ``run(prepare(*args))`` raises resident memory above its inputs.
 
-    A fresh process, for an allocator that has freed memory before hands it out again unseen; there,
-    ``run(prepare(*warm_up))`` comes first, on something small, so that libraries are loaded. Both functions must be
-    importable. None where the system has no ``/proc/self/clear_refs`` (that is, outside Linux).
+    The process is fresh because an allocator hands out freed memory again, which would not be seen. There,
+    ``run(prepare(*warm_up))`` comes first, with small inputs, so that libraries are loaded. Both functions must be
+    importable.
+
+    Returns:
+        Bytes; None where the system has no ``/proc/self/clear_refs``, which only Linux has.
     """
     if not _CLEAR.exists():
         return None
@@ -60,7 +69,7 @@ def peak_memory(prepare: Callable[..., Any], run: Callable[[Any], Any], args: tu
 
 
 def peak_memory_cuda(run: Callable[[], Any]) -> int:
-    """Measure by how many bytes ``run()`` raises the memory allocated on the GPU."""
+    """Measure by how many bytes ``run()`` raises the memory that PyTorch has allocated on the GPU."""
     finish()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

@@ -1,4 +1,7 @@
-"""One training step, part by part: by size, by scan backend, and as the seed documents had it before and after."""
+"""One training step, part by part: by size, by scan backend, and before and after the changes that reports describe.
+
+The reports are the optimisation and integration reports of the unofficial implementation.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ from bsm.study.bench.spectra import REDUCED_LOSS, SEED_LOSS
 from bsm.study.bench.yardsticks import IndexedScan, MonoSTFT, plain_loss
 from bsm.train.recompute import recompute_blocks
 
-LARGEST = 6 << 30  # bytes that the loops' states may take; a case beyond it is left out
+LARGEST = 6 << 30  # bytes that the loops' states may take; larger cases are skipped
 LOOPS = ("sequential", "indexed")
 
 
@@ -41,7 +44,7 @@ class Variant:
 
     Attributes:
         name: for tables.
-        scan: a backend's name, or ``indexed``, the seed documents' loop.
+        scan: a backend's name, or ``indexed`` for the loop of the optimisation report.
         loss: of estimate and target.
         mono: feed the network the average of the channels.
     """
@@ -59,14 +62,14 @@ VARIANTS = (BEFORE, REDUCED, OURS)
 
 
 class Step:
-    """A model in training, whose every call is one update as in :mod:`bsm.train`.
+    """A model in training. Each call is one update, as in :mod:`bsm.train`.
 
     Args:
         variant: how the step is taken.
         model: sizes.
-        config: optimisation; ``batch_size``, ``accumulate``, ``lr``, ``clip``, ``ema_decay``, ``precision`` and
-            ``checkpoint_gradients`` count.
-        batches: gives mixtures and vocals, ``(batch, channels, samples)``, one pair for each forward pass.
+        config: optimisation. Used are ``seed``, ``accumulate``, ``lr``, ``clip``, ``ema_decay``, ``precision`` and
+            ``checkpoint_gradients``.
+        batches: yields a mixture and its vocals, ``(batch, channels, samples)``, for each forward pass.
         device: ``cpu`` or ``cuda``.
         compiled: pass each block through ``torch.compile``.
     """
@@ -103,7 +106,7 @@ class Step:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, fused=True)
 
     def __call__(self, clock: Clock | None = None) -> None:
-        """Take one update; a clock makes the parts' times known, and the step a little slower."""
+        """Take one update. A clock, if given, counts the time of each part and slows the step a little."""
         switch = clock.switch if clock else lambda *_: None
         half = self.config.precision == "bf16-mixed"
         with timed_parts(self.model, clock) if clock else nullcontext():
@@ -126,7 +129,7 @@ class Step:
 
 @contextmanager
 def noise_songs(rate: int, channels: int, *, songs: int = 4, seconds: float = 10.0) -> Iterator[Path]:
-    """Make a folder of songs of noise, four sources each, that goes away after the block: reading them costs the same.
+    """Make a temporary folder with songs of noise, four sources each; reading them costs as much as reading music.
 
     Args:
         rate: samples per second.
@@ -146,11 +149,11 @@ def noise_songs(rate: int, channels: int, *, songs: int = 4, seconds: float = 10
 
 
 def _batches(dataset: MixingDataset, batch: int) -> Iterator[list[Tensor]]:
-    yield from DataLoader(dataset, batch_size=batch)  # in this process: what it takes is seen, not hidden
+    yield from DataLoader(dataset, batch_size=batch)  # in this process, so that its time is counted
 
 
 def state_bytes(config: ModelConfig, seconds: float, batch: int) -> int:
-    """Estimate what a loop's backward pass keeps: three states a step, of every mixer and row."""
+    """Estimate the bytes that a loop keeps for its backward pass: three states per step, mixer and row."""
     tokens = batch * len(config.bands) * frames(config, seconds)
     return 3 * 4 * tokens * config.d_inner * config.d_state * 4 * config.depth
 
@@ -173,7 +176,7 @@ def breakdown(
     """Measure training steps part by part; the variants take turns, round after round.
 
     Args:
-        variants: those whose states would not fit in memory are left out.
+        variants: ways to take the step. Those with more than :data:`LARGEST` bytes of states are skipped.
         preset: size of the network.
         seconds: length of a segment, s.
         batch: segments of a step.
