@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bsm.config import ModelConfig
-from bsm.conv import causal_conv
-from bsm.mamba2 import EPS, BiMamba2Block
+from bsm.mamba2 import EPS, BiMamba2Block, CausalConv1d
 
 LOCAL_FRAMES = 15  # seen by one frame of a ``convolution`` block: seven on either side
 ROTARY_BASE = 10_000.0  # as in RoFormer
@@ -78,11 +77,12 @@ class AttentionBlock(nn.Module):
     def __init__(self, config: ModelConfig, *, rotary: bool) -> None:
         super().__init__()
         self.rotary, self.headdim = rotary, config.headdim
-        self.ahead = 3 * config.headdim * (config.heads // 2)  # channels whose convolution looks at future frames
-        width = 3 * config.d_inner
+        channels = [3 * config.headdim * heads for heads in (config.heads - config.heads // 2, config.heads // 2)]
         self.norm = nn.RMSNorm(config.dim, eps=EPS)
-        self.qkv = nn.Linear(config.dim, width, bias=False)
-        self.conv1d = nn.Conv1d(width, width, config.d_conv, groups=width)  # only holds the weights
+        self.qkv = nn.Linear(config.dim, sum(channels), bias=False)
+        self.convs = nn.ModuleList(
+            CausalConv1d(n, config.d_conv, reverse=bool(future)) for future, n in enumerate(channels) if n
+        )
         self.out_proj = nn.Linear(config.d_inner, config.dim, bias=False)
         self.feed_forward = FeedForward(config.dim, mamba2_parameters(config) - _count(self))
 
@@ -94,11 +94,8 @@ class AttentionBlock(nn.Module):
 
     def qkv_heads(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, ``(rows, heads, frames, headdim)``, of a normalised input."""
-        projected, weight, bias = self.qkv(u), self.conv1d.weight, self.conv1d.bias
-        past = projected.shape[-1] - self.ahead
-        parts = [causal_conv(projected[..., :past], weight[:past], bias[:past])]
-        if self.ahead:
-            parts.append(causal_conv(projected[..., past:], weight[past:], bias[past:], reverse=True))
+        projected = self.qkv(u).split([conv.out_channels for conv in self.convs], dim=-1)
+        parts = [conv(part) for conv, part in zip(self.convs, projected, strict=True)]
         heads = torch.cat(parts, dim=-1).unflatten(-1, (-1, 3, self.headdim))  # (rows, T, H, 3, P)
         q, k, v = heads.permute(3, 0, 2, 1, 4)
         return (rotate(q), rotate(k), v) if self.rotary else (q, k, v)

@@ -100,14 +100,15 @@ def test_attention_is_the_textbooks():
     made = block("attention")
     u = torch.randn(2, 9, DIM, dtype=torch.float64)
     q, k, v = made.qkv_heads(u)
-    projected, taps = made.qkv(u), made.conv1d.kernel_size[0]
+    projected, taps = made.qkv(u), made.convs[0].kernel_size[0]
     padded = F.pad(projected, (0, 0, taps - 1, taps - 1))
-    weight = made.conv1d.weight[:, 0]
+    weight, bias = (torch.cat([getattr(conv, n) for conv in made.convs]) for n in ("weight", "bias"))
+    weight = weight[:, 0]
     past = sum(padded[:, tap : tap + 9] * weight[:, tap] for tap in range(taps))
     future = sum(padded[:, taps - 1 + shift : taps + 8 + shift] * weight[:, taps - 1 - shift] for shift in range(taps))
     heads = projected.shape[-1] // 18
     look = torch.arange(projected.shape[-1]) // 18 >= heads - heads // 2
-    mixed = F.silu(torch.where(look, future, past) + made.conv1d.bias).unflatten(-1, (heads, 3, 6))
+    mixed = F.silu(torch.where(look, future, past) + bias).unflatten(-1, (heads, 3, 6))
     angle = torch.arange(9, dtype=torch.float64)[:, None] * 10_000.0 ** (-torch.arange(3, dtype=torch.float64) / 3)
     turn = torch.polar(torch.ones_like(angle), angle)
     for number, got in ((0, q), (1, k)):
