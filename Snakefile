@@ -66,7 +66,7 @@ def made_by_hand():
 READ_CODE = package("audio", "data/layouts", "data/mir1k", "data/musdb18", "data/tracks")
 DEMO_CODE = package("data/demo")
 DATA_CODE = DEMO_CODE if MADE else READ_CODE
-MODEL_CODE = package("bands", "config", "conv", "linear", "mamba2", "model", "scan", "stft")
+MODEL_CODE = package("bands", "config", "conv", "fast", "time_blocks", "mamba2", "model", "scan", "stft")
 TRAIN_CODE = MODEL_CODE + package(
     "activity", "audio", "baseline", "data/mixing", "data/tracks", "loss", "networks", "train"
 ) + ([] if MADE else DEMO_CODE)  # in a run's checksum of code; songs that are synthesised from it bring it along

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bsm import audio, weights
+from bsm import audio
 from bsm.config import ModelConfig
 from bsm.data.tracks import load_tracks
 from bsm.evaluate import METRICS
@@ -16,6 +16,7 @@ from bsm.model import BSMamba2
 from bsm.study import published
 from bsm.study.profiles import Profile
 from bsm.study.stats import bootstrap_interval, crossed_interval, interval_text
+from bsm.weights import registry as weights
 from bsm.weights.files import save_model
 
 RATE = 44100

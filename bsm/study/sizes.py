@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bsm import bands
 from bsm.config import ModelConfig, TrainConfig
-from bsm.linear import packed_available, packed_operations
+from bsm.fast import packed_available, packed_operations
 from bsm.model import BSMamba2
 from bsm.study.bench import repeated
 from bsm.study.bench.memory import KEPT

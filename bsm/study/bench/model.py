@@ -108,14 +108,14 @@ def direct_share(model: BSMamba2, mixture: Tensor) -> list[dict[str, Any]]:
         y, _ = scan(**values, reverse=mixer.reverse, final_state=False)
         rough, _ = scan(**values, reverse=mixer.reverse, final_state=False, backend="feedthrough")
         parts = y, values["x"] * values["D"][:, None], y - rough
-        total = energies.setdefault(name, [0.0] * len(parts))  # a mixer is called once a slab of rows
+        total = energies.setdefault(name, [0.0] * len(parts))
         energies[name] = [t + float(p.square().sum()) for t, p in zip(total, parts, strict=True)]
         lengths[name] = y.shape[1]
 
     mixers = {name: module for name, module in model.named_modules() if isinstance(module, Mamba2)}
     hooks = [module.register_forward_pre_hook(partial(measure, name)) for name, module in mixers.items()]
     try:
-        model(mixture)
+        model.mask(model.stft(mixture))  # the definition, whose mixers are called as modules
     finally:
         for hook in hooks:
             hook.remove()

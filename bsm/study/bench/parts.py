@@ -106,7 +106,7 @@ def timed_parts(
             return
         put(bsm.mamba2, "scan", SCAN)
         put(bsm.mamba2, "causal_conv", CONV)
-        put(bsm.model, "_linear", PRODUCTS)
+        put(bsm.model.BandLinear, "forward", PRODUCTS)
         put(model, "forward", STFT)
         for module in (model.band_split, model.dual_path, model.final_norm, model.mask_estimator):
             put(module, "forward", ELEMENTWISE)
