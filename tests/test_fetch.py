@@ -9,7 +9,6 @@ import zipfile
 from collections import namedtuple
 
 import pytest
-import yaml
 from click.testing import CliRunner
 
 from bsm import download
@@ -44,37 +43,22 @@ def tarred(members):
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A checkout of the test's own."""
-    (tmp_path / "data_manifest").mkdir()
-    monkeypatch.setattr(registry, "ROOT", tmp_path)
-    monkeypatch.setattr(registry, "MANIFESTS", tmp_path / "data_manifest")
+def home(tmp_path):
     return tmp_path
 
 
 @pytest.fixture
-def publish(home, http_server, url):
+def publish(write_set, http_server, url):
     """Put a file on the server, and say in the manifest how it can be had."""
 
     def put(body, how="good", file="set.zip", **values):
         http_server.body = body
-        archive = {"file": file, "url": f"{url}/{how}", "size": len(body), "verified": False}
-        archive["checksum"] = f"md5:{hashlib.md5(body).hexdigest()}"
-        known = {
-            "title": "a set",
-            "source": "https://a.org",
-            "licence": "none stated",
-            "files": [archive | values],
-            "inside": "Set",
-            "layout": "folders",
-            "rate": 8000,
-            "channels": 1,
-            "sources": ["vocals", "other"],
-            "mixture": "none",
-            "splits": {"test": {"songs": 1, "names": ["b"]}},
-            "citation": "nobody",
-        }
-        (home / "data_manifest" / "set.yaml").write_text(yaml.safe_dump(known, sort_keys=False))
+        checksum = f"md5:{hashlib.md5(body).hexdigest()}"
+        archive = {"file": file, "url": f"{url}/{how}", "size": len(body), "checksum": checksum, "verified": False}
+        splits = {"test": {"songs": 1, "names": ["b"]}}
+        write_set(
+            archive | values, inside="Set", channels=1, sources=["vocals", "other"], mixture="none", splits=splits
+        )
         return http_server
 
     return put

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import yaml
 from click.testing import CliRunner
 
 from bsm import audio
@@ -32,38 +31,19 @@ def write_song(folder, seed, suffix=".wav", subtype="PCM_16", samples=SAMPLES, r
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(write_set, monkeypatch):
     """A good data set called `set`, with a manifest."""
-    known = {
-        "title": "a set",
-        "source": "https://a.org",
-        "licence": "none stated",
-        "files": [
-            {"file": "set.zip", "url": "https://a.org/set.zip", "size": None, "checksum": None, "verified": False}
-        ],
-        "layout": "folders",
-        "rate": RATE,
-        "channels": 2,
-        "sources": list(SOURCES),
-        "mixture": "sum",
-        "splits": {
-            "train": {"songs": 2, "names": ["Ünö - Süng", "Two"]},
-            "valid": {"songs": 1, "names": ["Held Out"], "folder": "train"},
-            "test": {"songs": 1, "names": ["Three"]},
-        },
-        "citation": "nobody",
+    archive = {"file": "set.zip", "url": "https://a.org/set.zip", "size": None, "checksum": None, "verified": False}
+    splits = {
+        "train": {"songs": 2, "names": ["Ünö - Süng", "Two"]},
+        "valid": {"songs": 1, "names": ["Held Out"], "folder": "train"},
+        "test": {"songs": 1, "names": ["Three"]},
     }
-    (tmp_path / "data_manifest").mkdir()
-    text = yaml.safe_dump(known, sort_keys=False, allow_unicode=True).replace("\n- file", "\n  - file")
-    text = text.replace("\n  url", "\n    url").replace("\n  size", "\n    size")
-    text = text.replace("\n  checksum", "\n    checksum").replace("\n  verified", "\n    verified")
-    (tmp_path / "data_manifest" / "set.yaml").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(registry, "ROOT", tmp_path)
-    monkeypatch.setattr(registry, "MANIFESTS", tmp_path / "data_manifest")
+    home = write_set(archive, channels=2, sources=list(SOURCES), mixture="sum", splits=splits)
     monkeypatch.setattr(check, "_BLOCK", 0.4)  # seconds: four blocks a song, the last one short
     for name, seed in SONGS.items():
-        write_song(tmp_path / "data" / "set" / name, seed)
-    return tmp_path / "data" / "set"
+        write_song(home / "data" / "set" / name, seed)
+    return home / "data" / "set"
 
 
 def faults(target):
@@ -238,6 +218,8 @@ def test_a_folder_by_its_path(root, tmp_path):
     assert f"{flat}/e/vocals.wav: missing: a song without vocals" in found
     assert len(found) == 6
     assert faults(flat / "a") == []  # a single song
+    rewrite(flat / "a" / "bass.wav", lambda x: x[:, :1])
+    assert faults(flat / "a") == [f"{flat}/a/bass.wav: 1 channel(s) where the song's other files have 2"]
 
 
 def test_clips(tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from bsm import audio
 from bsm.data import fetch, mir1k, musdb18, registry
 from bsm.data.registry import DataSet
 from bsm.data.tracks import ACCOMPANIMENT, MIXTURE, SUFFIXES, VOCALS, AudioFile, Source, song_files, source_names
@@ -88,7 +89,8 @@ def verify(target: str | Path, *, fill: bool = False) -> list[Finding]:
     if not songs:
         raise InputError(f"{root}: no songs in it, neither <song>/vocals.wav, <song>.stem.mp4 nor clips of MIR-1K")
     found = [*_check_download(known, fill), *_check_names(known, songs)] if known else []
-    rate = known.rate if known else _usual_rate(songs)
+    headers = [_header(part) for song in songs for part in song.parts.values()]
+    rate = known.rate if known else _usual([header.rate for header in headers if isinstance(header, audio.AudioInfo)])
     for song in tqdm(songs, desc="verifying", unit="song"):
         found += _check_song(song, rate, known)
     return found
@@ -124,15 +126,11 @@ def _stem_song(path: Path) -> Song:
         return Song(path, name, {}, unreadable=_why(path, error))
 
 
-def _usual_rate(songs: list[Song]) -> int:
-    rates: Counter[int] = Counter()
-    for song in songs:
-        for part in song.parts.values():
-            try:
-                rates[part.info.rate] += 1
-            except InputError:
-                continue  # _check_song reports it
-    return rates.most_common(1)[0][0] if rates else 0
+def _header(part: Source) -> audio.AudioInfo | InputError:
+    try:
+        return part.info
+    except InputError as error:
+        return error
 
 
 def _check_download(known: DataSet, fill: bool) -> Iterator[Finding]:
@@ -184,32 +182,32 @@ def _check_song(song: Song, rate: int, known: DataSet | None) -> list[Finding]:
     """
     if song.unreadable:
         return [Finding(song.place, f"unreadable: {song.unreadable}")]
-    found, infos = [], {}
     wanted = [VOCALS] if known is None else [*known.sources, *([MIXTURE] if known.mixture != "none" else [])]
     suffix = next((part.path.suffix for part in song.parts.values()), ".wav")
-    for name in wanted:
-        if name not in song.parts:
-            where = song.place / f"{name}{suffix}"
-            found.append(Finding(where, f"missing: {'a song without vocals' if name == VOCALS else name}"))
+    found = [
+        Finding(song.place / f"{name}{suffix}", f"missing: {'a song without vocals' if name == VOCALS else name}")
+        for name in wanted
+        if name not in song.parts
+    ]
+    infos = {}
     for name, part in song.parts.items():
-        try:
-            infos[name] = part.info
-        except InputError as error:
-            found.append(Finding(part.path, f"unreadable: {_why(part.path, error)}"))
+        if isinstance(header := _header(part), InputError):
+            found.append(Finding(part.path, f"unreadable: {_why(part.path, header)}"))
             continue
+        infos[name] = header
         if (lacking := _lacking(part.path)) > 0:
             found.append(Finding(part.path, f"truncated: {lacking:,} bytes fewer than its header says"))
-        if infos[name].rate != rate:
-            found.append(Finding(part.path, f"{infos[name].rate} Hz where the data set has {rate}"))
-        if known and infos[name].channels != known.channels:
-            text = f"{infos[name].channels} channel(s) where the data set has {known.channels}"
-            found.append(Finding(part.path, _label(song, name) + text))
-    for what in ("samples",) if known else ("samples", "channels"):
-        usual = Counter(getattr(info, what) for info in infos.values()).most_common(1)
-        for name, info in infos.items():
-            if (value := getattr(info, what)) != usual[0][0]:
-                text = f"{value} {what} where the song's other files have {usual[0][0]}"
-                found.append(Finding(song.parts[name].path, _label(song, name) + text))
+    others = "the song's other files have"
+    usual_channels, usual_samples = (_usual([getattr(i, of) for i in infos.values()]) for of in ("channels", "samples"))
+    channels, whose = (known.channels, "the data set has") if known else (usual_channels, others)
+    for name, info in infos.items():
+        path, label = song.parts[name].path, _label(song, name)
+        if info.rate != rate:
+            found.append(Finding(path, f"{info.rate} Hz where the data set has {rate}"))
+        if info.channels != channels:
+            found.append(Finding(path, f"{label}{info.channels} channel(s) where {whose} {channels}"))
+        if info.samples != usual_samples:
+            found.append(Finding(path, f"{label}{info.samples} samples where {others} {usual_samples}"))
     found += _check_samples(song, {name: song.parts[name] for name in infos}, sound=not found)
     return list(dict.fromkeys(found))  # one finding for a file that holds several sounds
 
@@ -274,6 +272,10 @@ class _Sum:
         if coded:
             return f"{text}, as it was coded apart"
         return f"{text}, {self.peak / step:.0f} steps of {self.bits} bits at most where {allowed} are allowed"
+
+
+def _usual(values: list[int]) -> int:
+    return Counter(values).most_common(1)[0][0] if values else 0
 
 
 def _why(path: Path, error: InputError) -> str:

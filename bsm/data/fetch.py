@@ -48,11 +48,13 @@ def fetch(name: str, source: str | None = None) -> Path:
         raise InputError(f"{name!r} is made here, not fetched: {wanted.made_by}")
     if source and len(wanted.files) > 1:
         raise InputError(f"{name!r} has {len(wanted.files)} files, so --from cannot name the one to take")
-    if wanted.state == "here" and record(wanted) is None:
+    if record(wanted) is None and wanted.state == "here":
         raise InputError(
             f"{wanted.place}: is there, but not from `bsm data fetch`; check it with `bsm data verify {name}`, or "
             "move it away"
         )
+    if record(wanted) is not None and not wanted.work.exists():
+        return wanted.place
     try:
         with download.alone(wanted.work / "lock", repr(name)):
             if record(wanted) is None:
