@@ -24,7 +24,7 @@ from bsm.study.figures import COLOURS
 
 MODELS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "BSMamba2": BSMamba2,
-    "BS-RoFormer": lambda config: BSRoformer(RoformerConfig.beside(config)),
+    "BS-RoFormer": lambda config: BSRoformer(RoformerConfig.like(config)),
 }
 THREADS = 2
 WARM_UP = 0.5  # seconds of audio that load libraries and wake the allocator before anything is measured
