@@ -38,7 +38,8 @@ def obtain(
         The checked file: ``target``, or the local file in its own place.
 
     Raises:
-        InputError: the file is missing, the connection fails, the disk is full, or the server sends another file.
+        InputError: the local file is missing, the connection fails, the disk is full, the file is not the recorded one,
+            or another process is downloading it.
     """
     if target.is_file() and fault_of(target, size, checksum) is None:
         return target
@@ -51,15 +52,16 @@ def obtain(
         return path
     part = part_of(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        need_space(target.parent, (size or 0) - _size(part) + room, what)
-        _download(source, part, what, size)
-        if fault := fault_of(part, size, checksum):
-            refused = part.replace(target.with_name(f"{target.name}.refused"))
-            raise InputError(
-                f"{source}: not the recorded file: {fault}; kept as {refused}, not used. Try another source with --from"
-            )
-        part.replace(target)
+        with alone(target.with_name(f"{target.name}.lock"), what):
+            need_space(target.parent, (size or 0) - _size(part) + room, what)
+            _download(source, part, what, size)
+            if fault := fault_of(part, size, checksum):
+                refused = part.replace(target.with_name(f"{target.name}.refused"))
+                raise InputError(
+                    f"{source}: not the recorded file: {fault}; kept as {refused}, not used. Try another source with "
+                    "--from"
+                )
+            part.replace(target)
     except requests.RequestException as error:
         raise InputError(
             f"{source}: {_reason(error)}; {_size(part):,} of {_count(size)} bytes are here and kept. Run the same "
@@ -77,7 +79,7 @@ def part_of(target: Path) -> Path:
 
 @contextlib.contextmanager
 def alone(lock: Path, what: str) -> Iterator[None]:
-    """Hold a lock file during the block, so that two processes never fetch the same thing at once.
+    """Hold a lock file during the block, in which no other process fetches the same thing.
 
     Raises:
         InputError: another process holds the lock.

@@ -59,7 +59,7 @@ def fetch(name: str, source: str | None = None) -> Path:
         with download.alone(wanted.work / "lock", repr(name)):
             if record(wanted) is None:
                 _fetch(wanted, source)
-            shutil.rmtree(wanted.work)
+            shutil.rmtree(wanted.work, ignore_errors=True)  # on NFS the open lock file stays until it is closed
     except OSError as error:
         raise InputError(f"{wanted.work}: {error}; fix that and run the same command again") from error
     return wanted.place

@@ -106,7 +106,7 @@ def fetch(name: str, source: str | None = None) -> Path:
         source: another address (http, https) of the file, or a local path, which is copied.
 
     Raises:
-        InputError: no weights have that name; another process fetches them; or :func:`bsm.download.obtain` fails.
+        InputError: no weights have that name, or :func:`bsm.download.obtain` fails.
     """
     wanted = entry(name)
     if wanted.path:
@@ -114,9 +114,8 @@ def fetch(name: str, source: str | None = None) -> Path:
             raise InputError(f"weights {name!r} are made here, not fetched: {wanted.made_by} (or load a file by path)")
         return locate(name)
     file, what = wanted.files[0], f"weights {name!r}"
-    with download.alone(wanted.place.with_name(f"{file.file}.lock"), what):
-        found = download.obtain(source or file.url, wanted.place, what=what, size=file.size, checksum=file.checksum)
-        if found != wanted.place:
-            with replacing(wanted.place) as temporary:
-                shutil.copyfile(found, temporary)
+    found = download.obtain(source or file.url, wanted.place, what=what, size=file.size, checksum=file.checksum)
+    if found != wanted.place:
+        with replacing(wanted.place) as temporary:
+            shutil.copyfile(found, temporary)
     return wanted.place
