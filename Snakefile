@@ -75,7 +75,7 @@ TRAINING = (  # values of the profile that a trained model depends on
     "skip_bad", "processes", "schedule", "warmup", "patience", "max_skipped", "clip", "silence_probability", "gain",
     "keep_best", "checkpoint_gradients",
 )
-SCORE_CODE = READ_CODE + package("evaluate", "metrics", "separate", "study/figures", "study/stats")
+SCORE_CODE = READ_CODE + package("evaluate", "inference", "metrics", "study/figures", "study/stats")
 
 
 rule all:
@@ -288,10 +288,10 @@ rule occurrence_notebook:
 
 
 rule structure:
-    input: "tests/compare_seed.py", "tests/seed_model.py", MODEL_CODE, package("loss")
+    input: MODEL_CODE, package("loss", "study/bench/spectra", "study/structure", "study/unofficial")
     output: f"{REPORTS}/results/structure.json"
     resources: mem_mb=8000, runtime=30
-    shell: "python tests/compare_seed.py {output}"
+    shell: "python -m bsm.study.structure {output}"
 
 
 rule data_loading:

@@ -96,7 +96,7 @@ class BSRoformer(nn.Module):
             from bs_roformer.bs_roformer import BSRoformer as Network  # slow to import
             from bs_roformer.bs_roformer import MaskEstimator
         except ImportError as error:
-            raise BackendUnavailable(f"BS-RoFormer needs the package bs-roformer ({error}): pip install bs-roformer") from error
+            raise BackendUnavailable(f"BS-RoFormer needs bs-roformer ({error}): pip install bs-roformer") from error
         self.config = config
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "A window was not provided")  # here the package only counts bins

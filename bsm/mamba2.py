@@ -33,6 +33,39 @@ class GatedRMSNorm(nn.Module):
         return F.rms_norm(y * F.silu(z), y.shape[-1:], self.weight, EPS)
 
 
+class CausalConv1d(nn.Conv1d):
+    """Apply :func:`bsm.conv.causal_conv` to ``(batch, length, channels)``, one filter per channel.
+
+    Args:
+        channels: in and out.
+        taps: steps that one output sees.
+        reverse: look at later steps instead of earlier ones.
+    """
+
+    def __init__(self, channels: int, taps: int, *, reverse: bool = False) -> None:
+        super().__init__(channels, channels, taps, groups=channels)
+        self.reverse = reverse
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve and apply SiLU; the shape stays."""
+        return causal_conv(x, self.weight, self.bias, reverse=self.reverse)
+
+
+class Scan(nn.Module):
+    """Apply :func:`bsm.scan.scan` with a fixed backend and direction.
+
+    It has no parameters. As a module it can be followed by hooks, and replaced in a benchmark.
+    """
+
+    def __init__(self, backend: str = "auto", *, reverse: bool = False) -> None:
+        super().__init__()
+        self.backend, self.reverse = backend, reverse
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Return ``y``, ``(batch, length, heads, headdim)``, from ``x``, ``dt``, ``A``, ``B``, ``C`` and ``D``."""
+        return scan(**inputs, backend=self.backend, reverse=self.reverse, final_state=False)[0]
+
+
 class Mamba2(nn.Module):
     """Mix a sequence ``(batch, length, dim)`` along its length with one Mamba-2 mixer.
 
@@ -62,9 +95,10 @@ class Mamba2(nn.Module):
         heads = inner // headdim  # H
         conv_channels = inner + 2 * d_state  # x, B and C
         self.sizes = inner, d_state, heads
-        self.headdim, self.reverse, self.backend = headdim, reverse, backend
+        self.headdim = headdim
         self.in_proj = nn.Linear(dim, inner + conv_channels + heads, bias=False)  # z, (x, B, C), dt
-        self.conv1d = nn.Conv1d(conv_channels, conv_channels, d_conv, groups=conv_channels)  # only holds the weights
+        self.conv1d = CausalConv1d(conv_channels, d_conv, reverse=reverse)
+        self.ssm = Scan(backend, reverse=reverse)
         self.dt_bias = nn.Parameter(torch.empty(heads))
         self.A_log = nn.Parameter(torch.empty(heads))
         self.D = nn.Parameter(torch.ones(heads))
@@ -92,24 +126,19 @@ class Mamba2(nn.Module):
 
     def scan(self, projected: Tensor) -> Tensor:
         """Convolve and scan ``in_proj``'s output without the gate; return ``(batch, length, inner)``."""
-        y, _ = scan(**self.scan_inputs(projected), backend=self.backend, reverse=self.reverse, final_state=False)
-        return y.flatten(2)  # (batch, length, H P)
-
-    def scan_inputs(self, projected: Tensor) -> dict[str, Tensor]:
-        """Return the arguments of :func:`bsm.scan.scan` made of ``in_proj``'s output without the gate."""
         inner, state, heads = self.sizes
         xBC, dt = projected.tensor_split([inner + 2 * state], dim=-1)
-        xBC = causal_conv(xBC, self.conv1d.weight, self.conv1d.bias, reverse=self.reverse)
-        x, B, C = xBC.split([inner, state, state], dim=-1)
+        x, B, C = self.conv1d(xBC).split([inner, state, state], dim=-1)
         dt = dt.to(torch.promote_types(dt.dtype, torch.float32))  # steps and states stay in full precision
-        return {
-            "x": x.unflatten(-1, (heads, self.headdim)),  # (batch, length, H, P)
-            "dt": F.softplus(dt + self.dt_bias),  # (batch, length, H)
-            "A": -torch.exp(self.A_log),  # (H,)
-            "B": B[:, :, None],  # (batch, length, 1 group, N)
-            "C": C[:, :, None],
-            "D": self.D,
-        }
+        y = self.ssm(
+            x=x.unflatten(-1, (heads, self.headdim)),  # (batch, length, H, P)
+            dt=F.softplus(dt + self.dt_bias),  # (batch, length, H)
+            A=-torch.exp(self.A_log),  # (H,)
+            B=B[:, :, None],  # (batch, length, 1 group, N)
+            C=C[:, :, None],
+            D=self.D,
+        )
+        return y.flatten(2)  # (batch, length, H P)
 
 
 class Direction(nn.Module):

@@ -27,14 +27,12 @@ def noise(seed, samples=8000, channels=2):
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def own(tmp_path, monkeypatch, write_song):
     """A profile of its own with two songs per split; takes further values."""
     monkeypatch.setattr(profiles, "ROOT", tmp_path)
     for split in ("train", "valid", "test"):
         for song in "ab":
-            (tmp_path / "data/own" / split / song).mkdir(parents=True)
-            audio.write(tmp_path / "data/own" / split / song / "vocals.wav", noise(0), 44100)
-            audio.write(tmp_path / "data/own" / split / song / "other.wav", noise(1), 44100)
+            write_song(tmp_path / "data/own" / split / song, 8000 / 44100)
     (tmp_path / "own.yaml").write_text(json.dumps(VALUES))
     return lambda **values: Profile.of(str(tmp_path / "own.yaml"), **values)
 

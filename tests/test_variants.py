@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-import seed_model
 from bsm import bands
 from bsm.config import LossConfig, ModelConfig, StftConfig, TrainConfig
 from bsm.errors import InputError
@@ -11,7 +10,7 @@ from bsm.inference import separate
 from bsm.loss import bsmamba2_loss
 from bsm.mamba2 import BiMamba2Block
 from bsm.model import BSMamba2
-from bsm.study import variants
+from bsm.study import unofficial, variants
 from bsm.study.profiles import Profile
 from bsm.weights.files import export_author, load_model, save_model
 
@@ -154,7 +153,7 @@ def test_reshaped_time_path_is_the_described_one():
     config = TINY.replace(time_path="reshaped", depth=2)
     torch.manual_seed(0)
     ours = BSMamba2(config).dual_path.double()
-    described = seed_model.DualPath(seed_model.SeedConfig(dim=config.dim, depth=config.depth))
+    described = unofficial.DualPath(unofficial.UnofficialConfig(dim=config.dim, depth=config.depth))
     described.layers = ours.layers
     x = torch.randn(2, 5, 11, config.dim, dtype=torch.double)  # (b, bands, t, dim)
     made = ours(x)
@@ -174,7 +173,7 @@ def test_real_mask_is_the_described_one():
     spec = network.stft(wave)
     factors = torch.view_as_real(network.mask(spec))
     assert 0.9 < factors.abs().max() <= 1
-    expected = seed_model.SeedModel.apply_mask(factors, spec)
+    expected = unofficial.UnofficialModel.apply_mask(factors, spec)
     torch.testing.assert_close(network(wave), network.stft.inverse(expected, wave.shape[-1]))
 
 
