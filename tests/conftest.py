@@ -1,12 +1,16 @@
 """What several test files use: a small model, small songs, a local web server, one thread for PyTorch, log levels."""
 
 import http.server
+import json
 import logging
 import threading
 
 import numpy as np
 import pytest
 import torch
+import yaml
+
+from bsm.data import registry
 
 from bsm import audio, bands
 from bsm.config import ModelConfig, StftConfig
@@ -137,6 +141,24 @@ def http_server(no_proxy):
 @pytest.fixture
 def url(http_server):
     return f"http://127.0.0.1:{http_server.server_port}"
+
+
+@pytest.fixture
+def write_set(tmp_path, monkeypatch):
+    """Write the manifest of a data set `set` into a checkout of the test's own; return the checkout."""
+    (tmp_path / "data_manifest").mkdir()
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    monkeypatch.setattr(registry, "MANIFESTS", tmp_path / "data_manifest")
+
+    def write(archive, **values):
+        about = {"title": "a set", "source": "https://a.org", "licence": "none stated", "citation": "nobody"}
+        text = yaml.safe_dump(about | {"layout": "folders", "rate": 8000} | values, allow_unicode=True)
+        fields = [f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in archive.items()]
+        text += "files:\n  - " + "\n    ".join(fields) + "\n"
+        (tmp_path / "data_manifest" / "set.yaml").write_text(text, encoding="utf-8")
+        return tmp_path
+
+    return write
 
 
 @pytest.fixture(scope="module")

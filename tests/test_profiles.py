@@ -56,7 +56,7 @@ def test_every_profile_makes_its_data_or_says_what_to_fetch(name, tmp_path, monk
     if "fetch" in profile.values:
         known = registry.load(profile.fetch)
         assert f"`bsm data fetch {profile.fetch}`" in str(error.value)
-        assert known.folder.name == profile.data
+        assert known.place.name == profile.data
         model = ModelConfig.preset(profile.model)
         assert (known.rate, known.channels) == (model.sample_rate, model.channels)
 
