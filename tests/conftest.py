@@ -10,10 +10,9 @@ import pytest
 import torch
 import yaml
 
-from bsm.data import registry
-
 from bsm import audio, bands
 from bsm.config import ModelConfig, StftConfig
+from bsm.data import registry
 from bsm.model import BSMamba2
 
 
