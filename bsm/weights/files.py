@@ -1,10 +1,9 @@
-"""Weights and training states on disk: written whole or not at all, read without running anything they hold."""
+"""Weights on disk: written whole or not at all, read without running anything they hold."""
 
 from __future__ import annotations
 
 import json
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -183,25 +182,3 @@ def _check(wanted: dict[str, Tensor], tensors: dict[str, Any], names: dict[str, 
             faults.append(f"{file} has {tuple(given.shape)}, wanted {tuple(wanted[name].shape)}")
     if faults:
         raise InputError(f"its tensors do not fit the model: {'; '.join(faults)}")
-
-
-def save_state(path: Path, state: dict[str, Any]) -> Path:
-    """Write a training state: nested dictionaries of tensors and plain values."""
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
-    return path
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read a training state onto the CPU.
-
-    Raises:
-        InputError: damaged, or holding more than tensors and plain values.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path}: damaged training checkpoint ({reason}); delete it to train from the start"
-        ) from error

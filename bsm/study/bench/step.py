@@ -30,7 +30,7 @@ from bsm.study.bench import SEED, repeated
 from bsm.study.bench.parts import DATA, LOSS, OPTIMISER, STFT, Clock, timed_parts
 from bsm.study.bench.spectra import REDUCED_LOSS, SEED_LOSS
 from bsm.study.bench.yardsticks import MonoSTFT, indexed_scan, plain_loss
-from bsm.train.recompute import recompute_blocks
+from bsm.train.trainer import recompute_blocks
 
 LARGEST = 6 << 30  # bytes that the loops' states may take; a case beyond it is left out
 LOOPS = ("sequential", "indexed")
