@@ -200,16 +200,16 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class LossConfig(_Config):
-    """The training loss (REFERENCE: author's defaults, for 44.1 kHz); the other values exist for the ablations.
+    """The training loss. The defaults are those of the author's code, for 44.1 kHz; the ablations use other values.
 
     Attributes:
-        windows: STFT window lengths in samples, one term each.
+        windows: STFT window lengths in samples, one term of the loss each.
         hop_length: samples between frames, for every window.
-        min_fft: transforms are at least this long; shorter windows are zero-padded to it.
-        waveform_weight: factor of the waveform L1.
-        magnitude: compare magnitudes instead of complex values (blind to phase).
-        mean: average the windows' terms instead of summing them.
-        center: centred frames with reflection at the ends.
+        min_fft: smallest transform in samples; a shorter window is zero-padded to it.
+        waveform_weight: factor of the waveform's L1 term.
+        magnitude: compare magnitudes instead of complex values; this ignores phase.
+        mean: average the terms of the windows instead of summing them.
+        center: centre the frames, with reflection at the ends.
     """
 
     windows: tuple[int, ...] = (4096, 2048, 1024, 512, 256)
@@ -222,10 +222,10 @@ class LossConfig(_Config):
 
     @classmethod
     def at_rate(cls, rate: int) -> Self:
-        """Return the paper's loss for another sample rate: its windows and hop last as long as at 44.1 kHz.
+        """Return the paper's loss for another sample rate, with windows and hop of the same duration.
 
-        What they resolve is a matter of seconds and Hz, and so the terms, and their weights against each other, keep
-        their meaning. Windows are rounded to multiples of 4 samples, which leaves them within 1 % at 16 kHz.
+        A window resolves times and frequencies in s and Hz. At equal durations, the terms keep their meaning and their
+        weights. Window lengths are rounded to multiples of 4 samples, an error below 1 % at 16 kHz.
 
         Args:
             rate: Hz.
@@ -242,35 +242,41 @@ class LossConfig(_Config):
 
 
 SCHEDULES = ("constant", "cosine")
+NO_EFFECT = ("workers", "checkpoint_every", "keep_best", "max_skipped", "checkpoint_gradients")
+"""Fields of :class:`TrainConfig` that cannot change a training's weights, so that a run may go on with other values.
+
+They choose who reads the data, which files are kept, when a training gives up, and memory against time: gradients
+computed twice are equal bit for bit.
+"""
 
 
 @dataclass(frozen=True)
 class TrainConfig(_Config):
-    """Optimisation and sampling; the defaults are the author's, in one process (:meth:`preset` has both).
+    """Optimisation and sampling. The defaults are the author's, in one process (:meth:`preset` has his two).
 
     Attributes:
         steps: optimiser updates.
         batch_size: segments per process and forward pass.
         accumulate: forward passes per update and process.
-        processes: processes that ``accumulate`` is meant for; where there are more or fewer, each makes fewer or more
-            passes, so that an update always takes :attr:`update_segments`.
+        processes: number of processes that ``accumulate`` is meant for. Another number of processes makes more or
+            fewer passes each: an update always takes :attr:`update_segments`.
         segment_seconds: length of a training segment, s.
         lr: AdamW learning rate, the highest of the schedule.
         schedule: ``constant``, or ``cosine``, which falls to 0 at the last update.
-        warmup: updates over which the rate first rises in a straight line.
-        clip: gradient norm ceiling.
-        ema_decay: decay of the averaged weights, which are the ones evaluated and published.
+        warmup: updates over which the learning rate first rises linearly.
+        clip: largest norm of the gradient.
+        ema_decay: decay of the averaged weights, which are evaluated and published.
         validate_every: updates between validations.
-        patience: validations without a better uSDR after which training stops early; 0 never stops it.
-        keep_best: checkpoints of averaged weights that are kept, by validation uSDR.
+        patience: validations without a better uSDR after which training stops early; 0 for no early stop.
+        keep_best: number of averaged weights that are kept, by validation uSDR.
         checkpoint_every: updates between checkpoints.
-        max_skipped: updates in a row, left out because loss or gradient was not finite, after which training fails.
-        checkpoint_gradients: keep the blocks' inputs alone and compute a block again for its gradients: less memory,
+        max_skipped: updates in a row, skipped because loss or gradient was not finite, after which training fails.
+        checkpoint_gradients: keep each block's input only, and compute the block again for its gradients: less memory,
             more time, the same gradients.
         workers: data loader processes; 0 reads in the main process.
         precision: Lightning Fabric's name, such as ``32-true`` or ``bf16-mixed``.
-        seed: seeds the initial weights and the sampled segments.
-        silence_probability: chance that a source is left out of a training mixture.
+        seed: seed of the initial weights and of the sampled segments.
+        silence_probability: probability that a source is left out of a training mixture.
         gain: range of the uniform gain of each source.
         loss: the training loss.
     """
@@ -315,12 +321,13 @@ class TrainConfig(_Config):
 
     @classmethod
     def preset(cls, name: str) -> Self:
-        """Return a named recipe: ``paper``, the author's on two GPUs (REFERENCE, section 3).
+        """Return named settings: ``paper``, those of the author's code on two GPUs.
 
-        60 segments an update, 2000 epochs of 100 updates at most, validation and checkpoint after each.
+        An update takes 60 segments. Training makes at most 2000 epochs of 100 updates, and validates and saves a
+        checkpoint after each epoch.
 
         Raises:
-            InputError: an unknown name.
+            InputError: The name is unknown.
         """
         if name != "paper":
             raise InputError(f"unknown training preset {name!r}; choose paper")

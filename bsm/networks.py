@@ -51,6 +51,12 @@ def build(config: ModelConfig | RoformerConfig) -> nn.Module:
     return NETWORKS[network_name(config)][1](config)
 
 
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """Return a network's time and band blocks, in the order in which they are computed."""
+    layers = model.network.layers if isinstance(model, BSRoformer) else model.dual_path.layers
+    return [block for layer in layers for block in layer]
+
+
 def _check(name: str) -> None:
     if name not in NETWORKS:
         raise InputError(f"there is no network {name!r}; choose one of: {', '.join(NETWORKS)}")

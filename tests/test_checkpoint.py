@@ -19,7 +19,7 @@ from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
 from bsm.model import BSMamba2
 from bsm.weights.author import to_author
-from bsm.weights.files import export_author, load_model, load_state, save_model, save_state
+from bsm.weights.files import export_author, load_model, save_model
 
 SMALL = ModelConfig(
     stft=StftConfig(512), bands=(2, 3, 12, 240), dim=8, depth=2, d_state=4, headdim=4, expand=2, mask_expansion=3
@@ -493,15 +493,3 @@ def test_no_such_file(tmp_path):
     for name in (tmp_path / "none.ckpt", tmp_path, "nonesuch"):
         with pytest.raises(InputError, match="no such weights file"):
             load_model(name)
-
-
-def test_training_state_round_trip_and_refusals(tmp_path):
-    path = save_state(tmp_path / "s.ckpt", {"model": {"a": torch.ones(2)}, "step": 3})
-    assert load_state(path)["step"] == 3
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match="damaged training checkpoint"):
-        load_state(path)
-    saved({"x": Attacker(tmp_path / "marker")}, path)
-    with pytest.raises(InputError):
-        load_state(path)
-    assert not (tmp_path / "marker").exists()

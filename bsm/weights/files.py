@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -195,25 +194,3 @@ def _check(wanted: dict[str, Tensor], tensors: dict[str, Any], strict: bool) -> 
 def _some(names: list[str], separator: str = ", ") -> str:
     more = len(names) - NAMED
     return separator.join([*names[:NAMED], *([f"and {more} more"] if more > 0 else [])])
-
-
-def save_state(path: Path, state: dict[str, Any]) -> Path:
-    """Write a training state: nested dictionaries of tensors and plain values."""
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
-    return path
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read a training state onto the CPU.
-
-    Raises:
-        InputError: damaged, or holding more than tensors and plain values.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path}: damaged training checkpoint ({reason}); delete it to train from the start"
-        ) from error

@@ -32,7 +32,7 @@ from bsm.study.bench import SEED, repeated
 from bsm.study.bench.parts import DATA, LOSS, OPTIMISER, Clock, timed_parts
 from bsm.study.bench.spectra import REDUCED_LOSS, SEED_LOSS
 from bsm.study.bench.yardsticks import IndexedScan, MonoSTFT, plain_loss
-from bsm.train.recompute import recompute_blocks
+from bsm.train.trainer import recompute_blocks
 
 LARGEST = 6 << 30  # bytes that the loops' states may take; larger cases are skipped
 LOOPS = ("sequential", "indexed")
