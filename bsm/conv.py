@@ -16,7 +16,7 @@ from bsm.errors import BackendUnavailable
 
 log = logging.getLogger(__name__)
 
-PIECE = 512  # steps
+PIECE = 1 << 18  # elements
 CUDA_TAPS = (2, 3, 4)  # those that the compiled kernel knows
 CUDA_ALIGNMENT = 8  # elements: what the kernel asks of the strides of channels-last data
 
@@ -115,55 +115,84 @@ def _cuda(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
 BACKENDS = {"shifted": _shifted, "conv1d": _conv1d, "cuda": _cuda}
 
 
-def _pieces(batch: int, length: int, on_cpu: bool) -> Iterator[tuple[slice, slice]]:
-    """Cut rows and steps into pieces that stay in a core's cache through all passes over them; one piece on a GPU."""
-    size = PIECE if on_cpu else batch * length
-    rows = max(1, size // length)
+def _pieces(x: Tensor) -> Iterator[tuple[slice, int, int]]:
+    """Cut rows and steps into pieces that stay in the cache through all passes over them; one piece on a GPU.
+
+    Yields the rows, the first step and the step after the last.
+    """
+    batch, length, channels = x.shape
+    steps = max(1, PIECE // channels) if x.device.type == "cpu" else batch * length
+    rows = max(1, steps // length)
     for row in range(0, batch, rows):
-        for step in range(0, length, size):
-            yield slice(row, row + rows), slice(step, min(step + size, length))
+        for first in range(0, length, steps):
+            yield slice(row, row + rows), first, min(first + steps, length)
 
 
-def _shifts(length: int, taps: int, reverse: bool, steps: slice) -> Iterator[tuple[int, slice, slice]]:
-    """Yield, for every tap but the present step's: the tap, the steps written, counted within ``steps``, those read."""
-    for shift in range(1, taps):
-        offset = shift if reverse else -shift
-        first, last = max(steps.start, -offset), min(steps.stop, length - offset)
-        if first < last:
-            yield taps - 1 - shift, slice(first - steps.start, last - steps.start), slice(first + offset, last + offset)
+def _window(values: Tensor, first: int, last: int) -> Tensor:
+    """Return steps ``first`` to ``last`` of ``(rows, steps, channels)``, with zeros outside the sequence."""
+    before, after = max(0, -first), max(0, last - values.shape[1])
+    inside = values[:, max(0, first) : last]
+    return F.pad(inside, (0, 0, before, after)) if before or after else inside
+
+
+def _weighted(window: Tensor, taps: list[Tensor], bias: Tensor | None, out: Tensor) -> Tensor:
+    """Write the sum of ``taps`` times the window, shifted by a step for each tap, into ``out``."""
+    steps = out.shape[1]
+    if bias is None:
+        torch.mul(window[:, :steps], taps[0], out=out)
+    else:
+        torch.addcmul(bias, window[:, :steps], taps[0], out=out)
+    for shift, tap in enumerate(taps[1:], 1):
+        out.addcmul_(window[:, shift : shift + steps], tap)
+    return out
 
 
 class _CausalConv(torch.autograd.Function):
+    """The convolution, then SiLU, ``y sigmoid(y)``. Keeps the sigmoid, because its exponential is the costly part."""
+
     @staticmethod
     def forward(ctx, x, weight, bias, reverse):
-        taps = weight.squeeze(1).mT.contiguous()  # (taps, channels)
-        wanted = any(ctx.needs_input_grad)
-        dtype = torch.promote_types(x.dtype, taps.dtype)
-        y = torch.empty(x.shape, dtype=dtype, device=x.device)
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if wanted or dtype != x.dtype else y
-        for rows, steps in _pieces(*x.shape[:2], on_cpu=x.device.type == "cpu"):
-            piece = y[rows, steps]
-            torch.addcmul(bias.to(dtype), x[rows, steps], taps[-1], out=piece)
-            for tap, written, read in _shifts(x.shape[1], len(taps), reverse, steps):
-                piece[:, written].addcmul_(x[rows, read], taps[tap])
-            if out is y:
-                F.silu(piece, inplace=True)
+        dtype = torch.promote_types(x.dtype, weight.dtype)
+        taps, bias = weight.squeeze(1).mT.to(dtype).contiguous(), bias.to(dtype)  # (taps, channels), (channels,)
+        taps = taps.flip(0) if reverse else taps  # by rising step that is read
+        reach = len(taps) - 1
+        past = 0 if reverse else reach
+        out = torch.empty(x.shape, dtype=dtype, device=x.device)
+        sigmoid = torch.empty_like(out) if any(ctx.needs_input_grad) else None
+        for rows, first, last in _pieces(x):
+            window = _window(x[rows], first - past, last - past + reach)
+            y = _weighted(window, taps.unbind(), bias, out[rows, first:last])
+            if sigmoid is None:
+                F.silu(y, inplace=True)
             else:
-                out[rows, steps] = F.silu(piece)
-        if wanted:
-            ctx.save_for_backward(x, taps, y)
+                y *= torch.sigmoid(y, out=sigmoid[rows, first:last])
+        out = out.to(x.dtype)
+        if sigmoid is not None:
+            ctx.save_for_backward(x, taps, sigmoid, out)
             ctx.reverse = reverse
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dout):
-        x, taps, y = ctx.saved_tensors
-        dy = torch.ops.aten.silu_backward(dout.to(y.dtype), y)
-        dx = dy * taps[-1]
-        dtaps = torch.zeros_like(taps)
-        dtaps[-1] = (dy * x).sum((0, 1))
-        for tap, written, read in _shifts(x.shape[1], len(taps), ctx.reverse, slice(0, x.shape[1])):
-            dx[:, read].addcmul_(dy[:, written], taps[tap])
-            dtaps[tap] = (dy[:, written] * x[:, read]).sum((0, 1))
-        return dx.to(x.dtype), dtaps.mT[:, None], dy.sum((0, 1)), None
+        x, taps, sigmoid, out = ctx.saved_tensors
+        length, reach = x.shape[1], len(taps) - 1
+        past = 0 if ctx.reverse else reach
+        dx = torch.empty_like(sigmoid)
+        dtaps, dbias = torch.zeros_like(taps), torch.zeros_like(taps[0])
+        for rows, first, last in _pieces(x):
+            # The outputs that read this piece: those of its own steps and of up to ``reach`` others.
+            start, stop = max(0, first + past - reach), min(length, last + past)
+            out_c, sigmoid_c = out[rows, start:stop], sigmoid[rows, start:stop]
+            dy = torch.addcmul(out_c, out_c, sigmoid_c, value=-1)  # the derivative of SiLU, first without sigmoid
+            dy.add_(sigmoid_c).mul_(dout[rows, start:stop])
+            readers = _window(dy, first + past - reach - start, last + past - start)
+            _weighted(readers, taps.flip(0).unbind(), None, dx[rows, first:last])
+            own = dy[:, first - start : last - start]
+            window = _window(x[rows], first - past, last - past + reach)
+            product = torch.empty_like(own)
+            dbias += own.sum((0, 1))
+            for shift, gradient in enumerate(dtaps.unbind()):
+                gradient += torch.mul(own, window[:, shift : shift + last - first], out=product).sum((0, 1))
+        dtaps = dtaps.flip(0) if ctx.reverse else dtaps
+        return dx.to(x.dtype), dtaps.mT[:, None], dbias, None  # autograd casts them to the types of their inputs
