@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 SLAB_ELEMENTS = 1 << 19  # of one chunk's input, all rows of a slab together: what stays in a core's share of cache
-SMALL_SLAB = 1 << 16  # below this size, the calls of a slab cost more than its arithmetic
+SMALL_SLAB = 1 << 18  # below this size, the calls of a slab cost more than its arithmetic
 
 
 @dataclass(frozen=True)
@@ -81,24 +81,22 @@ class Chunk:
         self.left = left.to(plan.dtype)
         self.scale = dt * self.left
 
-    def enter(self, state: Tensor | None) -> Tensor | None:
-        """Return ``R`` of the entry state ``(b, h * p, n)``, which stays as it is; None for zeros."""
-        return state if state is None or self.by_head else _scaled(state, (self.total / 2).exp())
+    def enter_(self, state: Tensor | None) -> Tensor | None:
+        """Turn the entry state ``(b, h * p, n)`` into ``R``, in place; None is zeros."""
+        return state if state is None or self.by_head else _scale_(state, (self.total / 2).exp())
 
-    def exit(self, R: Tensor | None, v: Tensor, B: Tensor) -> Tensor:
-        """Return the exit state ``(b, h * p, n)``."""
+    def exit(self, R: Tensor | None, v: Tensor, B: Tensor, overwrite: bool = False) -> Tensor:
+        """Return the exit state ``(b, h * p, n)``, in the memory of ``R`` if it may be overwritten."""
         if R is None:
             state = torch.bmm(v.mT, B)
         else:
-            state = torch.baddbmm(_scaled(R, self.total.exp()) if self.by_head else R, v.mT, B)
-        return state if self.by_head else _scaled(state, (self.total / 2).exp())
+            carried = self.carried(R if overwrite else R.clone())
+            state = carried.baddbmm_(v.mT, B)
+        return state if self.by_head else _scale_(state, (self.total / 2).exp())
 
-    def exit_gradients(self, dstate: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradients of ``v^T B`` and of ``R``, through the exit state alone."""
-        if self.by_head:
-            return dstate, _scaled(dstate, self.total.exp())
-        dstate = _scaled(dstate, (self.total / 2).exp())
-        return dstate, dstate
+    def carried(self, R: Tensor) -> Tensor:
+        """Scale by ``carry``, in place."""
+        return _scale_(R, self.total.exp()) if self.by_head else R
 
     def decay_matrix(self, plan: Plan) -> Tensor:
         """Return exp(a_i - a_j), zero where j comes after i, ``(b, h, q, q)``."""
@@ -106,21 +104,23 @@ class Chunk:
         return plan.causal_((a[..., :, None] - a[..., None, :]).to(plan.dtype).clamp_(max=0).exp_())
 
 
-def _scaled(state: Tensor, factor: Tensor) -> Tensor:
-    """Multiply a state ``(b, h * p, n)`` by a factor per head, ``(b, h)``."""
-    return (state.unflatten(1, (factor.shape[1], -1)) * factor.to(state.dtype)[..., None, None]).flatten(1, 2)
+def _scale_(state: Tensor, factor: Tensor) -> Tensor:
+    """Multiply a state ``(b, h * p, n)`` by a factor per head, ``(b, h)``, in place."""
+    state.unflatten(1, (factor.shape[1], -1)).mul_(factor.to(state.dtype)[..., None, None])
+    return state
 
 
 def forward_slab(x, dt, A, B, C, D, state, plan: Plan, by_head: bool, out: Tensor) -> Tensor | None:
     """Scan a slab of rows into ``out``; return the last state, ``(b, h * p, n)``, if the plan wants it."""
     cuts = plan.chunks(x.shape[1])
+    state = None if state is None else state.clone()
     for cut in cuts:
         x_c, dt_c, B_c, C_c = x[:, cut], dt[:, cut], B[:, cut], C[:, cut]
         chunk = Chunk(dt_c, A, plan, by_head)
         last = cut is cuts[-1] and not plan.final_state
         products = plan.causal_(torch.bmm(C_c, B_c.mT))  # (b, q, q), one for all heads
         v = None if by_head and last else (x_c * chunk.scale[..., None]).flatten(2)
-        R = chunk.enter(state)
+        R = chunk.enter_(state)
         if by_head:
             weights = chunk.decay_matrix(plan).mul_(products[:, None])
             y = (weights @ (x_c * dt_c[..., None]).transpose(1, 2)).transpose(1, 2)  # (b, q, h, p)
@@ -137,5 +137,5 @@ def forward_slab(x, dt, A, B, C, D, state, plan: Plan, by_head: bool, out: Tenso
             torch.addcmul(y, x_c, D[:, None], out=out[:, cut])
         if last:
             return None
-        state = chunk.exit(R, v, B_c)
+        state = chunk.exit(R, v, B_c, overwrite=True)
     return state

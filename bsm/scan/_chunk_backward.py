@@ -9,7 +9,7 @@ from bsm.scan._chunk import Chunk, Plan
 
 
 def backward_slab(
-    x, dt, A, B, C, D, state, y, dy, dlast, plan: Plan, by_head: bool, wary: list[int], grads
+    x, dt, A, B, C, D, state, y, dy, dlast, plan: Plan, by_head: bool, wary: Tensor, grads
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Compute the gradients of a slab for heads that all go one way.
 
@@ -29,6 +29,7 @@ def backward_slab(
     headdim = x.shape[3]
     cuts = plan.chunks(x.shape[1])
     chunks = [Chunk(dt[:, cut], A, plan, by_head) for cut in cuts]
+    dlast = None if dlast is None else dlast.clone()
     entries = _entry_states(x, B, state, cuts, chunks)
     dA = torch.zeros(A.shape, dtype=torch.float64, device=A.device)
     dD = None if D is None else torch.zeros_like(dA)
@@ -46,12 +47,13 @@ def backward_slab(
             dv = torch.bmm(products.mT, scaled_dy).view(x_c.shape)
         dC.baddbmm_(dproducts, B_c)
         dB.baddbmm_(dproducts.mT, C_c)
-        arriving = leaving = passing = dR = None  # what the entry state gives, the exit state takes, and both
+        leaving = passing = dR = None
         if R is not None:
             dC.baddbmm_(scaled_dy, R)
             dR = torch.bmm(scaled_dy.mT, C_c)
         if dlast is not None:
-            dlast, carried = chunk.exit_gradients(dlast)
+            dlast = dlast if by_head else chunk.enter_(dlast)  # keep, which is the same factor
+            carried = chunk.carried(dlast.clone()) if by_head else dlast
             dB.baddbmm_(v, dlast)
             from_state = torch.bmm(B_c, dlast.mT).view(x_c.shape)
             leaving = (v.view(x_c.shape) * from_state) @ ones  # (b, q, h)
@@ -73,10 +75,8 @@ def backward_slab(
             dyx = torch.mul(dy_c, x_c, out=product) @ ones
             dD += dyx.sum((0, 1))
         if by_head:
-            few: list[int] | slice = slice(None)
-            ddecay = torch.empty(dt_c.shape, dtype=torch.float64, device=x.device)
+            ddecay = _decay_by_head(reached, _arriving(scaled_dy, C_c, R, headdim), leaving, passing, plan)
         else:
-            few = wary
             inside = (torch.mul(dy_c, y[:, cut], out=product) @ ones).addcmul_(dxu, dt_c, value=-1)
             if D is not None:
                 inside.addcmul_(dyx, D, value=-1)
@@ -84,24 +84,25 @@ def backward_slab(
             for crossing in (passing, None if leaving is None else leaving.sum(1, keepdim=True)):
                 if crossing is not None:
                     ddecay += crossing
-            if few:
-                reached = _reached(scaled_dy.view(x_c.shape)[:, :, few], v.view(x_c.shape)[:, :, few], products)
-        if few:
-            if R is not None:
-                arriving = (scaled_dy * torch.bmm(C_c, R.mT)).view(x_c.shape)[:, :, few] @ ones
-            parts = (t if t is None else t[:, :, few] for t in (leaving, passing))
-            ddecay[:, :, few] = _decay_by_head(reached, arriving, *parts, plan)
+            if wary.numel():
+                few_dy, few_v = (t.view(x_c.shape).index_select(2, wary) for t in (scaled_dy, v))
+                reached = (few_dy.transpose(1, 2) @ few_v.permute(0, 2, 3, 1)).mul_(products[:, None])
+                few_R = None if R is None else R.unflatten(1, (-1, headdim)).index_select(1, wary).flatten(1, 2)
+                arriving = _arriving(few_dy.flatten(2), C_c, few_R, headdim)
+                parts = (t if t is None else t.index_select(2, wary) for t in (leaving, passing))
+                ddecay.index_copy_(2, wary, _decay_by_head(reached, arriving, *parts, plan))
         ddt.copy_(torch.addcmul(dxu, ddecay, A))
         dA += (ddecay * dt_c).sum((0, 1))
-        dlast = None if dR is None else chunk.enter(dR)
+        dlast = chunk.enter_(dR)
     return dA, dD, dlast
 
 
 def _entry_states(x, B, state, cuts, chunks) -> list[Tensor | None]:
     """Recompute the scaled state ``R`` with which each chunk is entered, ``(b, h * p, n)``; None for zeros."""
+    state = None if state is None else state.clone()
     entries = []
     for cut, chunk in zip(cuts, chunks, strict=True):
-        entries.append(chunk.enter(state))
+        entries.append(chunk.enter_(state))
         if cut is not cuts[-1]:
             state = chunk.exit(entries[-1], (x[:, cut] * chunk.scale[..., None]).flatten(2), B[:, cut])
     return entries
@@ -118,9 +119,9 @@ def _inner_by_head(x, dt, dy, products, chunk: Chunk, plan: Plan) -> tuple[Tenso
     return du, dproducts, dweights.mul_(weights)
 
 
-def _reached(scaled_dy, v, products) -> Tensor:
-    """Gradients of the weights' logarithms, ``(b, h, i, j)``, for factored heads ``(b, q, h, p)``."""
-    return (scaled_dy.transpose(1, 2) @ v.permute(0, 2, 3, 1)).mul_(products[:, None])
+def _arriving(scaled_dy: Tensor, C: Tensor, R: Tensor | None, headdim: int) -> Tensor | None:
+    """Gradient of the logarithm of each step's weight for the entry state, ``(b, q, h)``; None for a state of zeros."""
+    return None if R is None else (scaled_dy * torch.bmm(C, R.mT)).unflatten(2, (-1, headdim)).sum(-1)
 
 
 def _decay_by_head(reached, arriving, leaving, passing, plan: Plan) -> Tensor:

@@ -69,36 +69,48 @@ def scan(
 class _Way:
     """The heads of a group that all go one way."""
 
-    heads: list[int] | slice  # a slice where they are all heads, which then need no copies
+    heads: Tensor | None  # None where they are all heads, which then need no copies
     by_head: bool
-    wary: list[int]  # of these heads, those whose gradient of the decays is computed by head
+    wary: Tensor  # of these heads, those whose gradient of the decays is computed by head
+
+    def of(self, tensor: Tensor | None, dim: int) -> Tensor | None:
+        """Return these heads of a tensor that has all heads along ``dim``."""
+        return tensor if tensor is None or self.heads is None else tensor.index_select(dim, self.heads)
 
     def empty(self, like: Tensor) -> Tensor:
-        """Return where to write these heads of ``(b, l, h, ...)``: the tensor itself, or memory to copy from."""
-        if isinstance(self.heads, slice):
-            return like
-        return like.new_empty(*like.shape[:2], len(self.heads), *like.shape[3:])
+        """Return where to write these heads of ``(b, l, h, ...)``: the tensor itself, or memory for :meth:`put`."""
+        return like if self.heads is None else like.new_empty(*like.shape[:2], len(self.heads), *like.shape[3:])
+
+    def put(self, part: Tensor, tensor: Tensor, dim: int) -> None:
+        """Write these heads into a tensor that has all heads along ``dim``."""
+        if self.heads is not None:
+            tensor.index_copy_(dim, self.heads, part)
+        elif part is not tensor:
+            tensor.copy_(part)
 
 
-def _ways(totals: list[float], plan: Plan) -> list[_Way]:
+def _ways(totals: Tensor, plan: Plan) -> list[_Way]:
     limit = min(TOTAL_LIMIT[plan.dtype], STEP_LIMIT * plan.chunk)
+    largest = totals.tolist()
     ways = []
     for by_head in (False, True):
-        heads = [i for i, total in enumerate(totals) if (total > limit) == by_head]
-        wary = [] if by_head else [i for i, head in enumerate(heads) if totals[head] > GRADIENT_LIMIT]
+        heads = [i for i, total in enumerate(largest) if (total > limit) == by_head]
+        wary = [] if by_head else [i for i, head in enumerate(heads) if largest[head] > GRADIENT_LIMIT]
+        indices = (torch.tensor(v, dtype=torch.int64, device=totals.device) for v in (heads, wary))
         if heads:
-            ways.append(_Way(slice(None) if len(heads) == len(totals) else heads, by_head, wary))
+            first, second = indices
+            ways.append(_Way(None if len(heads) == len(largest) else first, by_head, second))
     return ways
 
 
-def _largest_totals(dt: Tensor, A: Tensor, plan: Plan) -> list[float]:
-    """Return the largest decay of each head within a chunk, which decides the way that the head goes.
+def _largest_totals(dt: Tensor, A: Tensor, plan: Plan) -> Tensor:
+    """Return the largest decay within a chunk, ``(heads,)``, which decides the way that each head goes.
 
     Reading it makes the caller wait for a GPU, once: the price of being right for every decay.
     """
     with torch.no_grad():
         sums = [c.sum(1, dtype=plan.dtype).amax(0) for c in dt.split(plan.chunk, 1)]  # (heads,) each
-        return (torch.stack(sums).amax(0) * -A).tolist()
+        return torch.stack(sums).amax(0) * -A
 
 
 class _ChunkedScan(torch.autograd.Function):
@@ -116,10 +128,10 @@ class _ChunkedScan(torch.autograd.Function):
                 inputs = _slab(way, rows, plan, x, dt, A, B, C, D, initial_state)
                 out = way.empty(y[rows])
                 last = forward_slab(*inputs, plan, way.by_head, out)
-                if len(ways) > 1:
-                    y[rows, :, way.heads] = out
+                if way.heads is not None:
+                    way.put(out, y[rows], 2)
                 if state is not None:
-                    state[rows, way.heads] = last.unflatten(1, (-1, headdim))
+                    way.put(last.unflatten(1, (-1, headdim)), state[rows], 1)
         ctx.ways, ctx.plan = ways, plan
         ctx.save_for_backward(x, dt, A, B, C, D, initial_state, y)
         ctx.set_materialize_grads(False)
@@ -135,10 +147,11 @@ class _ChunkedScan(torch.autograd.Function):
 
 def _slab(way: _Way, rows: slice, plan: Plan, x, dt, A, B, C, D, state) -> tuple[Tensor | None, ...]:
     """Return some rows and heads of the arguments, in the precision of the sums; the state as ``(b, h * p, n)``."""
-    x, dt, B, C = (v[rows].to(plan.dtype) for v in (x, dt, B, C))
-    D = None if D is None else D[way.heads].to(plan.dtype)
-    state = None if state is None else state[rows][:, way.heads].to(plan.dtype).flatten(1, 2)
-    return x[:, :, way.heads], dt[:, :, way.heads], A[way.heads], B, C, D, state
+    x, dt = (way.of(v[rows].to(plan.dtype), 2) for v in (x, dt))
+    B, C = (v[rows].to(plan.dtype) for v in (B, C))
+    D = None if D is None else way.of(D.to(plan.dtype), 0)
+    state = None if state is None else way.of(state[rows].to(plan.dtype), 1).flatten(1, 2)
+    return x, dt, way.of(A, 0), B, C, D, state
 
 
 def _backward(x, dt, A, B, C, D, initial_state, y, dy, dstate, ways: list[_Way], plan: Plan) -> list[Tensor | None]:
@@ -153,17 +166,19 @@ def _backward(x, dt, A, B, C, D, initial_state, y, dy, dstate, ways: list[_Way],
     for way in ways:
         for rows in plan.slabs(x.shape[0], heads * headdim, elements):
             inputs = _slab(way, rows, plan, x, dt, A, B, C, D, initial_state)
-            y_s, dy_s = (v[rows].to(plan.dtype)[:, :, way.heads] for v in (y, dy))
-            dlast = None if dstate is None else dstate[rows][:, way.heads].to(plan.dtype).flatten(1, 2)
+            y_s, dy_s = (way.of(v[rows].to(plan.dtype), 2) for v in (y, dy))
+            dlast = None if dstate is None else way.of(dstate[rows].to(plan.dtype), 1).flatten(1, 2)
             dx_s, ddt_s = (way.empty(v[rows]) for v in (dx, ddt))
             grads = dx_s, ddt_s, dB[rows], dC[rows]
             dA_s, dD_s, entry = backward_slab(*inputs, y_s, dy_s, dlast, plan, way.by_head, way.wary, grads)
-            dA[way.heads] += dA_s
+            heads_of = slice(None) if way.heads is None else way.heads
+            dA[heads_of] += dA_s
             if D is not None:
-                dD[way.heads] += dD_s
-            if len(ways) > 1:
-                dx[rows, :, way.heads], ddt[rows, :, way.heads] = dx_s, ddt_s
+                dD[heads_of] += dD_s
+            if way.heads is not None:
+                way.put(dx_s, dx[rows], 2)
+                way.put(ddt_s, ddt[rows], 2)
             if dinitial is not None:
-                dinitial[rows, way.heads] = entry.unflatten(1, (-1, headdim)).to(dinitial.dtype)
+                way.put(entry.unflatten(1, (-1, headdim)).to(dinitial.dtype), dinitial[rows], 1)
     dD = None if D is None else dD.to(D.dtype)
     return [dx, ddt, dA.to(A.dtype), dB.to(B.dtype), dC.to(C.dtype), dD, dinitial]
