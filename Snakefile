@@ -66,7 +66,7 @@ def made_by_hand():
 READ_CODE = package("audio", "data/layouts", "data/mir1k", "data/musdb18", "data/tracks")
 DEMO_CODE = package("data/demo")
 DATA_CODE = DEMO_CODE if MADE else READ_CODE
-MODEL_CODE = package("bands", "config", "conv", "linear", "mamba2", "model", "scan", "stft")
+MODEL_CODE = package("bands", "config", "conv", "fast", "time_blocks", "mamba2", "model", "scan", "stft")
 TRAIN_CODE = MODEL_CODE + package(
     "activity", "audio", "baseline", "data/mixing", "data/tracks", "loss", "networks", "train"
 ) + ([] if MADE else DEMO_CODE)  # in a run's checksum of code; songs that are synthesised from it bring it along
@@ -75,7 +75,7 @@ TRAINING = (  # values of the profile that a trained model depends on
     "skip_bad", "processes", "schedule", "warmup", "patience", "max_skipped", "clip", "silence_probability", "gain",
     "keep_best", "checkpoint_gradients",
 )
-SCORE_CODE = READ_CODE + package("evaluate", "metrics", "separate", "study/figures", "study/stats")
+SCORE_CODE = READ_CODE + package("evaluate", "inference", "metrics", "study/figures", "study/stats")
 
 
 rule all:
@@ -288,10 +288,10 @@ rule occurrence_notebook:
 
 
 rule structure:
-    input: "tests/compare_seed.py", "tests/seed_model.py", MODEL_CODE, package("loss")
+    input: MODEL_CODE, package("loss", "study/bench/spectra", "study/structure", "study/unofficial")
     output: f"{REPORTS}/results/structure.json"
     resources: mem_mb=8000, runtime=30
-    shell: "python tests/compare_seed.py {output}"
+    shell: "python -m bsm.study.structure {output}"
 
 
 rule data_loading:

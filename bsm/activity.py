@@ -25,11 +25,11 @@ def active_windows(
 ) -> list[int]:
     """Find the windows in which a source sounds, by the author's source activity detection.
 
-    A window of ``window`` seconds starts every ``hop`` seconds and is cut into ``chunks`` chunks. A window is kept if, in
-    every channel, more than half of its chunks have an RMS above ``max(q, floor)``. There, ``q`` is the given quantile of
-    the RMS of this window's chunks in this channel. Most chunks exceed their own 0.15 quantile, so in practice the floor
-    decides. Chunks of exactly equal RMS, as in a steady test tone, do not exceed it.
-    Samples after the last whole window are ignored. A recording shorter than a window is padded with zeros to one.
+    A window of ``window`` seconds starts every ``hop`` seconds and is cut into ``chunks`` chunks. A window is kept if,
+    in every channel, more than half of its chunks have an RMS above ``max(q, floor)``. There, ``q`` is the given
+    quantile of the RMS of this window's chunks in this channel. Most chunks exceed their own 0.15 quantile, so in
+    practice the floor decides. Chunks of exactly equal RMS, as in a steady test tone, do not exceed it. Samples after
+    the last whole window are ignored. A recording shorter than a window is padded with zeros to one.
 
     Args:
         audio: ``(channels, samples)``, floating point.
@@ -50,9 +50,7 @@ def active_windows(
     length, step = round(window * rate), max(1, round(hop * rate))
     size = length // chunks
     if size < 1:
-        raise InputError(
-            f"a window of {window} s has {length} samples, too few for {chunks} chunks; choose a longer window"
-        )
+        raise InputError(f"a window of {window} s has {length} samples, too few for {chunks} chunks; lengthen it")
     if (missing := length - audio.shape[1]) > 0:
         audio = np.pad(audio, ((0, 0), (0, missing)))
     windows = np.lib.stride_tricks.sliding_window_view(audio, length, axis=1)[:, ::step, : chunks * size]

@@ -10,9 +10,9 @@ PAPER: tuple[int, ...] = (2,) * 24 + (4,) * 12 + (12,) * 8 + (24,) * 8 + (48,) *
 PAPER_16K: tuple[int, ...] = (2,) * 24 + (4,) * 12 + (12,) * 8 + (24,) * 7 + (13,)
 """The paper's bands up to 8 kHz, for 16 kHz audio and a transform of 744 points: 52 bands.
 
-2048 points at 44.1 kHz and 744 at 16 kHz both last about 46.5 ms, so their bins are 21.53 and 21.51 Hz wide. The paper's
-table then holds bin for bin, with every edge within half a bin of the paper's in Hz. The spectrum ends at bin 373, inside
-the paper's 52nd band (360 to 384). 13 bins of that band are left.
+2048 points at 44.1 kHz and 744 at 16 kHz both last about 46.5 ms, so their bins are 21.53 and 21.51 Hz wide. The
+paper's table then holds bin for bin, with every edge within half a bin of the paper's in Hz. The spectrum ends at bin
+373, inside the paper's 52nd band (360 to 384). 13 bins of that band are left.
 """
 
 

@@ -62,21 +62,30 @@ class StftConfig(_Config):
         return self.n_fft // 2 + 1
 
 
+TIME_BLOCKS = ("mamba2", "attention", "attention-nopos", "lstm", "convolution", "none")
 DIRECTIONS = ("separate", "shared", "forward")
 MERGES = ("concat", "mean")
 TIME_PATHS = ("transposed", "reshaped")
 MASKS = ("complex", "real")
-_STRUCTURE = ("directions", "merge", "mono", "time_path", "mask")
+_STRUCTURE = {
+    "time_block": TIME_BLOCKS,
+    "directions": DIRECTIONS,
+    "merge": MERGES,
+    "mono": (False, True),
+    "time_path": TIME_PATHS,
+    "mask": MASKS,
+}
+"""The choices of structure; the first of each is the author's."""
 
 
 def check_bands(widths: tuple[int, ...], stft: StftConfig) -> None:
-    """Make sure that band widths, in bins, cover a transform.
+    """Check that band widths, in bins, cover a transform.
 
     Raises:
-        InputError: they do not.
+        InputError: the widths do not sum to the transform's bins.
     """
     if sum(widths) != stft.bins:
-        raise InputError(f"bands sum to {sum(widths)} bins, the STFT has {stft.bins}")
+        raise InputError(f"bands sum to {sum(widths)} bins, but the STFT has {stft.bins}; change one of the two")
 
 
 @dataclass(frozen=True)
@@ -87,25 +96,26 @@ class ModelConfig(_Config):
         sample_rate: Hz.
         channels: audio channels, 2 for stereo.
         stft: analysis and synthesis transform.
-        bands: band widths in bins; they sum to ``stft.bins``.
-        dim: features per band and frame.
-        depth: dual-path layers, each a time block and a band block.
+        bands: band widths in bins; they sum to ``stft.bins``. Their number is K.
+        dim: features D per band and frame.
+        depth: layers L of the dual path, each a time block and a band block.
         d_state: state size N of the scan, per head.
-        headdim: channels per head.
-        expand: inner channels of a mixer as a multiple of ``dim``.
+        headdim: channels P per head.
+        expand: inner channels of a mixer as a multiple E of ``dim``.
         d_conv: taps of the causal convolution.
         mask_expansion: hidden width of the mask estimator as a multiple of ``dim``.
         scan_backend: see :func:`bsm.scan.scan`.
-        directions: of a block's mixers, one of :data:`DIRECTIONS`: ``separate`` ones forwards and backwards, one
+        time_block: what runs along the frames, one of :data:`TIME_BLOCKS`; see :mod:`bsm.time_blocks`.
+        directions: a Mamba2 block's mixers, one of :data:`DIRECTIONS`: ``separate`` ones forwards and backwards, one
             ``shared`` by both, or ``forward`` alone.
-        merge: of both directions before the projection, one of :data:`MERGES`: side by side, or their average.
-        mono: separate the average of the channels, and give every channel of the output the same estimate.
-        time_path: what the time blocks run over, one of :data:`TIME_PATHS`: the frames of one band, ``transposed``; or
-            rows as long, ``reshaped`` from frames and bands in memory without transposing, which mixes both.
-        mask: one of :data:`MASKS`: one ``complex`` factor, unbounded; or two ``real`` ones, bounded by Tanh, of real
-            and imaginary part each.
+        merge: how both directions meet before the projection, one of :data:`MERGES`: side by side, or averaged.
+        mono: separate the average of the channels, and give every output channel the same estimate.
+        time_path: the rows of the time blocks, one of :data:`TIME_PATHS`: the frames of one band, ``transposed``; or
+            ``reshaped`` from frames and bands in memory without transposing, which mixes both.
+        mask: one of :data:`MASKS`: one unbounded ``complex`` factor; or two ``real`` factors, of real and imaginary
+            part, bounded by Tanh.
 
-    The last five are the author's by default; their other values exist for the ablations.
+    The last six are the author's by default. Their other values exist for the study's comparisons.
     """
 
     sample_rate: int = 44100
@@ -120,6 +130,7 @@ class ModelConfig(_Config):
     d_conv: int = 4
     mask_expansion: int = 4
     scan_backend: str = "auto"
+    time_block: str = "mamba2"
     directions: str = "separate"
     merge: str = "concat"
     mono: bool = False
@@ -127,13 +138,15 @@ class ModelConfig(_Config):
     mask: str = "complex"
 
     def __post_init__(self) -> None:
-        choices = {"directions": DIRECTIONS, "merge": MERGES, "time_path": TIME_PATHS, "mask": MASKS}
-        for name, known in choices.items():
+        for name, known in _STRUCTURE.items():
             if getattr(self, name) not in known:
-                raise InputError(f"{name} {getattr(self, name)!r} is not known; choose one of {', '.join(known)}")
+                choices = ", ".join(map(str, known))
+                raise InputError(f"{name} {getattr(self, name)!r} is not known; choose one of {choices}")
         check_bands(self.bands, self.stft)
         if (self.dim * self.expand) % self.headdim:
             raise InputError(f"headdim {self.headdim} does not divide dim * expand = {self.dim * self.expand}")
+        if self.time_block == "attention" and self.headdim % 2:
+            raise InputError(f"rotary positions need an even headdim, not {self.headdim}")
 
     @property
     def streams(self) -> int:
@@ -143,7 +156,7 @@ class ModelConfig(_Config):
     @property
     def ablated(self) -> list[str]:
         """Names of the choices of structure that are not the author's."""
-        return [name for name in _STRUCTURE if getattr(self, name) != getattr(ModelConfig, name)]
+        return [name for name, choices in _STRUCTURE.items() if getattr(self, name) != choices[0]]
 
     @property
     def d_inner(self) -> int:
@@ -157,15 +170,15 @@ class ModelConfig(_Config):
 
     @classmethod
     def preset(cls, name: str) -> ModelConfig:
-        """Return a named size: ``paper``, ``vram``, ``small`` or ``tiny``, or ``small-16k`` or ``tiny-16k``.
+        """Return a named size: ``paper``, ``vram``, ``small``, ``tiny``, ``small-16k`` or ``tiny-16k``.
 
-        ``vram`` is the reduced configuration of the seed reports (dim 192, 4 layers, 48 equal bands); ``small`` is the
-        paper's design at dim 64 and 2 layers; ``tiny`` is what two CPU cores can train in minutes, with half the
-        paper's frames per second. The two for 16 kHz have the sizes of their namesakes, take mono, and keep frames and
-        bands as they are in time and frequency (:data:`bsm.bands.PAPER_16K`).
+        ``vram`` is the reduced configuration of the unofficial implementation (dim 192, 4 layers, 48 equal bands).
+        ``small`` is the paper's design at dim 64 and 2 layers. ``tiny`` is what two CPU cores train in minutes, with
+        half the paper's frames per second. The sizes for 16 kHz take mono, and keep frames and bands as they are in
+        time and frequency (:data:`bsm.bands.PAPER_16K`).
 
         Raises:
-            InputError: an unknown name.
+            InputError: ``name`` is none of these.
         """
         if name not in _PRESETS:
             raise InputError(f"unknown model preset {name!r}; choose one of {', '.join(_PRESETS)}")
@@ -187,16 +200,16 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class LossConfig(_Config):
-    """The training loss (REFERENCE: author's defaults, for 44.1 kHz); the other values exist for the ablations.
+    """The training loss. The defaults are those of the author's code, for 44.1 kHz; the ablations use other values.
 
     Attributes:
-        windows: STFT window lengths in samples, one term each.
+        windows: STFT window lengths in samples, one term of the loss each.
         hop_length: samples between frames, for every window.
-        min_fft: transforms are at least this long; shorter windows are zero-padded to it.
-        waveform_weight: factor of the waveform L1.
-        magnitude: compare magnitudes instead of complex values (blind to phase).
-        mean: average the windows' terms instead of summing them.
-        center: centred frames with reflection at the ends.
+        min_fft: smallest transform in samples; a shorter window is zero-padded to it.
+        waveform_weight: factor of the waveform's L1 term.
+        magnitude: compare magnitudes instead of complex values; this ignores phase.
+        mean: average the terms of the windows instead of summing them.
+        center: centre the frames, with reflection at the ends.
     """
 
     windows: tuple[int, ...] = (4096, 2048, 1024, 512, 256)
@@ -209,10 +222,10 @@ class LossConfig(_Config):
 
     @classmethod
     def at_rate(cls, rate: int) -> Self:
-        """Return the paper's loss for another sample rate: its windows and hop last as long as at 44.1 kHz.
+        """Return the paper's loss for another sample rate, with windows and hop of the same duration.
 
-        What they resolve is a matter of seconds and Hz, and so the terms, and their weights against each other, keep
-        their meaning. Windows are rounded to multiples of 4 samples, which leaves them within 1 % at 16 kHz.
+        A window resolves times and frequencies in s and Hz. At equal durations, the terms keep their meaning and their
+        weights. Window lengths are rounded to multiples of 4 samples, an error below 1 % at 16 kHz.
 
         Args:
             rate: Hz.
@@ -229,35 +242,41 @@ class LossConfig(_Config):
 
 
 SCHEDULES = ("constant", "cosine")
+NO_EFFECT = ("workers", "checkpoint_every", "keep_best", "max_skipped", "checkpoint_gradients")
+"""Fields of :class:`TrainConfig` that cannot change a training's weights, so that a run may go on with other values.
+
+They choose who reads the data, which files are kept, when a training gives up, and memory against time: gradients
+computed twice are equal bit for bit.
+"""
 
 
 @dataclass(frozen=True)
 class TrainConfig(_Config):
-    """Optimisation and sampling; the defaults are the author's, in one process (:meth:`preset` has both).
+    """Optimisation and sampling. The defaults are the author's, in one process (:meth:`preset` has his two).
 
     Attributes:
         steps: optimiser updates.
         batch_size: segments per process and forward pass.
         accumulate: forward passes per update and process.
-        processes: processes that ``accumulate`` is meant for; where there are more or fewer, each makes fewer or more
-            passes, so that an update always takes :attr:`update_segments`.
+        processes: number of processes that ``accumulate`` is meant for. Another number of processes makes more or
+            fewer passes each: an update always takes :attr:`update_segments`.
         segment_seconds: length of a training segment, s.
         lr: AdamW learning rate, the highest of the schedule.
         schedule: ``constant``, or ``cosine``, which falls to 0 at the last update.
-        warmup: updates over which the rate first rises in a straight line.
-        clip: gradient norm ceiling.
-        ema_decay: decay of the averaged weights, which are the ones evaluated and published.
+        warmup: updates over which the learning rate first rises linearly.
+        clip: largest norm of the gradient.
+        ema_decay: decay of the averaged weights, which are evaluated and published.
         validate_every: updates between validations.
-        patience: validations without a better uSDR after which training stops early; 0 never stops it.
-        keep_best: checkpoints of averaged weights that are kept, by validation uSDR.
+        patience: validations without a better uSDR after which training stops early; 0 for no early stop.
+        keep_best: number of averaged weights that are kept, by validation uSDR.
         checkpoint_every: updates between checkpoints.
-        max_skipped: updates in a row, left out because loss or gradient was not finite, after which training fails.
-        checkpoint_gradients: keep the blocks' inputs alone and compute a block again for its gradients: less memory,
+        max_skipped: updates in a row, skipped because loss or gradient was not finite, after which training fails.
+        checkpoint_gradients: keep each block's input only, and compute the block again for its gradients: less memory,
             more time, the same gradients.
         workers: data loader processes; 0 reads in the main process.
         precision: Lightning Fabric's name, such as ``32-true`` or ``bf16-mixed``.
-        seed: seeds the initial weights and the sampled segments.
-        silence_probability: chance that a source is left out of a training mixture.
+        seed: seed of the initial weights and of the sampled segments.
+        silence_probability: probability that a source is left out of a training mixture.
         gain: range of the uniform gain of each source.
         loss: the training loss.
     """
@@ -302,12 +321,13 @@ class TrainConfig(_Config):
 
     @classmethod
     def preset(cls, name: str) -> Self:
-        """Return a named recipe: ``paper``, the author's on two GPUs (REFERENCE, section 3).
+        """Return named settings: ``paper``, those of the author's code on two GPUs.
 
-        60 segments an update, 2000 epochs of 100 updates at most, validation and checkpoint after each.
+        An update takes 60 segments. Training makes at most 2000 epochs of 100 updates, and validates and saves a
+        checkpoint after each epoch.
 
         Raises:
-            InputError: an unknown name.
+            InputError: The name is unknown.
         """
         if name != "paper":
             raise InputError(f"unknown training preset {name!r}; choose paper")

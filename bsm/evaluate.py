@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.files import code_checksum
 from bsm.inference import separate
 from bsm.metrics import bleedless_fullness, csdr_frames, ideal_ratio_mask, si_sdr, usdr
 from bsm.model import BSMamba2
@@ -206,11 +205,6 @@ class Journal:
             raise InputError(
                 f"{self.path}: cannot be written ({error.strerror}); make room or make it writable, and run it again"
             ) from error
-
-
-def code_fingerprint() -> str:
-    """Return a checksum of the code that scores depend on: models, separation and metrics."""
-    return code_checksum(["*.py", "scan/*.py"])
 
 
 def fingerprint(tracks: Sequence[Track]) -> str:

@@ -44,8 +44,8 @@ def usdr(reference: Audio, estimate: Audio) -> float:
 def si_sdr(reference: Audio, estimate: Audio) -> float:
     """Compute the scale-invariant signal-to-distortion ratio of a whole track (Le Roux et al., 2019), in float64.
 
-    One factor for all channels scales the reference to fit the estimate best. The mean is not removed. A perfect estimate
-    gives a large finite value.
+    One factor for all channels scales the reference to fit the estimate best. The mean is not removed. A perfect
+    estimate gives a large finite value.
 
     Args:
         reference: the true source, (channels, samples) or (samples,).
@@ -82,11 +82,11 @@ def csdr(reference: Audio, estimate: Audio, rate: int, *, window: float = 1.0, h
 def csdr_frames(reference: Audio, estimate: Audio, rate: int, *, window: float = 1.0, hop: float = 1.0) -> np.ndarray:
     """Compute the SDR of each window by museval's BSS Eval v4 (Stöter, Liutkus and Ito, 2018), for a single source.
 
-    museval gives NaN for a window in which the reference *or the estimate* is silent. It refuses a track in which either
-    is silent throughout; here such a track has NaN in every window. A plain ratio would give 0 dB to an estimate of exact
-    zeros, but here it drops out: compare :func:`usdr` before trusting a model that gates its output. For museval,
-    "silent" means that the channels sum to zero. This includes a signal in antiphase. Samples after the last whole window
-    are not scored. A track shorter than a window is one window.
+    museval gives NaN for a window in which the reference *or the estimate* is silent. It refuses a track in which
+    either is silent throughout; here such a track has NaN in every window. A plain ratio would give 0 dB to an estimate
+    of exact zeros, but here it drops out: compare :func:`usdr` before trusting a model that gates its output. For
+    museval, "silent" means that the channels sum to zero. This includes a signal in antiphase. Samples after the last
+    whole window are not scored. A track shorter than a window is one window.
 
     Args:
         reference: the true source, (channels, samples) or (samples,).
@@ -128,14 +128,14 @@ def bleedless_fullness(reference: Audio, estimate: Audio, rate: int) -> tuple[fl
 
     Both compare mel spectra in dB. The names and the definition are those of Music-Source-Separation-Training
     (``bleed_full`` in ``metrics.py``). The author logs both with a copy of that function, but swaps reference and
-    estimate and uses the model's STFT (2048 samples, hop 441). The author's "bleedless" is therefore a fullness and vice
-    versa, and neither is comparable with these values.
+    estimate and uses the model's STFT (2048 samples, hop 441). The author's "bleedless" is therefore a fullness and
+    vice versa, and neither is comparable with these values.
 
-    Each channel gives the magnitudes of an STFT (4096 samples, hop 1024, periodic Hann window, centred, zeros beyond the
-    ends). 512 mel bands cover 0 Hz to half the rate (Slaney's scale, triangles of unit area). The level of a band is
-    ``20 log10(max(x, 1e-10))``, cut 80 dB below the signal's own maximum over bands, frames and channels. It is relative
-    to 1. Of the differences ``estimate - reference``, ``bleed`` is the mean of those above 0, and ``loss`` the mean size
-    of those below 0. Either is 0 if it has no differences.
+    Each channel gives the magnitudes of an STFT (4096 samples, hop 1024, periodic Hann window, centred, zeros beyond
+    the ends). 512 mel bands cover 0 Hz to half the rate (Slaney's scale, triangles of unit area). The level of a band
+    is ``20 log10(max(x, 1e-10))``, cut 80 dB below the signal's own maximum over bands, frames and channels. It is
+    relative to 1. Of the differences ``estimate - reference``, ``bleed`` is the mean of those above 0, and ``loss`` the
+    mean size of those below 0. Either is 0 if it has no differences.
 
     The computation is in float32, as in the original. The mel bands follow the rate; the original assumes 44.1 kHz.
 
@@ -145,8 +145,8 @@ def bleedless_fullness(reference: Audio, estimate: Audio, rate: int) -> tuple[fl
         rate: Hz.
 
     Returns:
-        Bleedless, ``100 / (1 + bleed)``, and fullness, ``100 / (1 + loss)``. 100 is perfect. Both are NaN if a signal is
-        not finite.
+        Bleedless, ``100 / (1 + bleed)``, and fullness, ``100 / (1 + loss)``. 100 is perfect. Both are NaN if a signal
+        is not finite.
 
     Raises:
         ValueError: The shapes differ.
@@ -180,8 +180,8 @@ def _mel_db(x: np.ndarray, rate: int) -> torch.Tensor:
 def _mel_bands(rate: int) -> np.ndarray:
     """Return the weights of the mel bands, float32 (bands, bins): triangles of unit area over frequency.
 
-    Slaney's scale (Auditory Toolbox, 1998), librosa's default, is linear below 1 kHz with 200/3 Hz per mel. Above, it is
-    logarithmic with 27 mel per factor of 6.4. The lowest triangles hold one or two bins.
+    Slaney's scale (Auditory Toolbox, 1998), librosa's default, is linear below 1 kHz with 200/3 Hz per mel. Above, it
+    is logarithmic with 27 mel per factor of 6.4. The lowest triangles hold one or two bins.
     """
     hertz_per_mel, corner, step = 200 / 3, 1000.0, np.log(6.4) / 27
     knee = corner / hertz_per_mel

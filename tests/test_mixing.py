@@ -9,7 +9,7 @@ from bsm.config import TrainConfig
 from bsm.data.mixing import MixingDataset, validation_segments
 from bsm.data.tracks import folder_tracks
 from bsm.errors import InputError
-from bsm.train.sampling import RankSampler
+from bsm.train.distributed import RankSampler
 
 RATE, SEGMENT = 8000, 4000
 NAMES = ("vocals", "drums", "bass")

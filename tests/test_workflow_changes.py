@@ -157,8 +157,8 @@ READS_MODEL = {"train_notebook", "scan_notebook", "published_notebook", "input_l
         ),
         pytest.param(
             "Snakefile",
-            "tests/compare_seed.py {output}",
-            "tests/compare_seed.py  {output}",
+            "bsm.study.structure {output}",
+            "bsm.study.structure  {output}",
             {"structure", "report"},
             None,
             marks=pytest.mark.slow,

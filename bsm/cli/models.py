@@ -155,12 +155,13 @@ def evaluate(
 
     from bsm.data.layouts import open_tracks
     from bsm.data.musdb18 import need_ffmpeg
-    from bsm.evaluate import METRICS, Journal, code_fingerprint, fingerprint, model_separator
+    from bsm.evaluate import METRICS, Journal, fingerprint, model_separator
     from bsm.evaluate import evaluate as run_evaluation
     from bsm.files import check_writable, sha256
     from bsm.study.published import published_songs
     from bsm.study.records import mark, write_result
     from bsm.study.stats import bootstrap_interval, summary
+    from bsm.versions import SCORING
     from bsm.weights.files import load_model
 
     started = mark()
@@ -170,7 +171,7 @@ def evaluate(
     path = _find_weights(weights)
     model = load_model(path).to(device)
     hop = window if hop is None else hop
-    settings: dict[str, Any] = {"bsm": __version__, "code": code_fingerprint(), "weights_sha256": sha256(path)}
+    settings: dict[str, Any] = {"bsm": __version__, "scoring": SCORING, "weights_sha256": sha256(path)}
     settings |= {"layout": layout, "split": split}
     settings |= {"files": fingerprint(tracks)} | ({"whole": True} if whole else {"window": window, "hop": hop})
     output = output or _result_file(path, root, settings)

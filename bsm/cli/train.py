@@ -10,11 +10,11 @@ import click
 
 @click.command()
 @click.argument("profile", default="demo")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of weights and segments; the profile's by default.")
-@click.option("--steps", type=int, help="Optimiser updates; the profile's by default.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of weights and segments.  [default: the profile's]")
+@click.option("--steps", type=int, help="Number of optimiser updates.  [default: the profile's]")
 @click.option("--backbone", default="bsmamba2", show_default=True, help="Network: bsmamba2 or bs-roformer.")
-@click.option("--variant", help="Variant of bsmamba2 for the ablations, such as base; trained as the profile says.")
-@click.option("--run", type=click.Path(path_type=Path), help="Folder of the run; under runs/ by default.")
+@click.option("--variant", help="Variant of bsmamba2 for the ablations, such as base.")
+@click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: under runs/]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 def train(
     profile: str,
@@ -25,25 +25,27 @@ def train(
     run: Path | None,
     device: str,
 ) -> None:
-    """Train the model of a PROFILE, or go on where a killed training stopped.
+    """Train the network of a PROFILE, or resume its training.
 
-    Ctrl-C and SIGTERM save first. `torchrun --nproc-per-node N -m bsm train PROFILE` trains in N processes.
+    The same command resumes a training that was stopped or killed. Ctrl-C and SIGTERM save a checkpoint first. More
+    --steps continue a finished training if its schedule is constant. Without --run and --steps, an earlier run of
+    other settings is set aside, not deleted. `torchrun --nproc-per-node N -m bsm train PROFILE` trains in N processes.
     """
     from bsm.study.profiles import Profile
 
     settings = Profile.load(profile)
     if variant and backbone != "bsmamba2":
-        raise click.UsageError("a --variant is one of bsmamba2; leave out --backbone")
+        raise click.UsageError("--variant is for bsmamba2 only; leave out --backbone")
     if variant:
         model, config = settings.variant_config(variant)
     else:
         model, config = settings.model_config(backbone), settings.train_config()
     from bsm.train import Stopped
-    from bsm.train import train as run_training  # slow to import: a wrong name is told at once
+    from bsm.train import train as run_training  # slow to import: a wrong name is reported first
 
     changes = {k: v for k, v in {"seed": seed, "steps": steps}.items() if v is not None}
     config = config.replace(**changes)
-    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    first = os.environ.get("RANK", "0") == "0"  # torchrun sets RANK
     try:
         weights = run_training(
             run or settings.run_folder(config.seed, variant or backbone),
@@ -51,7 +53,7 @@ def train(
             config,
             settings.tracks(),
             device=device,
-            supersede=run is None and steps is None,  # the profile's folder follows the profile
+            supersede=run is None and steps is None,  # a profile's own folder follows the profile
         )
     except Stopped as stop:
         if first:

@@ -30,7 +30,7 @@ TOTAL_LIMIT = {torch.float32: 120.0, torch.float64: 1000.0}
 # Above this decay per step (a mean over the chunk) the factored form has too few digits left for the gradients.
 STEP_LIMIT = 2.0
 # Its gradient of the decays is a difference of nearly equal sums, whose rounding error grows with the chunk's total.
-# Above this total, that gradient alone is computed by head, and all else stays factored.
+# Above this total, only that gradient is computed by head, and the rest stays factored.
 GRADIENT_LIMIT = 48.0
 
 
@@ -50,6 +50,8 @@ def scan(
     length, groups = x.shape[1], B.shape[2]
     plan = Plan(length if length <= WHOLE else CHUNK, reverse, final_state, compute_dtype(x.dtype))
     totals = _largest_totals(dt, A, plan)
+    if groups == 1:  # no slices: each would cost a copy of its gradient
+        return _ChunkedScan.apply(x, dt, A, B.squeeze(2), C.squeeze(2), D, initial_state, _ways(totals, plan), plan)
     per_group = x.shape[2] // groups
     ys, states = [], []
     for group in range(groups):
@@ -59,10 +61,7 @@ def scan(
         y, state = _ChunkedScan.apply(*inputs, *rest, _ways(totals[own], plan), plan)
         ys.append(y)
         states.append(state)
-    y = ys[0] if groups == 1 else torch.cat(ys, dim=2)
-    if not final_state:
-        return y, None
-    return y, states[0] if groups == 1 else torch.cat(states, dim=1)
+    return torch.cat(ys, dim=2), torch.cat(states, dim=1) if final_state else None
 
 
 @dataclass(frozen=True)
@@ -90,16 +89,16 @@ class _Way:
 
 
 def _ways(totals: Tensor, plan: Plan) -> list[_Way]:
+    """Divide the heads of a group by their largest decay within a chunk, ``(heads,)``."""
     limit = min(TOTAL_LIMIT[plan.dtype], STEP_LIMIT * plan.chunk)
     largest = totals.tolist()
     ways = []
     for by_head in (False, True):
         heads = [i for i, total in enumerate(largest) if (total > limit) == by_head]
         wary = [] if by_head else [i for i, head in enumerate(heads) if largest[head] > GRADIENT_LIMIT]
-        indices = (torch.tensor(v, dtype=torch.int64, device=totals.device) for v in (heads, wary))
         if heads:
-            first, second = indices
-            ways.append(_Way(None if len(heads) == len(largest) else first, by_head, second))
+            indices = None if len(heads) == len(largest) else torch.tensor(heads, device=totals.device)
+            ways.append(_Way(indices, by_head, torch.tensor(wary, dtype=torch.int64, device=totals.device)))
     return ways
 
 
@@ -157,11 +156,16 @@ def _slab(way: _Way, rows: slice, plan: Plan, x, dt, A, B, C, D, state) -> tuple
 def _backward(x, dt, A, B, C, D, initial_state, y, dy, dstate, ways: list[_Way], plan: Plan) -> list[Tensor | None]:
     """Return the gradients of the first seven arguments."""
     dy = torch.zeros_like(y) if dy is None else dy
-    dx, ddt = (torch.empty(v.shape, dtype=v.dtype, device=v.device) for v in (x, dt))
-    dB, dC = (torch.zeros(v.shape, dtype=plan.dtype, device=v.device) for v in (B, C))  # sums over the ways
+    heads, headdim = x.shape[2:]
+    sizes = [heads * headdim, B.shape[-1], B.shape[-1]]
+    # Side by side, so that whoever split x, B and C from one tensor need not join their gradients by a copy.
+    joined = torch.empty(*x.shape[:2], sum(sizes), dtype=plan.dtype, device=x.device)
+    dx, dB, dC = joined.split(sizes, dim=-1)
+    dx = dx.unflatten(-1, (heads, headdim))
+    joined[..., sizes[0] :] = 0  # sums over the ways
+    ddt = torch.empty(dt.shape, dtype=dt.dtype, device=dt.device)
     dA, dD = (None if v is None else torch.zeros_like(v, dtype=torch.float64) for v in (A, D))
     dinitial = None if initial_state is None else torch.empty_like(initial_state)
-    heads, headdim = x.shape[2:]
     elements = plan.backward_elements(*x.shape[:2], heads * headdim, B.shape[-1])
     for way in ways:
         for rows in plan.slabs(x.shape[0], heads * headdim, elements):
@@ -181,4 +185,4 @@ def _backward(x, dt, A, B, C, D, initial_state, y, dy, dstate, ways: list[_Way],
             if dinitial is not None:
                 way.put(entry.unflatten(1, (-1, headdim)).to(dinitial.dtype), dinitial[rows], 1)
     dD = None if D is None else dD.to(D.dtype)
-    return [dx, ddt, dA.to(A.dtype), dB.to(B.dtype), dC.to(C.dtype), dD, dinitial]
+    return [dx.to(x.dtype), ddt, dA.to(A.dtype), dB.to(B.dtype), dC.to(C.dtype), dD, dinitial]

@@ -50,8 +50,8 @@ def scan(
     ``exp(a_t) C_t . S`` to the output, where ``a`` is the running sum of ``dt A``. The last state is the sum
     ``exp(a_T) S + sum_t exp(a_T - a_t) dt_t x_t B_t^T``.
 
-    The kernel wants ``dt`` in the precision of ``x``. Half-precision inputs are converted to float32, so that step sizes
-    and decays keep their digits.
+    The kernel wants ``dt`` in the precision of ``x``. Half-precision inputs are converted to float32, so that step
+    sizes and decays keep their digits.
 
     Raises:
         ValueError: On a GPU, ``x`` is float64 or the state has more than 256 numbers: there is no kernel for either.

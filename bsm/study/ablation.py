@@ -49,8 +49,8 @@ def load(settings: Profile, names: Sequence[str], seeds: Sequence[int]) -> list[
     """Load the variants' models, under every seed.
 
     Raises:
-        InputError: one that is not trained yet, or that was not trained by the same code on the same songs as the
-            others; it says how to.
+        InputError: one that is not trained yet, or that was not trained by the same recipe version on the same
+            songs as the others; it says how to.
     """
     found = []
     for name in names:

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bsm.data import mir1k
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.evaluate import METRICS, Journal, code_fingerprint, fingerprint
+from bsm.evaluate import METRICS, Journal, fingerprint
 from bsm.files import sha256
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
 from bsm.study.stats import FEWEST, bootstrap_interval, crossed_interval, interval_text
+from bsm.versions import SCORING
 from bsm.weights import registry as weights
 
 PUBLISHED = (
@@ -123,7 +125,7 @@ def journal(settings: Profile, name: str, tracks: Sequence[Track], **kept: Any) 
         tracks: the songs.
         kept: JSON values that the scores depend on beside songs and code: weights, windows.
     """
-    kept |= {"data": fingerprint(tracks), "code": code_fingerprint()}
+    kept |= {"data": fingerprint(tracks), "scoring": SCORING}
     digest = hashlib.sha256(repr(kept).encode()).hexdigest()[:12]
     return Journal(ROOT / "runs" / settings.profile / f"{name}-{digest}.jsonl", kept)
 
@@ -190,10 +192,8 @@ def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.Dat
         records: of :func:`bsm.evaluate.evaluate`.
         published: set the published scores beside them.
     """
-    from bsm.study.subjects import song_of  # which imports this module
-
     frame = pd.DataFrame(records)
-    frame["song"] = frame["track"].map(song_of)
+    frame["song"] = frame["track"].map(lambda track: mir1k.song_of(track) or track)
     rows = []
     for separator, group in frame.groupby("separator", sort=False):
         for metric in METRICS:

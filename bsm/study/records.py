@@ -200,7 +200,7 @@ def trained_on(run: str | Path) -> str | None:
 
     Its last checkpoint tells: it holds a GPU's random state, or none. None where the checkpoint is gone or damaged.
     """
-    from bsm.weights.files import load_state  # imports PyTorch
+    from bsm.train.journal import load_state  # imports PyTorch
 
     try:
         return "cuda" if "random_cuda" in load_state(Path(run) / "state.ckpt") else "cpu"

@@ -26,7 +26,7 @@ from bsm.weights.files import load_model
 
 LABELS = {"bsmamba2": "BSMamba2", "bs-roformer": "BS-RoFormer"}
 """The networks' names in tables and figures."""
-_ALIKE = {"code": "code", "data": "songs"}  # fields of a card
+_ALIKE = {"recipe": "recipe versions", "data": "songs"}  # fields of a card
 
 log = logging.getLogger(__name__)
 
@@ -92,9 +92,9 @@ def subjects(
 
 
 def trained_alike(settings: Profile, paths: Sequence[Path], seeds: Sequence[int]) -> None:
-    """Make sure that runs of a profile, which are compared or averaged, were trained by one code on the same songs.
+    """Make sure that runs of a profile were trained by one recipe version on the same songs.
 
-    What their cards record is compared among themselves, not with the code and songs that are here now.
+    Their cards are compared with each other, not with the recipe and songs that are here now.
 
     Args:
         settings: the profile.
@@ -102,7 +102,7 @@ def trained_alike(settings: Profile, paths: Sequence[Path], seeds: Sequence[int]
         seeds: of the trainings.
 
     Raises:
-        InputError: two runs of different code or songs; it names both and says how to train them alike.
+        InputError: two runs of different recipe versions or songs; it names both and says how to train them alike.
     """
     cards = [card_of(path) for path in paths]
     for path, card in zip(paths, cards, strict=True):

@@ -1,10 +1,10 @@
-"""Training: one run, one folder, resumed where it stopped, in one process or many.
+"""Train one run in one folder, in one process or several, and resume it where it stopped.
 
-A run folder holds ``run.json`` (what is trained, on what, by which code), ``state.ckpt`` (to resume), ``log.jsonl``,
-``tensorboard/``, ``best/`` (weights by validation score) and, at the end, ``model.safetensors`` with its card.
+A run folder holds ``run.json`` (the run's identity), ``state.ckpt`` (the checkpoint), ``log.jsonl``, ``tensorboard/``,
+``best/`` (weights of the best validations), ``lock`` and, at the end, ``model.safetensors`` with its card.
 """
 
-from bsm.train.interrupt import Stopped
+from bsm.train.distributed import Stopped
 from bsm.train.journal import read_log
 from bsm.train.loop import train
 

@@ -1,27 +1,39 @@
-"""What a run writes down as it goes: ``log.jsonl`` and TensorBoard."""
+"""Files that a run writes as it goes: the log, TensorBoard's events, the best weights and the checkpoint."""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from lightning_fabric.loggers import TensorBoardLogger
+from safetensors import SafetensorError
+from torch import nn
 
-from bsm.files import write_text
+from bsm.errors import InputError
+from bsm.files import replacing, write_text
+from bsm.weights.files import save_model
+
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 
 
 class Journal:
-    """``log.jsonl``, one line an update, and the same in ``tensorboard/``.
+    """Write each update to ``log.jsonl`` and ``tensorboard/``.
 
-    On resuming, lines past the checkpoint are dropped: they will come again.
+    A resumed run drops the lines after its checkpoint, because it makes those updates again.
 
     Args:
         run: the run's folder.
-        step: updates that the checkpoint holds.
+        step: number of updates that the checkpoint holds.
     """
 
     def __init__(self, run: Path, step: int) -> None:
@@ -32,14 +44,14 @@ class Journal:
         self._board = TensorBoardLogger(run, name="tensorboard", version="", purge_step=step + 1)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append an update; JSON knows no number that is not finite, null stands for it."""
+        """Append an update. JSON has no NaN or infinity: null replaces them."""
         record = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         numbers = {name: value for name, value in record.items() if isinstance(value, (int, float)) and name != "step"}
         self._board.log_metrics(numbers, step=record["step"])
 
     def flush(self) -> None:
-        """Bring the lines to the disk, where the checkpoint that they belong to will be."""
+        """Write the lines to the disk before the checkpoint that counts them."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -47,39 +59,126 @@ class Journal:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
-        self._board.finalize("failed" if error else "success")
-
-
-class NoJournal:
-    """Stands in for the journal in every process but the first."""
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Write nothing."""
-
-    def flush(self) -> None:
-        """Flush nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close nothing."""
+        with suppress(*([OSError] if error else [])):  # a full disk also fails here; the first error says more
+            self._file.close()
+        with suppress(*([OSError] if error else [])):
+            self._board.finalize("failed" if error else "success")
 
 
 def _step(line: str) -> float:
     try:
         return json.loads(line)["step"]
-    except (ValueError, KeyError):  # the half line of a killed run
+    except (ValueError, KeyError):  # a line that a killed run left half written
         return math.inf
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
     """Return the updates of a run, in order.
 
-    Each has step, loss, grad_norm, lr, seconds, waited (s of them for data) and memory_mb (peak so far); validated ones
-    have valid_loss and valid_usdr; skipped ones have the segments that were not used, as [first, end) pairs, under
-    skipped. A number that was not finite is NaN.
+    Each update has ``step``, ``loss``, ``grad_norm``, ``lr``, ``seconds``, ``waited`` (s spent waiting for data) and
+    ``memory_mb`` (peak so far). A validated update also has ``valid_loss`` and ``valid_usdr``. A skipped update has
+    ``skipped``, the unused segments as [first, end) pairs. A number that was not finite is NaN.
     """
     lines = (run / "log.jsonl").read_text().splitlines()
     return [{k: math.nan if v is None else v for k, v in json.loads(line).items()} for line in lines]
+
+
+# ---- the best weights
+
+
+@dataclass
+class Ranking:
+    """Keep the best validations of a run.
+
+    Attributes:
+        keep: length of the list.
+        best: ``(uSDR in dB, step)``, best first.
+        since_best: number of validations after the best one.
+    """
+
+    keep: int
+    best: list[tuple[float, int]] = field(default_factory=list)
+    since_best: int = 0
+
+    def enter(self, score: float, step: int) -> bool:
+        """Add a validation; return whether it is among the best. The earlier of equal scores ranks first, NaN last."""
+        score = -math.inf if math.isnan(score) else score
+        self.best = sorted([*self.best, (score, step)], key=lambda entry: (-entry[0], entry[1]))[: self.keep]
+        self.since_best = 0 if self.best[0][1] == step else self.since_best + 1
+        return any(entry[1] == step for entry in self.best)
+
+    def state(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        return {"best": [list(entry) for entry in self.best], "since_best": self.since_best}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Restore the result of :meth:`state`."""
+        self.best, self.since_best = [(score, step) for score, step in state["best"]], state["since_best"]
+
+
+def save_best(run: Path, model: nn.Module, step: int, card: dict[str, Any]) -> Path:
+    """Write a network's weights to ``best/step-<number>.safetensors``, with its card."""
+    return save_model(model, _best(run, step), card | {"step": step})
+
+
+def prune(run: Path, ranking: Ranking) -> None:
+    """Delete the files in ``best/`` that the ranking does not hold.
+
+    Call this after the checkpoint holds the ranking: a run that resumes from an older one needs the older files.
+    """
+    kept = {_best(run, step) for _, step in ranking.best}
+    for path in run.glob("best/*"):  # half-written files of a killed run too
+        if path.with_suffix(".safetensors") not in kept:
+            path.unlink()
+
+
+def _best(run: Path, step: int) -> Path:
+    return run / "best" / f"step-{step:07d}.safetensors"
+
+
+# ---- the checkpoint
+
+
+def save_state(path: Path, state: dict[str, Any]) -> Path:
+    """Write a training state: nested dictionaries of tensors and plain values."""
+    with replacing(path) as temporary, temporary.open("wb") as file:  # PyTorch's own file loses the reason of a failure
+        torch.save(state, file)
+    return path
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a training state onto the CPU.
+
+    Raises:
+        InputError: The file is damaged, or holds more than tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path}: damaged training checkpoint ({reason}); move it away to train from the start"
+        ) from error
+
+
+@contextmanager
+def writing(run: Path, kept: int) -> Iterator[None]:
+    """Turn a failure to write into one line that names the checkpoint that is kept.
+
+    Args:
+        run: the run's folder.
+        kept: step of the last checkpoint; 0 for none.
+
+    Raises:
+        InputError: The disk is full, or a file cannot be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError, InputError) as error:
+        chain: list[BaseException] = [error]
+        while cause := chain[-1].__cause__ or chain[-1].__context__:
+            chain.append(cause)
+        full = any(text in str(e) for e in chain for text in _FULL)
+        checkpoint = f"the checkpoint of step {kept} is kept" if kept else "there is no checkpoint yet"
+        reason = "disk full" if full else f"cannot be written ({chain[-1]})"
+        raise InputError(f"{run}: {reason}; {checkpoint}; make room and run the same command again") from error

@@ -7,6 +7,7 @@ import logging
 import math
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,11 @@ from bsm.data.mixing import MixingDataset, validation_segments
 from bsm.data.tracks import Track
 from bsm.files import TEMPORARY, git_revision, write_text
 from bsm.networks import build
-from bsm.train.best import prune, save_best
-from bsm.train.interrupt import Stopped, StopRequest, ignore_signals
-from bsm.train.journal import Journal, NoJournal
-from bsm.train.processes import first_alone, make_fabric
-from bsm.train.run import clear, run_identity
-from bsm.train.sampling import RankSampler
+from bsm.train.distributed import RankSampler, Stopped, StopRequest, first_alone, ignore_signals, make_fabric
+from bsm.train.journal import Journal, load_state, prune, save_best, save_state, writing
+from bsm.train.run import claim, run_identity
 from bsm.train.trainer import VALIDATION_SEGMENTS, Trainer
-from bsm.weights.files import load_state, save_model, save_state
+from bsm.weights.files import save_model
 
 log = logging.getLogger(__name__)
 
@@ -43,79 +41,103 @@ def train(
     device: str = "auto",
     supersede: bool = False,
 ) -> Path:
-    """Train a model, or go on training it, or find it trained; return its weights file.
+    """Train a network, or resume its training, or find it trained; return its weights file.
 
-    Started by ``torchrun``, its processes train one model together, and may be more or fewer after each stop.
+    Processes that ``torchrun`` starts train one network together. Their number may change between a stop and a resume.
 
     Args:
-        run: the run's folder, which all processes see. A run of the same configuration, data and code is resumed; any
-            other is refused, except that one which differs in code alone is set aside and begun anew.
+        run: the run's folder, visible to all processes; :func:`bsm.train.run.claim` has the rules for a used folder.
         model_config: the network.
         config: optimisation and sampling.
-        tracks: by split; ``train`` and ``valid`` are used.
+        tracks: songs by split; ``train`` and ``valid`` are used.
         device: Fabric's accelerator name: ``auto``, ``cpu``, ``cuda``.
         supersede: set aside a run that differs in anything, instead of refusing it.
 
     Raises:
-        InputError: the folder holds another run, or a damaged one; no tracks; a rate or channel count that differs;
-            a device or precision that is not here; segments that the processes cannot share evenly.
-        BackendUnavailable: a BS-RoFormer, and bs-roformer is not installed.
-        FloatingPointError: loss or gradient was not finite, update after update.
-        Stopped: SIGINT or SIGTERM came; the run is saved.
+        InputError: The folder holds another run or a damaged one, or another process trains there; there are no tracks,
+            or one has another rate or channel count than the network; the device or precision is not available; the
+            processes cannot share the segments evenly; a file cannot be written.
+        BackendUnavailable: The network is a BS-RoFormer, and bs-roformer is not installed.
+        FloatingPointError: Loss or gradient was not finite in ``config.max_skipped`` updates in a row.
+        Stopped: SIGINT or SIGTERM was received, and the run is saved.
     """
     run = run.absolute()
-    identity = run_identity(model_config, config, tracks)
-    weights, state_path = run / "model.safetensors", run / "state.ckpt"
     fabric = make_fabric(device, config.precision)
+    identity = first_alone(fabric, lambda: run_identity(model_config, config, tracks))
+    with ExitStack() as held:
+        if first_alone(fabric, lambda: claim(run, identity, supersede=supersede, held=held)):
+            log.info("%s: already trained", run)
+            return run / "model.safetensors"
+        torch.manual_seed(config.seed)
+        trainer = Trainer(fabric, build(model_config), config)
+        state_path = run / "state.ckpt"
+        if first_alone(fabric, state_path.is_file):
+            trainer.load(load_state(state_path), state_path)
+            log.info("%s: resuming at step %d of %d", run, trainer.step, config.steps)
+        segment = round(config.segment_seconds * model_config.sample_rate)
+        batches = _batches(trainer, tracks["train"], segment)
+        validation = validation_segments(tracks["valid"], segment, per_track=VALIDATION_SEGMENTS)
+        first_alone(fabric, lambda: _begin(run, identity, trainer))
+        _updates(run, identity, trainer, batches, validation)
+        card = {"step": trainer.step, "skipped": trainer.skipped, "seconds": trainer.seconds} | trainer.scores
+        card |= {"git": git_revision(Path(bsm.__file__).resolve().parents[1])}
 
-    def found() -> tuple[bool, bool]:
-        clear(run, identity, supersede)
-        return weights.is_file(), state_path.is_file()
+        def finish() -> Path:
+            with writing(run, trainer.step):
+                return save_model(trainer.averaged.module, run / "model.safetensors", identity | card)
 
-    trained, begun = first_alone(fabric, found)
-    if trained:
-        log.info("%s: already trained", run)
-        return weights
-    torch.manual_seed(config.seed)
-    trainer = Trainer(fabric, build(model_config), config)
-    if begun:
-        trainer.load(load_state(state_path), state_path)
-        log.info("%s: going on at step %d of %d", run, trainer.step, config.steps)
-    segment = round(config.segment_seconds * model_config.sample_rate)
-    batches = _batches(trainer, tracks["train"], segment)
-    validation = validation_segments(tracks["valid"], segment, per_track=VALIDATION_SEGMENTS)
-    if fabric.is_global_zero:
+        return first_alone(fabric, finish)
+
+
+def _begin(run: Path, identity: dict[str, Any], trainer: Trainer) -> None:
+    """Record the run's identity, and delete what a killed process left half written."""
+    with writing(run, trainer.step):
         write_text(run / "run.json", json.dumps(identity, indent=2) + "\n")
-        for path in run.glob(f"{TEMPORARY}*"):  # of a run killed while it wrote one
+        for path in run.glob(f"{TEMPORARY}*"):
             path.unlink()
         prune(run, trainer.ranking)
-    journal = Journal(run, trainer.step) if fabric.is_global_zero else NoJournal()
-    bar = tqdm(
-        total=config.steps,
-        initial=trainer.step,
-        desc=f"train {run.name}",
-        unit="step",
-        disable=not fabric.is_global_zero,
-    )
+
+
+def _updates(
+    run: Path,
+    identity: dict[str, Any],
+    trainer: Trainer,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    validation: Sequence[tuple[Tensor, Tensor]],
+) -> None:
+    """Make the updates that are left; the first process writes log, best weights and checkpoints.
+
+    Raises:
+        InputError, FloatingPointError, Stopped: as :func:`train`.
+    """
+    config, first = trainer.config, trainer.fabric.is_global_zero
+    kept = trainer.step  # the step of the last checkpoint
+    with writing(run, kept):
+        journal = Journal(run, trainer.step) if first else nullcontext()
+    bar = tqdm(total=config.steps, initial=trainer.step, desc=f"train {run.name}", unit="step", disable=not first)
     with journal, bar, StopRequest() as stop:
         while not trainer.finished:
             record = trainer.update(batches, stop)
+            entered = False
             if trainer.step % config.validate_every == 0 or trainer.step == config.steps:
                 scores = trainer.validate(validation)
                 record |= scores
                 trainer.scores = {name: None if math.isnan(value) else value for name, value in scores.items()}
                 entered = trainer.ranking.enter(record["valid_usdr"], trainer.step)
-                if entered and fabric.is_global_zero:
-                    save_best(run, trainer.averaged.module, trainer.step, identity | trainer.scores)
-            journal.write(record)
-            trainer.check()
             due = trainer.step % config.checkpoint_every == 0 or trainer.finished or trainer.signum
-            if due and not trainer.skipped_in_row:
-                journal.flush()
-                if fabric.is_global_zero:
-                    save_state(state_path, trainer.state())
-                    prune(run, trainer.ranking)
-            bar.set_postfix(_told(record, trainer), refresh=False)
+            due = due and not trainer.skipped_in_row
+            if first:
+                with writing(run, kept):
+                    if entered:
+                        save_best(run, trainer.averaged.module, trainer.step, identity | trainer.scores)
+                    journal.write(record)
+                    if due:
+                        journal.flush()
+                        save_state(run / "state.ckpt", trainer.state())
+                        kept = trainer.step
+                        prune(run, trainer.ranking)
+            trainer.check()
+            bar.set_postfix(_progress(record, trainer), refresh=False)
             bar.update()
             if trainer.signum and not trainer.finished:
                 raise Stopped(
@@ -123,9 +145,6 @@ def train(
                     f"the same command goes on from the checkpoint in {run}",
                     trainer.signum,
                 )
-    card = {"step": trainer.step, "skipped": trainer.skipped, "seconds": trainer.seconds} | trainer.scores
-    card |= {"git": git_revision(Path(bsm.__file__).resolve().parents[1])}
-    return first_alone(fabric, lambda: save_model(trainer.averaged.module, weights, identity | card))
 
 
 def _batches(trainer: Trainer, tracks: Sequence[Track], segment: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -146,16 +165,16 @@ def _batches(trainer: Trainer, tracks: Sequence[Track], segment: int) -> Iterato
         sampler=sampler,
         num_workers=config.workers,
         worker_init_fn=ignore_signals,
-        generator=torch.Generator(),  # so that a resumed run draws no random number more than a whole one
+        generator=torch.Generator(),  # its own: a resumed run then draws the same random numbers as a whole one
     )
     return iter(loader)
 
 
-def _told(record: dict[str, Any], trainer: Trainer) -> dict[str, str]:
-    """Return what the progress bar says beside the steps: loss, best score, time, share of waiting, peak memory."""
-    told = {"loss": "skipped" if "skipped" in record else f"{record['loss']:.3f}"}
+def _progress(record: dict[str, Any], trainer: Trainer) -> dict[str, str]:
+    """Return the progress bar's values: loss, best score, time, share of waiting, peak memory."""
+    shown = {"loss": "skipped" if "skipped" in record else f"{record['loss']:.3f}"}
     if trainer.ranking.best:
-        told["best"] = f"{trainer.ranking.best[0][0]:.2f} dB"
-    told["step"] = f"{record['seconds']:.2g} s"
-    told["data"] = f"{record['waited'] / record['seconds']:.0%}"
-    return told | {"memory": f"{record['memory_mb'] / 1000:.2g} GB"}
+        shown["best"] = f"{trainer.ranking.best[0][0]:.2f} dB"
+    shown["step"] = f"{record['seconds']:.2g} s"
+    shown["data"] = f"{record['waited'] / record['seconds']:.0%}"
+    return shown | {"memory": f"{record['memory_mb'] / 1000:.2g} GB"}

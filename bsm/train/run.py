@@ -1,54 +1,52 @@
-"""What a run is, and whether its folder is free for it."""
+"""A run's identity, the lock of its folder, and the decision whether the folder may be used."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
-from collections.abc import Sequence
+import os
+import reprlib
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bsm.baseline import RoformerConfig
-from bsm.config import ModelConfig, TrainConfig
+from bsm.config import NO_EFFECT, ModelConfig, TrainConfig
 from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.files import code_checksum
-from bsm.networks import network_name
+from bsm.files import content_checksum
+from bsm.networks import NETWORKS, network_name
+from bsm.versions import RECIPE
+from bsm.weights.files import load_model
 
 log = logging.getLogger(__name__)
 
-# What the weights depend on: when one of these changes, a finished run is trained anew.
-# The songs' synthesis is among it, for the data are known by name and length alone.
-SOURCES = (
-    "activity",
-    "audio",
-    "bands",
-    "baseline",
-    "config",
-    "conv",
-    "data/demo",
-    "data/mixing",
-    "data/tracks",
-    "linear",
-    "loss",
-    "mamba2",
-    "model",
-    "networks",
-    "scan",
-    "stft",
-    "train",
-)
+SPLITS = ("train", "valid")
+MOST_SONGS = 5  # named in a message
+ELSEWHERE = "choose another folder, or move this one away"
+
+
+# ---- identity
 
 
 def run_identity(
     model: ModelConfig | RoformerConfig, config: TrainConfig, tracks: dict[str, Sequence[Track]]
 ) -> dict[str, Any]:
-    """Describe a run by all that its weights depend on: network, recipe, songs and code.
+    """Return a run's identity: everything that its weights depend on, as plain JSON values.
+
+    It has the ``network`` and its configuration (``model``), the training settings (``train``), the songs of each split
+    (``data``) and the ``recipe`` (:data:`bsm.versions.RECIPE`). The settings in :data:`bsm.config.NO_EFFECT` are
+    recorded, but no comparison uses them.
 
     Raises:
-        InputError: no tracks to train or validate on; a rate or channel count that differs from the model's.
+        InputError: There are no tracks to train or validate on, a track's rate or channel count is not the model's, or
+            an audio file cannot be read.
     """
-    for split in ("train", "valid"):
+    for split in SPLITS:
         if not tracks.get(split):
             raise InputError(f"no tracks in split {split!r}; training needs 'train' and 'valid'")
         for track in tracks[split]:
@@ -57,45 +55,229 @@ def run_identity(
                     f"track {track.name!r} has {track.rate} Hz, {track.channels} channels; the model wants "
                     f"{model.sample_rate} Hz, {model.channels}"
                 )
-    data = {split: [[t.name, t.samples] for t in tracks[split]] for split in ("train", "valid")}
-    settings = {"network": network_name(model), "model": model.to_dict(), "train": config.to_dict(), "data": data}
-    return json.loads(json.dumps(settings)) | {"code": code_fingerprint()}
+    settings = {"network": network_name(model), "model": model.to_dict(), "train": config.to_dict()}
+    settings |= {"data": {split: [_song(track) for track in tracks[split]] for split in SPLITS}, "recipe": RECIPE}
+    return json.loads(json.dumps(settings))
 
 
-def code_fingerprint() -> str:
-    """Return a checksum of :data:`SOURCES`."""
-    return code_checksum(pattern for name in SOURCES for pattern in (f"{name}.py", f"{name}/*.py"))
+def _song(track: Track) -> dict[str, Any]:
+    """Return a song's fingerprint: its format and the checksums of its files, whatever the folder that they are in."""
+    sources = dict(track.sources) | ({"mixture": track.mixture_source} if track.mixture_source else {})
+    checksums = {path: content_checksum(path) for path in track.files}
+    files = {name: checksums[source.path] for name, source in sorted(sources.items())}
+    return {
+        "name": track.name,
+        "samples": track.samples,
+        "rate": track.rate,
+        "channels": track.channels,
+        "files": files,
+    }
 
 
-def clear(run: Path, identity: dict[str, Any], supersede: bool) -> None:
-    """Make sure that the folder is free or holds this very run; set aside one that other code began, or any other.
+@dataclass(frozen=True)
+class Differences:
+    """The differences between the run in a folder and a new one.
+
+    Attributes:
+        recipe: text about the recipe version; empty if it is the same.
+        settings: name -> (value of the earlier run, value of the new one).
+        songs: texts about songs, such as "train song 'a' has other contents".
+    """
+
+    recipe: str
+    settings: dict[str, tuple[Any, Any]]
+    songs: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.recipe or self.settings or self.songs)
+
+    @property
+    def others(self) -> list[str]:
+        """Texts about all differences but the recipe's."""
+        return [
+            f"{name} was {reprlib.repr(was)}, is {reprlib.repr(now)}" for name, (was, now) in self.settings.items()
+        ] + self.songs
+
+
+def differences(found: dict[str, Any], identity: dict[str, Any]) -> Differences:
+    """Compare the content of ``run.json`` with a new run's identity.
+
+    A setting that the file lacks is newer than the file; it counts with its default value.
 
     Raises:
-        InputError: it holds another run, or one whose ``run.json`` is damaged or gone.
+        KeyError, TypeError, ValueError, AttributeError: The file does not hold an identity.
     """
-    path = run / "run.json"
-    if not path.is_file():
+    was, now = _settings(found), _settings(identity)
+    if was["network"] != now["network"]:  # then the sizes have other names: the network says it all
+        was, now = ({k: v for k, v in part.items() if k not in part["of model"]} for part in (was, now))
+    for part in (was, now):
+        del part["of model"]
+    settings = {name: (was.get(name), now.get(name)) for name in was | now if was.get(name) != now.get(name)}
+    recipe = ""
+    if "recipe" not in found:
+        recipe = "begun by an earlier version of bsm, which recorded no recipe version"
+    elif found["recipe"] != identity["recipe"]:
+        recipe = f"recipe version was {found['recipe']!r}, is {identity['recipe']!r}"
+    songs = [text for split in SPLITS for text in _changed_songs(split, found["data"][split], identity["data"][split])]
+    return Differences(recipe, settings, songs)
+
+
+def _settings(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that count, by one name each; ``of model`` has the names of the network's."""
+    model = _flat(NETWORKS[identity["network"]][0]().to_dict() | identity["model"])
+    train = TrainConfig().to_dict() | identity["train"]
+    train = _flat({name: value for name, value in train.items() if name not in NO_EFFECT})
+    return json.loads(json.dumps({"network": identity["network"], "of model": list(model)} | model | train))
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    flat = {}
+    for name, value in values.items():
+        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _changed_songs(split: str, found: list, now: list) -> list[str]:
+    """Name the songs of a split that differ. Earlier versions recorded ``[name, samples]`` only."""
+    if found == now:
+        return []
+    songs = [s if isinstance(s, dict) else dict(zip(("name", "samples"), s, strict=True)) for s in found]
+    was = {song["name"]: song for song in songs}
+    by_name = {song["name"]: song for song in now}
+    texts = [f"{split} song {name!r} is new" for name in by_name if name not in was]
+    texts += [f"{split} song {name!r} is gone" for name in was if name not in by_name]
+    for name in (name for name in was if name in by_name):
+        other = {key for key, value in was[name].items() if by_name[name].get(key) != value}
+        if other:
+            texts.append(f"{split} song {name!r} has " + ("other contents" if other == {"files"} else "another length"))
+    if not texts and list(was) != list(by_name):
+        texts = [f"{split} songs are in another order"]
+    rest = len(texts) - MOST_SONGS
+    return texts if rest <= 0 else [*texts[:MOST_SONGS], f"{rest} more {split} songs differ"]
+
+
+# ---- the folder
+
+
+def claim(run: Path, identity: dict[str, Any], *, supersede: bool, held: ExitStack) -> bool:
+    """Take a folder for a run; return whether the run is finished already.
+
+    A run of the same identity goes on. A finished or unfinished run goes on to more steps than it was begun with, if
+    that gives the same weights as a run of that many steps from the start. A run of another recipe version is set
+    aside, and a new one begins. Nothing is deleted.
+
+    Args:
+        run: the folder.
+        identity: of :func:`run_identity`.
+        supersede: set aside a run that differs in anything, instead of refusing it.
+        held: holds the folder's lock until it is closed.
+
+    Raises:
+        InputError: Another process trains here, or the folder holds another run or a damaged one.
+    """
+    if (run / "run.json").is_file() and not _read(run, identity)[1] and _has_weights(run):
+        return True
+    run.mkdir(parents=True, exist_ok=True)
+    held.enter_context(lock(run))
+    if not (run / "run.json").is_file():
         if any((run / name).exists() for name in ("state.ckpt", "model.safetensors")):
-            raise InputError(f"{run}: holds a run without run.json; choose another folder or delete this one")
-        return
+            raise InputError(f"{run}: holds a run without run.json; {ELSEWHERE}")
+        return False
+    found, changed = _read(run, identity)
+    if not changed:
+        return _has_weights(run)  # another process may have finished it before the lock was taken
+    if not changed.recipe and not changed.songs and changed.settings.keys() == {"steps"}:
+        refusal = _why_not(run, found)
+        if not refusal and found["train"]["steps"] < identity["train"]["steps"]:
+            _keep_finished(run, found["train"]["steps"], identity["train"]["steps"])
+            return False
+    else:
+        refusal = ""
+    if changed.others and not supersede:
+        told = "; ".join(changed.others + ([f"it cannot go on: {refusal}"] if refusal else []))
+        raise InputError(f"{run}: holds another run: {told}; {ELSEWHERE}")
+    aside = _free(run.with_name(f"{run.name}.earlier"))
+    told = "; ".join([changed.recipe] * bool(changed.recipe) + changed.others)
+    log.warning("%s: %s; the earlier run is kept as %s, and a new one begins", run, told, aside.name)
+    run.replace(aside)
+    run.mkdir()
+    held.enter_context(lock(run))  # the first lock went with the folder
+    return False
+
+
+def _read(run: Path, identity: dict[str, Any]) -> tuple[dict[str, Any], Differences]:
+    path = run / "run.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        differing = sorted(k for k in identity if found.get(k) != identity[k])
-    except (ValueError, AttributeError) as error:  # not JSON, or not a mapping
-        raise InputError(f"{path}: damaged ({error}); delete the folder to train from the start") from error
-    if not differing:
-        return
-    if differing != ["code"] and not supersede:
-        raise InputError(
-            f"{run}: holds a run with another {', '.join(d for d in differing if d != 'code')}; "
-            "choose another folder or delete this one"
-        )
-    # Named by the code that began it, so that no two runs want one name.
-    aside = run.with_name(f"{run.name}.code-{found.get('code')}")
-    number = 1
-    while aside.exists():
+        return found, differences(found, identity)
+    except (ValueError, AttributeError, KeyError, TypeError) as error:  # not JSON, or not an identity
+        raise InputError(f"{path}: damaged ({error!r}); {ELSEWHERE}") from error
+
+
+def _has_weights(run: Path) -> bool:
+    """Tell whether a finished run's weights can be loaded; damaged ones are made again from the checkpoint."""
+    path = run / "model.safetensors"
+    if not path.is_file():
+        return False
+    try:
+        load_model(path)
+    except InputError as error:
+        log.warning("not used, the run goes on from its checkpoint: %s", error)
+        return False
+    return True
+
+
+def _why_not(run: Path, found: dict[str, Any]) -> str:
+    """Say why a run cannot go on to more steps with the result of a run of that many; empty if it can."""
+    was = TrainConfig().to_dict() | found["train"]
+    if was["schedule"] != "constant":
+        return f"the {was['schedule']} schedule sets every learning rate by the number of steps"
+    if was["patience"] and was["steps"] % was["validate_every"]:
+        return "its last validation is out of turn, and patience counts it"
+    if (run / "model.safetensors").is_file() and not (run / "state.ckpt").is_file():
+        return "its checkpoint state.ckpt is gone"
+    return ""
+
+
+def _keep_finished(run: Path, was: int, now: int) -> None:
+    """Rename the final weights of a run that goes on, so that they are not taken for those of more steps."""
+    kept = run / f"model-{was}-steps.safetensors"
+    for path in (run / "model.safetensors", run / "model.json"):
+        if path.is_file():
+            path.replace(kept.with_suffix(path.suffix))
+    log.info("%s: steps was %d, is %d; the run goes on; final weights so far, if any: %s", run, was, now, kept.name)
+
+
+def _free(path: Path) -> Path:
+    """Return the path, or the first of ``<path>-2``, ``<path>-3``, ... that does not exist."""
+    number, free = 1, path
+    while free.exists():
         number += 1
-        aside = run.with_name(f"{run.name}.code-{found.get('code')}-{number}")
-    changed = ", ".join(differing)
-    log.warning("%s: %s changed since this run began; it is kept as %s and begun anew", run, changed, aside.name)
-    run.replace(aside)
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+@contextmanager
+def lock(run: Path) -> Iterator[None]:
+    """Hold a run's folder; the system releases it when this process ends, however it ends.
+
+    The lock belongs to this process alone: a data loader's worker that outlives a killed training does not hold it.
+
+    Raises:
+        InputError: Another process holds the folder.
+    """
+    with (run / "lock").open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            owner = file.read().strip() or "not known"
+            raise InputError(
+                f"{run}: another process trains here ({owner}); wait for it, stop it, or choose another folder"
+            ) from None
+        except OSError as error:
+            log.warning("%s: this file system has no locks (%s); start one training at a time", run, error)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield

@@ -1,4 +1,4 @@
-"""One update after another: gradients over several batches, clipping, AdamW, the average of the weights, validation."""
+"""One update after another: gradients over several batches, clipping, AdamW, averaged weights and validation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import resource
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,55 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
 
 from bsm.config import TrainConfig
 from bsm.errors import InputError
 from bsm.loss import bsmamba2_loss
 from bsm.metrics import usdr
-from bsm.train.best import Ranking
-from bsm.train.interrupt import StopRequest
-from bsm.train.recompute import recompute_blocks
-from bsm.train.sampling import pass_segments, passes_per_update
-from bsm.train.schedule import learning_rate
+from bsm.networks import blocks
+from bsm.train.distributed import StopRequest, pass_segments, passes_per_update
+from bsm.train.journal import Ranking
 
 log = logging.getLogger(__name__)
 
 VALIDATION_SEGMENTS = 4  # of each validation song
-SILENT = 1e-5  # mean square, 50 dB below full scale: vocals that are but the beginning or end of a word
+SILENT = 1e-5  # mean square, 50 dB below full scale: these vocals are only the start or end of a word
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Return the learning rate of the update that follows ``step`` others.
+
+    The rate rises linearly from ``lr / warmup`` to ``lr``. Then it stays there, or falls to 0 along half a cosine.
+    """
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.lr
+    done = (step - config.warmup) / (config.steps - config.warmup)
+    return config.lr * (1 + math.cos(math.pi * done)) / 2
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Apply gradient checkpointing: keep each block's input, and compute the block again for its gradients.
+
+    The unit is a block, not a layer of two: a block's input is small, and only one block's activations are held at a
+    time. The second computation draws the same random numbers.
+
+    Args:
+        model: a network of :mod:`bsm.networks`, changed in place.
+    """
+    for block in blocks(model):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 class Trainer:
-    """Everything that changes from one update to the next, the same in every process.
+    """Hold everything that an update changes; it is the same in every process.
 
     Args:
         fabric: launched.
-        model: with its initial weights.
-        config: the recipe.
+        model: the network with its initial weights.
+        config: the training settings.
     """
 
     def __init__(self, fabric: Fabric, model: nn.Module, config: TrainConfig) -> None:
@@ -53,20 +79,20 @@ class Trainer:
         self.scores: dict[str, float | None] = {}  # of the last validation
         self.step = self.skipped = self.skipped_in_row = 0
         self.seconds = 0.0
-        self.signum = 0  # of the signal that some process was sent, as of the last update
+        self.signum = 0  # the signal that some process had received by the last update
 
     @property
     def finished(self) -> bool:
-        """Whether all updates are made, or validation has not improved for too long."""
+        """Whether all updates are made, or validation has not improved for ``config.patience`` validations."""
         patience = self.config.patience
         return self.step >= self.config.steps or 0 < patience <= self.ranking.since_best
 
     def update(self, batches: Iterator[tuple[Tensor, Tensor]], stop: StopRequest) -> dict[str, Any]:
-        """Take one optimiser step; leave it out where the loss or its gradient is not finite in some process.
+        """Take one optimiser step; skip it if the loss or its gradient is not finite in any process.
 
         Args:
-            batches: mixtures and vocals, this process's own.
-            stop: knows which signal this process was sent; afterwards ``self.signum`` is the same in all of them.
+            batches: this process's mixtures and vocals, ``(batch, channels, samples)``.
+            stop: this process's stop request. Afterwards ``self.signum`` is the same in all processes.
 
         Returns:
             The update's line in the log (:func:`bsm.train.read_log`).
@@ -81,9 +107,9 @@ class Trainer:
                 loss = bsmamba2_loss(self.model(mixture), vocals, self.config.loss)
                 self.fabric.backward(loss / self.passes)
             losses.append(loss.detach())
-        told = torch.stack([*losses, losses[0].new_tensor(stop.signum)])
-        told = self.fabric.all_gather(told).reshape(self.fabric.world_size, -1).double().cpu()
-        losses, self.signum = told[:, :-1], int(told[:, -1].max())
+        gathered = torch.stack([*losses, losses[0].new_tensor(stop.signum)])
+        gathered = self.fabric.all_gather(gathered).reshape(self.fabric.world_size, -1).double().cpu()
+        losses, self.signum = gathered[:, :-1], int(gathered[:, -1].max())
         norm = self.fabric.clip_gradients(
             self.model, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False
         )
@@ -107,9 +133,12 @@ class Trainer:
         return record | {"seconds": elapsed, "waited": waited, "memory_mb": self._peak_memory()}
 
     def _unusable(self, losses: Tensor) -> list[list[int]]:
-        """Return the segments behind the losses, ``(processes, passes)``, that are not finite, as [first, end) pairs.
+        """Return the segments whose loss is not finite, as [first, end) pairs.
 
-        All of the update's, where each loss is finite and the gradient is not.
+        If every loss is finite and only the gradient is not, return all segments of the update.
+
+        Args:
+            losses: ``(processes, passes)``.
         """
         bad = (~losses.T.isfinite()).nonzero().tolist()
         parts = [pass_segments(self.config, self.step, number, rank, len(losses)) for number, rank in bad]
@@ -117,7 +146,7 @@ class Trainer:
         return [[p.start, p.stop] for p in parts] or [[first, first + self.config.update_segments]]
 
     def check(self) -> None:
-        """Refuse to go on where nothing but skipped updates is left.
+        """Stop a training that skips one update after another.
 
         Raises:
             FloatingPointError: ``config.max_skipped`` updates in a row were skipped.
@@ -130,23 +159,23 @@ class Trainer:
             )
 
     def _peak_memory(self) -> float:
-        """Return the most memory held so far, MB: the GPU's, or on a CPU this process's."""
+        """Return the peak memory so far, MB: the GPU's, or this process's on a CPU."""
         if self.fabric.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.fabric.device) / 1e6
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
     @torch.no_grad()
     def validate(self, segments: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """Score the averaged weights on fixed segments: mean loss, and mean over songs of uSDR in dB.
+        """Score the averaged weights on fixed segments: the mean loss, and the mean uSDR over songs in dB.
 
-        A song's uSDR is that of its segments joined: in segments without vocals the ratio of energies is meaningless,
-        but what the model leaves there counts as error. A song whose vocals are :data:`SILENT` in all of them counts in
-        the loss alone; if all songs are such, the uSDR is NaN. The processes share the songs out.
+        A song's uSDR is that of its joined segments: in a segment without vocals the ratio of energies means nothing,
+        but the vocals that the model invents there are an error. A song with :data:`SILENT` vocals counts in the loss
+        only; if every song is silent, the uSDR is NaN. The processes share the songs.
         """
         self.averaged.eval()
         size = VALIDATION_SEGMENTS
         songs = [segments[first : first + size] for first in range(0, len(segments), size)]
-        scores = torch.zeros(len(songs), 3, dtype=torch.float64, device=self.fabric.device)  # loss, uSDR, whether sung
+        scores = torch.zeros(len(songs), 3, dtype=torch.float64, device=self.fabric.device)  # loss, uSDR, not silent
         for index in range(self.fabric.global_rank, len(songs), self.fabric.world_size):
             mixture, vocals = (torch.stack(v).to(self.fabric.device) for v in zip(*songs[index], strict=True))
             with self.fabric.autocast():
@@ -159,7 +188,7 @@ class Trainer:
         return {"valid_loss": loss / len(songs), "valid_usdr": score / sung if sung else math.nan}
 
     def state(self) -> dict[str, Any]:
-        """Return what a resumed run needs. The data need no state: a segment depends on seed and index alone."""
+        """Return what a resumed run needs. Data need no state: a segment depends on seed and index only."""
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -176,10 +205,14 @@ class Trainer:
         return state
 
     def load(self, state: dict[str, Any], path: Path) -> None:
-        """Take up a saved state, read from ``path``; it may come from another number of processes.
+        """Restore a saved state; it may come from another number of processes.
+
+        Args:
+            state: the result of :meth:`state`.
+            path: the file that held it, for messages.
 
         Raises:
-            InputError: it is not a state of this training.
+            InputError: The state does not fit this training.
         """
         try:
             self.step, self.seconds, self.skipped = state["step"], state["seconds"], state["skipped"]
@@ -193,5 +226,6 @@ class Trainer:
                 torch.cuda.set_rng_state(state["random_cuda"], self.fabric.device)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(
-                f"{path}: not a checkpoint of this training ({type(error).__name__}); delete it to train from the start"
+                f"{path}: not a checkpoint of this training ({type(error).__name__}); "
+                "move it away to train from the start"
             ) from error

@@ -5,28 +5,24 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-import bsm.train.run
 from bsm.data.tracks import load_tracks
 from bsm.train import train
 from runs import CONFIG, MODEL, write_songs
 
 
 @contextmanager
-def steady():
-    """One thread, for a model so small; and a fingerprint that an edit during the tests does not change."""
-    threads, fingerprint = torch.get_num_threads(), bsm.train.run.code_fingerprint
+def one_thread():
+    """More threads only slow down a model so small."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    bsm.train.run.code_fingerprint = lambda: "0123456789abcdef"
-    yield fingerprint
+    yield
     torch.set_num_threads(threads)
-    bsm.train.run.code_fingerprint = fingerprint
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_and_steady():
-    """Yield the true fingerprint's function."""
-    with steady() as fingerprint:
-        yield fingerprint
+def small():
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +39,6 @@ def tracks(songs):
 def whole(tmp_path_factory, tracks):
     """A run that nothing interrupted."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    with steady():  # pytest makes what serves the session before what serves a module
+    with one_thread():  # pytest makes session fixtures before module fixtures
         train(run, MODEL, CONFIG, tracks, device="cpu")
     return run

@@ -32,7 +32,7 @@ MODEL = ModelConfig(
     expand=2,
     mask_expansion=1,
 )
-ROFORMER = RoformerConfig.beside(MODEL).replace(heads=2, dim_head=4)
+ROFORMER = RoformerConfig.like(MODEL).replace(heads=2, dim_head=4)
 CONFIG = TrainConfig(
     steps=7,
     batch_size=2,

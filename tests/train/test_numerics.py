@@ -14,8 +14,8 @@ from bsm.loss import bsmamba2_loss
 from bsm.model import BSMamba2
 from bsm.networks import build
 from bsm.train import read_log, train
-from bsm.train.processes import make_fabric
-from bsm.train.recompute import recompute_blocks
+from bsm.train.distributed import make_fabric
+from bsm.train.trainer import recompute_blocks
 from runs import CONFIG, MODEL, ROFORMER, assert_same_run
 
 

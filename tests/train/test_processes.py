@@ -21,7 +21,7 @@ from bsm.data.mixing import MixingDataset
 from bsm.errors import InputError
 from bsm.loss import bsmamba2_loss
 from bsm.train import Stopped, read_log, train
-from bsm.train.sampling import RankSampler, passes_per_update
+from bsm.train.distributed import RankSampler, passes_per_update
 from runs import CONFIG, MODEL, ROFORMER, assert_same_weights, finished, fork, kill_at_loss, without_times
 
 JOINED = CONFIG.replace(processes=2)  # 8 segments an update: 4 passes in one process, 2 in each of two
@@ -216,7 +216,7 @@ def test_a_refusal_is_everybody_s(alone, tracks):
         try:
             train(alone, MODEL, JOINED.replace(lr=1.0), tracks, device="cpu")
         except InputError as error:
-            assert "holds a run with another train" in str(error)
+            assert "holds another run: lr was 0.002, is 1.0" in str(error)
             os._exit(2)
 
     assert in_two(action) == [2, 2]
@@ -250,11 +250,9 @@ import torch
 from runs import MODEL
 from test_processes import JOINED
 import bsm.train
-import bsm.train.run
 from bsm.data.tracks import load_tracks
 
 torch.set_num_threads(1)
-bsm.train.run.code_fingerprint = lambda: "0123456789abcdef"
 tracks = {split: load_tracks(Path(sys.argv[2]), split) for split in ("train", "valid")}
 bsm.train.train(Path(sys.argv[3]), MODEL, JOINED, tracks, device="cpu")
 """

@@ -10,7 +10,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 import bsm.train
-import bsm.train.interrupt
+import bsm.train.distributed
 import bsm.train.loop
 import bsm.train.trainer
 from bsm.cli import main
@@ -96,11 +96,12 @@ def kill_at(where, number):
             kill()
         write(journal, record)
 
-    def half_file(state, path):
+    def half_file(state, file):
         if counted():
-            Path(path).write_bytes(b"half")
+            file.write(b"half")
+            file.flush()
             kill()
-        save(state, path)
+        save(state, file)
 
     def rename(path, target):
         if Path(target).name == where and counted():
@@ -182,7 +183,7 @@ def test_a_signal_saves_and_stops(whole, tracks, tmp_path, number, workers):
 
 def repeat_signals(monkeypatch, patience, numbers):
     """Make the first loss send signals to this process."""
-    monkeypatch.setattr(bsm.train.interrupt, "PATIENCE", patience)
+    monkeypatch.setattr(bsm.train.distributed, "PATIENCE", patience)
     rest = list(numbers)
 
     def loss(*arguments):

@@ -14,8 +14,9 @@ from bsm.errors import InputError
 from bsm.loss import bsmamba2_loss
 from bsm.model import BSMamba2
 from bsm.train import read_log, train
-from bsm.train.best import Ranking
-from bsm.train.schedule import learning_rate
+from bsm.train.journal import Ranking
+from bsm.train.trainer import learning_rate
+from bsm.versions import RECIPE
 from bsm.weights.files import load_model
 from runs import CONFIG, MODEL, RATE, ROFORMER, Interrupted, assert_same_run, interrupt_after, scalars
 
@@ -34,7 +35,9 @@ def test_a_run_leaves_weights_log_and_board(whole):
     assert not all(torch.equal(v, state["model"][k]) for k, v in model.state_dict().items())
     card = json.loads((whole / "model.json").read_text())
     assert card["train"] == json.loads(json.dumps(CONFIG.to_dict()))
-    assert card["data"] == {"train": [["a", 2 * RATE], ["b", 2 * RATE]], "valid": [["c", 2 * RATE]]}
+    songs = {split: [(s["name"], s["samples"]) for s in songs] for split, songs in card["data"].items()}
+    assert songs == {"train": [("a", 2 * RATE), ("b", 2 * RATE)], "valid": [("c", 2 * RATE)]}
+    assert card["recipe"] == RECIPE
     assert (card["valid_usdr"], card["valid_loss"]) == (records[-1]["valid_usdr"], records[-1]["valid_loss"])
     assert set(card["git"]) == {"revision", "dirty"}
     assert not [path for path in whole.iterdir() if path.name.startswith(".")]
@@ -108,7 +111,7 @@ def test_the_yardstick_trains_through_the_same_loop(tracks, tmp_path, monkeypatc
     assert type(model) is BSRoformer
     assert model.config == ROFORMER
     assert json.loads((run / "model.json").read_text())["network"] == "bs-roformer"
-    with pytest.raises(InputError, match="holds a run with another model, network"):
+    with pytest.raises(InputError, match="holds another run: network was 'bs-roformer', is 'bsmamba2'; choose"):
         train(run, MODEL, config, tracks, device="cpu")
 
 
@@ -121,7 +124,7 @@ def test_loader_workers_do_not_change_the_weights(whole, tracks, tmp_path):
 
 
 def test_the_paper_preset_is_the_author_s_recipe():
-    """REFERENCE, section 3, number for number."""
+    """The settings of the author's code, number for number."""
     config = TrainConfig.preset("paper")
     assert (config.batch_size, config.processes, config.accumulate, config.update_segments) == (5, 2, 6, 60)
     epoch = 6000 // config.update_segments

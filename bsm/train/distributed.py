@@ -1,0 +1,162 @@
+"""Processes of a training: the device, each process's share of an update, and the signals that stop all of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+from typing import Self, TypeVar
+
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from torch import distributed
+from torch.utils.data import Sampler
+
+from bsm.config import TrainConfig
+from bsm.errors import InputError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# torch.fft has no bfloat16, and the loss's gradients exceed the range of float16 without a scaler.
+PRECISIONS = ("32-true", "bf16-mixed")
+
+
+def make_fabric(device: str, precision: str) -> Fabric:
+    """Join the processes that ``torchrun`` started, or run alone.
+
+    Args:
+        device: Fabric's accelerator name: ``auto``, ``cpu``, ``cuda``.
+        precision: one of :data:`PRECISIONS`.
+
+    Raises:
+        InputError: The device is not available, or the precision is not supported.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r} cannot be trained in; choose one of {', '.join(PRECISIONS)}")
+    total = local = 1
+    if distributed.is_available() and distributed.is_torchelastic_launched():
+        total, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    try:
+        fabric = Fabric(
+            accelerator=device,
+            devices=local,
+            num_nodes=total // local,
+            strategy=DDPStrategy(broadcast_buffers=False) if total > 1 else "auto",  # buffers are constants
+            precision=precision,
+        )
+    except (ValueError, RuntimeError, TypeError) as error:  # Fabric's refusals name the devices that exist
+        raise InputError(f"device {device!r}: {' '.join(str(error).split())}") from error
+    fabric.launch()
+    return fabric
+
+
+def first_alone(fabric: Fabric, action: Callable[[], T]) -> T:
+    """Run an action in the first process; return its result, or raise its refusal, in every process."""
+    outcome = None
+    if fabric.is_global_zero:
+        try:
+            outcome = action()
+        except (InputError, OSError) as error:
+            outcome = error
+    outcome = fabric.broadcast(outcome)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+# ---- the share of each process
+#
+# Update u takes the segments u * n to (u + 1) * n - 1 of the data set, with n = config.update_segments. This holds for
+# any number of processes, and no segment comes twice.
+
+
+def passes_per_update(config: TrainConfig, processes: int) -> int:
+    """Return the number of forward passes that a process makes in an update.
+
+    Raises:
+        InputError: The processes cannot share the update's segments evenly.
+    """
+    passes, rest = divmod(config.accumulate * config.processes, processes)
+    if rest or not passes:
+        raise InputError(
+            f"an update is {config.accumulate * config.processes} passes of {config.batch_size} segments, which "
+            f"{processes} processes cannot share evenly; start a number that divides it"
+        )
+    return passes
+
+
+def pass_segments(config: TrainConfig, update: int, number: int, rank: int, processes: int) -> range:
+    """Return the segments of forward pass ``number`` of a process in an update; all numbers count from 0."""
+    first = update * config.update_segments + (number * processes + rank) * config.batch_size
+    return range(first, first + config.batch_size)
+
+
+class RankSampler(Sampler[int]):
+    """Yield the segments that one process reads, in order, from update ``first_update`` to the last."""
+
+    def __init__(self, config: TrainConfig, *, first_update: int, rank: int, processes: int) -> None:
+        self._config, self._first, self._rank, self._processes = config, first_update, rank, processes
+        self._passes = passes_per_update(config, processes)
+
+    def __len__(self) -> int:
+        return (self._config.steps - self._first) * self._passes * self._config.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        for update in range(self._first, self._config.steps):
+            for number in range(self._passes):
+                yield from pass_segments(self._config, update, number, self._rank, self._processes)
+
+
+# ---- signals
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 2.0  # s after a signal in which a Ctrl-C counts as a repetition of it
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended the training after it was saved; ``status`` is the shell's exit status for that signal."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.status = 128 + signum
+
+
+class StopRequest:
+    """Record SIGINT and SIGTERM in ``signum`` (0: none) while open; a second Ctrl-C stops at once.
+
+    The terminal or cluster signals every process, and ``torchrun`` passes the same signal on. A repeated signal must
+    therefore not end the update that will be saved. Python delivers signals to its main thread only: in another thread,
+    this class records nothing.
+    """
+
+    def __init__(self) -> None:
+        self.signum, self._since = 0, 0.0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._record) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, signal.SIG_DFL if before is None else before)
+
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        if not self.signum:
+            self.signum, self._since = number, time.monotonic()
+            log.warning("%s: stopping after this update; Ctrl-C again stops at once", signal.Signals(number).name)
+        elif number == signal.SIGINT and time.monotonic() - self._since > PATIENCE:
+            raise KeyboardInterrupt
+
+
+def ignore_signals(_: int) -> None:
+    """Ignore stop signals in a data loader's worker: its death would end the main process before the update."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
