@@ -152,7 +152,7 @@ def test_validation_scores_songs_of_the_averaged_weights(tracks):
     from bsm.metrics import usdr
 
     trainer = bsm.train.trainer.Trainer(make_fabric("cpu", "32-true"), BSMamba2(MODEL), CONFIG)
-    averaged = copy.deepcopy(trainer.averaged.module)
+    averaged = copy.deepcopy(trainer.averaged.network)
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             parameter.zero_()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 import bsm.train
 import bsm.train.distributed
@@ -18,6 +17,7 @@ from bsm.loss import bsmamba2_loss
 from bsm.study.profiles import Profile
 from bsm.train import Stopped, read_log, train
 from bsm.train.journal import Journal
+from bsm.train.trainer import AveragedWeights
 from runs import (
     CONFIG,
     MODEL,
@@ -58,7 +58,7 @@ def test_interrupted_again_and_again(whole, tracks, tmp_path, monkeypatch):
 
 KILLS = {
     "between two passes": ("bsmamba2_loss", 6),
-    "before the average": ("update_parameters", 5),
+    "before the average": ("average", 5),
     "in a line of the log": ("write", 5),
     "while writing a checkpoint": ("torch.save", 2),
     "before a checkpoint's name": ("state.ckpt", 3),
@@ -111,8 +111,8 @@ def kill_at(where, number):
     write, save, replace = Journal.write, torch.save, Path.replace
     if where == "bsmamba2_loss":
         bsm.train.trainer.bsmamba2_loss = before(bsmamba2_loss)
-    elif where == "update_parameters":
-        AveragedModel.update_parameters = before(AveragedModel.update_parameters)
+    elif where == "average":
+        AveragedWeights.update = before(AveragedWeights.update)
     elif where == "prune":
         bsm.train.loop.prune = before(bsm.train.loop.prune)
     elif where == "write":

@@ -31,7 +31,7 @@ def test_a_run_leaves_weights_log_and_board(whole):
     # The published weights are the averaged ones.
     model = load_model(whole / "model.safetensors")
     assert model.config == MODEL
-    assert all(torch.equal(v, state["averaged"][f"module.{k}"]) for k, v in model.state_dict().items())
+    assert all(torch.equal(v, state["averaged"][k]) for k, v in model.state_dict().items())
     assert not all(torch.equal(v, state["model"][k]) for k, v in model.state_dict().items())
     card = json.loads((whole / "model.json").read_text())
     assert card["train"] == json.loads(json.dumps(CONFIG.to_dict()))
@@ -80,7 +80,7 @@ def test_the_loop_is_the_rule_written_out(whole, tracks):
     state = torch.load(whole / "state.ckpt", weights_only=True)
     for name, value in now.items():
         torch.testing.assert_close(state["model"][name], value, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(state["averaged"][f"module.{name}"], averaged[name], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(state["averaged"][name], averaged[name], rtol=1e-3, atol=1e-4)
 
 
 def test_clipping_bounds_the_step(tracks, tmp_path, monkeypatch):
