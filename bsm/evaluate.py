@@ -227,5 +227,5 @@ def fingerprint(tracks: Sequence[Track]) -> str:
 
 
 def digest(settings: dict[str, Any]) -> str:
-    """Return a short hash of an evaluation's settings, for the name of a file that is found again by the same ones."""
+    """Return a short hash of an evaluation's settings, for the names of its files."""
     return hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
