@@ -53,12 +53,13 @@ def separate(
     are 32-bit float by default, so that nothing clips. Songs are taken in the order given; the first that cannot be
     separated ends the command, and what was written for those before it stays: --skip-existing goes on after them.
     """
-    from bsm.inference import find_songs, plan_outputs, separate_file
+    from bsm.inference import check_windows, find_songs, plan_outputs, separate_file
     from bsm.weights.files import load_model
 
     device = _device(device, threads)
     if not verbose:
         logging.getLogger("bsm").setLevel(logging.WARNING)
+    check_windows(options["window"], options["hop"], whole=options["whole"])
     targets = plan_outputs(find_songs(songs), output, overwrite=overwrite, skip_existing=skip_existing)
     model = load_model(_find_weights(weights)).to(device)
     for number, (song, paths) in enumerate(targets.items(), 1):
@@ -158,6 +159,7 @@ def evaluate(
     from bsm.evaluate import METRICS, Journal, fingerprint, model_separator
     from bsm.evaluate import evaluate as run_evaluation
     from bsm.files import check_writable, sha256
+    from bsm.inference import check_windows
     from bsm.study.published import published_songs
     from bsm.study.records import mark, write_result
     from bsm.study.stats import bootstrap_interval, summary
@@ -166,6 +168,7 @@ def evaluate(
 
     started = mark()
     device = _device(device, threads)
+    check_windows(window, hop, whole=whole)
     skipped: dict[str, str] = {}
     layout, tracks = open_tracks(root, split, skipped=skipped if skip_bad else None)
     path = _find_weights(weights)
@@ -175,9 +178,9 @@ def evaluate(
     settings |= {"layout": layout, "split": split}
     settings |= {"files": fingerprint(tracks)} | ({"whole": True} if whole else {"window": window, "hop": hop})
     output = output or _result_file(path, root, settings)
-    check_writable(output)
-    need_ffmpeg("cSDR needs")
     journal = Journal(output.with_suffix(".tracks.jsonl"), settings)
+    check_writable(output, journal.path)
+    need_ffmpeg("cSDR needs")
     separator = model_separator(model, window=window, hop=hop, whole=whole, batch_size=batch_size)
     records = run_evaluation(tracks, {"model": separator}, processes=processes, journal=journal)
     rows = {}
