@@ -26,6 +26,18 @@ log = logging.getLogger(__name__)
 
 _FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".aif": "AIFF", ".aiff": "AIFF", ".w64": "W64"}
 _BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 24, "FLOAT": 24, "DOUBLE": 24}  # as float32 holds them; others: 8
+# Containers by their first four bytes: where the first chunk begins, the layout of a chunk's name and length, how many
+# bytes of these the length counts, and the alignment of chunks.
+_CHUNKS = {
+    b"RIFF": (12, "<4sI", 0, 2),
+    b"RF64": (12, "<4sI", 0, 2),
+    b"RIFX": (12, ">4sI", 0, 2),
+    b"FORM": (12, ">4sI", 0, 2),  # AIFF
+    b"riff": (40, "<16sQ", 24, 8),  # W64
+    b"caff": (8, ">4sQ", 0, 1),
+}
+_SAMPLES = {b"data": 0, b"SSND": 8}  # chunks of samples, and the bytes before the first sample
+_PIPED = 0x7FFFF000  # Programs that write to a pipe state a length of 32 bits from here on, or 0.
 _UNSTATED = 2**63 - 1  # frames that libsndfile reports where a file does not state its length
 
 
@@ -240,30 +252,34 @@ def _open(path: str | os.PathLike) -> Iterator[soundfile.SoundFile]:
 
 
 def _stated_size(path: Path) -> tuple[int, int] | None:
-    """Return the bytes of samples that a truncated file holds, and those that its header states.
+    """Return how many bytes of samples a truncated file holds, and how many its header states.
 
-    libsndfile reads a truncated WAV, RF64, AIFF, W64 or AU file as a shorter one. Other formats are None; so are files
-    that hold at least as much as stated, and headers without a usable length, as a program writes them to a pipe.
+    libsndfile reads most such files as shorter ones, without an error. Returns None for other formats, for files with
+    as many bytes as stated or more, and for headers without a usable length.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(12)
-        order = {b"RIFF": "<", b"RF64": "<", b"RIFX": ">", b"FORM": ">"}.get(head[:4])
-        begin, stated, limit = 0, 0, 0x7FFFF000  # sox and arecord write lengths from there on into a pipe
+        begin, stated, limit = size, 0, _PIPED
         if head[:4] == b".snd":
-            begin, stated = struct.unpack(">II", head[4:12])
-        elif head[:4] == b"riff":  # W64: the length of the whole file, after a name of 16 bytes
-            stated, limit = struct.unpack("<4xQ", file.read(12))[0], 2**62
-        long = None
-        while order and len(chunk := file.read(8)) == 8:
-            name, length = struct.unpack(f"{order}4sI", chunk)
-            begin = file.tell()
-            if name == b"ds64":
-                long = struct.unpack("<8xQ", file.read(16))[0]
-            elif name in (b"data", b"SSND"):
-                stated, limit = (length, limit) if long is None else (long, 2**62)
-                break
-            file.seek(begin + length + length % 2)
+            begin, stated = struct.unpack(">II", head[4:])
+        elif head[:4] in _CHUNKS:
+            first, layout, counted, alignment = _CHUNKS[head[:4]]
+            file.seek(first)
+            long = None
+            while len(chunk := file.read(struct.calcsize(layout))) == struct.calcsize(layout):
+                name, length = struct.unpack(layout, chunk)
+                length, at = max(0, length - counted), file.tell()
+                if name == b"ds64":  # RF64: the length of the data chunk, which has no room for it
+                    long = int.from_bytes(file.read(16)[8:], "little")
+                elif name[:4] in _SAMPLES:
+                    begin = at + _SAMPLES[name[:4]]
+                    stated = (length if long is None else long) - _SAMPLES[name[:4]]
+                    limit = _PIPED if long is None and layout.endswith("I") else 2**62
+                    break
+                if at + length > size:
+                    break
+                file.seek(at + length + -length % alignment)
     there = size - begin
     return (there, stated) if 0 < there < stated < limit else None
 

@@ -279,7 +279,7 @@ def write(path, samples=1000, channels=2, **options):
 
 
 def test_an_estimate_that_is_not_finite_is_refused():
-    with pytest.raises(InputError, match="estimate holds NaN .* weights are damaged"):
+    with pytest.raises(InputError, match="estimate has NaN .* weights are damaged"):
         separate(Stand(function=lambda x: x / 0), noise(2, 1000), RATE)
 
 
@@ -290,7 +290,11 @@ def test_songs_of_folders(tmp_path, caplog):
     (tmp_path / "folder.wav").mkdir()
     inside = [tmp_path / name for name in ("a.FLAC", "b.wav", "stem.vocals.wav")]  # the last belongs to no song here
     assert find_songs([tmp_path]) == inside
-    assert "passed over" in caplog.text and "b.vocals.wav" in caplog.text and "a.accompaniment.wav" in caplog.text
+    assert (
+        "skipped earlier outputs" in caplog.text
+        and "b.vocals.wav" in caplog.text
+        and "a.accompaniment.wav" in caplog.text
+    )
     assert find_songs([inside[1], tmp_path, Path("gone.wav")]) == [inside[1], inside[0], inside[2], Path("gone.wav")]
     assert find_songs([tmp_path / "b.vocals.wav"]) == [tmp_path / "b.vocals.wav"]  # named, not found
     with pytest.raises(InputError, match=r"folder.wav: is a folder without audio files"):
@@ -313,7 +317,7 @@ def test_what_is_there_is_replaced_only_when_asked(tmp_path, name, folder):
     song, place = write(tmp_path / "mix.wav"), tmp_path / (folder or ".")
     place.mkdir(exist_ok=True)
     write(place / name)
-    with pytest.raises(InputError, match=rf"{name}: is there already.*--overwrite"):
+    with pytest.raises(InputError, match=rf"{name}: exists, and is an output of .*--overwrite"):
         plan_outputs([song], folder and place)
     assert place / name in plan_outputs([song], folder and place, overwrite=True)[song]
 

@@ -102,9 +102,7 @@ def _read_inert(path: Path) -> dict[str, Any]:
                 raise InputError(f"{path}: a zip file that torch.save did not write; fetch or copy it again")
             folder = pickles[0].removesuffix("data.pkl")
             if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
-                raise InputError(
-                    f"{path}: written on a big-endian machine, which is not supported; save it again on another machine"
-                )
+                raise InputError(f"{path}: written on a big-endian machine, which is not supported; save it on another")
             content, foreign = _unpickle(_stored(archive, pickles[0]))
             if not isinstance(content, dict):
                 raise InputError(f"{path}: holds a {type(content).__name__} where a dictionary of weights is wanted")
