@@ -128,23 +128,23 @@ def _pieces(x: Tensor) -> Iterator[tuple[slice, int, int]]:
             yield slice(row, row + rows), first, min(first + steps, length)
 
 
-def _window(values: Tensor, first: int, last: int) -> Tensor:
-    """Return steps ``first`` to ``last`` of ``(rows, steps, channels)``, with zeros outside the sequence."""
-    before, after = max(0, -first), max(0, last - values.shape[1])
-    inside = values[:, max(0, first) : last]
-    return F.pad(inside, (0, 0, before, after)) if before or after else inside
+def _reads(source: Tensor, base: int, offset: int, first: int, last: int) -> tuple[slice, Tensor] | None:
+    """Return which of the steps ``first`` to ``last`` read a source at ``step + offset``, and what they read.
 
+    Args:
+        source: ``(rows, steps, channels)``; its first step is number ``base`` of the sequence.
+        base: see above.
+        offset: steps from the reader to what it reads.
+        first: first reader.
+        last: one past the last reader.
 
-def _weighted(window: Tensor, taps: list[Tensor], bias: Tensor | None, out: Tensor) -> Tensor:
-    """Write the sum of ``taps`` times the window, shifted by a step for each tap, into ``out``."""
-    steps = out.shape[1]
-    if bias is None:
-        torch.mul(window[:, :steps], taps[0], out=out)
-    else:
-        torch.addcmul(bias, window[:, :steps], taps[0], out=out)
-    for shift, tap in enumerate(taps[1:], 1):
-        out.addcmul_(window[:, shift : shift + steps], tap)
-    return out
+    Returns:
+        The readers, counted from ``first``, and the steps they read; None where all of those lie outside the source.
+    """
+    start, stop = max(first, base - offset), min(last, base + source.shape[1] - offset)
+    if start >= stop:
+        return None
+    return slice(start - first, stop - first), source[:, start + offset - base : stop + offset - base]
 
 
 class _CausalConv(torch.autograd.Function):
@@ -154,14 +154,15 @@ class _CausalConv(torch.autograd.Function):
     def forward(ctx, x, weight, bias, reverse):
         dtype = torch.promote_types(x.dtype, weight.dtype)
         taps, bias = weight.squeeze(1).mT.to(dtype).contiguous(), bias.to(dtype)  # (taps, channels), (channels,)
-        taps = taps.flip(0) if reverse else taps  # by rising step that is read
-        reach = len(taps) - 1
-        past = 0 if reverse else reach
+        # Offset of what each tap reads; the last tap is the present step's.
+        offsets = [(len(taps) - 1 - i) * (1 if reverse else -1) for i in range(len(taps))]
         out = torch.empty(x.shape, dtype=dtype, device=x.device)
         sigmoid = torch.empty_like(out) if any(ctx.needs_input_grad) else None
         for rows, first, last in _pieces(x):
-            window = _window(x[rows], first - past, last - past + reach)
-            y = _weighted(window, taps.unbind(), bias, out[rows, first:last])
+            y = torch.addcmul(bias, x[rows, first:last], taps[-1], out=out[rows, first:last])
+            for tap, offset in zip(taps[:-1], offsets, strict=False):
+                if found := _reads(x[rows], 0, offset, first, last):
+                    y[:, found[0]].addcmul_(found[1], tap)
             if sigmoid is None:
                 F.silu(y, inplace=True)
             else:
@@ -169,30 +170,29 @@ class _CausalConv(torch.autograd.Function):
         out = out.to(x.dtype)
         if sigmoid is not None:
             ctx.save_for_backward(x, taps, sigmoid, out)
-            ctx.reverse = reverse
+            ctx.offsets = offsets
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dout):
         x, taps, sigmoid, out = ctx.saved_tensors
-        length, reach = x.shape[1], len(taps) - 1
-        past = 0 if ctx.reverse else reach
+        length, offsets = x.shape[1], ctx.offsets
         dx = torch.empty_like(sigmoid)
         dtaps, dbias = torch.zeros_like(taps), torch.zeros_like(taps[0])
         for rows, first, last in _pieces(x):
-            # The outputs that read this piece: those of its own steps and of up to ``reach`` others.
-            start, stop = max(0, first + past - reach), min(length, last + past)
+            # The outputs that read this piece: those of its own steps, and others up to the farthest offset away.
+            start, stop = max(0, first - max(offsets)), min(length, last - min(offsets))
             out_c, sigmoid_c = out[rows, start:stop], sigmoid[rows, start:stop]
             dy = torch.addcmul(out_c, out_c, sigmoid_c, value=-1)  # the derivative of SiLU, first without sigmoid
             dy.add_(sigmoid_c).mul_(dout[rows, start:stop])
-            readers = _window(dy, first + past - reach - start, last + past - start)
-            _weighted(readers, taps.flip(0).unbind(), None, dx[rows, first:last])
             own = dy[:, first - start : last - start]
-            window = _window(x[rows], first - past, last - past + reach)
-            product = torch.empty_like(own)
+            piece = torch.mul(own, taps[-1], out=dx[rows, first:last])
             dbias += own.sum((0, 1))
-            for shift, gradient in enumerate(dtaps.unbind()):
-                gradient += torch.mul(own, window[:, shift : shift + last - first], out=product).sum((0, 1))
-        dtaps = dtaps.flip(0) if ctx.reverse else dtaps
+            dtaps[-1] += (own * x[rows, first:last]).sum((0, 1))
+            for tap, dtap, offset in zip(taps[:-1], dtaps[:-1], offsets, strict=False):
+                if found := _reads(dy, start, -offset, first, last):
+                    piece[:, found[0]].addcmul_(found[1], tap)
+                if found := _reads(x[rows], 0, offset, first, last):
+                    dtap += (own[:, found[0]] * found[1]).sum((0, 1))
         return dx.to(x.dtype), dtaps.mT[:, None], dbias, None  # autograd casts them to the types of their inputs

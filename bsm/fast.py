@@ -146,12 +146,15 @@ def _folded_direction(direction: Direction, proj: Tensor, rows: int) -> Callable
     """Return a direction's part of the projected sum; ``proj`` is the projection's weight for it."""
     mixer = direction.mixer
     gate, inputs = mixer.in_proj.weight.tensor_split([mixer.sizes[0]])
+    sizes = mixer.in_proj.sizes[1:]
     gate, inputs = linear(gate, rows=rows, silu=True), linear(inputs, rows=rows)
     out = linear(proj @ (mixer.out_proj.weight * mixer.norm.weight), rows=rows)
 
     def run(x: Tensor) -> Tensor:
         u = direction.norm(x)
-        y = mixer.scan(inputs(u)).mul_(gate(u))  # the gate is computed when it is used, not before the scan
+        y = mixer.scan(*inputs(u).split(sizes, dim=-1)).mul_(
+            gate(u)
+        )  # the gate is computed when it is used, not before the scan
         # The norm's divisor scales the projection's result, which is narrower than what is normalised.
         scale = torch.linalg.vector_norm(y, dim=-1, keepdim=True).square_().div_(y.shape[-1]).add_(EPS).rsqrt_()
         return out(y).mul_(scale)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bsm.config import ModelConfig
 from bsm.conv import causal_conv
+from bsm.norm import gated_rms_norm, split
 from bsm.scan import scan
 
 DT_RANGE = (1e-3, 1e-1)  # initial step sizes, log-uniform
@@ -30,7 +31,22 @@ class GatedRMSNorm(nn.Module):
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
         """Map ``y`` and its gate ``z``, both ``(..., channels)``, to the same shape."""
-        return F.rms_norm(y * F.silu(z), y.shape[-1:], self.weight, EPS)
+        return gated_rms_norm(y, z, self.weight, EPS)
+
+
+class SplitLinear(nn.Linear):
+    """Give the parts of one linear layer without bias, ``(..., dim)`` to ``(..., size)`` for each of ``sizes``.
+
+    Each part is a product of its own: joining their gradients would cost more than the products.
+    """
+
+    def __init__(self, dim: int, sizes: list[int]) -> None:
+        super().__init__(dim, sum(sizes), bias=False)
+        self.sizes = sizes
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the parts in order."""
+        return [F.linear(x, weight) for weight in self.weight.split(self.sizes)]
 
 
 class CausalConv1d(nn.Conv1d):
@@ -96,7 +112,7 @@ class Mamba2(nn.Module):
         conv_channels = inner + 2 * d_state  # x, B and C
         self.sizes = inner, d_state, heads
         self.headdim = headdim
-        self.in_proj = nn.Linear(dim, inner + conv_channels + heads, bias=False)  # z, (x, B, C), dt
+        self.in_proj = SplitLinear(dim, [inner, conv_channels, heads])  # z, (x, B, C), dt
         self.conv1d = CausalConv1d(conv_channels, d_conv, reverse=reverse)
         self.ssm = Scan(backend, reverse=reverse)
         self.dt_bias = nn.Parameter(torch.empty(heads))
@@ -121,14 +137,13 @@ class Mamba2(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """Map ``(batch, length, dim)`` to the same shape."""
-        z, projected = self.in_proj(u).tensor_split([self.sizes[0]], dim=-1)
-        return self.out_proj(self.norm(self.scan(projected), z))
+        z, xBC, dt = self.in_proj(u)
+        return self.out_proj(self.norm(self.scan(xBC, dt), z))
 
-    def scan(self, projected: Tensor) -> Tensor:
-        """Convolve and scan ``in_proj``'s output without the gate; return ``(batch, length, inner)``."""
+    def scan(self, xBC: Tensor, dt: Tensor) -> Tensor:
+        """Convolve and scan ``in_proj``'s outputs without the gate; return ``(batch, length, inner)``."""
         inner, state, heads = self.sizes
-        xBC, dt = projected.tensor_split([inner + 2 * state], dim=-1)
-        x, B, C = self.conv1d(xBC).split([inner, state, state], dim=-1)
+        x, B, C = split(self.conv1d(xBC), [inner, state, state])
         dt = dt.to(torch.promote_types(dt.dtype, torch.float32))  # steps and states stay in full precision
         y = self.ssm(
             x=x.unflatten(-1, (heads, self.headdim)),  # (batch, length, H, P)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 SLAB_ELEMENTS = 1 << 19  # of one chunk's input, all rows of a slab together: what stays in a core's share of cache
+SMALL_SLAB = 1 << 17  # below this size, the calls of a slab cost more than its arithmetic
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,13 @@ class Plan:
         rows = max(1, rows if most is None else min(rows, most))
         return (slice(i, min(i + rows, batch)) for i in range(0, batch, rows))
 
-    def backward_rows(self, batch: int, length: int, state: int) -> int:
-        """Number of rows whose entry states and workspace, in the backward pass, keep near the size of the inputs.
+    def backward_rows(self, batch: int, length: int, channels: int, state: int) -> int:
+        """Return how many rows keep entry states and workspace, in the backward pass, near the size of the inputs.
 
         A row takes, per channel, a state for each chunk and some eight arrays as long as a chunk.
         """
-        return round(1.4 * batch * length) // (len(self.chunks(length)) * state + 8 * self.chunk)
+        rows = round(1.4 * batch * length) // (len(self.chunks(length)) * state + 8 * self.chunk)
+        return max(rows, SMALL_SLAB // (self.chunk * channels))
 
     def running_sum(self, values: Tensor, dim: int = 1) -> Tensor:
         """Sum from the chunk's entry up to and including each step."""

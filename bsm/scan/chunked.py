@@ -55,7 +55,7 @@ def scan(
     per_group = heads // groups
     for group in range(groups):
         first = group * per_group
-        B_g, C_g = B[:, :, group], C[:, :, group]
+        B_g, C_g = (v.squeeze(2) if groups == 1 else v[:, :, group] for v in (B, C))
         weak_set, strong_set = (_heads(strong == flag, first, per_group) for flag in (False, True))
         parts = []
         for selected, by_head in ((weak_set, False), (strong_set, True)):
@@ -104,6 +104,8 @@ def _take(tensor: Tensor | None, selected: Tensor | slice, dim: int) -> Tensor |
     if tensor is None:
         return None
     if isinstance(selected, slice):
+        if selected.stop - selected.start == tensor.shape[dim]:  # the gradient of a narrowed tensor would be a copy
+            return tensor
         return tensor.narrow(dim, selected.start, selected.stop - selected.start)
     return tensor.index_select(dim, selected)
 
@@ -151,19 +153,24 @@ class _ChunkedScan(torch.autograd.Function):
         if dy is None:
             dy = torch.zeros_like(y)
         heads, headdim = x.shape[2:]
-        grads = [torch.empty(v.shape, dtype=v.dtype, device=v.device) for v in (x, dt, B, C)]
+        state_size = B.shape[-1]
+        # Side by side, so that whoever split x, B and C from one tensor need not join their gradients by a copy.
+        joined = torch.empty(*x.shape[:2], heads * headdim + 2 * state_size, dtype=x.dtype, device=x.device)
+        dx, dB, dC = joined.split([heads * headdim, state_size, state_size], dim=-1)
+        ddt = torch.empty(dt.shape, dtype=dt.dtype, device=dt.device)
+        grads = dx.unflatten(-1, (heads, headdim)), ddt, dB, dC
         dA = torch.zeros_like(A, dtype=torch.float64)
         dD = None if D is None else torch.zeros_like(D, dtype=torch.float64)
         dinitial = None if initial_state is None else torch.empty_like(initial_state)
-        for rows in plan.slabs(x.shape[0], heads * headdim, plan.backward_rows(*x.shape[:2], B.shape[-1])):
+        most = plan.backward_rows(*x.shape[:2], heads * headdim, state_size)
+        for rows in plan.slabs(x.shape[0], heads * headdim, most):
             inputs = [v[rows].to(plan.dtype) for v in (x, dt, B, C, y, dy)]
             states = [None if v is None else v[rows].to(plan.dtype).flatten(1, 2) for v in (initial_state, dstate)]
             entry = backward_slab(*inputs, A, D, *states, plan, [g[rows] for g in grads], dA, dD)
             if dinitial is not None:
                 dinitial[rows] = entry.view(dinitial[rows].shape)
-        dx, ddt, dB, dC = grads
         dD = None if D is None else dD.to(D.dtype)
-        return dx, ddt, dA.to(A.dtype), dB, dC, dD, dinitial, None
+        return grads[0], ddt, dA.to(A.dtype), dB, dC, dD, dinitial, None
 
 
 def _forward_slab(x, dt, A, B, C, D, state, plan: Plan, out: Tensor) -> Tensor | None:
