@@ -206,7 +206,7 @@ def test_separate_a_folder_twice(command, weights, tmp_path):
     result = command("separate", "loud.wav", "--weights", weights, "--subtype", "PCM_16", cwd=tmp_path)
     assert result.status == 0
     (line,) = result.err
-    assert "loud.wav: peak" in line and "both parts are turned down by" in line
+    assert "loud.wav: peak" in line and "both outputs are turned down by" in line
     parts = [audio.read(tmp_path / f"loud.{kind}.wav")[0] for kind in ("vocals", "accompaniment")]
     assert 0.99 < max(np.abs(part).max() for part in parts) <= 1
     assert soundfile.info(tmp_path / "loud.vocals.wav").subtype == "PCM_16"
@@ -516,7 +516,7 @@ def test_train(profile, tmp_path, monkeypatch, capsys):
     assert json.loads(made.with_suffix(".json").read_text())["train"]["seed"] == 3
     # The same folder for another training.
     assert in_process(monkeypatch, "train", profile, "--run", made.parent) == 2
-    assert capsys.readouterr().err.splitlines()[-1].endswith("choose another folder or delete this one")
+    assert capsys.readouterr().err.splitlines()[-1].endswith("choose another folder, or move this one away")
 
 
 def test_train_without_songs_or_device(profile, tmp_path, monkeypatch, capsys):
