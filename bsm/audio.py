@@ -231,7 +231,7 @@ def _open(path: str | os.PathLike) -> Iterator[soundfile.SoundFile]:
         elif file.frames == _UNSTATED:
             file.close()
             file = _Stream(name)
-        stated = _stated_size(path)
+        excess = _stated_excess(path) if path.is_file() else 1.0  # a named pipe cannot be opened twice
     except (OSError, soundfile.SoundFileError, TypeError) as error:
         # TypeError: soundfile opens a suffix such as .raw only with a format given.
         raise InputError(
@@ -240,22 +240,20 @@ def _open(path: str | os.PathLike) -> Iterator[soundfile.SoundFile]:
     with file:
         if file.frames == 0:
             raise InputError(f"{path}: audio file without samples; give one with sound")
-        if stated:
-            there, all_of_it = stated
-            if round(file.frames * all_of_it / there) > file.frames:
-                seconds = file.frames / file.samplerate
-                raise _truncated(path, seconds, seconds * all_of_it / there)
+        if round(file.frames * excess) > file.frames:
+            seconds = file.frames / file.samplerate
+            raise _truncated(path, seconds, seconds * excess)
         try:
             yield file
         except soundfile.SoundFileError as error:
             raise InputError(f"{path}: damaged audio file ({_reason(error)}); copy or make it again") from error
 
 
-def _stated_size(path: Path) -> tuple[int, int] | None:
-    """Return how many bytes of samples a truncated file holds, and how many its header states.
+def _stated_excess(path: Path) -> float:
+    """Return the bytes of samples that the header states, as a multiple of those that the file holds; at least 1.
 
-    libsndfile reads most such files as shorter ones, without an error. Returns None for other formats, for files with
-    as many bytes as stated or more, and for headers without a usable length.
+    libsndfile reads a truncated file of these containers as a shorter one, without an error. The value is 1 for whole
+    files, for other formats, and for headers without a usable length.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -280,8 +278,8 @@ def _stated_size(path: Path) -> tuple[int, int] | None:
                 if at + length > size:
                     break
                 file.seek(at + length + -length % alignment)
-    there = size - begin
-    return (there, stated) if 0 < there < stated < limit else None
+    held = size - begin
+    return stated / held if 0 < held < stated < limit else 1.0
 
 
 def _truncated(path: str | os.PathLike, there: float, stated: float) -> InputError:

@@ -1,4 +1,4 @@
-"""The causal depthwise convolution in front of the scan, with its SiLU: one function, interchangeable backends."""
+"""The causal depthwise convolution before the scan, with its SiLU: one function with interchangeable backends."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from bsm.errors import BackendUnavailable
 log = logging.getLogger(__name__)
 
 PIECE = 1 << 18  # elements
-CUDA_TAPS = (2, 3, 4)  # those that the compiled kernel knows
-CUDA_ALIGNMENT = 8  # elements: what the kernel asks of the strides of channels-last data
+CUDA_TAPS = (2, 3, 4)  # supported by the compiled kernel
+CUDA_ALIGNMENT = 8  # elements: strides of channels-last data must be multiples of it
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = False, backend: str = "auto") -> Tensor:
-    """Convolve each channel with its own few taps over past steps, then apply SiLU, once.
+    """Convolve each channel with its own few taps over past steps, then apply SiLU.
 
     Equals ``silu(conv1d(x, weight, bias, groups=channels, padding=taps - 1)[..., :length])`` of the official Mamba-2.
     Backends:
 
-    - ``shifted``: shifted multiply-adds over channels-last data; no transposed copies, and the fastest on a CPU.
-    - ``conv1d``: that formula, with PyTorch's convolution.
+    - ``shifted``: shifted multiply-adds over channels-last data, without transposed copies; the fastest on a CPU.
+    - ``conv1d``: the formula above, with PyTorch's convolution.
     - ``cuda``: ``causal_conv1d_fn`` of the package causal-conv1d; 2 to 4 taps, CUDA tensors, no float64.
-    - ``auto``: ``cuda`` where it can run, otherwise ``shifted``; logged once. An error is never a reason to switch.
+    - ``auto``: ``cuda`` if it can run, otherwise ``shifted``. The choice is logged once and is not changed by errors.
 
     Args:
         x: ``(batch, length, channels)``.
         weight: ``(channels, 1, taps)``, the last tap on the present step.
-        bias: ``(channels,)``. It and ``weight`` may be float32 beside an ``x`` of half precision.
+        bias: ``(channels,)``. ``bias`` and ``weight`` may be float32 when ``x`` has half precision.
         reverse: look at future steps instead, as on the flipped sequence.
         backend: see above.
 
@@ -43,8 +43,8 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = Fals
         ``(batch, length, channels)``, typed as ``x``.
 
     Raises:
-        ValueError: shapes that do not fit, or an unknown backend.
-        BackendUnavailable: the backend lacks a package or device, or has no kernel for these arguments.
+        ValueError: The shapes do not fit, or the backend is unknown.
+        BackendUnavailable: The backend lacks a package or a device, or has no kernel for these arguments.
     """
     channels = x.shape[-1] if x.ndim else 0
     fits = x.ndim == weight.ndim == 3 and weight.shape[:2] == (channels, 1) and bias.shape == (channels,)
@@ -65,7 +65,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = Fals
 
 
 def unavailable(backend: str, device: str, dtype: torch.dtype = torch.float32, taps: int = 4) -> str | None:
-    """Return what a backend lacks for such arguments, with the fix, or None. Imports nothing heavy."""
+    """Return what a backend lacks for such arguments and the fix, or None. Imports no large package."""
     if backend != "cuda":
         return None
     if device != "cuda":
@@ -89,7 +89,7 @@ def _choose(device: str, dtype: torch.dtype, taps: int) -> str:
 
 
 def _shifted(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
-    if not torch.is_grad_enabled():  # inside, nothing tells but these that no gradient will be asked for
+    if not torch.is_grad_enabled():  # tells the function below that no gradient will be needed
         x, weight, bias = x.detach(), weight.detach(), bias.detach()
     return _CausalConv.apply(x, weight, bias, reverse)
 
@@ -103,7 +103,7 @@ def _conv1d(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
 
 
 def _cuda(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
-    from causal_conv1d import causal_conv1d_fn  # only when chosen: it is compiled for one GPU and one PyTorch
+    from causal_conv1d import causal_conv1d_fn  # imported only when chosen: it is compiled for one GPU and one PyTorch
 
     channels_last = (x.flip(1) if reverse else x).mT  # (b, channels, l)
     if any(stride % CUDA_ALIGNMENT for stride in (channels_last.stride(0), channels_last.stride(2))):

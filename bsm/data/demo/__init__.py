@@ -22,9 +22,10 @@ from typing import Any
 from tqdm import tqdm
 
 from bsm import audio
-from bsm.data.demo.render import GENERATOR_VERSION, RATE, SHORTEST_SONG, STEMS, check_packages, render_song
+from bsm.data.demo.render import RATE, SHORTEST_SONG, STEMS, check_packages, render_song
 from bsm.errors import InputError
 from bsm.files import sha256, write_text
+from bsm.versions import GENERATOR_VERSION
 
 __all__ = ["FIRST_SEED", "GENERATOR_VERSION", "SONGS", "STEMS", "make_corpus", "render_song"]
 

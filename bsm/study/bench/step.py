@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -32,7 +31,7 @@ from bsm.study.bench import SEED, repeated
 from bsm.study.bench.parts import DATA, LOSS, OPTIMISER, Clock, timed_parts
 from bsm.study.bench.spectra import REDUCED_LOSS, SEED_LOSS
 from bsm.study.bench.yardsticks import IndexedScan, MonoSTFT, plain_loss
-from bsm.train.trainer import recompute_blocks
+from bsm.train.trainer import AveragedWeights, recompute_blocks
 
 LARGEST = 6 << 30  # bytes that the loops' states may take; larger cases are skipped
 LOOPS = ("sequential", "indexed")
@@ -96,7 +95,8 @@ class Step:
         self.device = device
         self.model.to(device)
         self.variant, self.config, self.batches = variant, config, batches
-        self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        self.averaged = AveragedWeights(self.model, config.ema_decay)
+        self.parameters = list(self.model.parameters())
         if config.checkpoint_gradients:
             recompute_blocks(self.model)
         if compiled:
@@ -120,10 +120,10 @@ class Step:
                 switch(LOSS, "backward")
                 value.backward()
                 switch(OPTIMISER)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        nn.utils.clip_grad_norm_(self.parameters, self.config.clip, foreach=True)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.averaged.update_parameters(self.model)
+        self.averaged.update()
         switch(None)
 
 
