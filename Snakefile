@@ -3,8 +3,9 @@
 
 from pathlib import Path
 
-from bsm.config import ModelConfig, TrainConfig
+from bsm.config import NO_EFFECT, ModelConfig, TrainConfig
 from bsm.study import variants
+from bsm.versions import RECIPE, SCORING
 
 PROFILE = config.get("profile", "demo")
 configfile: f"notebooks/profiles/{PROFILE}.yaml"
@@ -63,19 +64,12 @@ def made_by_hand():
     return [str(path) for path in found if path.is_file()]
 
 
-READ_CODE = package("audio", "data/layouts", "data/mir1k", "data/musdb18", "data/tracks")
-DEMO_CODE = package("data/demo")
-DATA_CODE = DEMO_CODE if MADE else READ_CODE
-MODEL_CODE = package("bands", "config", "conv", "linear", "mamba2", "model", "scan", "stft")
-TRAIN_CODE = MODEL_CODE + package(
-    "activity", "audio", "baseline", "data/mixing", "data/tracks", "loss", "networks", "train"
-) + ([] if MADE else DEMO_CODE)  # in a run's checksum of code; songs that are synthesised from it bring it along
-TRAINING = (  # values of the profile that a trained model depends on
-    "model", "steps", "batch_size", "accumulate", "segment_seconds", "lr", "ema_decay", "validate_every", "precision",
-    "skip_bad", "processes", "schedule", "warmup", "patience", "max_skipped", "clip", "silence_probability", "gain",
-    "keep_best", "checkpoint_gradients",
-)
-SCORE_CODE = READ_CODE + package("evaluate", "metrics", "separate", "study/figures", "study/stats")
+# A change of results is announced by a recipe version (bsm/versions.py); source files are listed only where no version
+# stands for them: what synthesises songs, what is timed, and the study itself.
+STUDY = sorted(str(path) for path in Path("bsm/study").rglob("*.py"))
+TIMED = package("conv", "fast", "loss", "mamba2", "model", "scan", "stft", "time_blocks", "train")
+# Values of the profile that a trained model depends on. The seed is in the run's name, the loss follows from the model.
+TRAINING = sorted({"model", "skip_bad", *TrainConfig.__dataclass_fields__} - {"seed", "loss", *NO_EFFECT})
 
 
 rule all:
@@ -83,7 +77,7 @@ rule all:
 
 
 rule songs:
-    input: DATA_CODE
+    input: package("data/demo") if MADE else []
     output: touch(SONGS)
     params: values("train_songs", "valid_songs", "test_songs", "song_seconds", "skip_bad")
     threads: THREADS
@@ -93,10 +87,10 @@ rule songs:
 
 
 rule model:
-    input: SONGS, TRAIN_CODE
+    input: SONGS
     output: WEIGHTS
     wildcard_constraints: name="|".join(BACKBONES), seed=r"\d+"
-    params: values(*TRAINING)
+    params: values(*TRAINING), recipe=RECIPE
     threads: 1 if MADE else THREADS  # small models: two trainings on a core each beat two in turn on both
     resources: mem_mb=32000, runtime=1440, gpu=GPU  # out of time, it goes on from its checkpoint in the next attempt
     benchmark: f"{REPORTS}/benchmarks/model-{{name}}-seed{{seed}}.tsv"
@@ -104,10 +98,11 @@ rule model:
 
 
 rule variant:
-    input: SONGS, TRAIN_CODE
+    input: SONGS
     output: WEIGHTS
     wildcard_constraints: name="|".join(variants.VARIANTS), seed=r"\d+"
-    params: values(*TRAINING, *(name for name in config if name.startswith("ablation_"))), changed=changes
+    params:
+        values(*TRAINING, *(name for name in config if name.startswith("ablation_"))), changed=changes, recipe=RECIPE,
     threads: 1  # as many at a time as there are cores
     resources: mem_mb=8000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/variant-{{name}}-seed{{seed}}.tsv"
@@ -115,8 +110,7 @@ rule variant:
 
 
 rule data_notebook:
-    input:
-        SONGS, "notebooks/00_data.ipynb", package("activity", "data/describe", "study/figures"), READ_CODE,
+    input: SONGS, "notebooks/00_data.ipynb", STUDY
     output:
         f"{REPORTS}/notebooks/00_data.ipynb",
         f"{REPORTS}/results/data.json",
@@ -129,7 +123,7 @@ rule data_notebook:
 
 
 rule train_notebook:
-    input: expand(WEIGHTS, name=BACKBONES, seed=config["seed"]), "notebooks/01_train.ipynb", SCORE_CODE
+    input: expand(WEIGHTS, name=BACKBONES, seed=config["seed"]), "notebooks/01_train.ipynb", STUDY
     output:
         f"{REPORTS}/notebooks/01_train.ipynb",
         multiext(
@@ -137,7 +131,7 @@ rule train_notebook:
         ),
         multiext(f"{REPORTS}/tables/", "scores.md", "differences.md", "real_clip.md"),
         multiext(f"{REPORTS}/figures/", "training.png", "scores.png", "separation_example.png"),
-    params: values("window", "example", "device")
+    params: values("window", "example", "device"), scoring=SCORING
     threads: THREADS
     resources: mem_mb=16000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/train_notebook.tsv"
@@ -145,9 +139,7 @@ rule train_notebook:
 
 
 rule scan_notebook:
-    input:
-        f"{RUN}/model.safetensors", "notebooks/02_scan_backends.ipynb",
-        package("conv", "scan", "study/bench", "study/figures", "study/scan_training", "study/stats"),
+    input: f"{RUN}/model.safetensors", "notebooks/02_scan_backends.ipynb", STUDY, TIMED
     output:
         f"{REPORTS}/notebooks/02_scan_backends.ipynb",
         multiext(f"{REPORTS}/results/", "scan_backends.json", "direct_term.json", "scan_training.json"),
@@ -168,9 +160,7 @@ rule scan_notebook:
 
 
 rule published_notebook:
-    input:
-        f"{RUN}/model.safetensors", "notebooks/04_published_model.ipynb", SCORE_CODE, MODEL_CODE,
-        package("baseline", "weights", "study/bench", "study/published"),
+    input: f"{RUN}/model.safetensors", "notebooks/04_published_model.ipynb", STUDY, TIMED
     output:
         f"{REPORTS}/notebooks/04_published_model.ipynb",
         multiext(f"{REPORTS}/results/", "published_model.json", "model_speed.json"),
@@ -180,7 +170,8 @@ rule published_notebook:
         values(
             "bench_preset", "bench_seconds", "bench_repeats", "profile_seconds", "published_weights",
             "published_dataset", "device", "window", "hop", "weights", "dataset", "example",
-        )
+        ),
+        scoring=SCORING,
     threads: THREADS  # nothing beside it while it measures
     resources: mem_mb=32000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/published_notebook.tsv"
@@ -188,12 +179,7 @@ rule published_notebook:
 
 
 rule step_notebook:
-    input:
-        SONGS, "notebooks/07_step_profile.ipynb", TRAIN_CODE,
-        package(
-            "study/bench", "study/figures", "study/ledger", "study/plan", "study/rules", "study/stats",
-            "study/step_profile",
-        ),
+    input: SONGS, "notebooks/07_step_profile.ipynb", STUDY, TIMED
     output:
         f"{REPORTS}/notebooks/07_step_profile.ipynb",
         f"{REPORTS}/results/step_profile.json",
@@ -216,14 +202,13 @@ rule step_notebook:
 rule stft_ablation_notebook:
     input:
         expand(WEIGHTS, name=variants.of_notebook(variants.STFT, ABLATIONS), seed=SEEDS),
-        "notebooks/05_ablation_stft.ipynb", SCORE_CODE, MODEL_CODE,
-        package("loss", "study/ablation", "study/bench", "study/losses", "study/sizes"),
+        "notebooks/05_ablation_stft.ipynb", STUDY, TIMED,
     output:
         f"{REPORTS}/notebooks/05_ablation_stft.ipynb",
         f"{REPORTS}/results/ablation_stft.json",
         multiext(f"{REPORTS}/tables/ablation_stft_", "cost.md", "blindness.md", "scores.md", "mono.md"),
         multiext(f"{REPORTS}/figures/ablation_stft_", "blindness.png", "scores.png"),
-    params: values("window", "variants", "seeds", "loss_repeats", "blind_seconds")
+    params: values("window", "variants", "seeds", "loss_repeats", "blind_seconds"), scoring=SCORING
     threads: THREADS  # nothing beside it while it measures
     resources: mem_mb=16000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/stft_ablation_notebook.tsv"
@@ -233,14 +218,13 @@ rule stft_ablation_notebook:
 rule size_ablation_notebook:
     input:
         expand(WEIGHTS, name=variants.of_notebook(variants.SIZE, ABLATIONS), seed=SEEDS),
-        "notebooks/06_ablation_size.ipynb", SCORE_CODE, MODEL_CODE,
-        package("study/ablation", "study/bench", "study/sizes"),
+        "notebooks/06_ablation_size.ipynb", STUDY, TIMED,
     output:
         f"{REPORTS}/notebooks/06_ablation_size.ipynb",
         f"{REPORTS}/results/ablation_size.json",
         multiext(f"{REPORTS}/tables/ablation_size_", "published.md", "cost.md", "scores.md", "deviations.md"),
         multiext(f"{REPORTS}/figures/ablation_size_", "bands.png", "scores.png", "deviations.png"),
-    params: values("window", "variants", "seeds", "size_seconds", "size_repeats")
+    params: values("window", "variants", "seeds", "size_seconds", "size_repeats"), scoring=SCORING
     threads: THREADS  # nothing beside it while it measures
     resources: mem_mb=16000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/size_ablation_notebook.tsv"
@@ -248,14 +232,15 @@ rule size_ablation_notebook:
 
 
 rule input_length_notebook:
-    input: MODELS, "notebooks/08_input_length.ipynb", SCORE_CODE, package("study/input_length", "study/subjects")
+    input: MODELS, "notebooks/08_input_length.ipynb", STUDY
     output:
         f"{REPORTS}/notebooks/08_input_length.ipynb",
         f"{REPORTS}/results/input_length.json",
         multiext(f"{REPORTS}/tables/", "input_length.md", "input_length_answer.md", "input_length_cost.md"),
         multiext(f"{REPORTS}/figures/", "input_length.png", "input_length_differences.png"),
     params:
-        values("windows", "overlap_windows", "most_songs", "cost_repeats", "seeds", "device", "weights", "dataset")
+        values("windows", "overlap_windows", "most_songs", "cost_repeats", "seeds", "device", "weights", "dataset"),
+        scoring=SCORING,
     threads: THREADS  # nothing beside it while it measures
     resources: mem_mb=32000, runtime=720, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/input_length_notebook.tsv"
@@ -263,9 +248,7 @@ rule input_length_notebook:
 
 
 rule occurrence_notebook:
-    input:
-        MODELS, "notebooks/09_vocal_occurrence.ipynb", SCORE_CODE,
-        package("activity", "study/occurrence", "study/occurrence_figures", "study/subjects"),
+    input: MODELS, "notebooks/09_vocal_occurrence.ipynb", STUDY
     output:
         f"{REPORTS}/notebooks/09_vocal_occurrence.ipynb",
         f"{REPORTS}/results/vocal_occurrence.json",
@@ -280,7 +263,8 @@ rule occurrence_notebook:
         values(
             "window", "threshold_db", "duration_bins", "onset_edges", "responses", "margin", "share_bins", "seeds",
             "device", "weights", "dataset", "example",
-        )
+        ),
+        scoring=SCORING,
     threads: THREADS
     resources: mem_mb=16000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/occurrence_notebook.tsv"
@@ -288,14 +272,14 @@ rule occurrence_notebook:
 
 
 rule structure:
-    input: "tests/compare_seed.py", "tests/seed_model.py", MODEL_CODE, package("loss")
+    input: "tests/compare_seed.py", "tests/seed_model.py", TIMED
     output: f"{REPORTS}/results/structure.json"
     resources: mem_mb=8000, runtime=30
     shell: "python tests/compare_seed.py {output}"
 
 
 rule data_loading:
-    input: SONGS, package("activity", "audio", "data/mixing", "data/tracks", "study/bench/data")
+    input: SONGS, package("audio", "data", "study/bench/data")
     output: f"{REPORTS}/results/data_loading.json"
     threads: THREADS  # nothing beside it while it measures
     resources: mem_mb=8000, runtime=60
@@ -317,7 +301,7 @@ rule report:
         [path for name in config.get("beside", []) for path in sorted(Path(f"reports/{name}/results").glob("*.json"))],
         made_by_hand(),
         "notebooks/03_report.ipynb", "reports/claims.yaml",
-        package("study/claims", "study/cost", "study/ledger", "study/report", "study/report_results", "study/rules"),
+        STUDY,
     output: f"{REPORTS}/report.md", f"{REPORTS}/tables/cost.md", f"{REPORTS}/notebooks/03_report.ipynb"
     resources: mem_mb=8000, runtime=30
     shell: "bsm study 03_report --profile {PROFILE}"

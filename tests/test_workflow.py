@@ -1,6 +1,5 @@
 """The study as a graph: it can be planned from a fresh copy, and promises what the notebooks write."""
 
-import ast
 import os
 import re
 import shutil
@@ -92,36 +91,18 @@ def test_outputs_are_what_the_notebook_writes(plan, name):
 SNAKEFILE = (ROOT / "Snakefile").read_text()
 
 
-def training_values():
-    return set(ast.literal_eval(re.search(r"^TRAINING = (\(.+?^\))", SNAKEFILE, re.MULTILINE | re.DOTALL)[1]))
-
-
-def test_a_model_depends_on_every_value_of_its_training():
-    from bsm.config import TrainConfig
-
-    # The seed is in the run's name, the loss follows from the model, and the rest leaves the weights as they are.
-    apart = {"seed", "loss", "workers", "checkpoint_every"}
-    assert training_values() == set(TrainConfig.__dataclass_fields__) - apart | {"model", "skip_bad"}
-
-
-def test_a_model_is_trained_again_when_any_of_the_code_changes_that_its_run_is_known_by():
-    """Else the workflow would keep a run that the study then refuses to compare with one of the new code."""
-    from bsm.train.run import SOURCES
-
-    code = re.search(r"^DEMO_CODE = .+?^TRAINING", SNAKEFILE, re.MULTILINE | re.DOTALL)[0]
-    assert set(SOURCES) <= set(re.findall(r'"([\w/]+)"', code))
-
-
 @pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name != "03_report"])
 def test_a_notebook_depends_on_every_value_that_it_declares(name):
     """But for those that its inputs follow: of the training, and what is compared."""
+    from bsm.config import TrainConfig
     from bsm.study.notebooks import _defaults
 
     notebook = ROOT / "notebooks" / f"{name}.ipynb"
     declared = set(_defaults(nbformat.read(notebook, as_version=4), notebook))
     (rule,) = (r for r in re.split(r"^rule ", SNAKEFILE, flags=re.MULTILINE) if f'"bsm study {name} --profile' in r)
     named = set(re.findall(r'"(\w+)"', re.search(r"params:\s+values\((.+?)\)", rule, re.DOTALL)[1]))
-    followed = {"profile", "data", "seed", "backbones", "workers", "checkpoint_every", "run", "out"} | training_values()
+    followed = {"profile", "data", "seed", "backbones", "run", "out"}
+    followed |= TrainConfig.__dataclass_fields__.keys() | {"model", "skip_bad"}
     assert declared - followed <= named
 
 

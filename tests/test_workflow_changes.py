@@ -108,12 +108,13 @@ class Edited:
 
 MEASURED_ALONE = {"data_notebook", "data_loading", "structure"}
 READS_MODEL = {"train_notebook", "scan_notebook", "published_notebook", "input_length_notebook", "occurrence_notebook"}
+SCORES = {"train_notebook", "published_notebook", "input_length_notebook", "occurrence_notebook"}
 
 
 @pytest.mark.parametrize(
     ("path", "old", "new", "reruns", "stays"),
     [
-        # A parameter of one notebook, of the training; a module; a notebook; the text of a rule.
+        # A parameter of one notebook, of the training; a version; a module; a notebook; the text of a rule.
         ("notebooks/profiles/smoke.yaml", "scan_repeats: 1", "scan_repeats: 2", {"scan_notebook", "report"}, None),
         pytest.param(
             "notebooks/profiles/smoke.yaml",
@@ -132,11 +133,28 @@ READS_MODEL = {"train_notebook", "scan_notebook", "published_notebook", "input_l
             marks=pytest.mark.slow,
         ),
         (
-            "bsm/metrics.py",
+            "bsm/versions.py",
+            "\nSCORING = ",
+            "\nSCORING = 9",
+            SCORES | {"report"},
+            {"songs", "model", "variant", "scan_notebook", "step_notebook"} | MEASURED_ALONE,
+        ),
+        (
+            "bsm/versions.py",
+            "\nRECIPE = ",
+            "\nRECIPE = 9",
+            {"model", "variant", "report"} | READS_MODEL,
+            {"songs", "step_notebook"} | MEASURED_ALONE,
+        ),
+        # A version stands for the module: a comment in it runs nothing again.
+        pytest.param("bsm/metrics.py", '"""', '"""Changed. ', set(), None, marks=pytest.mark.slow),
+        pytest.param(
+            "bsm/study/stats.py",
             '"""',
             '"""Changed. ',
-            {"train_notebook", "published_notebook", "input_length_notebook", "occurrence_notebook", "report"},
-            {"songs", "model", "variant", "scan_notebook", "step_notebook"} | MEASURED_ALONE,
+            SCORES | {"data_notebook", "report"},
+            {"songs", "model", "variant", "structure"},
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "bsm/data/demo/voice.py",
