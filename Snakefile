@@ -1,32 +1,33 @@
-# The study as a graph: songs -> trained model -> executed notebooks -> report.
-# `make reproduce PROFILE=demo` runs it on this machine's cores; a second run does only what changed.
+# The study as a graph: songs -> trained models -> executed notebooks -> report.
+# `make reproduce PROFILE=demo` runs it on this machine's cores. A second run makes only what has changed: songs, models
+# and scores follow the versions in bsm/versions.py, and a notebook also follows the modules of bsm/study that it names.
 
 from pathlib import Path
 
 from bsm.config import NO_EFFECT, ModelConfig, TrainConfig
 from bsm.study import variants
-from bsm.versions import RECIPE, SCORING
+from bsm.versions import GENERATOR_VERSION, RECIPE, SCORING
 
 PROFILE = config.get("profile", "demo")
 configfile: f"notebooks/profiles/{PROFILE}.yaml"
 
 DATA = f"data/{config['data']}"
-MADE = "train_songs" in config  # songs are synthesised; others must be there
+MADE = "train_songs" in config  # the workflow synthesises the songs; other songs must be there
 SONGS = f"{DATA}/complete" if MADE else f"runs/{PROFILE}/songs.checked"
 BACKBONES = config.get("backbones", ["bsmamba2"])
-if isinstance(config.get("seeds"), int):  # how many, of `make reproduce SEEDS=3`; a profile lists them
+if isinstance(config.get("seeds"), int):  # `make reproduce SEEDS=3` gives their number; a profile lists them
     config["seeds"] = [config["seed"] + number for number in range(config["seeds"])]
 SEEDS = config.setdefault("seeds", [config["seed"]])
 SEED_OPTION = f"-p seeds '{SEEDS}'"
 RUNS = f"runs/{PROFILE}/{{name}}-{config['model']}-seed{{seed}}"
 RUN = RUNS.format(name="bsmamba2", seed=config["seed"])
 WEIGHTS = f"{RUNS}/model.safetensors"
-MODELS = expand(WEIGHTS, name=BACKBONES, seed=SEEDS)  # of every backbone and seed
-# The ablations: all variants of the table, or those that the profile names; none where it gives them no steps.
+MODELS = expand(WEIGHTS, name=BACKBONES, seed=SEEDS)
+# The ablations: the variants that the profile names, or else all of them. Without `ablation_steps` there are none.
 ABLATIONS = [name for name in config.get("variants") or variants.VARIANTS if "ablation_steps" in config]
 REPORTS = f"reports/{PROFILE}"
-# As many as there are: --cores bounds it on one machine, max-threads on a cluster. Memory (MB), time (minutes) and GPUs
-# are what a job asks a cluster for; one machine takes no notice. Synthesised songs are small enough to train on CPUs.
+# A job with this many threads runs alone: --cores lowers the number on one machine, max-threads on a cluster. A cluster
+# also reads memory (MB), time (minutes) and GPUs. Models of synthesised songs are small enough to train on a CPU.
 THREADS = 1024
 GPU = 0 if MADE else 1
 
@@ -36,40 +37,40 @@ if not MADE and not Path(DATA).is_dir():
 
     try:
         Profile.load(PROFILE).find_data()
-    except InputError as error:  # one line that says what to fetch, before anything starts
+    except InputError as error:  # says what to fetch, before anything starts
         raise SystemExit(f"error: {error}")
 
 
 def values(*names):
-    """The profile's values that a rule depends on: a change of one of them runs the rule again."""
+    """Return the profile's values that a rule depends on; the rule runs again if one changes."""
     return {name: config[name] for name in names if name in config}
 
 
 def changes(wildcards):
-    """What a variant makes of model and training: a change of its line trains it again."""
+    """Return a variant's changes to model and training; the variant is trained again if its line changes."""
     changed = variants.changed(wildcards.name, ModelConfig.preset(config["model"]), TrainConfig())
     return [part.to_dict() for part in changed]
 
 
-def package(*modules):
-    """The source files of some of the package's modules."""
-    found = [p for name in modules for p in [Path(f"bsm/{name}.py"), *Path(f"bsm/{name}").glob("*.py")]]
-    return sorted(str(p) for p in found if p.is_file())
+def sources(*modules):
+    """Return the source files of modules and packages of bsm; a name without a file is a mistake in a rule."""
+    found = {name: [*Path("bsm").glob(f"{name}.py"), *Path("bsm", name).glob("*.py")] for name in modules}
+    if missing := [name for name, paths in found.items() if not paths]:
+        raise WorkflowError(f"the Snakefile names modules that bsm lacks: {', '.join(missing)}")
+    return sorted(str(path) for paths in found.values() for path in paths)
 
 
 def made_by_hand():
-    """What the report shows of `bsm repeat` and of longer passes, which no rule makes: the files that are there."""
+    """Return the report's files that no rule makes, as far as they exist: of `bsm repeat` and of longer passes."""
     found = [Path(f"{REPORTS}/results/repeat.json"), Path(f"{REPORTS}/tables/repeat.md")]
     found += sorted(Path("reports/speed").glob("*/model_*")) if "bench_seconds" in config else []
     return [str(path) for path in found if path.is_file()]
 
 
-# A change of results is announced by a recipe version (bsm/versions.py); source files are listed only where no version
-# stands for them: what synthesises songs, what is timed, and the study itself.
-STUDY = sorted(str(path) for path in Path("bsm/study").rglob("*.py"))
-TIMED = package("conv", "fast", "loss", "mamba2", "model", "scan", "stft", "time_blocks", "train")
-# Values of the profile that a trained model depends on. The seed is in the run's name, the loss follows from the model.
-TRAINING = sorted({"model", "skip_bad", *TrainConfig.__dataclass_fields__} - {"seed", "loss", *NO_EFFECT})
+# What a trained model depends on: the songs, the recipe's version, and the profile's values that can change weights.
+# The seed is in the run's name.
+TRAINING = sorted({"model", "skip_bad", *TrainConfig.__dataclass_fields__} - {"seed", *NO_EFFECT})
+DRAWING = sources("study/figures", "study/stats")
 
 
 rule all:
@@ -77,9 +78,10 @@ rule all:
 
 
 rule songs:
-    input: package("data/demo") if MADE else []
     output: touch(SONGS)
-    params: values("train_songs", "valid_songs", "test_songs", "song_seconds", "skip_bad")
+    params:
+        values("train_songs", "valid_songs", "test_songs", "song_seconds", "skip_bad"),
+        generator=GENERATOR_VERSION if MADE else None,
     threads: THREADS
     resources: mem_mb=8000, runtime=120
     benchmark: f"{REPORTS}/benchmarks/songs.tsv"
@@ -91,8 +93,8 @@ rule model:
     output: WEIGHTS
     wildcard_constraints: name="|".join(BACKBONES), seed=r"\d+"
     params: values(*TRAINING), recipe=RECIPE
-    threads: 1 if MADE else THREADS  # small models: two trainings on a core each beat two in turn on both
-    resources: mem_mb=32000, runtime=1440, gpu=GPU  # out of time, it goes on from its checkpoint in the next attempt
+    threads: 1 if MADE else THREADS  # two small models train faster on a core each than one after the other on both
+    resources: mem_mb=32000, runtime=1440, gpu=GPU  # a job that runs out of time resumes in the next attempt
     benchmark: f"{REPORTS}/benchmarks/model-{{name}}-seed{{seed}}.tsv"
     shell: "bsm train {PROFILE} --backbone {wildcards.name} --seed {wildcards.seed}"
 
@@ -102,15 +104,16 @@ rule variant:
     output: WEIGHTS
     wildcard_constraints: name="|".join(variants.VARIANTS), seed=r"\d+"
     params:
-        values(*TRAINING, *(name for name in config if name.startswith("ablation_"))), changed=changes, recipe=RECIPE,
-    threads: 1  # as many at a time as there are cores
+        values(*TRAINING, *(name for name in config if name.startswith("ablation_"))),
+        changed=changes, recipe=RECIPE,
+    threads: 1  # one variant per core
     resources: mem_mb=8000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/variant-{{name}}-seed{{seed}}.tsv"
     shell: "bsm train {PROFILE} --variant {wildcards.name} --seed {wildcards.seed}"
 
 
 rule data_notebook:
-    input: SONGS, "notebooks/00_data.ipynb", STUDY
+    input: SONGS, "notebooks/00_data.ipynb", sources("data/describe", "study/figures")
     output:
         f"{REPORTS}/notebooks/00_data.ipynb",
         f"{REPORTS}/results/data.json",
@@ -123,7 +126,7 @@ rule data_notebook:
 
 
 rule train_notebook:
-    input: expand(WEIGHTS, name=BACKBONES, seed=config["seed"]), "notebooks/01_train.ipynb", STUDY
+    input: expand(WEIGHTS, name=BACKBONES, seed=config["seed"]), "notebooks/01_train.ipynb", DRAWING
     output:
         f"{REPORTS}/notebooks/01_train.ipynb",
         multiext(
@@ -139,7 +142,9 @@ rule train_notebook:
 
 
 rule scan_notebook:
-    input: f"{RUN}/model.safetensors", "notebooks/02_scan_backends.ipynb", STUDY, TIMED
+    input:
+        f"{RUN}/model.safetensors", "notebooks/02_scan_backends.ipynb",
+        DRAWING, sources("scan", "study/bench", "study/scan_training"),
     output:
         f"{REPORTS}/notebooks/02_scan_backends.ipynb",
         multiext(f"{REPORTS}/results/", "scan_backends.json", "direct_term.json", "scan_training.json"),
@@ -152,15 +157,18 @@ rule scan_notebook:
         values(
             "scan_seconds", "scan_repeats", "scan_band_rows", "memory_seconds", "scaling_frames", "block_seconds",
             "compile_block", "scan_train_steps", "scan_train_seconds", "scan_rows",
-        )
-    threads: THREADS  # nothing beside it while it measures
+        ),
+        recipe=RECIPE,
+    threads: THREADS  # alone, because it measures time
     resources: mem_mb=32000, runtime=240
     benchmark: f"{REPORTS}/benchmarks/scan_notebook.tsv"
     shell: "bsm study 02_scan_backends --profile {PROFILE}"
 
 
 rule published_notebook:
-    input: f"{RUN}/model.safetensors", "notebooks/04_published_model.ipynb", STUDY, TIMED
+    input:
+        f"{RUN}/model.safetensors", "notebooks/04_published_model.ipynb",
+        DRAWING, sources("study/bench", "study/published"),
     output:
         f"{REPORTS}/notebooks/04_published_model.ipynb",
         multiext(f"{REPORTS}/results/", "published_model.json", "model_speed.json"),
@@ -172,14 +180,16 @@ rule published_notebook:
             "published_dataset", "device", "window", "hop", "weights", "dataset", "example",
         ),
         scoring=SCORING,
-    threads: THREADS  # nothing beside it while it measures
+    threads: THREADS  # alone, because it measures time
     resources: mem_mb=32000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/published_notebook.tsv"
     shell: "bsm study 04_published_model --profile {PROFILE}"
 
 
 rule step_notebook:
-    input: SONGS, "notebooks/07_step_profile.ipynb", STUDY, TIMED
+    input:
+        SONGS, "notebooks/07_step_profile.ipynb",
+        DRAWING, sources("study/bench", "study/ledger", "study/plan", "study/rules", "study/step_profile"),
     output:
         f"{REPORTS}/notebooks/07_step_profile.ipynb",
         f"{REPORTS}/results/step_profile.json",
@@ -192,8 +202,9 @@ rule step_notebook:
         values(
             "step_preset", "step_seconds", "step_batch", "step_repeats", "step_sizes", "step_memory_presets",
             "step_memory_seconds", "step_compile",
-        )
-    threads: THREADS  # nothing beside it while it measures
+        ),
+        recipe=RECIPE,
+    threads: THREADS  # alone, because it measures time
     resources: mem_mb=32000, runtime=480
     benchmark: f"{REPORTS}/benchmarks/step_notebook.tsv"
     shell: "bsm study 07_step_profile --profile {PROFILE}"
@@ -202,14 +213,15 @@ rule step_notebook:
 rule stft_ablation_notebook:
     input:
         expand(WEIGHTS, name=variants.of_notebook(variants.STFT, ABLATIONS), seed=SEEDS),
-        "notebooks/05_ablation_stft.ipynb", STUDY, TIMED,
+        "notebooks/05_ablation_stft.ipynb",
+        DRAWING, sources("study/ablation", "study/bench", "study/losses", "study/sizes"),
     output:
         f"{REPORTS}/notebooks/05_ablation_stft.ipynb",
         f"{REPORTS}/results/ablation_stft.json",
         multiext(f"{REPORTS}/tables/ablation_stft_", "cost.md", "blindness.md", "scores.md", "mono.md"),
         multiext(f"{REPORTS}/figures/ablation_stft_", "blindness.png", "scores.png"),
     params: values("window", "variants", "seeds", "loss_repeats", "blind_seconds"), scoring=SCORING
-    threads: THREADS  # nothing beside it while it measures
+    threads: THREADS  # alone, because it measures time
     resources: mem_mb=16000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/stft_ablation_notebook.tsv"
     shell: "bsm study 05_ablation_stft --profile {PROFILE} {SEED_OPTION}"
@@ -218,21 +230,21 @@ rule stft_ablation_notebook:
 rule size_ablation_notebook:
     input:
         expand(WEIGHTS, name=variants.of_notebook(variants.SIZE, ABLATIONS), seed=SEEDS),
-        "notebooks/06_ablation_size.ipynb", STUDY, TIMED,
+        "notebooks/06_ablation_size.ipynb", DRAWING, sources("study/ablation", "study/bench", "study/sizes"),
     output:
         f"{REPORTS}/notebooks/06_ablation_size.ipynb",
         f"{REPORTS}/results/ablation_size.json",
         multiext(f"{REPORTS}/tables/ablation_size_", "published.md", "cost.md", "scores.md", "deviations.md"),
         multiext(f"{REPORTS}/figures/ablation_size_", "bands.png", "scores.png", "deviations.png"),
     params: values("window", "variants", "seeds", "size_seconds", "size_repeats"), scoring=SCORING
-    threads: THREADS  # nothing beside it while it measures
+    threads: THREADS  # alone, because it measures time
     resources: mem_mb=16000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/size_ablation_notebook.tsv"
     shell: "bsm study 06_ablation_size --profile {PROFILE} {SEED_OPTION}"
 
 
 rule input_length_notebook:
-    input: MODELS, "notebooks/08_input_length.ipynb", STUDY
+    input: MODELS, "notebooks/08_input_length.ipynb", DRAWING, sources("study/input_length", "study/subjects")
     output:
         f"{REPORTS}/notebooks/08_input_length.ipynb",
         f"{REPORTS}/results/input_length.json",
@@ -241,14 +253,16 @@ rule input_length_notebook:
     params:
         values("windows", "overlap_windows", "most_songs", "cost_repeats", "seeds", "device", "weights", "dataset"),
         scoring=SCORING,
-    threads: THREADS  # nothing beside it while it measures
+    threads: THREADS  # alone, because it measures time
     resources: mem_mb=32000, runtime=720, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/input_length_notebook.tsv"
     shell: "bsm study 08_input_length --profile {PROFILE} {SEED_OPTION}"
 
 
 rule occurrence_notebook:
-    input: MODELS, "notebooks/09_vocal_occurrence.ipynb", STUDY
+    input:
+        MODELS, "notebooks/09_vocal_occurrence.ipynb",
+        DRAWING, sources("study/occurrence", "study/occurrence_figures", "study/subjects"),
     output:
         f"{REPORTS}/notebooks/09_vocal_occurrence.ipynb",
         f"{REPORTS}/results/vocal_occurrence.json",
@@ -272,16 +286,17 @@ rule occurrence_notebook:
 
 
 rule structure:
-    input: "tests/compare_seed.py", "tests/seed_model.py", TIMED
+    input: sources("study/bench/spectra", "study/structure", "study/unofficial")
     output: f"{REPORTS}/results/structure.json"
+    params: recipe=RECIPE
     resources: mem_mb=8000, runtime=30
-    shell: "python tests/compare_seed.py {output}"
+    shell: "python -m bsm.study.structure {output}"
 
 
 rule data_loading:
-    input: SONGS, package("audio", "data", "study/bench/data")
+    input: SONGS, sources("study/bench/data")
     output: f"{REPORTS}/results/data_loading.json"
-    threads: THREADS  # nothing beside it while it measures
+    threads: THREADS  # alone, because it measures time
     resources: mem_mb=8000, runtime=60
     benchmark: f"{REPORTS}/benchmarks/data_loading.tsv"
     shell: "bsm bench data --data {DATA} --json {output}"
@@ -292,7 +307,7 @@ rule report:
         rules.data_loading.output if MADE else [],
         rules.structure.output,
         rules.data_notebook.output, rules.train_notebook.output,
-        # What depends on no data set is measured by the profiles that say at which lengths.
+        # These measurements need no data set; only profiles that give their lengths make them.
         rules.scan_notebook.output if "scan_seconds" in config else [],
         rules.published_notebook.output if "bench_seconds" in config else [],
         rules.step_notebook.output if "step_seconds" in config else [],
@@ -301,7 +316,7 @@ rule report:
         [path for name in config.get("beside", []) for path in sorted(Path(f"reports/{name}/results").glob("*.json"))],
         made_by_hand(),
         "notebooks/03_report.ipynb", "reports/claims.yaml",
-        STUDY,
+        sources("study/claims", "study/cost", "study/ledger", "study/report", "study/report_results", "study/rules"),
     output: f"{REPORTS}/report.md", f"{REPORTS}/tables/cost.md", f"{REPORTS}/notebooks/03_report.ipynb"
     resources: mem_mb=8000, runtime=30
     shell: "bsm study 03_report --profile {PROFILE}"

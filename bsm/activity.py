@@ -1,4 +1,4 @@
-"""When a source sounds: windows worth training on, and the regions in which somebody sings."""
+"""Find when a source sounds: windows to train on, and the regions with vocals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from bsm.errors import InputError
 
-# Frames below this RMS (-80 dB of full scale) are silence whatever the recording's loudest frame is.
+# Frames below this RMS (-80 dB of full scale) are silent, however quiet the recording is.
 _SILENCE = 1e-4
 
 
@@ -23,34 +23,34 @@ def active_windows(
     quantile: float = 0.15,
     floor: float = 1e-3,
 ) -> list[int]:
-    """Find the windows of a source in which it sounds (the author's source activity detection).
+    """Find the windows in which a source sounds, by the author's source activity detection.
 
-    A window of ``window`` seconds starts every ``hop`` seconds and is cut into ``chunks`` chunks. It is kept when, in
-    every channel, more than half of its chunks have an RMS above ``max(q, floor)``, where ``q`` is that quantile of
-    this window's chunks in this channel. Few chunks lie below their own 0.15 quantile, so that in practice the floor
-    decides; chunks of exactly equal RMS, as a steady test tone has them, do not exceed it.
-    Samples after the last whole window belong to none; a recording shorter than a window is one, padded with zeros.
+    A window of ``window`` seconds starts every ``hop`` seconds and is cut into ``chunks`` chunks. A window is kept if,
+    in every channel, more than half of its chunks have an RMS above ``max(q, floor)``. There, ``q`` is the given
+    quantile of the RMS of this window's chunks in this channel. Most chunks exceed their own 0.15 quantile, so in
+    practice the floor decides. Chunks of exactly equal RMS, as in a steady test tone, do not exceed it. Samples after
+    the last whole window are ignored. A recording shorter than a window is padded with zeros to one.
 
     Args:
         audio: ``(channels, samples)``, floating point.
         rate: samples per second.
         window: window length, s.
         hop: time between the starts of windows, s.
-        chunks: chunks per window; samples that do not fill the last chunk are left out.
-        quantile: see above, 0 to 1.
-        floor: lowest threshold, RMS of full scale.
+        chunks: chunks per window; samples left over at the window's end are ignored.
+        quantile: quantile of the chunks' RMS, 0 to 1.
+        floor: lowest threshold, RMS relative to full scale.
 
     Returns:
-        The first sample of each window kept, in rising order.
+        The first sample of each kept window, in rising order.
 
     Raises:
-        InputError: audio that is not ``(channels, samples)``, or a window too short for its chunks.
+        InputError: ``audio`` is not ``(channels, samples)``, or the window has fewer samples than chunks.
     """
     audio = _checked(audio)
     length, step = round(window * rate), max(1, round(hop * rate))
     size = length // chunks
     if size < 1:
-        raise InputError(f"a window of {window} s has {length} samples, too few for {chunks} chunks; make it longer")
+        raise InputError(f"a window of {window} s has {length} samples, too few for {chunks} chunks; lengthen it")
     if (missing := length - audio.shape[1]) > 0:
         audio = np.pad(audio, ((0, 0), (0, missing)))
     windows = np.lib.stride_tricks.sliding_window_view(audio, length, axis=1)[:, ::step, : chunks * size]
@@ -63,11 +63,11 @@ def active_windows(
 
 @dataclass(frozen=True)
 class Region:
-    """One occurrence of a voice.
+    """A stretch of time in which a voice sounds.
 
     Attributes:
-        start: its onset, s.
-        stop: its offset, s.
+        start: onset, s.
+        stop: offset, s.
     """
 
     start: float
@@ -75,7 +75,7 @@ class Region:
 
     @property
     def duration(self) -> float:
-        """The occurrence's duration, s."""
+        """The duration, s."""
         return self.stop - self.start
 
 
@@ -88,26 +88,26 @@ def vocal_regions(
     min_gap: float = 0.2,
     min_length: float = 0.1,
 ) -> list[Region]:
-    """Find the occurrences of a voice: stretches that are loud enough, with short pauses counted in.
+    """Find the regions in which a voice sounds.
 
-    A frame sounds when its RMS exceeds ``threshold_db`` relative to the 99th percentile of the recording's frames above
-    -80 dB of full scale (a percentile, so that one click does not set it; of those frames only, so that it is the level
-    of the singing however rare that is). Gaps shorter than ``min_gap`` are closed first, then regions shorter than
-    ``min_length`` dropped.
+    A frame sounds if its RMS exceeds ``threshold_db`` relative to the reference level. The reference is the 99th
+    percentile of all frames above -80 dB of full scale. A percentile ignores single clicks; leaving out silent frames
+    makes it the level of the singing, however rare. First, gaps shorter than ``min_gap`` are closed. Then, regions
+    shorter than ``min_length`` are dropped.
 
     Args:
         vocals: the voice alone, ``(channels, samples)``.
         rate: samples per second.
-        threshold_db: dB relative to the loudest frames.
-        frame: frame length, s; frames do not overlap, and region edges lie on them.
+        threshold_db: threshold, dB relative to the reference level.
+        frame: frame length, s. Frames do not overlap. Regions start and end at their edges.
         min_gap: shortest pause that separates two regions, s.
         min_length: shortest region, s.
 
     Returns:
-        Regions in rising order, apart by at least ``min_gap``; none for silence.
+        Regions in rising order, at least ``min_gap`` apart; none for silence.
 
     Raises:
-        InputError: audio that is not ``(channels, samples)``, or a frame shorter than a sample.
+        InputError: ``vocals`` is not ``(channels, samples)``, or the frame is shorter than a sample.
     """
     samples = _checked(vocals).shape[1]
     rms, size = frame_rms(vocals, rate, frame), round(frame * rate)
@@ -125,32 +125,32 @@ def vocal_regions(
 
 
 def frame_rms(audio: np.ndarray, rate: int, frame: float = 0.02) -> np.ndarray:
-    """Return the RMS over all channels of every frame of ``frame`` seconds; the last one may be shorter.
+    """Return the RMS of each frame over all channels; the last frame may be shorter.
 
     Raises:
-        InputError: audio that is not ``(channels, samples)``, or a frame shorter than a sample.
+        InputError: ``audio`` is not ``(channels, samples)``, or the frame is shorter than a sample.
     """
     audio = _checked(audio)
     samples, size = audio.shape[1], round(frame * rate)
     if size < 1:
-        raise InputError(f"a frame of {frame} s has no sample at {rate} Hz; make it longer")
+        raise InputError(f"a frame of {frame} s has no sample at {rate} Hz; choose a longer frame")
     power = np.square(audio, dtype=np.float64).mean(axis=0)
     starts = np.arange(0, samples, size)
     return np.sqrt(np.add.reduceat(power, starts) / np.minimum(size, samples - starts))
 
 
 def sounding_threshold(rms: np.ndarray, threshold_db: float = -40.0) -> float:
-    """Return the RMS above which a frame sounds, given those of all frames; see :func:`vocal_regions`."""
+    """Return the RMS above which a frame sounds, from the RMS of all frames. See :func:`vocal_regions`."""
     sounding = rms[rms > _SILENCE]
     loudest = np.percentile(sounding, 99) if len(sounding) else 0.0
     return max(float(loudest) * 10 ** (threshold_db / 20), _SILENCE)
 
 
 def vocal_share(regions: Sequence[Region], seconds: float) -> float:
-    """Return the part of ``seconds`` that the regions cover, 0 to 1.
+    """Return the share of ``seconds`` that the regions cover, 0 to 1.
 
     Raises:
-        InputError: a length that is not positive.
+        InputError: ``seconds`` is not positive.
     """
     if seconds <= 0:
         raise InputError(f"a share needs a positive length, not {seconds} s")

@@ -1,26 +1,26 @@
-"""Band tables: how the frequency bins are grouped. A table is a tuple of widths in bins."""
+"""Band tables: how the frequency bins are grouped. A table is a tuple of band widths in bins."""
 
 from __future__ import annotations
 
 import math
 
 PAPER: tuple[int, ...] = (2,) * 24 + (4,) * 12 + (12,) * 8 + (24,) * 8 + (48,) * 8 + (128, 129)
-"""The paper's 62 bands of a 2048-point transform (author's code; the same table as BS-RoFormer's)."""
+"""The paper's 62 bands of a 2048-point transform, from the author's code. BS-RoFormer has the same table."""
 
 PAPER_16K: tuple[int, ...] = (2,) * 24 + (4,) * 12 + (12,) * 8 + (24,) * 7 + (13,)
 """The paper's bands up to 8 kHz, for 16 kHz audio and a transform of 744 points: 52 bands.
 
-2048 points at 44.1 kHz last 46.4 ms, and so do 744 at 16 kHz (743.04 would be exact): their bins are 21.53 and 21.51 Hz
-wide. The paper's table then holds bin for bin, every edge within half a bin of the paper's in Hz, and is cut where the
-spectrum ends: at bin 373, inside the paper's 52nd band (360 to 384), of which 13 bins are left.
+2048 points at 44.1 kHz and 744 at 16 kHz both last about 46.5 ms, so their bins are 21.53 and 21.51 Hz wide. The
+paper's table then holds bin for bin, with every edge within half a bin of the paper's in Hz. The spectrum ends at bin
+373, inside the paper's 52nd band (360 to 384). 13 bins of that band are left.
 """
 
 
 def equal(bins: int, bands: int) -> tuple[int, ...]:
-    """Divide ``bins`` into ``bands`` widths that differ by at most one, the wider ones last.
+    """Divide ``bins`` into ``bands`` widths that differ by at most one.
 
     Raises:
-        ValueError: more bands than bins, or none.
+        ValueError: ``bands`` is below 1 or above ``bins``.
     """
     if not 1 <= bands <= bins:
         raise ValueError(f"bands must lie in 1..{bins}, got {bands}")
@@ -29,12 +29,12 @@ def equal(bins: int, bands: int) -> tuple[int, ...]:
 
 
 def mel(bins: int, bands: int, rate: int = 44100) -> tuple[int, ...]:
-    """Divide ``bins`` up to half of ``rate`` Hz into bands equally wide in mel, each a bin or more.
+    """Divide ``bins``, up to half of ``rate`` Hz, into bands of equal width in mel, at least one bin each.
 
-    Mel: 2595 log10(1 + f / 700).
+    The mel scale is ``2595 log10(1 + f / 700)``.
 
     Raises:
-        ValueError: more bands than bins, or none.
+        ValueError: ``bands`` is below 1 or above ``bins``.
     """
     if not 1 <= bands <= bins:
         raise ValueError(f"bands must lie in 1..{bins}, got {bands}")

@@ -1,4 +1,4 @@
-"""The paper's yardstick: BS-RoFormer, of the package bs-roformer, behind the same interface as BSMamba2."""
+"""The paper's baseline: BS-RoFormer, from the package bs-roformer, behind the same interface as BSMamba2."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PARTS = {
     "final_norm": "final_norm",
     "mask_estimators": "mask_estimator",
 }
-"""The package's name of each part, and ours."""
-PACKAGE_MASK_EXPANSION = 4  # its own, which its constructor does not let one change
+"""The package's name of each part -> ours."""
+PACKAGE_MASK_EXPANSION = 4  # the package's constructor fixes it
 
 
 @dataclass(frozen=True)
 class RoformerConfig(_Config):
-    """The yardstick's sizes. The defaults stand beside the paper's BSMamba2: same transform, bands, width and depth.
+    """The baseline's sizes. The defaults match the paper's BSMamba2: same transform, bands, width and depth.
 
     Attributes:
         sample_rate: Hz.
@@ -58,35 +58,35 @@ class RoformerConfig(_Config):
             raise InputError(f"rotary positions need an even dim_head of at least 4, not {self.dim_head}")
 
     @classmethod
-    def beside(cls, config: ModelConfig) -> RoformerConfig:
-        """Return the yardstick of a BSMamba2: what both have is equal, attention keeps 8 heads of 48."""
+    def like(cls, config: ModelConfig) -> RoformerConfig:
+        """Return the baseline for a BSMamba2: shared settings are equal, attention has 8 heads of 48."""
         shared = cls.__dataclass_fields__.keys() & ModelConfig.__dataclass_fields__.keys()
         return cls(**{name: getattr(config, name) for name in shared})
 
     @classmethod
     def matched(cls, config: ModelConfig) -> RoformerConfig:
-        """Return the yardstick with as many parameters as a BSMamba2: :meth:`beside`, its heads widened or narrowed.
+        """Return the baseline with as many parameters as a BSMamba2: :meth:`like`, with wider or narrower heads.
 
         Raises:
             BackendUnavailable: bs-roformer is not installed.
         """
-        base = cls.beside(config)
+        base = cls.like(config)
         with torch.device("meta"):
             wanted = BSMamba2(config).parameter_counts()["total"]
             narrow, wide = (BSRoformer(base.replace(dim_head=d)).parameter_counts()["total"] for d in (4, 8))
-        # The count is a straight line over the heads' width, which has to be even.
+        # The count grows linearly with the heads' width, and that width must be even.
         return base.replace(dim_head=max(4, 4 + 2 * round(2 * (wanted - narrow) / (wide - narrow))))
 
 
 class BSRoformer(nn.Module):
-    """``(batch, channels, samples)`` in, the estimated vocals, same shape, out.
+    """Separate vocals: mixture ``(batch, channels, samples)`` in, estimated vocals of the same shape out.
 
-    Architecture: Lu et al., arXiv 2309.02612, as bs-roformer 1.2 has it, with rotary positions, fused attention, and
-    one residual stream, which leaves out the package's hyper-connections.
+    The architecture is that of Lu et al. (arXiv 2309.02612) as bs-roformer 1.2 implements it: rotary positions, fused
+    attention, and one residual stream, so without the package's hyper-connections.
     """
 
     def __init__(self, config: RoformerConfig) -> None:
-        """Build it with random weights.
+        """Build the network with random weights.
 
         Raises:
             BackendUnavailable: bs-roformer is not installed.
@@ -96,10 +96,10 @@ class BSRoformer(nn.Module):
             from bs_roformer.bs_roformer import BSRoformer as Network  # slow to import
             from bs_roformer.bs_roformer import MaskEstimator
         except ImportError as error:
-            raise BackendUnavailable(f"the comparison needs bs-roformer ({error}): pip install bs-roformer") from error
+            raise BackendUnavailable(f"BS-RoFormer needs bs-roformer ({error}): pip install bs-roformer") from error
         self.config = config
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "A window was not provided")  # it only counts the bins
+            warnings.filterwarnings("ignore", "A window was not provided")  # here the package only counts bins
             self.network = Network(
                 dim=config.dim,
                 depth=config.depth,
@@ -122,19 +122,19 @@ class BSRoformer(nn.Module):
         for estimator in self.network.mask_estimators:
             estimator.register_forward_hook(_in_full_precision)
         for rotary in {m for m in self.network.modules() if type(m).__name__ == "RotaryEmbedding"}:
-            # It keeps the angles it first computes, in its input's precision: bfloat16 cannot count to 801 frames.
+            # It caches the first angles it computes, in its input's precision. bfloat16 cannot count to 801 frames.
             rotary(torch.arange(rotary.cache_max_seq_len).float(), seq_len=rotary.cache_max_seq_len)
 
     def forward(self, mixture: Tensor) -> Tensor:
         """Estimate the vocals of a mixture of any length >= 1.
 
-        The package needs more than half an FFT and gives back whole hops: the end is filled up with zeros and cut.
+        The package needs more than half an FFT and returns whole hops, so the end is padded with zeros and cut.
 
         Args:
             mixture: ``(batch, channels, samples)`` at ``config.sample_rate``, float32.
 
         Raises:
-            ValueError: another number of dimensions or channels, or no samples.
+            ValueError: ``mixture`` has another number of dimensions or channels, or no samples.
         """
         config, samples = self.config, mixture.shape[-1]
         if mixture.ndim != 3 or mixture.shape[1] != config.channels or samples == 0:
@@ -144,12 +144,12 @@ class BSRoformer(nn.Module):
         hop = config.stft.hop_length
         whole = -(-max(samples, config.stft.n_fft // 2 + 1) // hop) * hop
         with warnings.catch_warnings():
-            # How the package chooses its attention kernel: true, and nothing that a caller could mend.
+            # The package chooses its attention kernel this way; a caller can do nothing about it.
             warnings.filterwarnings("ignore", ".*sdp_kernel.* is deprecated", FutureWarning)
             return self.network(F.pad(mixture, (0, whole - samples)))[..., :samples]
 
     def parameter_counts(self) -> dict[str, int]:
-        """Number of parameters of each part, by BSMamba2's names, and in all (``total``)."""
+        """Count the parameters of each part, by BSMamba2's names, and of all (``total``)."""
         counts = {
             ours: sum(p.numel() for p in getattr(self.network, name).parameters()) for name, ours in PARTS.items()
         }
@@ -157,5 +157,5 @@ class BSRoformer(nn.Module):
 
 
 def _in_full_precision(_: nn.Module, __: tuple, output: Tensor) -> Tensor:
-    """Return a layer's result as float32 at least: complex numbers know no bfloat16."""
+    """Convert a layer's output to at least float32: there are no complex numbers in bfloat16."""
     return output.to(torch.promote_types(output.dtype, torch.float32))

@@ -62,21 +62,30 @@ class StftConfig(_Config):
         return self.n_fft // 2 + 1
 
 
+TIME_BLOCKS = ("mamba2", "attention", "attention-nopos", "lstm", "convolution", "none")
 DIRECTIONS = ("separate", "shared", "forward")
 MERGES = ("concat", "mean")
 TIME_PATHS = ("transposed", "reshaped")
 MASKS = ("complex", "real")
-_STRUCTURE = ("directions", "merge", "mono", "time_path", "mask")
+_STRUCTURE = {
+    "time_block": TIME_BLOCKS,
+    "directions": DIRECTIONS,
+    "merge": MERGES,
+    "mono": (False, True),
+    "time_path": TIME_PATHS,
+    "mask": MASKS,
+}
+"""The choices of structure; the first of each is the author's."""
 
 
 def check_bands(widths: tuple[int, ...], stft: StftConfig) -> None:
-    """Make sure that band widths, in bins, cover a transform.
+    """Check that band widths, in bins, cover a transform.
 
     Raises:
-        InputError: they do not.
+        InputError: the widths do not sum to the transform's bins.
     """
     if sum(widths) != stft.bins:
-        raise InputError(f"bands sum to {sum(widths)} bins, the STFT has {stft.bins}")
+        raise InputError(f"bands sum to {sum(widths)} bins, but the STFT has {stft.bins}; change one of the two")
 
 
 @dataclass(frozen=True)
@@ -87,25 +96,26 @@ class ModelConfig(_Config):
         sample_rate: Hz.
         channels: audio channels, 2 for stereo.
         stft: analysis and synthesis transform.
-        bands: band widths in bins; they sum to ``stft.bins``.
-        dim: features per band and frame.
-        depth: dual-path layers, each a time block and a band block.
+        bands: band widths in bins; they sum to ``stft.bins``. Their number is K.
+        dim: features D per band and frame.
+        depth: layers L of the dual path, each a time block and a band block.
         d_state: state size N of the scan, per head.
-        headdim: channels per head.
-        expand: inner channels of a mixer as a multiple of ``dim``.
+        headdim: channels P per head.
+        expand: inner channels of a mixer as a multiple E of ``dim``.
         d_conv: taps of the causal convolution.
         mask_expansion: hidden width of the mask estimator as a multiple of ``dim``.
         scan_backend: see :func:`bsm.scan.scan`.
-        directions: of a block's mixers, one of :data:`DIRECTIONS`: ``separate`` ones forwards and backwards, one
+        time_block: what runs along the frames, one of :data:`TIME_BLOCKS`; see :mod:`bsm.time_blocks`.
+        directions: a Mamba2 block's mixers, one of :data:`DIRECTIONS`: ``separate`` ones forwards and backwards, one
             ``shared`` by both, or ``forward`` alone.
-        merge: of both directions before the projection, one of :data:`MERGES`: side by side, or their average.
-        mono: separate the average of the channels, and give every channel of the output the same estimate.
-        time_path: what the time blocks run over, one of :data:`TIME_PATHS`: the frames of one band, ``transposed``; or
-            rows as long, ``reshaped`` from frames and bands in memory without transposing, which mixes both.
-        mask: one of :data:`MASKS`: one ``complex`` factor, unbounded; or two ``real`` ones, bounded by Tanh, of real
-            and imaginary part each.
+        merge: how both directions meet before the projection, one of :data:`MERGES`: side by side, or averaged.
+        mono: separate the average of the channels, and give every output channel the same estimate.
+        time_path: the rows of the time blocks, one of :data:`TIME_PATHS`: the frames of one band, ``transposed``; or
+            ``reshaped`` from frames and bands in memory without transposing, which mixes both.
+        mask: one of :data:`MASKS`: one unbounded ``complex`` factor; or two ``real`` factors, of real and imaginary
+            part, bounded by Tanh.
 
-    The last five are the author's by default; their other values exist for the ablations.
+    The last six are the author's by default. Their other values exist for the study's comparisons.
     """
 
     sample_rate: int = 44100
@@ -120,6 +130,7 @@ class ModelConfig(_Config):
     d_conv: int = 4
     mask_expansion: int = 4
     scan_backend: str = "auto"
+    time_block: str = "mamba2"
     directions: str = "separate"
     merge: str = "concat"
     mono: bool = False
@@ -127,13 +138,15 @@ class ModelConfig(_Config):
     mask: str = "complex"
 
     def __post_init__(self) -> None:
-        choices = {"directions": DIRECTIONS, "merge": MERGES, "time_path": TIME_PATHS, "mask": MASKS}
-        for name, known in choices.items():
+        for name, known in _STRUCTURE.items():
             if getattr(self, name) not in known:
-                raise InputError(f"{name} {getattr(self, name)!r} is not known; choose one of {', '.join(known)}")
+                choices = ", ".join(map(str, known))
+                raise InputError(f"{name} {getattr(self, name)!r} is not known; choose one of {choices}")
         check_bands(self.bands, self.stft)
         if (self.dim * self.expand) % self.headdim:
             raise InputError(f"headdim {self.headdim} does not divide dim * expand = {self.dim * self.expand}")
+        if self.time_block == "attention" and self.headdim % 2:
+            raise InputError(f"rotary positions need an even headdim, not {self.headdim}")
 
     @property
     def streams(self) -> int:
@@ -143,7 +156,7 @@ class ModelConfig(_Config):
     @property
     def ablated(self) -> list[str]:
         """Names of the choices of structure that are not the author's."""
-        return [name for name in _STRUCTURE if getattr(self, name) != getattr(ModelConfig, name)]
+        return [name for name, choices in _STRUCTURE.items() if getattr(self, name) != choices[0]]
 
     @property
     def d_inner(self) -> int:
@@ -157,15 +170,15 @@ class ModelConfig(_Config):
 
     @classmethod
     def preset(cls, name: str) -> ModelConfig:
-        """Return a named size: ``paper``, ``vram``, ``small`` or ``tiny``, or ``small-16k`` or ``tiny-16k``.
+        """Return a named size: ``paper``, ``vram``, ``small``, ``tiny``, ``small-16k`` or ``tiny-16k``.
 
-        ``vram`` is the reduced configuration of the seed reports (dim 192, 4 layers, 48 equal bands); ``small`` is the
-        paper's design at dim 64 and 2 layers; ``tiny`` is what two CPU cores can train in minutes, with half the
-        paper's frames per second. The two for 16 kHz have the sizes of their namesakes, take mono, and keep frames and
-        bands as they are in time and frequency (:data:`bsm.bands.PAPER_16K`).
+        ``vram`` is the reduced configuration of the unofficial implementation (dim 192, 4 layers, 48 equal bands).
+        ``small`` is the paper's design at dim 64 and 2 layers. ``tiny`` is what two CPU cores train in minutes, with
+        half the paper's frames per second. The sizes for 16 kHz take mono, and keep frames and bands as they are in
+        time and frequency (:data:`bsm.bands.PAPER_16K`).
 
         Raises:
-            InputError: an unknown name.
+            InputError: ``name`` is none of these.
         """
         if name not in _PRESETS:
             raise InputError(f"unknown model preset {name!r}; choose one of {', '.join(_PRESETS)}")

@@ -1,4 +1,4 @@
-"""The causal depthwise convolution in front of the scan, with its SiLU: one function, interchangeable backends."""
+"""The causal depthwise convolution before the scan, with its SiLU: one function with interchangeable backends."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from bsm.errors import BackendUnavailable
 
 log = logging.getLogger(__name__)
 
-PIECE = 512  # steps
-CUDA_TAPS = (2, 3, 4)  # those that the compiled kernel knows
-CUDA_ALIGNMENT = 8  # elements: what the kernel asks of the strides of channels-last data
+PIECE = 1 << 18  # elements
+CUDA_TAPS = (2, 3, 4)  # supported by the compiled kernel
+CUDA_ALIGNMENT = 8  # elements: strides of channels-last data must be multiples of it
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = False, backend: str = "auto") -> Tensor:
-    """Convolve each channel with its own few taps over past steps, then apply SiLU, once.
+    """Convolve each channel with its own few taps over past steps, then apply SiLU.
 
     Equals ``silu(conv1d(x, weight, bias, groups=channels, padding=taps - 1)[..., :length])`` of the official Mamba-2.
     Backends:
 
-    - ``shifted``: shifted multiply-adds over channels-last data; no transposed copies, and the fastest on a CPU.
-    - ``conv1d``: that formula, with PyTorch's convolution.
+    - ``shifted``: shifted multiply-adds over channels-last data, without transposed copies; the fastest on a CPU.
+    - ``conv1d``: the formula above, with PyTorch's convolution.
     - ``cuda``: ``causal_conv1d_fn`` of the package causal-conv1d; 2 to 4 taps, CUDA tensors, no float64.
-    - ``auto``: ``cuda`` where it can run, otherwise ``shifted``; logged once. An error is never a reason to switch.
+    - ``auto``: ``cuda`` if it can run, otherwise ``shifted``. The choice is logged once and is not changed by errors.
 
     Args:
         x: ``(batch, length, channels)``.
         weight: ``(channels, 1, taps)``, the last tap on the present step.
-        bias: ``(channels,)``. It and ``weight`` may be float32 beside an ``x`` of half precision.
+        bias: ``(channels,)``. ``bias`` and ``weight`` may be float32 when ``x`` has half precision.
         reverse: look at future steps instead, as on the flipped sequence.
         backend: see above.
 
@@ -43,8 +43,8 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = Fals
         ``(batch, length, channels)``, typed as ``x``.
 
     Raises:
-        ValueError: shapes that do not fit, or an unknown backend.
-        BackendUnavailable: the backend lacks a package or device, or has no kernel for these arguments.
+        ValueError: The shapes do not fit, or the backend is unknown.
+        BackendUnavailable: The backend lacks a package or a device, or has no kernel for these arguments.
     """
     channels = x.shape[-1] if x.ndim else 0
     fits = x.ndim == weight.ndim == 3 and weight.shape[:2] == (channels, 1) and bias.shape == (channels,)
@@ -65,7 +65,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = Fals
 
 
 def unavailable(backend: str, device: str, dtype: torch.dtype = torch.float32, taps: int = 4) -> str | None:
-    """Return what a backend lacks for such arguments, with the fix, or None. Imports nothing heavy."""
+    """Return what a backend lacks for such arguments and the fix, or None. Imports no large package."""
     if backend != "cuda":
         return None
     if device != "cuda":
@@ -89,7 +89,7 @@ def _choose(device: str, dtype: torch.dtype, taps: int) -> str:
 
 
 def _shifted(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
-    if not torch.is_grad_enabled():  # inside, nothing tells but these that no gradient will be asked for
+    if not torch.is_grad_enabled():  # tells the function below that no gradient will be needed
         x, weight, bias = x.detach(), weight.detach(), bias.detach()
     return _CausalConv.apply(x, weight, bias, reverse)
 
@@ -103,7 +103,7 @@ def _conv1d(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
 
 
 def _cuda(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
-    from causal_conv1d import causal_conv1d_fn  # only when chosen: it is compiled for one GPU and one PyTorch
+    from causal_conv1d import causal_conv1d_fn  # imported only when chosen: it is compiled for one GPU and one PyTorch
 
     channels_last = (x.flip(1) if reverse else x).mT  # (b, channels, l)
     if any(stride % CUDA_ALIGNMENT for stride in (channels_last.stride(0), channels_last.stride(2))):
@@ -115,55 +115,84 @@ def _cuda(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
 BACKENDS = {"shifted": _shifted, "conv1d": _conv1d, "cuda": _cuda}
 
 
-def _pieces(batch: int, length: int, on_cpu: bool) -> Iterator[tuple[slice, slice]]:
-    """Cut rows and steps into pieces that stay in a core's cache through all passes over them; one piece on a GPU."""
-    size = PIECE if on_cpu else batch * length
-    rows = max(1, size // length)
+def _pieces(x: Tensor) -> Iterator[tuple[slice, int, int]]:
+    """Cut rows and steps into pieces that stay in the cache through all passes over them; one piece on a GPU.
+
+    Yields the rows, the first step and the step after the last.
+    """
+    batch, length, channels = x.shape
+    steps = max(1, PIECE // channels) if x.device.type == "cpu" else batch * length
+    rows = max(1, steps // length)
     for row in range(0, batch, rows):
-        for step in range(0, length, size):
-            yield slice(row, row + rows), slice(step, min(step + size, length))
+        for first in range(0, length, steps):
+            yield slice(row, row + rows), first, min(first + steps, length)
 
 
-def _shifts(length: int, taps: int, reverse: bool, steps: slice) -> Iterator[tuple[int, slice, slice]]:
-    """Yield, for every tap but the present step's: the tap, the steps written, counted within ``steps``, those read."""
-    for shift in range(1, taps):
-        offset = shift if reverse else -shift
-        first, last = max(steps.start, -offset), min(steps.stop, length - offset)
-        if first < last:
-            yield taps - 1 - shift, slice(first - steps.start, last - steps.start), slice(first + offset, last + offset)
+def _reads(source: Tensor, base: int, offset: int, first: int, last: int) -> tuple[slice, Tensor] | None:
+    """Return which of the steps ``first`` to ``last`` read a source at ``step + offset``, and what they read.
+
+    Args:
+        source: ``(rows, steps, channels)``; its first step is number ``base`` of the sequence.
+        base: see above.
+        offset: steps from the reader to what it reads.
+        first: first reader.
+        last: one past the last reader.
+
+    Returns:
+        The readers, counted from ``first``, and the steps they read; None where all of those lie outside the source.
+    """
+    start, stop = max(first, base - offset), min(last, base + source.shape[1] - offset)
+    if start >= stop:
+        return None
+    return slice(start - first, stop - first), source[:, start + offset - base : stop + offset - base]
 
 
 class _CausalConv(torch.autograd.Function):
+    """The convolution, then SiLU, ``y sigmoid(y)``. Keeps the sigmoid, because its exponential is the costly part."""
+
     @staticmethod
     def forward(ctx, x, weight, bias, reverse):
-        taps = weight.squeeze(1).mT.contiguous()  # (taps, channels)
-        wanted = any(ctx.needs_input_grad)
-        dtype = torch.promote_types(x.dtype, taps.dtype)
-        y = torch.empty(x.shape, dtype=dtype, device=x.device)
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if wanted or dtype != x.dtype else y
-        for rows, steps in _pieces(*x.shape[:2], on_cpu=x.device.type == "cpu"):
-            piece = y[rows, steps]
-            torch.addcmul(bias.to(dtype), x[rows, steps], taps[-1], out=piece)
-            for tap, written, read in _shifts(x.shape[1], len(taps), reverse, steps):
-                piece[:, written].addcmul_(x[rows, read], taps[tap])
-            if out is y:
-                F.silu(piece, inplace=True)
+        dtype = torch.promote_types(x.dtype, weight.dtype)
+        taps, bias = weight.squeeze(1).mT.to(dtype).contiguous(), bias.to(dtype)  # (taps, channels), (channels,)
+        # Offset of what each tap reads; the last tap is the present step's.
+        offsets = [(len(taps) - 1 - i) * (1 if reverse else -1) for i in range(len(taps))]
+        out = torch.empty(x.shape, dtype=dtype, device=x.device)
+        sigmoid = torch.empty_like(out) if any(ctx.needs_input_grad) else None
+        for rows, first, last in _pieces(x):
+            y = torch.addcmul(bias, x[rows, first:last], taps[-1], out=out[rows, first:last])
+            for tap, offset in zip(taps[:-1], offsets, strict=False):
+                if found := _reads(x[rows], 0, offset, first, last):
+                    y[:, found[0]].addcmul_(found[1], tap)
+            if sigmoid is None:
+                F.silu(y, inplace=True)
             else:
-                out[rows, steps] = F.silu(piece)
-        if wanted:
-            ctx.save_for_backward(x, taps, y)
-            ctx.reverse = reverse
+                y *= torch.sigmoid(y, out=sigmoid[rows, first:last])
+        out = out.to(x.dtype)
+        if sigmoid is not None:
+            ctx.save_for_backward(x, taps, sigmoid, out)
+            ctx.offsets = offsets
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dout):
-        x, taps, y = ctx.saved_tensors
-        dy = torch.ops.aten.silu_backward(dout.to(y.dtype), y)
-        dx = dy * taps[-1]
-        dtaps = torch.zeros_like(taps)
-        dtaps[-1] = (dy * x).sum((0, 1))
-        for tap, written, read in _shifts(x.shape[1], len(taps), ctx.reverse, slice(0, x.shape[1])):
-            dx[:, read].addcmul_(dy[:, written], taps[tap])
-            dtaps[tap] = (dy[:, written] * x[:, read]).sum((0, 1))
-        return dx.to(x.dtype), dtaps.mT[:, None], dy.sum((0, 1)), None
+        x, taps, sigmoid, out = ctx.saved_tensors
+        length, offsets = x.shape[1], ctx.offsets
+        dx = torch.empty_like(sigmoid)
+        dtaps, dbias = torch.zeros_like(taps), torch.zeros_like(taps[0])
+        for rows, first, last in _pieces(x):
+            # The outputs that read this piece: those of its own steps, and others up to the farthest offset away.
+            start, stop = max(0, first - max(offsets)), min(length, last - min(offsets))
+            out_c, sigmoid_c = out[rows, start:stop], sigmoid[rows, start:stop]
+            dy = torch.addcmul(out_c, out_c, sigmoid_c, value=-1)  # the derivative of SiLU, first without sigmoid
+            dy.add_(sigmoid_c).mul_(dout[rows, start:stop])
+            own = dy[:, first - start : last - start]
+            piece = torch.mul(own, taps[-1], out=dx[rows, first:last])
+            dbias += own.sum((0, 1))
+            dtaps[-1] += (own * x[rows, first:last]).sum((0, 1))
+            for tap, dtap, offset in zip(taps[:-1], dtaps[:-1], offsets, strict=False):
+                if found := _reads(dy, start, -offset, first, last):
+                    piece[:, found[0]].addcmul_(found[1], tap)
+                if found := _reads(x[rows], 0, offset, first, last):
+                    dtap += (own[:, found[0]] * found[1]).sum((0, 1))
+        return dx.to(x.dtype), dtaps.mT[:, None], dbias, None  # autograd casts them to the types of their inputs

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bsm import audio
+from bsm import audio, fast
 from bsm.errors import InputError
 from bsm.files import check_writable, replacing
-from bsm.mamba2 import BiMamba2Block
 from bsm.model import BSMamba2
 
 log = logging.getLogger(__name__)
@@ -118,7 +117,7 @@ def _windowed(model: BSMamba2, wave: Tensor, size: int, step: int, batch_size: i
     weights = torch.zeros(padded.shape[-1])
     starts = range(0, count * step, step)
     per_pass = max(1, batch_size // batch)
-    with _progress(model, size, count * batch, progress):
+    with _progress(model, -(-count // per_pass), progress):
         for first in range(0, count, per_pass):
             group = starts[first : first + per_pass]
             windows = torch.stack([padded[..., s : s + size] for s in group])  # (windows, b, c, size)
@@ -130,32 +129,23 @@ def _windowed(model: BSMamba2, wave: Tensor, size: int, step: int, batch_size: i
 
 
 @contextlib.contextmanager
-def _progress(model: BSMamba2, size: int, windows: int, shown: bool | str) -> Iterator[None]:
-    """Show what the model's blocks have done of ``windows`` passes over ``size`` samples: a whole song moves it too.
-
-    A model without such blocks, another network, shows the windows done.
-    """
+def _progress(model: nn.Module, passes: int, shown: bool | str) -> Iterator[None]:
+    """Show a bar over forward passes; a BSMamba2 moves it within a pass, any other network after each."""
     if not shown:
         yield
         return
-    blocks = [module for module in model.modules() if isinstance(module, BiMamba2Block)]
-    total = windows
-    if blocks:  # (rows times length) of all of them
-        config = model.config
-        frames = max(size, config.stft.n_fft // 2 + 1) // config.stft.hop_length + 1
-        total = 2 * config.depth * len(config.bands) * frames * windows
     name = shown if isinstance(shown, str) else "separate"
-    with tqdm(total=total, desc=name, bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=passes, desc=name, bar_format="{l_bar}{bar}| {elapsed}<{remaining}"))
 
-        def count(_module: nn.Module, _given: tuple, out: Tensor) -> None:  # what a hook returns replaces the output
-            bar.update(out[..., 0].numel() if blocks else len(out))
+        def count(*_: object) -> None:  # returns nothing: what a hook returns would replace the output
+            bar.update()
 
-        hooks = [module.register_forward_hook(count) for module in blocks or [model]]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+        if isinstance(model, BSMamba2):
+            stack.enter_context(fast.progress(bar.update))
+        else:
+            stack.callback(model.register_forward_hook(count).remove)
+        yield
 
 
 def find_songs(places: Sequence[Path]) -> list[Path]:

@@ -1,7 +1,8 @@
 """The paper's training loss, and the variants that the ablations compare it with.
 
-Loss = 10 x L1(waveform) + SUM over windows of L1 between complex spectrograms, the mean modulus of their difference
-(author's code). A transform is linear, so the complex terms need the spectrogram of the difference alone.
+``10 L1(waveform) + the sum over windows of L1(complex spectrogram)``, as in the author's code. The L1 distance of two
+complex spectrograms is the mean modulus of their difference. The transform is linear, so one transform of the
+waveforms' difference gives it.
 """
 
 from __future__ import annotations
@@ -15,105 +16,132 @@ from torch.autograd.function import once_differentiable
 
 from bsm.config import LossConfig
 
+BLOCK_SAMPLES = 1 << 18  # of frames transformed together on a CPU, so that every pass over them finds them in the cache
+
 
 def bsmamba2_loss(estimate: Tensor, target: Tensor, config: LossConfig = LossConfig()) -> Tensor:  # noqa: B008 (frozen)
     """Compute the training loss of an estimate, a scalar.
 
     Args:
-        estimate: ``(..., samples)`` waveforms.
-        target: the same shape.
+        estimate: waveforms, ``(..., samples)``.
+        target: the true waveforms, same shape.
         config: the loss; the default is the paper's.
 
     Raises:
-        ValueError: shapes that differ.
+        ValueError: The shapes differ.
     """
-    return sum(loss_terms(estimate, target, config).values())
+    together: dict[int, tuple[int, ...]] = {}  # windows by transform length
+    for window in config.windows:
+        n_fft = max(window, config.min_fft)
+        together[n_fft] = (*together.get(n_fft, ()), window)
+    return sum(_terms(estimate, target, config, list(together.values())))
 
 
 def loss_terms(estimate: Tensor, target: Tensor, config: LossConfig = LossConfig()) -> dict[str, Tensor]:  # noqa: B008
     """Return the weighted terms of :func:`bsmamba2_loss`: ``waveform``, and ``stft_<window>`` for each window."""
+    names = ["waveform", *(f"stft_{window}" for window in config.windows)]
+    terms = _terms(estimate, target, config, [(window,) for window in config.windows])
+    return dict(zip(names, terms, strict=True))
+
+
+def _terms(estimate: Tensor, target: Tensor, config: LossConfig, groups: list[tuple[int, ...]]) -> list[Tensor]:
+    """Return the waveform's term, and one for each group of windows with the same transform length."""
     if estimate.shape != target.shape:
         raise ValueError(f"estimate and target must have one shape, got {tuple(estimate.shape)}, {tuple(target.shape)}")
-    # Outside autocast: FFTs know no half precision, and sums over a spectrogram need more than its digits.
+    # Autocast is off: FFTs know no half precision, and sums over a spectrogram need more than its digits.
     with torch.autocast(estimate.device.type, enabled=False):
         estimate, target = (v.to(torch.promote_types(v.dtype, torch.float32)) for v in (estimate, target))
-        terms = {"waveform": config.waveform_weight * F.l1_loss(estimate, target)}
         weight = 1 / len(config.windows) if config.mean else 1.0
-        for window in config.windows:
+        terms = [config.waveform_weight * F.l1_loss(estimate, target)]
+        for windows in groups:
             if config.magnitude:
-                spectra = (_spectrum(v, window, config) for v in (estimate, target))
-                term = F.l1_loss(*(s.abs() for s in spectra))
+                spectra = (_spectra(v, windows, config).abs() for v in (estimate, target))
+                term = F.l1_loss(*spectra) * len(windows)
             else:
-                term = _MeanModulus.apply(_frame_source(estimate - target, window, config), window, config)
-            terms[f"stft_{window}"] = weight * term
+                term = _MeanModulus.apply(_padded(estimate - target, windows, config), windows, config)
+            terms.append(weight * term)
     return terms
 
 
-@cache
-def _hann(length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):  # kept, and so perhaps used in training after scoring has made it
-        return torch.hann_window(length, device=device, dtype=dtype)
-
-
-def _spectrum(wave: Tensor, window: int, config: LossConfig) -> Tensor:
-    n_fft = max(window, config.min_fft)
-    frames = _frame_source(wave, window, config).unfold(-1, window, config.hop_length)
-    return torch.fft.rfft(frames * _hann(window, wave.device, wave.dtype), n=n_fft)
-
-
-def _frame_source(wave: Tensor, window: int, config: LossConfig) -> Tensor:
-    """Pad ``(..., samples)`` so that cutting it every hop gives the frames of ``torch.stft``, windows' zeros left off.
-
-    ``torch.stft`` centres a short window inside its transform; a frame's modulus does not depend on where it lies.
-    """
+def _padded(wave: Tensor, windows: tuple[int, ...], config: LossConfig) -> Tensor:
+    """Pad ``(..., samples)`` to ``(signals, padded)``, which ``torch.stft`` would cut into frames."""
     wave = wave.reshape(-1, wave.shape[-1])
-    n_fft = max(window, config.min_fft)
+    n_fft = max(windows[0], config.min_fft)
+    if not config.center:
+        return F.pad(wave, (0, max(0, n_fft - wave.shape[-1])))
     half = n_fft // 2
-    if config.center:
-        wave = F.pad(wave, (0, max(0, half + 1 - wave.shape[-1])))
-        wave = F.pad(wave[:, None], (half, half), mode="reflect")[:, 0]
-    else:
-        wave = F.pad(wave, (0, max(0, n_fft - wave.shape[-1])))
-    margin = (n_fft - window) // 2
-    return wave[:, margin : wave.shape[-1] - (n_fft - window - margin)]
+    wave = F.pad(wave, (0, max(0, half + 1 - wave.shape[-1])))  # reflection needs more samples than it adds
+    return F.pad(wave[:, None], (half, half), mode="reflect")[:, 0]
 
 
-def _overlap_add(frames: Tensor, hop: int, samples: int) -> Tensor:
-    """Sum ``(n, frames, window)`` into ``(n, samples)``, a frame every ``hop``: many times faster than ``F.fold``."""
-    n, count, window = frames.shape
-    pieces = -(-window // hop)
-    total = frames.new_zeros(n, count + pieces - 1, hop)
-    for piece in range(pieces):
-        part = frames[..., piece * hop : (piece + 1) * hop]
-        total[:, piece : piece + count, : part.shape[-1]] += part
-    total = total.flatten(1)
-    return F.pad(total, (0, max(0, samples - total.shape[-1])))[:, :samples]
+def _spectra(wave: Tensor, windows: tuple[int, ...], config: LossConfig) -> Tensor:
+    """Transform ``(..., samples)`` with each window, ``(windows, signals, frames, bins)``."""
+    hann = _hann(windows, config.min_fft, wave.device, wave.dtype)
+    frames = _padded(wave, windows, config).unfold(-1, hann.shape[-1], config.hop_length)
+    return torch.fft.rfft(frames * hann[:, None])
+
+
+@cache
+def _hann(windows: tuple[int, ...], min_fft: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return Hann windows, each centred in the transform by zeros, ``(windows, 1, n_fft)``."""
+    n_fft = max(windows[0], min_fft)
+    with torch.inference_mode(False):  # training may use windows that were cached while scoring
+        hann = torch.zeros(len(windows), 1, n_fft, device=device, dtype=dtype)
+        for row, window in zip(hann, windows, strict=True):
+            start = (n_fft - window) // 2
+            row[:, start : start + window] = torch.hann_window(window, device=device, dtype=dtype)
+    return hann
 
 
 class _MeanModulus(torch.autograd.Function):
-    """Mean modulus of the spectrogram of ``(n, samples)``; the gradient is formed in the forward pass.
+    """Sum over windows of the mean modulus of the spectrogram of ``(signals, samples)``.
 
-    With ``X`` the frame's transform, the gradient of ``sum |X|`` is the transform's adjoint applied to ``X / |X|``:
-    one inverse FFT, and no spectrogram kept for later.
+    The forward pass also forms the gradient, so no spectrogram is kept. With ``X`` a frame's transform, the gradient of
+    ``sum |X|`` is the adjoint transform of ``X / |X|``. One reciprocal root of ``|X|^2`` gives both.
     """
 
     @staticmethod
-    def forward(ctx, wave: Tensor, window: int, config: LossConfig) -> Tensor:
-        n_fft, hop = max(window, config.min_fft), config.hop_length
-        hann = _hann(window, wave.device, wave.dtype)
-        spectrum = torch.fft.rfft(wave.unfold(-1, window, hop) * hann, n=n_fft)
-        loss = torch.hypot(spectrum.real, spectrum.imag).mean()  # abs() of complex values is several times slower
-        if ctx.needs_input_grad[0]:
-            direction = spectrum.sgn()  # X / |X|, and 0 where X is 0
-            # irfft counts the bins between the first and the last twice: count those two twice as well, and halve.
-            direction[..., 0] *= 2
-            if n_fft % 2 == 0:
-                direction[..., -1] *= 2
-            frames = torch.fft.irfft(direction, n=n_fft)[..., :window] * (hann * (n_fft / 2 / spectrum.numel()))
-            ctx.save_for_backward(_overlap_add(frames, hop, wave.shape[-1]))
-        return loss
+    def forward(ctx, wave: Tensor, windows: tuple[int, ...], config: LossConfig) -> Tensor:
+        hop = config.hop_length
+        hann = _hann(windows, config.min_fft, wave.device, wave.dtype)
+        n_fft = hann.shape[-1]
+        frames = wave.unfold(-1, n_fft, hop)
+        signals, count, _ = frames.shape
+        bins = n_fft // 2 + 1
+        wanted = ctx.needs_input_grad[0]
+        # The inverse transform counts the inner bins twice. Half of that, and the mean's divisor, scale the windows.
+        adjoint = hann * (n_fft / 2 / (signals * count * bins))
+        gradient = torch.zeros_like(wave) if wanted else None
+        tiny, total = torch.finfo(wave.dtype).tiny, 0.0
+        block = max(1, BLOCK_SAMPLES // (len(windows) * n_fft)) if wave.device.type == "cpu" else count
+        for signal in range(signals):
+            adjoints = []
+            for cut in frames[signal].split(block):
+                spectrum = torch.fft.rfft(cut * hann)  # (windows, block, bins)
+                squares = torch.view_as_real(spectrum).square()
+                power = squares[..., 0] + squares[..., 1]
+                inverse = power.clamp_min(tiny).rsqrt_()
+                total = total + power.mul_(inverse).sum()  # the moduli
+                if wanted:
+                    direction = spectrum.mul_(inverse)  # X / |X|, and 0 where X is 0
+                    direction[..., 0] *= 2
+                    if n_fft % 2 == 0:
+                        direction[..., -1] *= 2
+                    adjoints.append(torch.fft.irfft(direction, n=n_fft).mul_(adjoint).sum(0))
+            if wanted:
+                _overlap_add_(gradient[signal], torch.cat(adjoints), hop)
+        if wanted:
+            ctx.save_for_backward(gradient)
+        return total / (signals * count * bins)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dloss):
         return ctx.saved_tensors[0] * dloss, None, None
+
+
+def _overlap_add_(total: Tensor, frames: Tensor, hop: int) -> None:
+    """Add ``(frames, n_fft)``, one frame every ``hop`` samples, to ``(samples,)``, in place."""
+    for start in range(0, frames.shape[1], hop):  # the frames' samples start to start + hop do not overlap
+        part = frames[:, start : start + hop]
+        total[start:].as_strided(part.shape, (hop, 1)).add_(part)

@@ -1,4 +1,4 @@
-"""Separation metrics: uSDR, cSDR (museval), SI-SDR, bleedless and fullness, and the ideal ratio mask as an oracle."""
+"""Separation metrics: uSDR, cSDR (museval), SI-SDR, bleedless and fullness; the ideal ratio mask as an oracle."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ log = logging.getLogger(__name__)
 Audio = np.ndarray | torch.Tensor
 A = TypeVar("A", np.ndarray, torch.Tensor)
 
-# Bleedless and fullness, by the defaults of Music-Source-Separation-Training (ZFTurbo, ``metrics.py``).
+# Bleedless and fullness: the defaults of Music-Source-Separation-Training (ZFTurbo, ``metrics.py``).
 MEL_FFT, MEL_HOP, MEL_BANDS = 4096, 1024, 512  # samples, samples, bands from 0 Hz to half the rate
-MEL_AMIN, MEL_RANGE = 1e-10, 80.0  # smallest magnitude, and dB below a signal's maximum at which it is cut
+MEL_AMIN, MEL_RANGE = 1e-10, 80.0  # smallest magnitude; dB below a signal's maximum at which its level is cut
 
 
 def usdr(reference: Audio, estimate: Audio) -> float:
-    """Signal-to-distortion ratio of a whole track, computed in float64.
+    """Compute the signal-to-distortion ratio of a whole track, in float64.
 
-    ``10 log10((sum s^2 + 1e-7) / (sum (s - s')^2 + 1e-7))`` over all samples and channels (author's code; the Music
-    Demixing Challenge's SDR). A silent reference gives a finite, very low value unless the estimate is silent too.
+    ``10 log10((sum s^2 + 1e-7) / (sum (s - s')^2 + 1e-7))`` over all samples and channels, as in the author's code and
+    the Music Demixing Challenge. A silent reference gives a finite, very low value unless the estimate is silent too.
 
     Args:
         reference: the true source, (channels, samples) or (samples,).
@@ -35,27 +35,27 @@ def usdr(reference: Audio, estimate: Audio) -> float:
         The ratio in dB.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: The shapes differ.
     """
     s, e = _pair(reference, estimate)
     return _db(np.sum(s**2) + 1e-7, np.sum((s - e) ** 2) + 1e-7)
 
 
 def si_sdr(reference: Audio, estimate: Audio) -> float:
-    """Scale-invariant signal-to-distortion ratio of a whole track (Le Roux et al., 2019), computed in float64.
+    """Compute the scale-invariant signal-to-distortion ratio of a whole track (Le Roux et al., 2019), in float64.
 
-    The reference is scaled by one factor for all channels to fit the estimate best; the mean is not removed. A perfect
-    estimate gives a large finite value instead of infinity.
+    One factor for all channels scales the reference to fit the estimate best. The mean is not removed. A perfect
+    estimate gives a large finite value.
 
     Args:
         reference: the true source, (channels, samples) or (samples,).
         estimate: the separated source, same shape.
 
     Returns:
-        The ratio in dB; NaN where the reference or the estimate is silent throughout: no scale fits one to the other.
+        The ratio in dB; NaN if the reference or the estimate is silent throughout, because then no scale fits.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: The shapes differ.
     """
     s, e = _pair(reference, estimate)
     if not s.any() or not e.any():
@@ -66,27 +66,27 @@ def si_sdr(reference: Audio, estimate: Audio) -> float:
 
 
 def csdr(reference: Audio, estimate: Audio, rate: int, *, window: float = 1.0, hop: float = 1.0) -> float:
-    """Chunk SDR of a track: the median of :func:`csdr_frames` over the windows that have a value.
+    """Compute the chunk SDR of a track: the median of :func:`csdr_frames` over the windows with a value.
 
     Returns:
-        The median in dB; NaN when no window has a value; infinity when most windows are exact.
+        The median in dB; NaN if no window has a value, infinity if most windows are exact.
 
     Raises:
-        ValueError: the shapes differ, or the window or hop is shorter than one sample.
-        InputError: ffmpeg is missing, without which museval cannot be imported.
+        ValueError: The shapes differ, or the window or the hop is shorter than a sample.
+        InputError: ffmpeg is missing, and museval cannot be imported without it.
     """
     frames = csdr_frames(reference, estimate, rate, window=window, hop=hop)
     return float(np.nanmedian(frames)) if not np.isnan(frames).all() else float("nan")
 
 
 def csdr_frames(reference: Audio, estimate: Audio, rate: int, *, window: float = 1.0, hop: float = 1.0) -> np.ndarray:
-    """SDR of each window by museval's BSS Eval v4 (Stoeter, Liutkus and Ito, 2018), for one source on its own.
+    """Compute the SDR of each window by museval's BSS Eval v4 (Stöter, Liutkus and Ito, 2018), for a single source.
 
-    museval gives NaN to a window in which the reference *or the estimate* is silent, and refuses a track in which
-    either is silent throughout; here such a track has NaN in every window. So an estimate of exact zeros, which a plain
-    ratio would score 0 dB, drops out: compare :func:`usdr` before trusting a model that gates its output. "Silent"
-    means to museval that the channels' sum is zero, which a signal in antiphase is too. A rest at the end that is
-    shorter than a window is not scored; a track shorter than a window is one window.
+    museval gives NaN for a window in which the reference *or the estimate* is silent. It refuses a track in which
+    either is silent throughout; here such a track has NaN in every window. A plain ratio would give 0 dB to an estimate
+    of exact zeros, but here it drops out: compare :func:`usdr` before trusting a model that gates its output. For
+    museval, "silent" means that the channels sum to zero. This includes a signal in antiphase. Samples after the last
+    whole window are not scored. A track shorter than a window is one window.
 
     Args:
         reference: the true source, (channels, samples) or (samples,).
@@ -96,11 +96,11 @@ def csdr_frames(reference: Audio, estimate: Audio, rate: int, *, window: float =
         hop: distance between windows, s.
 
     Returns:
-        SDR in dB, (windows,), NaN where a window has none.
+        SDR in dB, (windows,); NaN for a window without a value.
 
     Raises:
-        ValueError: the shapes differ, or the window or hop is shorter than one sample.
-        InputError: ffmpeg is missing, without which museval cannot be imported.
+        ValueError: The shapes differ, or the window or the hop is shorter than a sample.
+        InputError: ffmpeg is missing, and museval cannot be imported without it.
     """
     s, e = _pair(reference, estimate)
     window_samples, hop_samples = round(window * rate), round(hop * rate)
@@ -124,20 +124,20 @@ def csdr_frames(reference: Audio, estimate: Audio, rate: int, *, window: float =
 
 
 def bleedless_fullness(reference: Audio, estimate: Audio, rate: int) -> tuple[float, float]:
-    """How free of foreign sound an estimate is, and how complete: mean differences of mel spectra in dB, as 0 to 100.
+    """Measure how free of other sounds an estimate is, and how complete, each from 0 to 100.
 
-    The definition is that of Music-Source-Separation-Training (``bleed_full`` in its ``metrics.py``), where these names
-    come from. The author logs both by a copy of that function, but called with reference and estimate swapped and with
-    the model's STFT (2048 samples, hop 441): what is called bleedless there is a fullness, and the other way round, and
-    neither can be set beside these values.
+    Both compare mel spectra in dB. The names and the definition are those of Music-Source-Separation-Training
+    (``bleed_full`` in ``metrics.py``). The author logs both with a copy of that function, but swaps reference and
+    estimate and uses the model's STFT (2048 samples, hop 441). The author's "bleedless" is therefore a fullness and
+    vice versa, and neither is comparable with these values.
 
-    Magnitudes of an STFT (4096 samples, hop 1024, periodic Hann window, centred, zeros beyond the ends), per channel;
-    512 mel bands from 0 Hz to half the rate (Slaney's scale, each triangle of unit area); ``20 log10(max(x, 1e-10))``,
-    cut 80 dB below the signal's own maximum over bands, frames and channels. No level is taken out: the reference of
-    the decibels is 1. Of the differences ``estimate - reference`` the mean of those above 0 is ``bleed``, of those
-    below 0 ``loss`` (0 where there are none); equal values count for neither.
+    Each channel gives the magnitudes of an STFT (4096 samples, hop 1024, periodic Hann window, centred, zeros beyond
+    the ends). 512 mel bands cover 0 Hz to half the rate (Slaney's scale, triangles of unit area). The level of a band
+    is ``20 log10(max(x, 1e-10))``, cut 80 dB below the signal's own maximum over bands, frames and channels. It is
+    relative to 1. Of the differences ``estimate - reference``, ``bleed`` is the mean of those above 0, and ``loss`` the
+    mean size of those below 0. Either is 0 if it has no differences.
 
-    Computed in float32, as there. The mel bands follow the rate, where the published function takes 44.1 kHz always.
+    The computation is in float32, as in the original. The mel bands follow the rate; the original assumes 44.1 kHz.
 
     Args:
         reference: the true source, (channels, samples) or (samples,).
@@ -145,10 +145,11 @@ def bleedless_fullness(reference: Audio, estimate: Audio, rate: int) -> tuple[fl
         rate: Hz.
 
     Returns:
-        ``100 / (1 + bleed)`` and ``100 / (1 + loss)``: 100 is perfect; NaN where a signal is not finite.
+        Bleedless, ``100 / (1 + bleed)``, and fullness, ``100 / (1 + loss)``. 100 is perfect. Both are NaN if a signal
+        is not finite.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: The shapes differ.
     """
     pair = _pair(reference, estimate)
     if not all(np.isfinite(x).all() for x in pair):
@@ -166,7 +167,7 @@ def _mel_db(x: np.ndarray, rate: int) -> torch.Tensor:
     """Return the mel spectrum of ``(channels, samples)`` in dB, (channels, bands, frames)."""
     window, bands = torch.hann_window(MEL_FFT), torch.from_numpy(_mel_bands(rate))
     levels = []
-    for channel in torch.from_numpy(x).float():  # one at a time: a song's spectra are large
+    for channel in torch.from_numpy(x).float():  # one at a time, because a song's spectra are large
         spec = torch.stft(
             channel, MEL_FFT, MEL_HOP, window=window, center=True, pad_mode="constant", return_complex=True
         )
@@ -177,10 +178,10 @@ def _mel_db(x: np.ndarray, rate: int) -> torch.Tensor:
 
 @cache
 def _mel_bands(rate: int) -> np.ndarray:
-    """Weights of the mel bands, float32 (bands, bins): Slaney's scale, triangles of unit area over frequency.
+    """Return the weights of the mel bands, float32 (bands, bins): triangles of unit area over frequency.
 
-    Linear below 1 kHz with 200/3 Hz per mel, logarithmic above with 27 mel per factor 6.4 (Slaney, Auditory Toolbox,
-    1998): the default of librosa. At the bottom a triangle holds one or two bins.
+    Slaney's scale (Auditory Toolbox, 1998), librosa's default, is linear below 1 kHz with 200/3 Hz per mel. Above, it
+    is logarithmic with 27 mel per factor of 6.4. The lowest triangles hold one or two bins.
     """
     hertz_per_mel, corner, step = 200 / 3, 1000.0, np.log(6.4) / 27
     knee = corner / hertz_per_mel
@@ -194,23 +195,23 @@ def _mel_bands(rate: int) -> np.ndarray:
 
 
 def ideal_ratio_mask(mixture: A, vocals: A, accompaniment: A, n_fft: int = 2048, hop: int = 512) -> A:
-    """Separate with the ideal ratio mask: an upper bound for magnitude masks, given the true sources.
+    """Separate with the ideal ratio mask, an upper bound for magnitude masks that needs the true sources.
 
-    The mask ``|V| / (|V| + |A|)``, from the magnitudes of the sources' spectra, multiplies the mixture's complex
-    spectrum, per channel. Centred frames with zeros beyond the ends, Hann window.
+    In each channel, the mask ``|V| / (|V| + |A|)`` multiplies the mixture's complex spectrum. ``V`` and ``A`` are the
+    spectra of the sources. Frames are centred with zeros beyond the ends and have a Hann window.
 
     Args:
-        mixture: what is separated, (channels, samples) or (samples,).
+        mixture: the signal to separate, (channels, samples) or (samples,).
         vocals: the true vocals, same shape.
-        accompaniment: the true rest, same shape.
+        accompaniment: the true accompaniment, same shape.
         n_fft: window length in samples.
         hop: samples between frames.
 
     Returns:
-        The estimated vocals: same shape and kind (array or tensor) as ``mixture``, float64.
+        The estimated vocals, float64, an array or tensor like ``mixture``.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: The shapes differ.
     """
     if not mixture.shape == vocals.shape == accompaniment.shape:
         raise ValueError(
@@ -249,10 +250,10 @@ def _db(signal: float, distortion: float) -> float:
 
 
 def _museval() -> Any:
-    """Import museval when it is needed: it imports musdb and stempeg, which look for ffmpeg at once."""
+    """Import museval only when it is needed: its import fails without ffmpeg."""
     try:
         import museval
-    except RuntimeError as error:  # stempeg's, when ffmpeg or ffprobe is missing
+    except RuntimeError as error:  # stempeg raises it if ffmpeg or ffprobe is missing
         raise InputError(
             "cSDR needs museval, and museval needs ffmpeg and ffprobe on the PATH: install ffmpeg"
         ) from error

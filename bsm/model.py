@@ -1,8 +1,10 @@
-"""BSMamba2: band split, dual path of bidirectional Mamba-2 blocks, mask estimation (paper section 3, author's code)."""
+"""BSMamba2: band split, dual path, mask estimation (paper section 3, author's code).
+
+Letters in the shape comments: B batch, C channels, F frequency bins, T frames, K bands, D features.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import groupby
 
 import torch
@@ -10,184 +12,149 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from bsm import fast
 from bsm.config import ModelConfig
-from bsm.mamba2 import BiMamba2Block, Folded
+from bsm.mamba2 import BiMamba2Block
 from bsm.stft import STFT
-
-# Without gradients the network works through slabs, so that a whole song needs little more than its features.
-SLAB_TOKENS = 4096  # on a CPU, rows of a slab times their length: the blocks' intermediates stay in what a cache holds
-SLAB_ROWS = 4  # and at least so many rows, up to so many times as many tokens: products of fewer leave a core idle
-GPU_SLAB_TOKENS = 1 << 18  # elsewhere: five windows of 8 s at paper size in one piece; its widest layer takes 2.4 GB
-SLAB_FRAMES = 1024  # of band split and mask estimator, whose hidden layer is four times as wide as the features
+from bsm.time_blocks import build_time_block
 
 
 class RMSNorm(nn.Module):
-    """``x / ||x|| * sqrt(dim) * gamma``, the norm of band split and output (no epsilon but division's guard)."""
+    """Normalise to ``x / ||x|| * sqrt(dim) * gamma``; zeros stay zeros.
 
-    def __init__(self, dim: int) -> None:
+    Args:
+        dim: size of the last axis.
+        bands: give each of so many bands a ``gamma`` of its own; the input is then ``(bands, ..., dim)``.
+    """
+
+    def __init__(self, dim: int, bands: int | None = None) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.ones(dim))
+        self.gamma = nn.Parameter(torch.ones(dim) if bands is None else torch.ones(bands, 1, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``(..., dim)``."""
+        """Normalise the last axis."""
         return F.normalize(x, dim=-1) * (x.shape[-1] ** 0.5 * self.gamma)
 
 
-def _linear(layers: list[nn.Linear], x: Tensor) -> Tensor:
-    """Apply one layer to each band, ``(bands, rows, in)`` to ``(bands, rows, out)``, in one batched product."""
-    weight, bias = (torch.stack([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
-    return torch.baddbmm(bias[:, None], x, weight.mT)
+class BandLinear(nn.Module):
+    """Apply one linear layer per band, ``(bands, rows, fan_in)`` to ``(bands, rows, fan_out)``, as one product.
 
+    All bands' weights are one tensor, because an optimiser spends its time per tensor in small models.
+    """
 
-class _PerBand(nn.Module):
-    """Layers of each band's own; runs of bands of one width are computed together."""
-
-    def __init__(self, sizes: list[int]) -> None:
+    def __init__(self, bands: int, fan_in: int, fan_out: int) -> None:
         super().__init__()
-        self.runs = [(size, len(list(run))) for size, run in groupby(sizes)]  # (width, bands)
+        self.weight = nn.Parameter(torch.empty(bands, fan_out, fan_in))
+        self.bias = nn.Parameter(torch.empty(bands, 1, fan_out))
+        for parameter in self.parameters():  # as nn.Linear does
+            nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5)
 
-    def _parts(self, layers: nn.ModuleList) -> Iterator[tuple[int, list[nn.Module]]]:
-        """Yield each run's width and its bands' layers."""
-        first = 0
-        for size, count in self.runs:
-            yield size, list(layers[first : first + count])
-            first += count
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply each band's layer to that band."""
+        return torch.baddbmm(self.bias, x, self.weight.mT)
 
 
-class BandSplit(_PerBand):
-    """Each band's bins, as real numbers, to one feature vector: ``(b, t, numbers)`` to ``(b, bands, t, dim)``."""
+def band_groups(sizes: list[int]) -> list[tuple[int, int]]:
+    """Return ``(size, bands)`` of each run of equal sizes: bands of one width are computed together."""
+    return [(size, len(list(run))) for size, run in groupby(sizes)]
+
+
+class BandSplit(nn.Module):
+    """Embed each band's bins: numbers ``(B, T, sum of sizes)`` to features ``(B, K, T, D)``.
+
+    Args:
+        sizes: real numbers per band, ``2 * channels * width``.
+        dim: features D.
+    """
 
     def __init__(self, sizes: list[int], dim: int) -> None:
-        super().__init__(sizes)
-        self.to_features = nn.ModuleList(nn.Sequential(RMSNorm(size), nn.Linear(size, dim)) for size in sizes)
+        super().__init__()
+        self.runs = band_groups(sizes)
+        self.groups = nn.ModuleList(
+            nn.Sequential(RMSNorm(size, bands), BandLinear(bands, size, dim)) for size, bands in self.runs
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Split and embed."""
-        batch, frames, _ = x.shape
-        features = []
-        parts = x.split([size * count for size, count in self.runs], dim=-1)
-        for part, (size, layers) in zip(parts, self._parts(self.to_features), strict=True):
-            part = rearrange(part, "b t (k s) -> k (b t) s", s=size)
-            gamma = torch.stack([norm.gamma for norm, _ in layers])
-            part = F.normalize(part, dim=-1) * (size**0.5 * gamma[:, None])
-            features.append(_linear([linear for _, linear in layers], part))
-        return rearrange(torch.cat(features), "k (b t) d -> b k t d", b=batch, t=frames)
+        parts = x.split([size * bands for size, bands in self.runs], dim=-1)
+        features = [
+            group(rearrange(part, "b t (k s) -> k (b t) s", s=size))
+            for group, part, (size, _) in zip(self.groups, parts, self.runs, strict=True)
+        ]
+        return rearrange(torch.cat(features), "k (b t) d -> b k t d", b=len(x))
 
 
-class MaskEstimator(_PerBand):
-    """Each band's features to its complex mask: ``(b, bands, t, dim)`` to ``(b, t, numbers)``."""
+class MaskEstimator(nn.Module):
+    """Turn features ``(B, K, T, D)`` into the masks' numbers ``(B, T, sum of sizes)``.
+
+    Args:
+        sizes: as for :class:`BandSplit`.
+        dim: features D.
+        hidden: width of the hidden layer.
+    """
 
     def __init__(self, sizes: list[int], dim: int, hidden: int) -> None:
-        super().__init__(sizes)
-        self.to_mask = nn.ModuleList(
-            nn.Sequential(nn.Linear(dim, hidden), nn.Tanh(), nn.Linear(hidden, 2 * size), nn.GLU()) for size in sizes
+        super().__init__()
+        self.runs = band_groups(sizes)
+        self.groups = nn.ModuleList(
+            nn.Sequential(BandLinear(bands, dim, hidden), nn.Tanh(), BandLinear(bands, hidden, 2 * size), nn.GLU())
+            for size, bands in self.runs
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Estimate all bands and put them side by side."""
-        batch = len(x)
-        masks = []
-        parts = x.split([count for _, count in self.runs], dim=1)
-        for part, (_, layers) in zip(parts, self._parts(self.to_mask), strict=True):
-            hidden = torch.tanh(_linear([layer[0] for layer in layers], rearrange(part, "b k t d -> k (b t) d")))
-            mask = F.glu(_linear([layer[2] for layer in layers], hidden))
-            masks.append(rearrange(mask, "k (b t) s -> b t (k s)", b=batch))
+        parts = x.split([bands for _, bands in self.runs], dim=1)
+        masks = [
+            rearrange(group(rearrange(part, "b k t d -> k (b t) d")), "k (b t) s -> b t (k s)", b=len(x))
+            for group, part in zip(self.groups, parts, strict=True)
+        ]
         return torch.cat(masks, dim=-1)
 
 
 class DualPath(nn.Module):
-    """Layers of a time block (over frames) and a band block (over bands); ``(b, bands, t, dim)`` throughout."""
+    """Alternate time blocks, along the frames, and band blocks, along the bands; ``(B, K, T, D)`` throughout.
+
+    Each layer is a pair of blocks. A block maps ``(rows, length, D)`` to the same shape, row by row.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.reshaped = config.time_path == "reshaped"
-        mixer = {
-            "d_state": config.d_state,
-            "headdim": config.headdim,
-            "expand": config.expand,
-            "d_conv": config.d_conv,
-            "backend": config.scan_backend,
-            "directions": config.directions,
-            "merge": config.merge,
-        }
         self.layers = nn.ModuleList(
-            nn.ModuleList([BiMamba2Block(config.dim, **mixer), BiMamba2Block(config.dim, **mixer)])
-            for _ in range(config.depth)
+            nn.ModuleList([build_time_block(config), BiMamba2Block.of(config)])
+            for _ in range(config.depth)  # L
         )
 
-    def forward(self, x: Tensor, *, in_place: bool = False) -> Tensor:
-        """Mix over frames and bands in turn.
-
-        Args:
-            x: features.
-            in_place: let the result take the place of ``x``; only where no gradient is wanted, ignored otherwise.
-        """
-        if torch.is_grad_enabled():
-            for time_block, band_block in self.layers:
-                x = _restored(_along_last(time_block, _reshaped(x))) if self.reshaped else _along_last(time_block, x)
-                x = _along_last(band_block, x.transpose(1, 2)).transpose(1, 2)
-            return x
-        x = x if in_place else x.clone()
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix over frames and bands in turn."""
         for time_block, band_block in self.layers:
-            if self.reshaped:
-                rows = _reshaped(x)
-                _update(time_block, rows)
-                x.copy_(_restored(rows))
-            else:
-                _update(time_block, x)
-            _update(band_block, x.transpose(1, 2))
+            rows = self.to_rows(x)
+            x = self.from_rows(time_block(rows.flatten(0, 1)).view(x.shape))  # (B K, T, D)
+            x = x.transpose(1, 2)  # (B, T, K, D)
+            x = band_block(x.flatten(0, 1)).view(x.shape).transpose(1, 2)
         return x
 
+    def to_rows(self, x: Tensor) -> Tensor:
+        """Return what the time blocks run over: the frames of each band, so ``x`` itself.
 
-def _reshaped(x: Tensor) -> Tensor:
-    """Cut ``(b, bands, t, dim)``, laid out frame by frame, into rows of t without transposing: each mixes bands."""
-    return x.transpose(1, 2).reshape(x.shape)
+        With the ``reshaped`` time path of the unofficial implementation, memory that holds frame after frame is cut
+        into rows of T without transposing, which mixes the bands.
+        """
+        return x.transpose(1, 2).reshape(x.shape) if self.reshaped else x
 
-
-def _restored(rows: Tensor) -> Tensor:
-    """Undo :func:`_reshaped`."""
-    batch, bands, frames, dim = rows.shape
-    return rows.reshape(batch, frames, bands, dim).transpose(1, 2)
-
-
-def _along_last(block: BiMamba2Block, x: Tensor, folded: Folded | None = None) -> Tensor:
-    """Apply a block to ``(b, rows, length, dim)`` along length."""
-    return block(x.flatten(0, 1), folded).view(x.shape)
-
-
-def _update(block: BiMamba2Block, x: Tensor) -> None:
-    """Replace ``(b, rows, length, dim)``, a view or not, by the block's result along length, slab by slab of rows.
-
-    A row's result depends on that row alone, so each slab can be written where it was read: one copy of the features
-    is all that a song needs.
-    """
-    on_cpu = x.device.type == "cpu"
-    parts = x.split(1) if on_cpu else (x,)
-    batch, count, length, _ = parts[0].shape
-    slab = min(count, _slab_rows(length) if on_cpu else max(1, GPU_SLAB_TOKENS // (batch * length)))
-    folded = block.folded(batch * slab * length)
-    for part in parts:
-        for rows in part.split(slab, dim=1):
-            rows.copy_(_along_last(block, rows, folded))
-
-
-def _slab_rows(length: int) -> int:
-    """Return how many rows of a length make a slab on a CPU: a power of two, which shares out evenly."""
-    rows = max(1, SLAB_TOKENS // length, min(SLAB_ROWS, SLAB_ROWS * SLAB_TOKENS // length))
-    return 1 << (rows.bit_length() - 1)
-
-
-def _slabs(frames: int) -> list[slice]:
-    return [slice(first, first + SLAB_FRAMES) for first in range(0, frames, SLAB_FRAMES)]
+    def from_rows(self, rows: Tensor) -> Tensor:
+        """Undo :meth:`to_rows`."""
+        batch, bands, frames, dim = rows.shape
+        return rows.reshape(batch, frames, bands, dim).transpose(1, 2) if self.reshaped else rows
 
 
 class BSMamba2(nn.Module):
-    """The paper's vocal separator: ``(batch, channels, samples)`` in, the estimated vocals, same shape, out."""
+    """Separate vocals: mixture ``(batch, channels, samples)`` in, estimated vocals of the same shape out."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        sizes = [2 * config.streams * width for width in config.bands]
+        sizes = [2 * config.streams * width for width in config.bands]  # real numbers per band
         self.stft = STFT(config.stft)
         self.band_split = BandSplit(sizes, config.dim)
         self.dual_path = DualPath(config)
@@ -197,71 +164,58 @@ class BSMamba2(nn.Module):
     def forward(self, mixture: Tensor) -> Tensor:
         """Estimate the vocals of a mixture of any length >= 1.
 
+        Without gradients, :mod:`bsm.fast` computes the same in less time and memory.
+
         Args:
             mixture: ``(batch, channels, samples)`` at ``config.sample_rate``.
 
         Raises:
-            ValueError: another number of dimensions or channels, or no samples.
+            ValueError: ``mixture`` has another number of dimensions or channels, or no samples.
         """
         if mixture.ndim != 3 or mixture.shape[1] != self.config.channels or mixture.shape[2] == 0:
             raise ValueError(
                 f"mixture must be (batch, channels={self.config.channels}, samples >= 1), got {tuple(mixture.shape)}"
             )
-        return self._separate(mixture.mean(1, keepdim=True) if self.config.mono else mixture).expand_as(mixture)
-
-    def _separate(self, mixture: Tensor) -> Tensor:
-        """Estimate the vocals of what the network sees, ``(batch, streams, samples)``."""
-        spec = self.stft(mixture)  # (b, c, f, t)
+        heard = mixture.mean(1, keepdim=True) if self.config.mono else mixture
         if torch.is_grad_enabled():
-            return self.stft.inverse(self._masked(spec, self.mask(spec)), mixture.shape[-1])
-        features = self._features(spec)
-        for frames in _slabs(spec.shape[-1]):
-            spec[..., frames] = self._masked(spec[..., frames], self._mask(features[:, :, frames]))
-        del features  # before the inverse transform asks for memory of its own
-        return self.stft.inverse(spec, mixture.shape[-1])
+            spec = self.stft(heard)  # (B, C, F, T)
+            estimate = self.stft.inverse(self.apply_mask(spec, self.mask(spec)), mixture.shape[2])
+        else:
+            estimate = fast.separate(self, heard)
+        return estimate.expand_as(mixture)
 
     def mask(self, spec: Tensor) -> Tensor:
-        """Estimate the complex mask, ``(b, c, f, t)``, of a complex spectrogram of that shape.
+        """Estimate the mask, ``(B, C, F, T)`` complex, of a complex spectrogram of that shape."""
+        return self.to_mask(self.dual_path(self.band_split(self.to_numbers(spec))))
 
-        It is an unbounded factor; where ``config.mask`` is ``real``, its parts are the factors of both parts.
+    def to_numbers(self, spec: Tensor) -> Tensor:
+        """Lay out a spectrogram as the real numbers of each frame.
+
+        Bins come in order; in a bin, the channels; of each channel, real and imaginary part.
         """
-        features = self._features(spec)
-        if torch.is_grad_enabled():
-            return self._mask(features)
-        return torch.cat([self._mask(features[:, :, frames]) for frames in _slabs(spec.shape[-1])], dim=-1)
+        return rearrange(torch.view_as_real(spec), "b c f t z -> b t (f c z)")
 
-    def _features(self, spec: Tensor) -> Tensor:
-        """Return what the dual path makes of ``(b, c, f, t)``: ``(b, bands, t, dim)``."""
-        # Within a bin: channels, each with real and imaginary part; bins of a band side by side.
-        x = torch.view_as_real(spec).permute(0, 3, 2, 1, 4)  # (b, t, f, c, 2)
-        if torch.is_grad_enabled():
-            return self.dual_path(self.band_split(x.flatten(2)))
-        features = None
-        for frames in _slabs(x.shape[1]):
-            slab = self.band_split(x[:, frames].flatten(2))
-            if features is None:
-                features = slab.new_empty(*slab.shape[:2], x.shape[1], slab.shape[3])
-            features[:, :, frames] = slab
-        del slab
-        return self.dual_path(features, in_place=True)
-
-    def _mask(self, features: Tensor) -> Tensor:
-        """Return the complex mask, ``(b, c, f, t)``, of features ``(b, bands, t, dim)``."""
-        mask = self.mask_estimator(self.final_norm(features))
-        mask = mask.unflatten(-1, (-1, self.config.streams, 2))  # (b, t, f, c, 2)
-        mask = mask.float() if mask.dtype != torch.float64 else mask
+    def to_mask(self, features: Tensor) -> Tensor:
+        """Turn the dual path's features ``(B, K, T, D)`` into the mask ``(B, C, F, T)``."""
+        numbers = self.mask_estimator(self.final_norm(features))
+        numbers = numbers.to(torch.promote_types(numbers.dtype, torch.float32))  # complex needs full precision
         if self.config.mask == "real":
-            mask = mask.tanh()
+            numbers = numbers.tanh()
+        mask = numbers.unflatten(-1, (-1, self.config.streams, 2))  # (B, T, F, C, 2)
         return torch.view_as_complex(mask).permute(0, 3, 2, 1)
 
-    def _masked(self, spec: Tensor, mask: Tensor) -> Tensor:
-        """Apply a mask to a spectrogram of its shape."""
+    def apply_mask(self, spec: Tensor, mask: Tensor) -> Tensor:
+        """Multiply a spectrogram by its mask.
+
+        The mask is one complex, unbounded factor. With ``config.mask`` ``real``, its two parts are bounded factors of
+        the spectrogram's real and imaginary part.
+        """
         if self.config.mask == "real":
             return torch.complex(spec.real * mask.real, spec.imag * mask.imag)
         return spec * mask
 
     def parameter_counts(self) -> dict[str, int]:
-        """Number of parameters of each part, and in all (``total``)."""
+        """Count the parameters of each part and of all (``total``)."""
         counts = {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
-        counts = {name: n for name, n in counts.items() if n}
+        counts = {name: count for name, count in counts.items() if count}
         return counts | {"total": sum(counts.values())}

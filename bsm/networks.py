@@ -1,4 +1,4 @@
-"""The networks that can be trained, by name: the paper's, and the yardstick beside it."""
+"""The networks that can be trained, by name: the paper's and its baseline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "bsmamba2": (ModelConfig, BSMamba2),
     "bs-roformer": (RoformerConfig, BSRoformer),
 }
-"""The name that run folders and cards use; the configuration's class and the network's."""
+"""Name in run folders and cards -> classes of configuration and network."""
 
 
 def network_name(config: ModelConfig | RoformerConfig) -> str:
@@ -22,11 +22,11 @@ def network_name(config: ModelConfig | RoformerConfig) -> str:
 
 
 def network_config(name: str, config: ModelConfig) -> ModelConfig | RoformerConfig:
-    """Return a network's configuration at the size of a BSMamba2: that one's own, or with as many parameters.
+    """Return a named network's configuration with as many parameters as a BSMamba2.
 
     Raises:
-        InputError: an unknown name.
-        BackendUnavailable: bs-roformer is asked for and not installed.
+        InputError: ``name`` is no network.
+        BackendUnavailable: ``name`` is ``bs-roformer``, and that package is not installed.
     """
     _check(name)
     return config if name == "bsmamba2" else RoformerConfig.matched(config)
@@ -36,7 +36,7 @@ def read_config(name: str, values: dict) -> ModelConfig | RoformerConfig:
     """Build the configuration of a named network from plain values.
 
     Raises:
-        InputError: an unknown name, or a value that the configuration does not have.
+        InputError: ``name`` is no network, or ``values`` has a setting that the configuration lacks.
     """
     _check(name)
     return NETWORKS[name][0].from_dict(values)
@@ -46,7 +46,7 @@ def build(config: ModelConfig | RoformerConfig) -> nn.Module:
     """Build the network of a configuration, with random weights.
 
     Raises:
-        BackendUnavailable: bs-roformer is asked for and not installed.
+        BackendUnavailable: it is a BS-RoFormer, and the package bs-roformer is not installed.
     """
     return NETWORKS[network_name(config)][1](config)
 

@@ -10,20 +10,20 @@ from bsm.config import StftConfig
 
 
 class STFT(nn.Module):
-    """The author's transform: Hann window as long as the FFT, centred frames, reflection at the ends."""
+    """Transform as the author's code does: Hann window as long as the FFT, centred frames, reflection at the ends."""
 
     def __init__(self, config: StftConfig) -> None:
         super().__init__()
         self.config = config
 
     def _window(self, like: Tensor) -> Tensor:
-        """Return the window in the precision of the signal: one kept in float32 would limit float64 to 7 digits."""
+        """Return the window in the precision of the signal: a float32 window would limit float64 to 7 digits."""
         return torch.hann_window(self.config.n_fft, dtype=like.real.dtype, device=like.device)
 
     def forward(self, wave: Tensor) -> Tensor:
         """Transform ``(..., samples)`` real to ``(..., bins, frames)`` complex, ``frames = samples // hop + 1``.
 
-        Reflection needs more than ``n_fft / 2`` samples: shorter input is extended with zeros at its end.
+        Reflection needs more than ``n_fft / 2`` samples. Shorter input is extended with zeros at its end.
         """
         config, lead = self.config, wave.shape[:-1]
         wave = wave.reshape(-1, wave.shape[-1])

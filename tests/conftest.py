@@ -1,11 +1,19 @@
-"""What several test files use: a web server on this machine, for downloads; one thread for PyTorch; log levels."""
+"""What several test files use: a small model, small songs, a local web server, one thread for PyTorch, log levels."""
 
 import http.server
+import json
 import logging
 import threading
 
+import numpy as np
 import pytest
 import torch
+import yaml
+
+from bsm import audio, bands
+from bsm.config import ModelConfig, StftConfig
+from bsm.data import registry
+from bsm.model import BSMamba2
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -74,6 +82,43 @@ def log_level_left_alone():
     logger.setLevel(level)
 
 
+@pytest.fixture(scope="session")
+def small_config():
+    """The paper's design in 26,000 parameters, stereo at 44.1 kHz."""
+    return ModelConfig(
+        stft=StftConfig(n_fft=256, hop_length=64),
+        bands=bands.equal(129, 6),
+        dim=8,
+        depth=1,
+        d_state=4,
+        headdim=4,
+        expand=2,
+        mask_expansion=2,
+    )
+
+
+@pytest.fixture(scope="session")
+def small_model(small_config):
+    """A model of that size with random weights; tests must not change it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return BSMamba2(small_config).eval()
+
+
+@pytest.fixture(scope="session")
+def write_song():
+    """Return the function that writes a song: a folder with one file of noise per source."""
+
+    def write(folder, seconds=1.0, *, sources=("vocals", "other"), rate=44100, channels=2, seed=0):
+        folder.mkdir(parents=True)
+        noise = np.random.default_rng(seed).normal(0, 0.1, (len(sources), channels, round(seconds * rate)))
+        for name, sound in zip(sources, noise.clip(-0.4, 0.4), strict=True):
+            audio.write(folder / f"{name}.wav", sound.astype(np.float32), rate, subtype="PCM_16")
+        return folder
+
+    return write
+
+
 @pytest.fixture
 def no_proxy(monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -95,6 +140,24 @@ def http_server(no_proxy):
 @pytest.fixture
 def url(http_server):
     return f"http://127.0.0.1:{http_server.server_port}"
+
+
+@pytest.fixture
+def write_set(tmp_path, monkeypatch):
+    """Write the manifest of a data set `set` into a checkout of the test's own; return the checkout."""
+    (tmp_path / "data_manifest").mkdir()
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    monkeypatch.setattr(registry, "MANIFESTS", tmp_path / "data_manifest")
+
+    def write(archive, **values):
+        about = {"title": "a set", "source": "https://a.org", "licence": "none stated", "citation": "nobody"}
+        text = yaml.safe_dump(about | {"layout": "folders", "rate": 8000} | values, allow_unicode=True)
+        fields = [f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in archive.items()]
+        text += "files:\n  - " + "\n    ".join(fields) + "\n"
+        (tmp_path / "data_manifest" / "set.yaml").write_text(text, encoding="utf-8")
+        return tmp_path
+
+    return write
 
 
 @pytest.fixture(scope="module")

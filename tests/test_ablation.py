@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from bsm import audio, bands
-from bsm.config import LossConfig, ModelConfig, StftConfig, TrainConfig
+from bsm import audio
+from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
 from bsm.scan.feedthrough import CHUNK
@@ -23,16 +23,6 @@ from bsm.study.variants import changed
 from bsm.weights.files import save_model
 
 RATE = 44100
-TINY = ModelConfig(
-    stft=StftConfig(n_fft=256, hop_length=64),
-    bands=bands.equal(129, 6),
-    dim=8,
-    depth=1,
-    d_state=4,
-    headdim=4,
-    expand=2,
-    mask_expansion=2,
-)
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +133,11 @@ def test_a_difference_without_an_interval_is_hollow_and_has_no_bar(songs, hollow
     plt.close(figure)
 
 
-def test_the_recipe_is_what_the_weights_record(tmp_path):
+def test_the_recipe_is_what_the_weights_record(small_config, tmp_path):
     def trained(name, seed, **train):
         path = tmp_path / f"{name}-{seed}" / "model.safetensors"
         path.parent.mkdir()
-        config = changed(name, TINY, TrainConfig(steps=7, segment_seconds=3.0, seed=seed))[1].replace(**train)
+        config = changed(name, small_config, TrainConfig(steps=7, segment_seconds=3.0, seed=seed))[1].replace(**train)
         path.with_suffix(".json").write_text(json.dumps({"train": config.to_dict()}))
         return ablation.Trained(name, seed, path, torch.nn.Identity())
 
@@ -168,11 +158,10 @@ def test_an_untrained_variant_is_named(tmp_path):
         ablation.load(settings, ["mono"], [7])
 
 
-def test_variants_of_different_code_are_not_compared(tmp_path):
+def test_variants_of_different_code_are_not_compared(tmp_path, small_model):
     settings = Profile({"profile": str(tmp_path), "model": "tiny", "seed": 1})
-    network = sizes.BSMamba2(TINY)
     for name, code in (("base", "a"), ("mono", "a"), ("bands-mel", "b")):
-        save_model(network, settings.run_folder(1, name) / "model.safetensors", {"code": code})
+        save_model(small_model, settings.run_folder(1, name) / "model.safetensors", {"code": code})
     assert [m.variant for m in ablation.load(settings, ["base", "mono"], [1])] == ["base", "mono"]
     with pytest.raises(InputError, match="base-.* and .*bands-mel-.*: trained by different code, .* SEEDS=1`"):
         ablation.load(settings, ["base", "mono", "bands-mel"], [1])
@@ -203,15 +192,17 @@ def test_deviations_are_listed_by_what_they_cost():
     assert len(ablation.deviation_table([])) == 0
 
 
-def test_the_losses_of_the_notebook():
-    configs = losses.configs(TINY, TrainConfig())
+def test_the_losses_of_the_notebook(small_config):
+    configs = losses.configs(small_config, TrainConfig())
     assert configs["base"] == LossConfig()
     assert {"loss-reduced", "loss-magnitude"} < set(configs)
     assert "mono" not in configs  # another network, the same loss
 
 
-def test_magnitudes_are_blind_to_the_sign(tracks):
-    configs = {name: losses.configs(TINY, TrainConfig())[name] for name in ("base", "loss-magnitude", "loss-reduced")}
+def test_magnitudes_are_blind_to_the_sign(small_config, tracks):
+    configs = {
+        name: losses.configs(small_config, TrainConfig())[name] for name in ("base", "loss-magnitude", "loss-reduced")
+    }
     found = losses.blindness(configs, tracks, 0.1)
     assert len(found) == 2 * 3 * 4
     spectral, total = losses.relative(found), losses.relative(found, "total")
@@ -234,8 +225,8 @@ def test_the_loudest_stretch(tracks):
     assert losses.loudest(tracks[0], 9.0)[0].shape[1] == tracks[0].samples
 
 
-def test_costs_of_losses():
-    configs = losses.configs(TINY, TrainConfig())
+def test_costs_of_losses(small_config):
+    configs = losses.configs(small_config, TrainConfig())
     found = losses.costs(configs, samples=5000, channels=2, batch=1, repeats=2)
     transforms = {r["variant"]: r["transforms"] for r in found}
     assert (transforms["base"], transforms["loss-magnitude"], transforms["loss-reduced"]) == (5, 10, 6)
@@ -257,15 +248,15 @@ def test_published_parameters():
     assert not table[table["source"] != "author's code"]["the same, as far as given"].any()
 
 
-def test_operations_are_those_of_the_formula():
-    config = TINY.replace(dim=16)
+def test_operations_are_those_of_the_formula(small_config):
+    config = small_config.replace(dim=16)
     wave = torch.randn(1, 2, RATE // 20)
     counted = sizes.operations(sizes.BSMamba2(config), wave)
     expected = plan.operations(config, wave.shape[-1] / RATE)
     assert counted == pytest.approx(expected, rel=0.1)
 
 
-def test_kept_bytes_are_counted_once_and_grow_with_the_length():
+def test_kept_bytes_are_counted_once_and_grow_with_the_length(small_model):
     class Square(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -276,13 +267,12 @@ def test_kept_bytes_are_counted_once_and_grow_with_the_length():
 
     wave = torch.randn(1000)
     assert sizes.kept_bytes(Square(), wave) == 2 * wave.nbytes  # the wave, and what is squared
-    network = sizes.BSMamba2(TINY)
-    short, long = (sizes.kept_bytes(network, torch.randn(1, 2, n * 640)) for n in (10, 20))
+    short, long = (sizes.kept_bytes(small_model, torch.randn(1, 2, n * 640)) for n in (10, 20))
     assert 1.6 < long / short < 2.4
 
 
-def test_costs_of_settings():
-    configs = {"base": TINY, "half-mask": TINY.replace(mask_expansion=1)}
+def test_costs_of_settings(small_config):
+    configs = {"base": small_config, "half-mask": small_config.replace(mask_expansion=1)}
     found = sizes.measure(configs, seconds=0.05, repeats=2)
     assert found[0]["parameters"]["mask_estimator"] > found[1]["parameters"]["mask_estimator"]
     assert found[0]["operations"] > found[1]["operations"]
@@ -299,10 +289,10 @@ def test_costs_of_settings():
 
 
 @pytest.fixture(scope="module")
-def trained(tracks):
+def trained(tracks, small_config):
     config = TrainConfig(steps=2, batch_size=1, lr=1e-3, loss=LossConfig(windows=(256,), min_fft=256))
     names = ["sequential", "chunked", "quadratic", "feedthrough"]
-    return scan_training.trainings(TINY, config, tracks, names, seconds=0.2)
+    return scan_training.trainings(small_config, config, tracks, names, seconds=0.2)
 
 
 def test_exact_backends_end_within_rounding(trained):
@@ -317,9 +307,9 @@ def test_exact_backends_end_within_rounding(trained):
     assert trained[0]["weights"] == 0 and 0 < trained[1]["weights"] < 1e-9
 
 
-def test_segments_in_which_nothing_is_left_out_are_refused(tracks):
+def test_segments_in_which_nothing_is_left_out_are_refused(tracks, small_config):
     with pytest.raises(InputError, match=f"have 69 frames; take more than {CHUNK}"):
-        scan_training.trainings(TINY, TrainConfig(steps=1), tracks, ["sequential"], seconds=0.1)
+        scan_training.trainings(small_config, TrainConfig(steps=1), tracks, ["sequential"], seconds=0.1)
 
 
 @pytest.mark.parametrize(

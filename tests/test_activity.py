@@ -1,4 +1,3 @@
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,7 +5,6 @@ from hypothesis import strategies as st
 
 from bsm.activity import Region, active_windows, frame_rms, sounding_threshold, vocal_regions, vocal_share
 from bsm.errors import InputError
-from bsm.study.activity import LABELS, level_plot
 
 RATE = 1000
 
@@ -118,19 +116,6 @@ def test_levels_and_threshold_are_those_of_the_regions():
     assert sounding_threshold(rms) == pytest.approx(0.005)
     assert sounding_threshold(rms, -20) == pytest.approx(0.05)
     assert sounding_threshold(np.zeros(5)) == 1e-4
-
-
-def test_level_plot_marks_the_regions():
-    audio = bursts([(1, 2), (3, 3.5)], 5, level=0.5)
-    figure, ax = plt.subplots()
-    regions = level_plot(ax, audio, RATE, threshold_db=-30)
-    assert regions == vocal_regions(audio, RATE, threshold_db=-30)
-    (levels,), (threshold,) = ([line for line in ax.lines if line.get_label() == name] for name in LABELS)
-    times, db = levels.get_data()
-    assert times[60] == pytest.approx(1.21) and db[60] == pytest.approx(20 * np.log10(0.5))
-    assert threshold.get_ydata()[0] == pytest.approx(20 * np.log10(0.5) - 30)
-    assert [(p.get_x(), p.get_width()) for p in ax.patches] == [(1, 1), (3, 0.5)]
-    plt.close(figure)
 
 
 def test_silence_has_no_regions():

@@ -130,7 +130,7 @@ def test_bad_songs_alone_are_an_error(tmp_path):
 
 
 def test_a_song_that_musdb18_lacks_a_stem_of_can_be_skipped(tmp_path, monkeypatch):
-    monkeypatch.setattr(musdb18, "_check_count", lambda *_: None)
+    monkeypatch.setattr(musdb18, "_check_count", lambda *_, **__: None)
     for song in ("Mu - Too Bright", "Zeno - Signs"):
         good(tmp_path / "test" / song)
         for name in ("mixture", "drums", "bass"):
@@ -167,7 +167,7 @@ def test_silent_vocals_are_no_fault(tmp_path):
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     pytest.importorskip("stempeg")
-    monkeypatch.setattr(musdb18, "need_ffmpeg", lambda: None)
+    monkeypatch.setattr(musdb18, "need_ffmpeg", lambda _: None)
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(InputError, match=r"cache/falcon69: cannot be made .*; make .*cache writable"):
         musdb18.example_track(tmp_path / "cache")

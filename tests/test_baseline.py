@@ -75,7 +75,7 @@ def test_a_mask_of_one_gives_the_mixture_back(model):
 
 
 def test_the_yardstick_of_the_paper_shares_its_sizes():
-    config = RoformerConfig.beside(ModelConfig.preset("paper"))
+    config = RoformerConfig.like(ModelConfig.preset("paper"))
     assert config == RoformerConfig()
     assert (config.dim, config.depth, config.heads, config.dim_head, len(config.bands)) == (256, 6, 8, 48, 62)
     with torch.device("meta"):
@@ -98,7 +98,7 @@ def test_configuration_travels():
 def test_a_matched_yardstick_has_as_many_parameters(preset):
     size = ModelConfig.preset(preset)
     config = RoformerConfig.matched(size)
-    assert config.replace(dim_head=48) == RoformerConfig.beside(size)  # all else is equal
+    assert config.replace(dim_head=48) == RoformerConfig.like(size)  # all else is equal
     with torch.device("meta"):
         counts, ours = (m.parameter_counts() for m in (BSMamba2(size), BSRoformer(config)))
     assert ours["total"] == pytest.approx(counts["total"], rel=0.01)

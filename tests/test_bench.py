@@ -7,7 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-import bsm.linear
+import bsm.fast
 from bsm.cli import cli
 from bsm.config import ModelConfig
 from bsm.errors import InputError
@@ -161,7 +161,7 @@ def test_command(tmp_path, in_this_process):
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_profile_counts_the_operations_of_every_product(monkeypatch, packed, in_this_process):
     """Those of packed products are counted here and not by PyTorch."""
-    monkeypatch.setattr(bsm.linear, "packed_available", lambda: packed)
+    monkeypatch.setattr(bsm.fast, "packed_available", lambda: packed)
     found = bench._profile("BSMamba2", "tiny", 0.5, 1)
     model = BSMamba2(ModelConfig.preset("tiny"))
     wanted = plan.operations(model.config, 0.5)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bsm import audio
 from bsm.cli import cli
 from bsm.data.tracks import folder_tracks
 from bsm.errors import InputError
@@ -24,14 +23,11 @@ SEGMENT = round(RATE * SECONDS)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
+def root(tmp_path_factory, write_song):
     """Two songs of noise, 2 s of two sources, in a split."""
-    root, rng = tmp_path_factory.mktemp("songs"), np.random.default_rng(0)
-    for song in ("a", "b"):
-        (root / "train" / song).mkdir(parents=True)
-        for source in ("vocals", "drums"):
-            sound = 0.1 * rng.normal(size=(2, 2 * RATE)).clip(-3, 3)
-            audio.write(root / "train" / song / f"{source}.wav", sound, RATE, subtype="PCM_16")
+    root = tmp_path_factory.mktemp("songs")
+    for seed, song in enumerate("ab"):
+        write_song(root / "train" / song, 2, sources=("vocals", "drums"), rate=RATE, seed=seed)
     return root
 
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import nullcontext
 from unittest import mock
 
 import matplotlib.pyplot as plt
@@ -11,16 +12,17 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-import bsm.mamba2
 from bsm import audio
 from bsm.cli import cli
 from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.data.tracks import folder_tracks
 from bsm.loss import bsmamba2_loss
+from bsm.mamba2 import Mamba2
 from bsm.model import BSMamba2
+from bsm.scan import scan
 from bsm.study import bench, step_profile
 from bsm.study.bench import memory, parts, spectra, step
-from bsm.study.bench.yardsticks import MonoSTFT, indexed_scan, plain_loss
+from bsm.study.bench.yardsticks import IndexedScan, MonoSTFT, plain_loss
 from bsm.study.records import read_result
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,22 +53,35 @@ def records():
     return step.breakdown(step.VARIANTS, "tiny", seconds=SECONDS, batch=1, repeats=2)
 
 
+class Sleep(torch.autograd.Function):
+    """Doubles; takes 20 ms forward and 50 ms backward."""
+
+    @staticmethod
+    def forward(ctx, x):
+        time.sleep(0.02)
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, dy):
+        time.sleep(0.05)
+        return dy * 2
+
+
 def test_a_clock_counts_forward_and_backward_to_the_part():
-    clock = parts.Clock()
+    class Inner(nn.Module):
+        def forward(self, x, *, y):
+            return Sleep.apply(x) + y
 
-    class Slow(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            time.sleep(0.02)
-            return x * 2
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Inner()
 
-        @staticmethod
-        def backward(ctx, dy):
-            time.sleep(0.05)
-            return dy * 2
+        def forward(self, x):
+            return self.inner(x * 3, y=x) * 5
 
-    inner = clock.wrap("inner", lambda x, *, y: Slow.apply(x) + y)
-    outer = clock.wrap("outer", lambda x: inner(x * 3, y=x) * 5)
+    clock, outer = parts.Clock(), Outer()
+    hooks = clock.follow(outer, "outer") + clock.follow(outer.inner, "inner")
     x = torch.ones(3, requires_grad=True)
     started = time.perf_counter()
     clock.switch("before")
@@ -79,6 +94,10 @@ def test_a_clock_counts_forward_and_backward_to_the_part():
     assert 0.05 <= clock.seconds["inner", "backward"] < 0.09
     assert clock.seconds["outer", "backward"] < 0.02
     assert sum(clock.seconds.values()) == pytest.approx(elapsed, abs=0.005)
+    for hook in hooks:
+        hook.remove()
+    outer(x).sum().backward()
+    assert sum(clock.seconds.values()) < elapsed + 0.02  # nothing more is counted
 
 
 def test_the_clock_changes_no_gradient():
@@ -88,7 +107,7 @@ def test_the_clock_changes_no_gradient():
 
     def gradients(clock):
         model.zero_grad()
-        with parts.timed_parts(model, clock):
+        with parts.timed_parts(model, clock) if clock else nullcontext():
             bsmamba2_loss(model(mixture), vocals).backward()
         return [p.grad.clone() for p in model.parameters()]
 
@@ -97,32 +116,25 @@ def test_the_clock_changes_no_gradient():
     directions = {part: {d for p, d in clock.seconds if p == part} for part in parts.PARTS}
     for part in (parts.SCAN, parts.CONV, parts.PRODUCTS, parts.ELEMENTWISE):
         assert directions[part] == {"forward", "backward"}, part
-    # Everything is as it was.
-    assert "forward" not in vars(model)
-    assert bsm.mamba2.scan.__module__ == "bsm.scan"
+    counted = dict(clock.seconds)
+    gradients(None)
+    assert clock.seconds == counted  # the hooks are gone
 
 
-def test_the_loops_time_is_the_scans(monkeypatch):
-    """A scan that sleeps shows up under its name, in both directions."""
-
-    class Sleep(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            time.sleep(0.01)
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx, dx):
-            time.sleep(0.03)
-            return dx
-
-    monkeypatch.setattr(bsm.mamba2, "scan", lambda x, **_: (Sleep.apply(x), None))
+@pytest.mark.parametrize(("name", "part"), [("ssm", parts.SCAN), ("conv1d", parts.CONV), ("in_proj", parts.PRODUCTS)])
+def test_each_layers_time_is_its_parts(name, part):
+    """A layer that sleeps shows up under its part's name, in both directions."""
     model = BSMamba2(ModelConfig.preset("tiny"))
+    mixers = [module for module in model.modules() if isinstance(module, Mamba2)]
+    for mixer in mixers:
+        getattr(mixer, name).register_forward_hook(lambda _, __, y: Sleep.apply(y))
     clock = parts.Clock()
-    with parts.timed_parts(model, clock, scan=bsm.mamba2.scan):
+    with parts.timed_parts(model, clock):
         model(torch.randn(1, 2, 2000)).square().mean().backward()
-    assert 8 * 0.01 <= clock.seconds[parts.SCAN, "forward"] < 0.16  # two layers of two blocks of two mixers
-    assert 8 * 0.03 <= clock.seconds[parts.SCAN, "backward"] < 0.36
+    assert len(mixers) == 8
+    for direction, slept in (("forward", 8 * 0.02), ("backward", 8 * 0.05)):
+        assert clock.seconds[part, direction] >= slept
+        assert all(clock.seconds[other, direction] < slept for other in parts.PARTS if other != part)
 
 
 def test_breakdown(records):
@@ -172,8 +184,8 @@ def test_the_indexed_loop_is_the_scan(reverse):
     x, dt = torch.randn(2, 9, 2, 4, generator=generator), torch.rand(2, 9, 2, generator=generator)
     B, C = torch.randn(2, 2, 9, 1, 3, generator=generator)
     inputs = {"x": x, "dt": dt, "A": -torch.tensor([1.0, 2.0]), "B": B, "C": C, "D": torch.ones(2)}
-    want, _ = bsm.mamba2.scan(**inputs, reverse=reverse, backend="sequential")
-    got, _ = indexed_scan(**inputs, reverse=reverse, backend="auto", final_state=False)
+    want, _ = scan(**inputs, reverse=reverse, backend="sequential")
+    got = IndexedScan(reverse)(**inputs)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 

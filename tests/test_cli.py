@@ -608,8 +608,9 @@ def test_evaluate_keeps_its_scores_unasked(command, weights, tmp_path):
 def test_the_licence_of_named_weights_is_said(weights, tmp_path, monkeypatch, capsys):
     """Once by both commands, as by `bsm weights`; and a file in the cache that was altered is refused."""
     body = weights.read_bytes()
-    named = {"title": "a model", "licence": "none stated", "note": "a note", "url": "http://127.0.0.1:9/"}
-    named |= {"file": "named.safetensors", "size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    file = {"file": "named.safetensors", "url": "http://127.0.0.1:9/", "size": len(body)}
+    file |= {"checksum": f"sha256:{hashlib.sha256(body).hexdigest()}"}
+    named = {"title": "a model", "licence": "none stated", "note": "a note", "files": [file]}
     (tmp_path / "weights.yaml").write_text(json.dumps({"named": named}))
     monkeypatch.setattr(bsm.weights.registry, "MANIFEST", tmp_path / "weights.yaml")
     monkeypatch.setenv("BSM_CACHE", str(tmp_path))

@@ -173,7 +173,7 @@ def test_replace():
         (lambda: ModelConfig.preset("huge"), "'huge'; choose one of paper, vram, small, tiny"),
         (lambda: ModelConfig.from_dict({"dims": 3}), "ModelConfig has no dims; it has: sample_rate"),
         (lambda: TrainConfig.from_dict({"loss": {"window": 3}}), "LossConfig has no window"),
-        (lambda: ModelConfig(bands=(1, 2)), "bands sum to 3 bins, the STFT has 1025"),
+        (lambda: ModelConfig(bands=(1, 2)), "bands sum to 3 bins, but the STFT has 1025"),
         (lambda: ModelConfig(dim=10, headdim=64), "headdim 64 does not divide"),
     ],
 )

@@ -257,9 +257,9 @@ def test_processes_give_the_same_songs(tmp_path, songs):
 @pytest.mark.parametrize(
     ("songs", "seconds", "message"),
     [
-        ({"dev": 1}, 6, "splits are"),
+        ({"dev": 1}, 6, "the splits are"),
         ({"train": -1}, 6, "0 to 1000"),
-        ({"train": 0}, 6, "none asked"),
+        ({"train": 0}, 6, "all splits are empty"),
         (FEW, 1, "at least"),
     ],
 )

@@ -9,7 +9,6 @@ from bsm.config import ModelConfig
 from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
 from bsm.inference import separate
-from bsm.model import BSMamba2
 from bsm.networks import build, network_config
 from bsm.study import explore
 from bsm.study.notebooks import run_notebook
@@ -20,16 +19,11 @@ RATE = 44100
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, small_model, write_song):
     """A run's folder and a song of 3 s."""
     folder = tmp_path_factory.mktemp("explore")
-    torch.manual_seed(0)
-    save_model(BSMamba2(ModelConfig.preset("tiny")), folder / "runs/demo/first/model.safetensors", {})
-    song = folder / "data/test/song"
-    song.mkdir(parents=True)
-    noise = np.random.default_rng(0).normal(0, 0.1, (2, 3 * RATE)).astype(np.float32)
-    for name in ("vocals", "other"):
-        audio.write(song / f"{name}.wav", noise, RATE)
+    save_model(small_model, folder / "runs/demo/first/model.safetensors", {})
+    write_song(folder / "data/test/song", 3)
     return folder
 
 

@@ -27,14 +27,12 @@ def noise(seed, samples=8000, channels=2):
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def own(tmp_path, monkeypatch, write_song):
     """A profile of its own with two songs per split; takes further values."""
     monkeypatch.setattr(profiles, "ROOT", tmp_path)
     for split in ("train", "valid", "test"):
         for song in "ab":
-            (tmp_path / "data/own" / split / song).mkdir(parents=True)
-            audio.write(tmp_path / "data/own" / split / song / "vocals.wav", noise(0), 44100)
-            audio.write(tmp_path / "data/own" / split / song / "other.wav", noise(1), 44100)
+            write_song(tmp_path / "data/own" / split / song, 8000 / 44100)
     (tmp_path / "own.yaml").write_text(json.dumps(VALUES))
     return lambda **values: Profile.of(str(tmp_path / "own.yaml"), **values)
 
@@ -58,7 +56,7 @@ def test_every_profile_makes_its_data_or_says_what_to_fetch(name, tmp_path, monk
     if "fetch" in profile.values:
         known = registry.load(profile.fetch)
         assert f"`bsm data fetch {profile.fetch}`" in str(error.value)
-        assert known.folder.name == profile.data
+        assert known.place.name == profile.data
         model = ModelConfig.preset(profile.model)
         assert (known.rate, known.channels) == (model.sample_rate, model.channels)
 

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from bsm import audio, weights
-from bsm.config import ModelConfig
+from bsm import audio
 from bsm.data.tracks import load_tracks
 from bsm.evaluate import METRICS
-from bsm.model import BSMamba2
 from bsm.study import published
 from bsm.study.profiles import Profile
 from bsm.study.stats import bootstrap_interval, crossed_interval, interval_text
+from bsm.weights import registry as weights
 from bsm.weights.files import save_model
 
 RATE = 44100
@@ -33,11 +31,10 @@ def song(folder, seconds=1, loud=None):
 
 
 @pytest.fixture
-def settings(tmp_path, monkeypatch):
+def settings(tmp_path, monkeypatch, small_model):
     """A profile with a model and a test song of its own, and a manifest whose author's weights are not here."""
-    torch.manual_seed(0)
     run, data = tmp_path / "run", tmp_path / "data"
-    save_model(BSMamba2(ModelConfig.preset("tiny")), run / "model.safetensors", {})
+    save_model(small_model, run / "model.safetensors", {})
     song(data / "test" / "own")
     monkeypatch.setenv("BSM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(Profile, "run_folder", lambda self, seed: run)

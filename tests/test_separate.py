@@ -16,7 +16,6 @@ from torch import nn
 from tqdm import tqdm
 
 import bsm.inference
-import bsm.model
 from bsm import audio
 from bsm.bands import equal
 from bsm.config import ModelConfig, StftConfig
@@ -180,31 +179,6 @@ def test_whole_is_one_pass(model):
     stand = Stand()
     separate(stand, mixture, RATE, whole=True, window=0.1, hop=0.3)  # neither counts
     assert stand.seen == [(1, 2, 4321)]
-
-
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize(("frames", "tokens"), [(1, 1), (7, 50), (64, 1000), (1024, 2048)])
-def test_slabs_make_no_difference(monkeypatch, channels, frames, tokens):
-    """The network in slabs of frames and of rows, as a whole song has it, against the plain forward with gradients."""
-    torch.manual_seed(3)
-    model = BSMamba2(config(channels).replace(depth=2)).eval()
-    mixture = torch.rand(3, channels, 4500) - 0.5
-    expected, mask = model(mixture), model.mask(model.stft(mixture))
-    assert expected.requires_grad
-    given = mixture.clone()
-    monkeypatch.setattr(bsm.model, "SLAB_FRAMES", frames)
-    monkeypatch.setattr(bsm.model, "SLAB_TOKENS", tokens)
-    monkeypatch.setattr(bsm.model, "SLAB_ROWS", 1)
-    with torch.inference_mode():
-        torch.testing.assert_close(model(mixture), expected.detach(), rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(model.mask(model.stft(mixture)), mask.detach(), rtol=1e-4, atol=1e-5)
-        x = torch.rand(2, 4, 9, 8)
-        kept = x.clone()
-        made = model.dual_path(x)
-        assert torch.equal(x, kept)  # only where it is asked for, the input goes
-        torch.testing.assert_close(model.dual_path(x, in_place=True), made)
-        assert not torch.equal(x, kept)
-    assert torch.equal(mixture, given)
 
 
 SONG = """

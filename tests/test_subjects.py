@@ -2,14 +2,9 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
 
-from bsm import audio
-from bsm.config import ModelConfig
 from bsm.errors import InputError
-from bsm.model import BSMamba2
 from bsm.study import published, subjects
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
@@ -19,15 +14,13 @@ CARD = {"train": {"segment_seconds": 4.0, "seed": 5}}
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, small_model):
     """The runs of two seeds, and weights without a card."""
     folder = tmp_path_factory.mktemp("runs")
-    torch.manual_seed(0)
-    model = BSMamba2(ModelConfig.preset("tiny"))
     for seed in (0, 1):
-        save_model(model, folder / f"bsmamba2-{seed}/model.safetensors", {"train": {"segment_seconds": 2.0}})
-    save_model(model, folder / "bare.safetensors", {})
-    save_model(model, folder / "other.safetensors", CARD)
+        save_model(small_model, folder / f"bsmamba2-{seed}/model.safetensors", {"train": {"segment_seconds": 2.0}})
+    save_model(small_model, folder / "bare.safetensors", {})
+    save_model(small_model, folder / "other.safetensors", CARD)
     return folder
 
 
@@ -37,22 +30,24 @@ def settings(runs, monkeypatch):
     return Profile({"profile": "smoke", "data": "smoke", "segment_seconds": 1.0})
 
 
-def test_by_default_the_profiles_runs(settings):
+def test_by_default_the_profiles_runs(settings, small_model):
     found = subjects.subjects(settings, backbones=["bsmamba2"], seeds=[0, 1])
     assert [(s.name, s.seed, s.trained_seconds) for s in found] == [("BSMamba2", 0, 2.0), ("BSMamba2", 1, 2.0)]
     assert not found[0].network.training
     text = subjects.described(found)
-    assert "- BSMamba2, seed 1: 881,564 parameters, trained on segments of 2 s" in text
+    count = sum(p.numel() for p in small_model.parameters())
+    assert f"- BSMamba2, seed 1: {count:,} parameters, trained on segments of 2 s" in text
     assert "Only BSMamba2 is here" in text
 
 
 @pytest.mark.parametrize(("field", "value", "what"), [("code", "b", "code"), ("data", {"train": [["x", 2]]}, "songs")])
-def test_runs_of_different_code_or_songs_are_not_combined(settings, tmp_path, monkeypatch, field, value, what):
+def test_runs_of_different_code_or_songs_are_not_combined(
+    settings, tmp_path, monkeypatch, small_model, field, value, what
+):
     monkeypatch.setattr(Profile, "run_folder", lambda self, seed, backbone: tmp_path / f"{backbone}-{seed}")
-    network = BSMamba2(ModelConfig.preset("tiny"))
     card = {"train": {"segment_seconds": 2.0}, "code": "a", "data": {"train": [["x", 1]]}}
     for seed, own in enumerate((card, card, card | {field: value})):
-        save_model(network, tmp_path / f"bsmamba2-{seed}/model.safetensors", own)
+        save_model(small_model, tmp_path / f"bsmamba2-{seed}/model.safetensors", own)
     assert len(subjects.subjects(settings, seeds=[0, 1])) == 2
     with pytest.raises(InputError) as error:
         subjects.subjects(settings, seeds=[0, 1, 2])
@@ -128,11 +123,8 @@ def test_coverage_is_of_the_seeds_and_songs_that_are_there(settings, runs):
     assert "one training seed" in text and "over 5 songs only" in text
 
 
-def test_songs_of_any_folder(settings, tmp_path, monkeypatch):
-    for name in ("vocals", "other"):
-        folder = tmp_path / "mine/test/song"
-        folder.mkdir(parents=True, exist_ok=True)
-        audio.write(folder / f"{name}.wav", np.full((2, 441), 0.1, np.float32), 44100)
+def test_songs_of_any_folder(settings, tmp_path, monkeypatch, write_song):
+    write_song(tmp_path / "mine/test/song", 0.01)
     title, tracks, comparable = subjects.songs(settings, str(tmp_path / "mine"))
     assert (title, [t.name for t in tracks], comparable) == ("songs: mine", ["song"], False)
     # A few songs named like MUSDB18-HQ's are not its test set.

@@ -7,11 +7,12 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-from bsm import download, weights
+from bsm import download
 from bsm.cli import cli
 from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
 from bsm.model import BSMamba2
+from bsm.weights import registry as weights
 from bsm.weights.files import export_author, load_model, save_model
 
 MODEL = ModelConfig(stft=StftConfig(64, 16), bands=(2, 3, 12, 16), dim=8, depth=1, d_state=4, headdim=4, expand=2)
@@ -38,10 +39,14 @@ def place(tmp_path, monkeypatch, good, no_proxy):
         "published": {
             "title": "a published model",
             "licence": "none stated",
-            "url": "http://127.0.0.1:9/unused",
-            "file": "published.ckpt",
-            "size": len(body),
-            "sha256": hashlib.sha256(body).hexdigest(),
+            "files": [
+                {
+                    "file": "published.ckpt",
+                    "url": "http://127.0.0.1:9/unused",
+                    "size": len(body),
+                    "checksum": f"sha256:{hashlib.sha256(body).hexdigest()}",
+                }
+            ],
             "note": "a note",
         },
         "own": {"title": "our model", "licence": "MIT", "path": "runs/own.safetensors", "made_by": "make own"},
@@ -78,7 +83,7 @@ def test_fetch_verifies_and_caches(how, server, url, place):
 
 def test_recorded_address_is_used(server, url, place):
     manifest = yaml.safe_load(weights.MANIFEST.read_text())
-    manifest["published"]["url"] = f"{url}/good"
+    manifest["published"]["files"][0]["url"] = f"{url}/good"
     weights.MANIFEST.write_text(yaml.safe_dump(manifest))
     assert weights.fetch("published") == place
 
@@ -98,14 +103,20 @@ def test_broken_download_goes_on_where_it_stopped(server, url, place):
     assert not part(place).exists()
 
 
-def test_server_without_ranges_starts_anew(server, url, place):
+@pytest.mark.parametrize("how", ["no-ranges", "unsized", "truncated-no-ranges"])
+def test_server_without_ranges_sends_what_is_here_again(how, server, url, place):
     place.parent.mkdir()
-    part(place).write_bytes(b"x" * 1000)
-    weights.fetch("published", f"{url}/no-ranges")
+    part(place).write_bytes(server.body[:1000])
+    if how.startswith("truncated"):
+        refuse(f"{url}/{how}", "bytes are here and kept")
+        have = part(place).stat().st_size
+        assert have > 1000 and part(place).read_bytes() == server.body[:have]
+    weights.fetch("published", f"{url}/{how.removeprefix('truncated-')}")
     assert place.read_bytes() == server.body
+    assert [p.name for p in place.parent.iterdir()] == [place.name]
 
 
-@pytest.mark.parametrize("how", ["unsized-page", "unsized-page-untyped", "unsized-short", "unsized-longer"])
+@pytest.mark.parametrize("how", ["unsized-page", "unsized-page-untyped", "unsized-short"])
 def test_a_restart_with_something_else_spares_what_was_fetched(how, server, url, place):
     """A page of no stated length in answer to a request to go on: the part is left as it was, and then goes on."""
     place.parent.mkdir()
@@ -116,17 +127,6 @@ def test_a_restart_with_something_else_spares_what_was_fetched(how, server, url,
     weights.fetch("published", f"{url}/good")
     assert server.asked[-1] == "bytes=1000-"
     assert place.read_bytes() == server.body
-
-
-def test_a_restart_that_brings_more_takes_the_parts_place(server, url, place):
-    place.parent.mkdir()
-    part(place).write_bytes(b"x" * 1000)
-    refuse(f"{url}/truncated-no-ranges", "bytes are here and kept")
-    have = part(place).stat().st_size
-    assert have > 1000 and part(place).read_bytes() == server.body[:have]
-    part(place).write_bytes(b"x" * 1000)
-    assert weights.fetch("published", f"{url}/unsized").read_bytes() == server.body
-    assert [p.name for p in place.parent.iterdir()] == [place.name]
 
 
 @pytest.mark.parametrize("have", [b"", b"all", b"all and more"], ids=len)
@@ -168,7 +168,7 @@ def test_anything_else_is_refused(how, match, begun, server, url, place):
         part(place).write_bytes(server.body[:1000])
     refuse(f"{url}/{how}", match if not (begun and how == "unsized-empty") else "1,000 of")
     assert not place.exists()
-    if how in ("missing", "broken", "empty", "page", "shorter", "longer", "unsized-empty", "unsized-page"):
+    if how in ("missing", "broken", "empty", "page", "shorter", "longer", "unsized-page"):
         assert part(place).exists() == begun  # what was fetched before is not given up
     with pytest.raises(InputError, match="bsm weights fetch published"):
         load_model("published")
@@ -210,11 +210,17 @@ def test_offline_by_path(good, place, tmp_path):
     refuse(str(tmp_path / "none.ckpt"), "no such file")
     bad = tmp_path / "bad.ckpt"
     bad.write_bytes(good.read_bytes()[:-1])
-    refuse(str(bad), "not the recorded file.*left as it is")
+    refuse(str(bad), "not the recorded weights 'published'.*left as it is")
     assert bad.exists() and not place.exists()
     assert weights.fetch("published", str(good)) == place
     assert good.exists()
     assert load_model("published").config == load_model(good).config == MODEL
+
+
+def test_two_at_once_are_refused(server, url, place):
+    with download.alone(place.with_name("published.ckpt.lock"), "weights 'published'"):
+        refuse(f"{url}/good", "another process is fetching weights 'published'; wait until it ends")
+    assert weights.fetch("published", f"{url}/good") == place
 
 
 def test_own_weights_are_made_not_fetched(tmp_path):
@@ -254,15 +260,16 @@ def test_manifest_of_the_checkout(monkeypatch):
     monkeypatch.undo()
     known = weights.entries()
     assert {"author", "msst-v1.0.19", "demo"} <= known.keys()
-    assert known["author"].size == 770_628_060 and "1W-IX8I5B2g-8JA5Zaf-HkUul0MpOEBaZ" in known["author"].url
-    assert known["msst-v1.0.19"].size == 192_610_602
+    (author,), (msst,) = known["author"].files, known["msst-v1.0.19"].files
+    assert author.size == 770_628_060 and "1W-IX8I5B2g-8JA5Zaf-HkUul0MpOEBaZ" in author.url
+    assert msst.size == 192_610_602
     for entry in known.values():
         assert entry.title and entry.licence
         if entry.path:
             assert entry.made_by
         else:
             assert "none stated" in entry.licence
-            assert len(bytes.fromhex(entry.sha256)) == 32 and entry.url.startswith("https://") and entry.file
+            assert len(bytes.fromhex(entry.sha256)) == 32 and entry.files[0].url.startswith("https://")
 
 
 def test_cache_folder(monkeypatch):

@@ -1,4 +1,4 @@
-"""The study as a graph: it can be planned from a fresh copy, and promises what the notebooks write."""
+"""The study as a graph: a fresh copy can be planned, and its rules promise what the notebooks write."""
 
 import os
 import re
@@ -11,6 +11,8 @@ import nbformat
 import pytest
 import yaml
 
+from bsm.config import TrainConfig
+
 ROOT = Path(__file__).parents[1]
 EXPLORE = "10_explore"  # for people: no part of the study
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb") if path.stem != EXPLORE)
@@ -18,7 +20,7 @@ NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb") if
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    """What snakemake would do in a fresh copy, by rule, in order: its outputs and its command."""
+    """Return the rules that snakemake would run in a fresh copy, in order, with their outputs and commands."""
     copy = tmp_path_factory.mktemp("fresh")
     for name in ("bsm", "notebooks", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
@@ -55,7 +57,7 @@ def test_commands(plan):
     assert commands["songs"] == "bsm data prepare smoke"
     assert commands["model"] == "bsm train smoke --backbone bsmamba2 --seed 0"
     assert re.fullmatch("bsm train smoke --variant [a-z0-9-]+ --seed 0", commands["variant"])
-    # Every notebook is somebody's command, and the report waits for all of them.
+    # Each notebook is the command of one rule, and the report waits for all of them.
     studies = {shell.removesuffix(" -p seeds '[0]'") for shell in commands.values() if shell.startswith("bsm study ")}
     assert studies == {f"bsm study {name} --profile smoke" for name in NOTEBOOKS}
     assert list(plan).index("report") == len(plan) - 2
@@ -93,16 +95,14 @@ SNAKEFILE = (ROOT / "Snakefile").read_text()
 
 @pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name != "03_report"])
 def test_a_notebook_depends_on_every_value_that_it_declares(name):
-    """But for those that its inputs follow: of the training, and what is compared."""
-    from bsm.config import TrainConfig
+    """Its inputs follow the other values: those of the training, the seeds and the compared networks."""
     from bsm.study.notebooks import _defaults
 
     notebook = ROOT / "notebooks" / f"{name}.ipynb"
     declared = set(_defaults(nbformat.read(notebook, as_version=4), notebook))
     (rule,) = (r for r in re.split(r"^rule ", SNAKEFILE, flags=re.MULTILINE) if f'"bsm study {name} --profile' in r)
     named = set(re.findall(r'"(\w+)"', re.search(r"params:\s+values\((.+?)\)", rule, re.DOTALL)[1]))
-    followed = {"profile", "data", "seed", "backbones", "run", "out"}
-    followed |= TrainConfig.__dataclass_fields__.keys() | {"model", "skip_bad"}
+    followed = {"profile", "data", "model", "skip_bad", "backbones", "run", "out", *TrainConfig.__dataclass_fields__}
     assert declared - followed <= named
 
 
@@ -143,8 +143,7 @@ def test_notebooks_are_kept_without_outputs_and_run_by_plain_papermill(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
 def test_profiles_and_notebooks_agree(path):
-    """Each value of a profile is known to a notebook, to the training or to the data; each name it needs is there."""
-    from bsm.config import TrainConfig
+    """A notebook, the training or the data knows each value of a profile; the profile has every name that it needs."""
     from bsm.study.notebooks import _defaults, _fit
     from bsm.study.profiles import Profile
 
@@ -166,8 +165,7 @@ def test_profiles_and_notebooks_agree(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_notebook_and_the_command_train_the_same_run(path):
-    """Every training value of a profile reaches 01_train; what it leaves out would fall apart from `bsm train`."""
-    from bsm.config import TrainConfig
+    """Every training value of a profile reaches 01_train; otherwise its run would differ from that of `bsm train`."""
     from bsm.study.notebooks import _defaults
     from bsm.study.profiles import Profile
 

@@ -1,4 +1,7 @@
-"""What runs again after a change, a failure or a kill, and what a cluster is asked for; its commands only pretend."""
+"""The rules that run again after a change, a failure or a kill, and the requests to a cluster.
+
+The workflow's commands are stand-ins that only write the promised files.
+"""
 
 import json
 import os
@@ -15,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("bsm", "notebooks", "tests", "workflow")
-# Writes what the plan promises of a command, or half of it if told to fail there, or waits if told to hang there.
+# Writes the files that the plan promises for a command. FAIL and HANG name a command that writes only the first one.
 STAND_IN = """#!{python} -S
 import json, os, sys, time
 from pathlib import Path
@@ -91,7 +94,7 @@ def study(tmp_path_factory):
 
 
 class Edited:
-    """A file of the study with other contents for a while, and newer than all that was made from it."""
+    """Change a file of the study for a while; it is then newer than everything made from it."""
 
     def __init__(self, path: Path, old: str, new: str) -> None:
         self.path, self.old, self.new = path, old, new
@@ -106,15 +109,18 @@ class Edited:
         os.utime(self.path, (self.stat.st_atime, self.stat.st_mtime))
 
 
-MEASURED_ALONE = {"data_notebook", "data_loading", "structure"}
-READS_MODEL = {"train_notebook", "scan_notebook", "published_notebook", "input_length_notebook", "occurrence_notebook"}
-SCORES = {"train_notebook", "published_notebook", "input_length_notebook", "occurrence_notebook"}
+NO_MODEL = {"data_notebook", "data_loading", "structure"}
+SCORED = {
+    "train_notebook", "published_notebook", "input_length_notebook", "occurrence_notebook", "stft_ablation_notebook",
+    "size_ablation_notebook",
+}  # fmt: skip
+TRAINED = {"model", "variant"}
 
 
 @pytest.mark.parametrize(
     ("path", "old", "new", "reruns", "stays"),
     [
-        # A parameter of one notebook, of the training; a version; a module; a notebook; the text of a rule.
+        # A parameter of a notebook, of the training; a version; a module; a notebook; the text of a rule.
         ("notebooks/profiles/smoke.yaml", "scan_repeats: 1", "scan_repeats: 2", {"scan_notebook", "report"}, None),
         pytest.param(
             "notebooks/profiles/smoke.yaml",
@@ -128,40 +134,41 @@ SCORES = {"train_notebook", "published_notebook", "input_length_notebook", "occu
             "notebooks/profiles/smoke.yaml",
             "\nsteps: 6",
             "\nsteps: 7",
-            {"model", "report"} | READS_MODEL,
-            {"songs", "step_notebook"} | MEASURED_ALONE,
-            marks=pytest.mark.slow,
-        ),
-        (
-            "bsm/versions.py",
-            "\nSCORING = ",
-            "\nSCORING = 9",
-            SCORES | {"report"},
-            {"songs", "model", "variant", "scan_notebook", "step_notebook"} | MEASURED_ALONE,
-        ),
-        (
-            "bsm/versions.py",
-            "\nRECIPE = ",
-            "\nRECIPE = 9",
-            {"model", "variant", "report"} | READS_MODEL,
-            {"songs", "step_notebook"} | MEASURED_ALONE,
-        ),
-        # A version stands for the module: a comment in it runs nothing again.
-        pytest.param("bsm/metrics.py", '"""', '"""Changed. ', set(), None, marks=pytest.mark.slow),
-        pytest.param(
-            "bsm/study/stats.py",
-            '"""',
-            '"""Changed. ',
-            SCORES | {"data_notebook", "report"},
-            {"songs", "model", "variant", "structure"},
+            TRAINED | SCORED | {"scan_notebook", "report"},
+            {"songs", "step_notebook"} | NO_MODEL,
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            "bsm/data/demo/voice.py",
+            "notebooks/profiles/smoke.yaml",
+            "\nsteps: 6",
+            "\nworkers: 1\nsteps: 6",
+            set(),
+            None,
+            marks=pytest.mark.slow,
+        ),
+        ("bsm/versions.py", "SCORING = 1", "SCORING = 2", SCORED | {"report"}, None),
+        (
+            "bsm/versions.py",
+            "RECIPE = 1",
+            "RECIPE = 2",
+            TRAINED | SCORED | {"scan_notebook", "step_notebook", "structure", "report"},
+            None,
+        ),
+        pytest.param(
+            "bsm/versions.py",
+            "GENERATOR_VERSION = 2",
+            "GENERATOR_VERSION = 3",
+            {"songs", "step_notebook", "scan_notebook", "data_notebook", "data_loading", "report"} | TRAINED | SCORED,
+            None,
+            marks=pytest.mark.slow,
+        ),
+        ("bsm/metrics.py", '"""', '"""Changed. ', set(), None),
+        pytest.param(
+            "bsm/study/ablation.py",
             '"""',
             '"""Changed. ',
-            {"songs", "model", "data_notebook", "data_loading", "report"} | READS_MODEL,
-            {"structure"},
+            {"stft_ablation_notebook", "size_ablation_notebook", "report"},
+            None,
             marks=pytest.mark.slow,
         ),
         pytest.param("reports/claims.yaml", "# The claims", "# All claims", {"report"}, None, marks=pytest.mark.slow),
@@ -175,8 +182,8 @@ SCORES = {"train_notebook", "published_notebook", "input_length_notebook", "occu
         ),
         pytest.param(
             "Snakefile",
-            "tests/compare_seed.py {output}",
-            "tests/compare_seed.py  {output}",
+            "bsm.study.structure {output}",
+            "bsm.study.structure  {output}",
             {"structure", "report"},
             None,
             marks=pytest.mark.slow,
@@ -255,13 +262,13 @@ def test_a_killed_run_is_recovered_by_what_make_resume_does(study):
 
 @pytest.mark.parametrize("cluster", ["slurm", pytest.param("kubernetes", marks=pytest.mark.slow)])
 def test_cluster_profiles(study, cluster):
-    """The whole graph can be planned for a cluster, and every job says what it asks for."""
+    """The whole graph can be planned for a cluster, and every job has its request."""
     plugin = {"slurm": "slurm", "kubernetes": "cluster_generic"}[cluster]
     pytest.importorskip(f"snakemake_executor_plugin_{plugin}")
     done = study.snakemake("-n", "--forceall", "--profile", f"workflow/profiles/{cluster}")
     assert done.returncode == 0, done.stderr
     asked = dict(re.findall(r"^rule (\w+):\n(?:.*\n)*?    resources: (.+)$", done.stdout, re.MULTILINE))
-    assert {"songs", "model", "report"} | READS_MODEL <= set(asked)
+    assert {"songs", "scan_notebook", "report"} | TRAINED | SCORED <= set(asked)
     for resources in (resources for rule, resources in asked.items() if rule != "all"):
         assert re.search(r"\bmem_mb=\d{4,}\b.*", resources)
         assert re.search(r"\bruntime=\d+\b", resources)
@@ -270,7 +277,7 @@ def test_cluster_profiles(study, cluster):
 
 
 def test_kubernetes_job_and_its_status(tmp_path):
-    """A job asks for what the rule says, and its conditions become what Snakemake wants to hear."""
+    """A job requests the rule's resources, and its conditions become Snakemake's words."""
     script = ROOT / "workflow/profiles/kubernetes/job.py"
     kubectl = tmp_path / "kubectl"
     kubectl.write_text('#!/bin/sh\n[ "$1" = create ] && { cat > job.json; printf bsm-model-x1; } || printf "$STATE"\n')

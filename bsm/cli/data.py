@@ -2,55 +2,64 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from bsm.data.registry import Entry
 
 
 @click.group()
 def data() -> None:
-    """Data sets: list, fetch, verify and describe them; make the songs of a profile."""
+    """List, fetch, verify and describe data sets; prepare the songs of a profile."""
+
+
+def show(entry: Entry) -> None:
+    """Print what a list says of a data set or of weights."""
+    sizes = [file.size for file in entry.files]
+    size = f", {sum(sizes) / 1e6:,.0f} MB to fetch" if sizes and None not in sizes else ""
+    click.echo(f"{entry.name}: {entry.title}\n  {entry.state}{size}: {entry.place}\n  licence: {entry.licence}")
+    for more in (f"made by: {entry.made_by}" if entry.made_by else entry.source, entry.note):
+        if more:
+            click.echo(f"  {more}")
 
 
 @data.command("list")
 def data_list() -> None:
     """List the known data sets, their licences, and which are here."""
-    from bsm.data import fetch, registry
+    from bsm.data import registry
 
     for name in registry.names():
-        known = registry.load(name)
-        sizes = [archive.size for archive in known.files]
-        size = f", {sum(sizes) / 1e6:,.0f} MB to fetch" if sizes and None not in sizes else ""
-        click.echo(f"{name}: {known.title}\n  {fetch.state(known)}{size}: {known.folder}\n  licence: {known.licence}")
-        for more in (f"made by: {known.made_by}" if known.made_by else known.source, known.note):
-            if more:
-                click.echo(f"  {more}")
+        show(registry.load(name))
 
 
 @data.command("fetch")
 @click.argument("name")
-@click.option("--from", "source", help="Another address, or a path, to take the file from.")
+@click.option("--from", "source", help="Another address of the file, or a local path.")
 def data_fetch(name: str, source: str | None) -> None:
     """Fetch the data set NAME into data/NAME: download, check, unpack.
 
-    A download that broke off goes on where it stopped.
+    A call that was interrupted continues its download.
     """
-    from bsm.data import fetch, registry
+    from bsm.data.fetch import fetch
+    from bsm.data.registry import load
 
-    known = registry.load(name)
-    click.echo(f"licence of {name!r}: {known.licence}" + (f"\n{known.note}" if known.note else ""), err=True)
-    click.echo(fetch.fetch(name, source))
-    click.echo(f"read it through once: bsm data verify {name}", err=True)
+    click.echo(load(name).terms, err=True)
+    click.echo(fetch(name, source))
+    click.echo(f"check it once: bsm data verify {name}", err=True)
 
 
 @data.command("verify")
 @click.argument("name_or_path")
 @click.option("--fill", is_flag=True, help="Enter measured sizes and checksums into the manifest where unverified.")
 def data_verify(name_or_path: str, fill: bool) -> None:
-    """Read the data set NAME, or the songs in a folder, to the end; print what is wrong; exit status 1 if anything is.
+    """Read the data set NAME, or the songs in a folder, to the end; print every fault; exit with status 1 on a fault.
 
-    Named are missing, unknown, truncated, damaged, silent, wrong-rate and unequal-length files, NaN, songs without
-    vocals, and mixtures that are not the sum of their sources.
+    Faults are missing and unknown songs; missing, damaged and truncated files; wrong rates; unequal lengths; NaN;
+    silent vocals; and mixtures that are not the sum of their sources.
     """
-    from bsm.data.verify import verify
+    from bsm.data.check import verify
 
     found = verify(name_or_path, fill=fill)
     for finding in found:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from bsm.cli.data import show
+
 
 @click.group()
 def weights() -> None:
-    """Weights that have a name: list them, fetch them, tell where they are."""
+    """List, fetch and locate weights that have a name."""
 
 
 @weights.command("list")
@@ -15,21 +17,17 @@ def weights_list() -> None:
     """List the named weights, their licences, and which are here."""
     from bsm.weights.registry import entries
 
-    for name, entry in entries().items():
-        size = f", {entry.size / 1e6:.0f} MB" if entry.size else ""
-        click.echo(f"{name}: {entry.title}\n  {entry.state}{size}: {entry.place}\n  licence: {entry.licence}")
-        for more in (entry.source, entry.note):
-            if more:
-                click.echo(f"  {more}")
+    for entry in entries().values():
+        show(entry)
 
 
 @weights.command("fetch")
 @click.argument("name")
-@click.option("--from", "source", help="Another address, or a path, to take the file from.")
+@click.option("--from", "source", help="Another address of the file, or a local path.")
 def weights_fetch(name: str, source: str | None) -> None:
-    """Fetch the weights NAME into the cache (BSM_CACHE, or the platform's), and verify size and SHA-256.
+    """Fetch the weights NAME into the cache (BSM_CACHE, or the platform's), and check size and SHA-256.
 
-    A download that broke off goes on where it stopped.
+    A call that was interrupted continues its download.
     """
     from bsm.weights.registry import entry, fetch
 
@@ -40,7 +38,7 @@ def weights_fetch(name: str, source: str | None) -> None:
 @weights.command("path")
 @click.argument("name")
 def weights_path(name: str) -> None:
-    """Print where the weights NAME are, for other programs; an error where they are not here."""
+    """Print the path of the weights NAME; fail if they are not here."""
     from bsm.weights.registry import entry, locate
 
     entry(name)  # a name, not a path

@@ -1,4 +1,4 @@
-"""What a recording holds: length, level, and where somebody sings."""
+"""Describe recordings: length, level, and where somebody sings."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ def describe(track: Track, *, threshold_db: float = -40.0) -> dict[str, Any]:
 
     Args:
         track: the track.
-        threshold_db: from which level on somebody sings, see :func:`bsm.activity.vocal_regions`.
+        threshold_db: level above which somebody sings, see :func:`bsm.activity.vocal_regions`.
 
     Returns:
-        ``track``, ``split``, ``seconds``, ``mixture_db`` (RMS re full scale), ``lufs`` (the mixture's integrated
-        loudness, ITU-R BS.1770; NaN where it has none, as in silence or in less than a block of 0.4 s),
-        ``vocals_to_rest_db`` (energy ratio of vocals to accompaniment over the whole track), ``vocal_share``, and
-        ``regions``: (onset, offset) in s of every vocal region.
+        ``track``, ``split``, ``seconds``; ``mixture_db``: RMS in dB of full scale; ``lufs``: :func:`loudness` of the
+        mixture; ``vocals_to_rest_db``: energy ratio of vocals to accompaniment over the whole track; ``vocal_share``:
+        sung part of the track; ``regions``: (onset, offset) in s of every vocal region.
     """
-    mixture, vocals, rest = track.mixture(), track.read("vocals"), track.accompaniment()
+    mixture, vocals, rest = track.mixture(), track.read(VOCALS), track.accompaniment()
     regions = vocal_regions(vocals, track.rate, threshold_db=threshold_db)
     return {
         "track": track.name,
@@ -45,7 +44,10 @@ def describe(track: Track, *, threshold_db: float = -40.0) -> dict[str, Any]:
 
 
 def loudness(sound: np.ndarray, rate: int) -> float:
-    """Return the integrated loudness of ``(channels, samples)`` in LUFS (ITU-R BS.1770); NaN where it has none."""
+    """Return the integrated loudness of ``(channels, samples)`` in LUFS (ITU-R BS.1770).
+
+    It is NaN for silence, and for less than one block of 0.4 s.
+    """
     meter = pyloudnorm.Meter(rate)
     if sound.shape[1] < meter.block_size * rate:
         return float("nan")
@@ -54,17 +56,16 @@ def loudness(sound: np.ndarray, rate: int) -> float:
 
 
 def table(target: str | Path) -> pd.DataFrame:
-    """Describe every track of a data set, known by name or at a path.
+    """Describe every track of a known data set, or of a folder.
 
     Returns:
         A row per track: the values of :func:`describe`, with the number of vocal regions, and rate and channels.
 
     Raises:
-        InputError: no such folder, or one that :func:`bsm.data.layouts.open_tracks` refuses.
+        InputError: :func:`bsm.data.layouts.open_tracks` refuses the folder.
     """
-    root = registry.load(str(target)).folder if str(target) in registry.names() else Path(target)
     rows = []
-    for track in tqdm(_tracks(root), desc="describing", unit="song"):
+    for track in tqdm(_tracks(registry.folder_of(target)), desc="describing", unit="song"):
         found = describe(track)
         rows.append(found | {"regions": len(found["regions"]), "rate": track.rate, "channels": track.channels})
     return pd.DataFrame(rows)
@@ -75,7 +76,7 @@ def _tracks(root: Path) -> list[Track]:
         return [song_track(root, "test")]
     splits = [split for split in SPLITS if (root / split).is_dir()] or ["test"]
     layout, tracks = open_tracks(root, splits[0])
-    if layout != "songs":  # it has all splits, wherever they lie
+    if layout != "songs":  # a published data set has all splits, whatever its folders
         splits, tracks = list(SPLITS), open_tracks(root, SPLITS[0])[1]
     for split in splits[1:]:
         tracks += open_tracks(root, split)[1]

@@ -1,4 +1,4 @@
-"""Training segments mixed at random from the active parts of many songs, and fixed segments for validation."""
+"""Mix training segments at random from the active parts of many songs, and cut fixed segments for validation."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class MixingDataset(Dataset):
-    """Mixtures of sources that were never in one song (the author's sampling; REFERENCE, section 3).
+    """Mix sources of different songs, as the author's code does.
 
-    Each source of a mixture comes from a window of its own, drawn from all windows of all songs in which it is active
-    (so that a long song is drawn more often), is silenced with some probability and scaled by a uniform gain. Item
-    ``i`` depends on ``(seed, i)`` alone, never on workers or on what was read before, so that a resumed run sees the
-    segments that an uninterrupted one would have seen, and that ranks which share out the indices never meet.
+    Each source comes from a window of its own, drawn from all windows of all songs in which it is active. So a long
+    song is drawn more often. The source is silenced with some probability, and scaled by a uniform gain.
+
+    Item ``i`` depends only on ``(seed, i)``. So a resumed run sees the segments of an uninterrupted one, and processes
+    that share the indices never see the same segment.
 
     Args:
         tracks: songs of equal rate, channels and source names.
@@ -31,11 +32,12 @@ class MixingDataset(Dataset):
         seed: chooses the segments.
         length: number of items, ``len(dataset)``.
         gain: range of the gain.
-        silence_probability: chance that a source is left out; the vocals, too, may be.
+        silence_probability: probability that a source, vocals included, is silenced.
         window_seconds: window of the activity detection, s; by default the segment's length. The hop is half of it.
 
     Raises:
-        InputError: no tracks, tracks that do not fit together, or a source that is active nowhere.
+        InputError: there are no tracks, they differ in rate, channels or sources, a source is silent in all of them, or
+            segment or length is below 1.
     """
 
     def __init__(
@@ -71,23 +73,20 @@ class MixingDataset(Dataset):
         return self._length
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mix segment ``index``.
-
-        Returns:
-            The mixture and its vocals, float32 ``(channels, segment)`` each; the mixture is the sum of its sources.
-        """
+        """Return mixture ``index``, the sum of its sources, and its vocals; float32 ``(channels, segment)`` each."""
         if not 0 <= index < self._length:
             raise IndexError(index)
         rng = np.random.default_rng([self._seed, index])
         mixture = np.zeros((self._channels, self._segment), np.float32)
         vocals = np.zeros_like(mixture)
         for source, found in self._active.items():
-            # All draws are made even for a silenced source: the others' do not depend on it.
+            # A silenced source draws everything, too, so that the other sources' draws do not depend on it.
             track, start = found[rng.integers(len(found))]
             gain = np.float32(rng.uniform(*self._gain))
             if rng.random() < self._silence_probability:
                 continue
-            sound = gain * _read(track, source, start, self._segment)
+            stop = min(start + self._segment, track.samples)
+            sound = gain * _pad(track.read(source, start, stop), self._segment)
             mixture += sound
             if source == VOCALS:
                 vocals = sound
@@ -97,7 +96,7 @@ class MixingDataset(Dataset):
 def validation_segments(
     tracks: Sequence[Track], segment: int, per_track: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Cut fixed segments, evenly spread over each song, mixture and vocals of the same place.
+    """Cut fixed segments at equal distances from each song.
 
     Args:
         tracks: songs of equal rate, channels and source names.
@@ -105,10 +104,10 @@ def validation_segments(
         per_track: segments per song.
 
     Returns:
-        ``(mixture, vocals)`` float32 ``(channels, segment)``, song by song.
+        ``(mixture, vocals)`` of each segment, float32 ``(channels, segment)``, song by song.
 
     Raises:
-        InputError: no tracks, tracks that do not fit together, or sizes below one.
+        InputError: there are no tracks, they differ in rate, channels or sources, or a size is below 1.
     """
     _check_alike(tracks)
     if segment < 1 or per_track < 1:
@@ -120,15 +119,11 @@ def validation_segments(
             start = round(room * (i + 0.5) / per_track)
             stop = min(start + segment, track.samples)
             pair = (track.mixture(start, stop), track.read(VOCALS, start, stop))
-            made.append(tuple(torch.from_numpy(_padded(sound, segment)) for sound in pair))
+            made.append(tuple(torch.from_numpy(_pad(sound, segment)) for sound in pair))
     return made
 
 
-def _read(track: Track, source: str, start: int, segment: int) -> np.ndarray:
-    return _padded(track.read(source, start, min(start + segment, track.samples)), segment)
-
-
-def _padded(sound: np.ndarray, segment: int) -> np.ndarray:
+def _pad(sound: np.ndarray, segment: int) -> np.ndarray:
     missing = segment - sound.shape[1]
     return np.pad(sound, ((0, 0), (0, missing))) if missing else sound
 

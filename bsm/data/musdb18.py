@@ -1,64 +1,41 @@
-"""MUSDB18 in its published forms (HQ, stems, 7 s sample), and the one excerpt that the package stempeg carries.
+"""Open MUSDB18 as published (HQ, stems, 7 s sample), and the excerpt in the package stempeg.
 
-The 14 validation songs are those that the package musdb names; they are out of its ``train``.
+The manifest ``musdb18-hq`` names the songs of each split. The folder ``train`` holds the 14 validation songs, too.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
-import yaml
 
 from bsm import audio
-from bsm.data.tracks import VOCALS, AudioFile, Track, open_songs, song_track
+from bsm.data import registry
+from bsm.data.tracks import MIXTURE, VOCALS, AudioFile, Track, open_songs, song_track
 from bsm.errors import InputError
 
-_SONG = "The Easton Ellises - Falcon 69"
-# Streams of a MUSDB18 stem file, in order; stream 0 is the mixture as AAC made it, which is not the sum of its stems.
-_STREAMS = (("drums", 1), ("bass", 2), ("other", 3), ("vocals", 4))
-STEMS = tuple(name for name, _ in _STREAMS)
-_AAC_FRAME = 1024  # samples
-# Enough of the 50 test songs to know even a half data set by.
-_TEST_SONGS = (
-    "AM Contra - Heart Peripheral",
-    "Al James - Schoolboy Facination",
-    "Arise - Run Run Run",
-    "BKS - Too Much",
-    "Buitraker - Revo X",
-    "Cristina Vane - So Easy",
-    "Forkupines - Semantics",
-    "Hollow Ground - Ill Fate",
-    "Motor Tapes - Shore",
-    "Mu - Too Bright",
-    "PR - Oh No",
-    "Punkdisco - Oral Hygiene",
-    "Secretariat - Over The Top",
-    "Speak Softly - Like Horses",
-    "The Easton Ellises - Falcon 69",
-    "The Long Wait - Dark Horses",
-    "Timboz - Pony",
-    "Tom McKenzie - Directions",
-    "We Fell From The Sky - Not You",
-    "Zeno - Signs",
-)
+#: Streams of a stem file, in order. The mixture was coded apart from the stems and is not their sum.
+STREAMS = (MIXTURE, "drums", "bass", "other", VOCALS)
+STEMS = STREAMS[1:]
 FETCH = (
     "fetch MUSDB18-HQ (`bsm data fetch musdb18-hq`), MUSDB18 (`bsm data fetch musdb18`) or its 7 s sample "
     "(`bsm data fetch musdb18-sample`)"
 )
+_NAME = "musdb18-hq"
+_SAMPLE = 94  # songs in the folder `train` of the 7 s sample
+_SONG = "The Easton Ellises - Falcon 69"
+_AAC_FRAME = 1024  # samples
 
 
 def example_track(cache: Path) -> Track:
-    """Return a real 6 s excerpt of a MUSDB18 test song, decoded once.
+    """Open a real 6 s excerpt of a MUSDB18 test song; decode it on the first call.
 
-    The mixture is the sum of the stems: the file's own mixture stream was coded apart and differs from it (15.4 dB).
+    The mixture is the sum of the stems. The file's own mixture was coded apart and differs from it (15.4 dB).
 
     Args:
         cache: folder that keeps the decoded files, as ``<cache>/falcon69/*.wav``, float.
@@ -67,29 +44,25 @@ def example_track(cache: Path) -> Track:
         "The Easton Ellises - Falcon 69", 44.1 kHz stereo, split ``test``.
 
     Raises:
-        InputError: ffmpeg or stempeg is missing, or the excerpt cannot be decoded or kept.
+        InputError: ffmpeg or stempeg is missing, or the excerpt cannot be decoded or written.
     """
     folder = Path(cache) / "falcon69"
     if not folder.is_dir():
         _decode(folder)
-    sources = {name: AudioFile(folder / f"{name}.wav") for name, _ in sorted(_STREAMS)}
+    sources = {name: AudioFile(folder / f"{name}.wav") for name in sorted(STEMS)}
     return Track(_SONG, "test", sources, AudioFile(folder / "mixture.wav"))
 
 
 def _decode(folder: Path) -> None:
-    """Decode into a temporary folder beside ``folder``, which then takes its place."""
-    need_ffmpeg()
-    try:
-        import stempeg  # late: it runs ffmpeg when imported
-    except ImportError as error:
-        raise InputError(f"the real excerpt needs the package stempeg ({error}); run `make env`") from error
+    """Decode the excerpt into a temporary folder, then give that its name."""
+    stempeg = need_stempeg("the real excerpt needs")
     source = stempeg.example_stem_path()
     try:
-        stems, rate = stempeg.read_stems(source, dtype=np.float32)  # (streams, samples, channels)
+        streams, rate = stempeg.read_stems(source, dtype=np.float32)  # (streams, samples, channels)
     except Exception as error:  # ffmpeg's failures come as several types
-        raise InputError(f"{source}: cannot be decoded ({error}); install stempeg and ffmpeg anew") from error
-    sounds = {name: np.ascontiguousarray(stems[stream].T, dtype=np.float32) for name, stream in _STREAMS}
-    sounds["mixture"] = np.sum(list(sounds.values()), axis=0, dtype=np.float32)
+        raise InputError(f"{source}: cannot be decoded ({_line(error)}); install stempeg and ffmpeg again") from error
+    sounds = {name: np.ascontiguousarray(streams[STREAMS.index(name)].T, dtype=np.float32) for name in STEMS}
+    sounds[MIXTURE] = np.sum(list(sounds.values()), axis=0, dtype=np.float32)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -106,26 +79,46 @@ def _decode(folder: Path) -> None:
 
 
 def need_ffmpeg(who: str = "decoding MUSDB18 needs") -> None:
-    """Make sure that ffmpeg is here.
+    """Check that ffmpeg is installed.
+
+    Args:
+        who: the beginning of the message.
 
     Raises:
-        InputError: it is not; ``who`` begins the sentence.
+        InputError: it is not.
     """
     missing = [tool for tool in ("ffmpeg", "ffprobe") if shutil.which(tool) is None]
     if missing:
         raise InputError(f"{who} {' and '.join(missing)} on PATH; run `apt-get install ffmpeg`")
 
 
+def need_stempeg(who: str = "stem files need") -> ModuleType:
+    """Import stempeg, which reads stem files with ffmpeg.
+
+    Args:
+        who: the beginning of the message.
+
+    Raises:
+        InputError: ffmpeg or stempeg is not installed.
+    """
+    need_ffmpeg(who)
+    try:
+        import stempeg  # late: the import runs ffmpeg
+    except ImportError as error:
+        raise InputError(f"{who} the package stempeg ({error}); run `make env`") from error
+    return stempeg
+
+
 @dataclass(frozen=True)
 class Stem:
     """One audio stream of a ``.stem.mp4`` file, a :class:`bsm.data.tracks.Source`.
 
-    A part is decoded from two AAC frames before it on, which gives the very samples that decoding all of it gives.
+    Reading a part decodes two more AAC frames before it. So its samples equal those of the decoded whole.
 
     Attributes:
         path: the file.
         stream: number of the stream.
-        header: what ffprobe says about the file.
+        header: the file's ``stempeg.Info``.
     """
 
     path: Path
@@ -141,9 +134,9 @@ class Stem:
         """Read samples ``[start, stop)``, float32 ``(channels, stop - start)``.
 
         Raises:
-            InputError: a part outside the stream, or a file that cannot be decoded.
+            InputError: the part is empty or begins outside the stream, or the file cannot be decoded.
         """
-        import stempeg  # late: it runs ffmpeg when imported
+        import stempeg  # late: the import runs ffmpeg
 
         found = self.info
         stop = found.samples if stop is None else min(stop, found.samples)
@@ -163,7 +156,7 @@ class Stem:
         except Exception as error:  # ffmpeg's failures come as several types
             raise InputError(f"{self.path}: cannot be decoded ({_line(error)}); fetch it again") from error
         sound = sound.reshape(-1, found.channels)[start - first : stop - first].T
-        # A decoded stream may be off the length that its header names, by one frame.
+        # A decoded stream may differ from the length in its header by one frame.
         if (missing := stop - start - sound.shape[1]) > _AAC_FRAME:
             raise InputError(
                 f"{self.path}: damaged, {sound.shape[1]} of {stop - start} samples decoded; fetch it again"
@@ -171,11 +164,28 @@ class Stem:
         return np.ascontiguousarray(np.pad(sound, ((0, 0), (0, max(0, missing)))))
 
 
-def stem_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -> list[Track]:
-    """List one split of MUSDB18, or of its 7 s sample: ``<root>/{train,test}/<song>.stem.mp4``.
+def streams(path: Path) -> dict[str, Stem]:
+    """Open the streams of a stem file, by name.
 
-    The mixture is the file's own, as in every published figure for MUSDB18; the stems' sum differs from it a little,
-    for each stream was coded apart. The accompaniment is the sum of drums, bass and other, which is musdb's target.
+    Raises:
+        InputError: ffmpeg or stempeg is missing, the file cannot be read, or it has not five audio streams.
+    """
+    stempeg = need_stempeg()
+    try:
+        header = stempeg.Info(str(path))
+        count = header.nb_audio_streams
+    except Exception as error:  # ffprobe's failures come as several types
+        raise InputError(f"{path}: cannot be read ({_line(error)}); fetch it again") from error
+    if count != len(STREAMS):
+        raise InputError(f"{path}: has {count} audio streams, not 5 (mixture and four stems); fetch it again")
+    return {name: Stem(path, stream, header) for stream, name in enumerate(STREAMS)}
+
+
+def stem_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -> list[Track]:
+    """Open one split of MUSDB18, or of its 7 s sample: ``<root>/{train,test}/<song>.stem.mp4``.
+
+    The mixture is the file's own, as in every published score on MUSDB18. The accompaniment is the sum of drums, bass
+    and other, which is musdb's target.
 
     Args:
         root: the data set's folder.
@@ -183,91 +193,73 @@ def stem_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -
         skipped: see :func:`bsm.data.tracks.open_songs`.
 
     Raises:
-        InputError: songs are missing, one cannot be read, or ffmpeg or stempeg is missing.
+        InputError: songs are missing, a song cannot be read, or ffmpeg or stempeg is missing.
     """
-    need_ffmpeg()
-    folder, songs = _listed(root, split, "*.stem.mp4")
-    tracks = open_songs(
-        {name: lambda name=name: _stem_track(songs[name], name, split) for name in _of_split(songs, split)}, skipped
-    )
-    _check_count(folder, len(songs), (50,) if split == "test" else (100, 94))  # the sample has 144 songs
-    return tracks
+    need_stempeg()
+    return _tracks(root, split, "*.stem.mp4", _stem_track, skipped)
 
 
-def _stem_track(path: Path, name: str, split: str) -> Track:
-    try:
-        import stempeg  # late: it runs ffmpeg when imported
-
-        header = stempeg.Info(str(path))
-        streams = header.nb_audio_streams
-    except Exception as error:  # ffprobe's failures come as several types
-        raise InputError(f"{path}: cannot be read ({_line(error)}); fetch it again") from error
-    if streams != 1 + len(STEMS):
-        raise InputError(f"{path}: has {streams} audio streams, not 5 (mixture and four stems); fetch it again")
-    stems = {stem: Stem(path, stream, header) for stem, stream in sorted(_STREAMS)}
+def _stem_track(path: Path, split: str) -> Track:
+    found = streams(path)
+    mixture = found.pop(MIXTURE)
     rest = tuple(stem for stem in STEMS if stem != VOCALS)
-    return Track(name, split, stems, Stem(path, 0, header), rest)
+    return Track(_song(path), split, dict(sorted(found.items())), mixture, rest)
+
+
+def is_hq(root: Path, split: str) -> bool:
+    """Return whether the folder of a split has a validation or test song of MUSDB18-HQ.
+
+    Training songs alone do not count: a user's own selection of them is a data set of its own.
+    """
+    held_out = [part for name, part in registry.splits(_NAME).items() if name != "train"]
+    return any(part.holds(path.name) for path in _listed(root, split, "*/") for part in held_out)
 
 
 def hq_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -> list[Track]:
-    """List one split of MUSDB18-HQ: ``<root>/{train,test}/<song>/{mixture,vocals,drums,bass,other}.wav``.
+    """Open one split of MUSDB18-HQ: ``<root>/{train,test}/<song>/{mixture,vocals,drums,bass,other}.wav``.
 
     Args and errors are those of :func:`stem_tracks`; ffmpeg is not needed.
     """
-    folder, songs = _listed(root, split, "*/")
-    tracks = open_songs(
-        {name: lambda name=name: _hq_track(songs[name], split) for name in _of_split(songs, split)}, skipped
-    )
-    _check_count(folder, len(songs), (50,) if split == "test" else (100,))
-    return tracks
+    return _tracks(root, split, "*/", _hq_track, skipped)
 
 
 def _hq_track(folder: Path, split: str) -> Track:
-    if lacks := [f"{name}.wav" for name in ("mixture", *STEMS) if not (folder / f"{name}.wav").is_file()]:
+    if lacks := [f"{name}.wav" for name in STREAMS if not (folder / f"{name}.wav").is_file()]:
         raise InputError(f"{folder}: incomplete, {', '.join(lacks)} missing; {FETCH}")
     return song_track(folder, split)
 
 
-def _listed(root: Path, split: str, pattern: str) -> tuple[Path, dict[str, Path]]:
-    """Return the folder that holds a split and the songs in it, by name."""
-    folder = root / ("train" if split == "valid" else split)
-    found = [path for path in sorted(folder.glob(pattern)) if not path.name.startswith(".")]
-    return folder, {path.name.removesuffix(".stem.mp4"): path for path in found}
-
-
-def _of_split(songs: Iterable[str], split: str) -> list[str]:
-    """Return the names that belong to a split, sorted; the folder of ``train`` holds those of ``valid``, too."""
-    if split == "test":
-        return sorted(songs)
-    names = sorted(name for name in songs if (name in validation_songs()) == (split == "valid"))
-    if not names:
+def _tracks(root: Path, split: str, pattern: str, make: Any, skipped: dict[str, str] | None) -> list[Track]:
+    """Open the songs of a split with ``make(path, split)``, and check that its folder has all songs."""
+    held_out = registry.load(_NAME).splits["valid"]
+    songs = {_song(path): path for path in _listed(root, split, pattern)}
+    chosen = [name for name in sorted(songs) if split == "test" or held_out.holds(name) == (split == "valid")]
+    if not chosen:
         raise InputError(f"MUSDB18: no songs of split {split!r}; {FETCH}")
-    return names
+    tracks = open_songs({name: lambda name=name: make(songs[name], split) for name in chosen}, skipped)
+    _check_count(root / _folder(split), len(songs), sample=pattern.endswith(".mp4"))
+    return tracks
 
 
-def _check_count(folder: Path, found: int, wanted: tuple[int, ...]) -> None:
-    if found not in wanted:
-        raise InputError(f"{folder}: {found} songs where MUSDB18 has {wanted[0]} for {folder.name}; {FETCH}")
+def _check_count(folder: Path, found: int, *, sample: bool) -> None:
+    parts = registry.load(_NAME).splits.values()
+    wanted = sum(part.songs or 0 for part in parts if part.folder == folder.name)
+    if found != wanted and not (sample and folder.name == "train" and found == _SAMPLE):
+        raise InputError(f"{folder}: {found} songs where MUSDB18 has {wanted} for {folder.name}; {FETCH}")
+
+
+def _listed(root: Path, split: str, pattern: str) -> list[Path]:
+    found = sorted((root / _folder(split)).glob(pattern))
+    return [path for path in found if path.is_dir() == pattern.endswith("/") and not path.name.startswith(".")]
+
+
+def _folder(split: str) -> str:
+    return "train" if split == "valid" else split
+
+
+def _song(path: Path) -> str:
+    return path.name.removesuffix(".stem.mp4")
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-@cache
-def validation_songs() -> frozenset[str]:
-    """Return the names of the 14 validation songs, from musdb's own list.
-
-    Raises:
-        InputError: musdb is not installed.
-    """
-    spec = find_spec("musdb")  # without importing it, which needs ffmpeg
-    if not spec or not spec.origin:
-        raise InputError("MUSDB18's validation songs are named by the package musdb, which is missing; run `make env`")
-    text = (Path(spec.origin).parent / "configs" / "mus.yaml").read_text(encoding="utf-8")
-    return frozenset(yaml.safe_load(text)["validation_tracks"])
-
-
-def is_known(song: str) -> bool:
-    """Tell MUSDB18 from other songs in the same layout: one of its validation songs, or of 20 of its test songs."""
-    return song in _TEST_SONGS or (find_spec("musdb") is not None and song in validation_songs())

@@ -1,102 +1,149 @@
-"""What is known of each data set: ``data_manifest/<name>.yaml``, all of one schema, ``data_manifest/schema.json``."""
+"""Read what is known of each data set from ``data_manifest/<name>.yaml``. The classes are the schema of manifests."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from jsonschema import Draft202012Validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from bsm.errors import InputError
 from bsm.files import write_text
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "data_manifest"
-_WEIGHTS = "weights"  # the list of weights lies in the same folder
+_WEIGHTS = "weights"  # the list of weights is in the same folder
+
+Text = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[Text, ...], Field(min_length=1)]
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A file to download.
+class _Part(BaseModel):
+    """A part of a manifest: it refuses unknown keys and wrong types, and cannot be changed."""
 
-    Attributes:
-        file: its name.
-        url: its address.
-        size: bytes; None where unknown.
-        checksum: ``md5:`` or ``sha256:`` and the digest, as published; None where unknown.
-        verified: whether size and checksum were measured on the file itself.
-    """
-
-    file: str
-    url: str
-    size: int | None
-    checksum: str | None
-    verified: bool
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-@dataclass(frozen=True)
-class Split:
-    """One split's songs.
+class Archive(_Part):
+    """A file to download."""
 
-    Attributes:
-        songs: how many; None where unknown.
-        folder: where they lie in the data set's folder.
-        names: their names; where ``songs`` is another number, some of them. Empty where only the singers are known.
-        singers: those who sing them, as the part of a name before the first underscore.
-    """
-
-    songs: int | None
-    folder: str
-    names: tuple[str, ...] = ()
-    singers: tuple[str, ...] = ()
-
-    def holds(self, name: str) -> bool:
-        """Say whether a song is one of this split's."""
-        return name in self.names or name.partition("_")[0] in self.singers
+    file: Annotated[str, Field(pattern=r"^[^/\\]+$")]
+    url: Annotated[str, Field(pattern="^https?://")]
+    size: PositiveInt | None  # bytes; null where unknown
+    # As published; null where unknown.
+    checksum: Annotated[str, Field(pattern="^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")] | None
+    verified: bool = False  # whether size and checksum were measured on the file itself
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """A data set; the fields are those of the schema, which says what they mean."""
+class Entry(_Part):
+    """Something with a name that is fetched or made: a data set, or weights."""
 
-    name: str
-    title: str
-    source: str
-    licence: str
-    layout: str
-    rate: int
-    channels: int
-    sources: tuple[str, ...]
-    mixture: str
-    splits: dict[str, Split]
-    citation: str
-    files: tuple[Archive, ...] = ()
-    inside: str = "."
-    made_by: str = ""
-    note: str = ""
+    name: str = ""  # the manifest's file name, or the key in the list of weights
+    title: Text
+    licence: Text  # its terms, or that none are stated
+    source: str = ""  # the publisher's page
+    files: tuple[Archive, ...] = ()  # what is downloaded
+    made_by: str = ""  # the command that makes what is not downloaded
+    note: str = ""  # what else users should know
+
+    @model_validator(mode="after")
+    def _check_origin(self) -> Self:
+        if bool(self.files) == bool(self.made_by):
+            raise ValueError("needs exactly one of files and made_by")
+        return self
 
     @property
-    def folder(self) -> Path:
-        """Where its songs lie, or will once fetched or made."""
-        return data_folder(self.name)
+    def terms(self) -> str:
+        """The licence and the note, as commands print them before they use the entry."""
+        return f"licence of {self.name!r}: {self.licence}" + (f"\n{self.note}" if self.note else "")
+
+    @property
+    def place(self) -> Path:
+        """The file or folder, whether it is there or not."""
+        raise NotImplementedError
+
+    @property
+    def work(self) -> Path:
+        """The file or folder that keeps an unfinished fetch."""
+        raise NotImplementedError
+
+    @property
+    def state(self) -> str:
+        """``here``, ``partly fetched``, ``not fetched`` or ``not made``."""
+        if self.place.is_file() or (self.place.is_dir() and any(self.place.iterdir())):
+            return "here"
+        if not self.files:
+            return "not made"
+        return "partly fetched" if self.work.exists() else "not fetched"
 
 
-def data_folder(name: str) -> Path:
-    """Return where a data set lies: ``data/<name>`` of the checkout. ``data`` may be a link to another disk."""
-    return ROOT / "data" / name
+class Split(_Part):
+    """The songs of one split, known by their names or by their singers."""
+
+    songs: PositiveInt | None  # how many; null where unknown
+    folder: str = ""  # in the data set's folder; by default it has the split's name
+    names: Names | None = None  # where there are more names than songs, it is not known which songs are there
+    names_of: str = ""  # another data set, whose names of this split apply here, too
+    singers: Names | None = None  # a clip's name begins with its singer and an underscore
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        if sum(map(bool, (self.names, self.names_of, self.singers))) != 1:
+            raise ValueError("needs exactly one of names, names_of and singers")
+        if self.names and self.songs and self.songs > len(self.names):
+            raise ValueError(f"{self.songs} songs, but {len(self.names)} names")
+        return self
+
+    def holds(self, name: str) -> bool:
+        """Return whether a song belongs to this split."""
+        return name in (self.names or ()) or name.partition("_")[0] in (self.singers or ())
+
+
+class DataSet(Entry):
+    """A data set."""
+
+    source: Text
+    inside: Text = "."  # the folder in the archive that holds the data
+    # folders: <song>/<source>.wav or .flac; stems: <song>.stem.mp4; clips: a file per song, a source per channel
+    layout: Literal["folders", "stems", "clips"]
+    rate: PositiveInt  # samples per second
+    channels: PositiveInt  # audio channels of each source
+    sources: Names  # for clips, in the order of the channels
+    mixture: Literal["sum", "coded", "none"]  # a file: the sources' sum, or coded apart from them with loss; or no file
+    splits: Annotated[dict[Literal["train", "valid", "test"], Split], Field(min_length=1)]
+    citation: Text
+
+    @model_validator(mode="after")
+    def _check_lists(self) -> Self:
+        if "vocals" not in self.sources or len(set(self.sources)) != len(self.sources) or len(self.sources) < 2:
+            raise ValueError(f"sources: needs vocals and others, each once, not {', '.join(self.sources)}")
+        if other := [file.file for file in self.files if not re.search(r"\.(zip|tar|tar\.gz|tgz)$", file.file)]:
+            raise ValueError(f"files: {', '.join(other)}: needs .zip, .tar, .tar.gz or .tgz")
+        listed = Counter(name for part in self.splits.values() for name in (*(part.names or ()), *(part.singers or ())))
+        if twice := sorted(name for name, count in listed.items() if count > 1):
+            raise ValueError(f"splits: listed twice: {', '.join(twice)}")
+        return self
+
+    @property
+    def place(self) -> Path:
+        """The folder of its songs; ``data`` may be a link to another disk."""
+        return ROOT / "data" / self.name
+
+    @property
+    def work(self) -> Path:
+        """The folder that keeps an unfinished fetch."""
+        return self.place.with_name(f".fetching-{self.name}")
 
 
 def names() -> list[str]:
     """Return the names of the known data sets.
 
     Raises:
-        InputError: no manifests, as in an installation without the checkout.
+        InputError: there are no manifests, as in an installation without the checkout.
     """
     found = sorted(path.stem for path in MANIFESTS.glob("*.yaml") if path.stem != _WEIGHTS)
     if not found:
@@ -108,76 +155,61 @@ def load(name: str) -> DataSet:
     """Read and check the manifest of one data set.
 
     Raises:
-        InputError: no such data set, or a manifest that is not of the schema; it says where and how.
+        InputError: no data set has that name, or its manifest is not valid; the message names every fault.
     """
     if name not in names():
         raise InputError(f"no data set is named {name!r}; choose one of {', '.join(names())}")
-    path = _path(name)
-    return _parse(name, path, path.read_text(encoding="utf-8"))
+    known = read(DataSet, MANIFESTS / f"{name}.yaml")
+    found = {}
+    for split, part in known.splits.items():
+        named = load(part.names_of).splits.get(split, part) if part.names_of else part
+        found[split] = part.model_copy(update={"folder": part.folder or split, "names": named.names})
+    return known.model_copy(update={"name": name, "splits": found})
+
+
+def splits(name: str) -> dict[str, Split]:
+    """Return the splits of a data set; none where its manifest is not here, as in an installation without it."""
+    return dict(load(name).splits) if (MANIFESTS / f"{name}.yaml").is_file() else {}
+
+
+def folder_of(name_or_path: str | Path) -> Path:
+    """Return the folder of a known data set, or the path itself."""
+    return load(str(name_or_path)).place if str(name_or_path) in names() else Path(name_or_path)
 
 
 def fill(name: str, file: str, size: int, checksum: str) -> None:
-    """Write the size and checksum that were measured on a downloaded file into the manifest, as verified.
+    """Write size and checksum measured on a downloaded file into the manifest, as verified; keep all other lines.
 
     Raises:
-        InputError: the manifest does not name the file with those fields each on a line of its own.
+        InputError: the manifest has no entry of that file with one field per line in the usual order.
     """
-    path = _path(name)
-    text = path.read_text(encoding="utf-8")
-    entry = re.search(rf"^  - file: {re.escape(file)}\n(?:    .*\n)+", text, re.MULTILINE)
-    if entry is None:
+    path = MANIFESTS / f"{name}.yaml"
+    entry = rf"(  - file: {re.escape(file)}\n    url: .*\n)    size: .*\n    checksum: .*\n    verified: .*\n"
+    filled = rf"\g<1>    size: {size}\n    checksum: {checksum}\n    verified: true\n"
+    text, count = re.subn(entry, filled, path.read_text(encoding="utf-8"))
+    if count != 1:
         raise InputError(f"{path}: has no entry `  - file: {file}`; enter {size} and {checksum} by hand")
-    block = entry[0]
-    for key, value in {"size": size, "checksum": checksum, "verified": "true"}.items():
-        block = re.sub(rf"(?m)^    {key}: .*$", f"    {key}: {value}", block)
-    text = text[: entry.start()] + block + text[entry.end() :]
-    filled = next(archive for archive in _parse(name, path, text).files if archive.file == file)
-    if (filled.size, filled.checksum, filled.verified) != (size, checksum, True):
-        raise InputError(f"{path}: the entry of {file} is not laid out as one field a line; write it by hand")
     write_text(path, text)
 
 
-def _path(name: str) -> Path:
-    return MANIFESTS / f"{name}.yaml"
+def read(kind: Any, path: Path) -> Any:
+    """Read a YAML file as an object of a type made of the classes above.
+
+    Raises:
+        InputError: the file is not YAML, or does not fit the type; the message names every fault.
+    """
+    return _parse(kind, path, path.read_text(encoding="utf-8"))
 
 
-@cache
-def _validator() -> Draft202012Validator:
-    return Draft202012Validator(json.loads((MANIFESTS / "schema.json").read_text(encoding="utf-8")))
-
-
-def _parse(name: str, path: Path, text: str) -> DataSet:
+@cache  # by the text, so that a file that changed is parsed again
+def _parse(kind: Any, path: Path, text: str) -> Any:
     try:
-        values = yaml.safe_load(text)
+        return TypeAdapter(kind).validate_python(yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if faults := list(_faults(values)):
-        raise InputError(f"{path}: {'; '.join(faults)}. The schema is {MANIFESTS / 'schema.json'}")
-    splits = {split: _split(path, split, found) for split, found in values["splits"].items()}
-    sung = [name for split in splits.values() for name in (*split.names, *split.singers)]
-    if twice := sorted({name for name in sung if sung.count(name) > 1}):
-        raise InputError(f"{path}: in more than one split: {', '.join(twice)}")
-    files = tuple(Archive(**file) for file in values.get("files", ()))
-    return DataSet(**values | {"name": name, "sources": tuple(values["sources"]), "splits": splits, "files": files})
-
-
-def _faults(values: Any) -> Iterator[str]:
-    for error in sorted(_validator().iter_errors(values), key=lambda error: list(map(str, error.absolute_path))):
-        place = ".".join(map(str, error.absolute_path)) or "top level"
-        what = error.message
-        if error.validator == "oneOf":  # the schema's alternatives are keys, of which there is to be one
-            keys = " or ".join(option["required"][0] for option in error.validator_value)
-            what = f"must have exactly one of {keys}"
-        yield f"{place}: {what if len(what) < 200 else what[:200] + ' ...'}"
-
-
-def _split(path: Path, split: str, values: dict[str, Any]) -> Split:
-    found = tuple(values.get("names", ()))
-    if other := values.get("names_of"):
-        if not _path(other).is_file():
-            raise InputError(f"{path}: splits.{split}.names_of: there is no manifest {other!r}")
-        listed = yaml.safe_load(_path(other).read_text(encoding="utf-8"))["splits"].get(split, {})
-        found = tuple(listed.get("names", ()))
-    if values["songs"] is not None and found and values["songs"] > len(found):
-        raise InputError(f"{path}: splits.{split}: {values['songs']} songs, but {len(found)} names")
-    return Split(values["songs"], values.get("folder", split), found, tuple(values.get("singers", ())))
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, fault['loc'])) or 'top level'}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors()
+        ]
+        raise InputError(f"{path}: {'; '.join(faults)}. The fields are those in bsm/data/registry.py") from error

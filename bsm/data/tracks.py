@@ -1,9 +1,9 @@
-"""The one description of a song with its sources; every data set becomes a list of these."""
+"""Describe a song and its sources; every data set becomes a list of these."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +17,13 @@ from bsm.errors import InputError
 
 log = logging.getLogger(__name__)
 
-VOCALS = "vocals"
-_MIXTURE = "mixture"
-_SUFFIXES = (".wav", ".flac")
-# Sums of other files: not sources where the parts themselves are there.
-_SUMS = ("accompaniment", "linear_mixture")
+VOCALS, ACCOMPANIMENT, MIXTURE = "vocals", "accompaniment", "mixture"
+SUFFIXES = (".wav", ".flac")
 _CHECKED_SECONDS = 30.0  # read at a time by :func:`check`
 
 
 class Source(Protocol):
-    """Where one sound of a song lies. Nothing is read before it is asked for, and then no more than is asked for."""
+    """One sound of a song. It reads its file only when asked to, and only the part asked for."""
 
     @property
     def path(self) -> Path:
@@ -37,16 +34,16 @@ class Source(Protocol):
         """Rate, channels and length, from the file's header."""
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Read samples ``[start, stop)``, float32 ``(channels, samples)``; ``stop`` is at most the sound's end."""
+        """Read samples ``[start, stop)``, at most to the end, as float32 ``(channels, samples)``."""
 
 
 @dataclass(frozen=True)
 class AudioFile:
-    """A sound that fills an audio file, or one of its channels.
+    """A sound that is an audio file, or one channel of it.
 
     Attributes:
         path: the file.
-        channel: the one channel that is the sound, for files that hold another sound in each; by default all of them.
+        channel: the channel of a file that holds another sound in each; by default all channels.
     """
 
     path: Path
@@ -57,32 +54,32 @@ class AudioFile:
         """Rate, channels and length, from the file's header.
 
         Raises:
-            InputError: a file that cannot be read, or that has no such channel.
+            InputError: the file cannot be read or has no such channel.
         """
         found = audio.info(self.path)
         if self.channel is None:
             return found
         if self.channel >= found.channels:
             raise InputError(
-                f"{self.path}: has {found.channels} channel(s), channel {self.channel} is wanted: voice and "
-                "accompaniment are a channel each; fetch it again"
+                f"{self.path}: has {found.channels} channel(s), channel {self.channel} is wanted; the file needs "
+                "accompaniment and voice in one channel each; fetch it again"
             )
         return audio.AudioInfo(found.rate, 1, found.samples)
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Read samples ``[start, stop)``; see :class:`Source`."""
+        """Read samples ``[start, stop)`` as float32 ``(channels, samples)``."""
         sound = audio.read(self.path, start=start, stop=stop)[0]
         return sound if self.channel is None else np.ascontiguousarray(sound[self.channel : self.channel + 1])
 
 
 @dataclass(frozen=True)
 class Track:
-    """A song and where its sources lie. Nothing is read before it is asked for.
+    """A song and its sources. It reads files only when asked to.
 
     Attributes:
         name: the song's name, unique in its split.
         split: ``train``, ``valid`` or ``test``.
-        sources: name -> source; all of one rate, length and number of channels; ``vocals`` is among them.
+        sources: name -> source. All have the same rate, length and channels; ``vocals`` is among them.
         mixture_source: the mixture; None where it is the sum of the sources.
         accompaniment_parts: names of the sources whose sum is the accompaniment; by default it is mixture - vocals.
     """
@@ -119,35 +116,28 @@ class Track:
 
     @property
     def files(self) -> list[Path]:
-        """The files that it is read from, each once."""
+        """All of its files, each once."""
         parts = [*self.sources.values(), *([self.mixture_source] if self.mixture_source else [])]
         return sorted({part.path for part in parts})
 
     def read(self, source: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Read samples ``[start, stop)`` of one source, and only those.
-
-        Returns:
-            float32 ``(channels, stop - start)``.
+        """Read samples ``[start, stop)`` of one source, float32 ``(channels, stop - start)``.
 
         Raises:
-            InputError: a source that the song does not have, or a file that cannot be read.
+            InputError: the song has no such source, or its file cannot be read.
         """
         if source not in self.sources:
             raise InputError(f"song {self.name!r} has no source {source!r}; it has: {', '.join(self.sources)}")
         return self.sources[source].read(start, stop)
 
     def mixture(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Read samples ``[start, stop)`` of the mixture: its own sound, or else the sum of the sources.
-
-        Returns:
-            float32 ``(channels, stop - start)``.
-        """
+        """Read samples ``[start, stop)`` of the mixture, or sum the sources; float32 ``(channels, stop - start)``."""
         if self.mixture_source is not None:
             return self.mixture_source.read(start, stop)
         return np.sum([self.read(source, start, stop) for source in self.sources], axis=0, dtype=np.float32)
 
     def accompaniment(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Return samples ``[start, stop)`` of what is not the vocals, float32 ``(channels, samples)``."""
+        """Compute samples ``[start, stop)`` of all but the vocals, float32 ``(channels, stop - start)``."""
         if self.accompaniment_parts:
             parts = [self.read(source, start, stop) for source in self.accompaniment_parts]
             return np.sum(parts, axis=0, dtype=np.float32)
@@ -155,21 +145,21 @@ class Track:
 
 
 def folder_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -> list[Track]:
-    """Find the songs of a folder laid out as ``<root>/<song>/{mixture,vocals,<other sources>}.wav`` (or ``.flac``).
+    """Open the songs of a folder, ``<root>/<song>/{mixture,vocals,<other sources>}.wav`` (or ``.flac``).
 
-    ``mixture`` may be missing. ``accompaniment`` counts as a source only where there is none but the vocals.
+    A song without ``mixture`` is the sum of its sources. :func:`source_names` says which files are sources.
 
     Args:
-        root: the folder of song folders; hidden ones are passed over.
-        split: what to call the songs' split.
+        root: the folder of song folders; hidden ones are skipped.
+        split: the songs' split.
         skipped: see :func:`open_songs`.
 
     Returns:
         The songs, sorted by name.
 
     Raises:
-        InputError: no such folder, no song in it, or a song without vocals, with an unreadable file, or with files of
-            unequal length, rate or channels.
+        InputError: the folder is missing or has no songs; or a song has no vocals, an unreadable file, or files that
+            differ in length, rate or channels.
     """
     root = Path(root)
     if not root.is_dir():
@@ -181,20 +171,20 @@ def folder_tracks(root: Path, split: str, skipped: dict[str, str] | None = None)
 
 
 def load_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -> list[Track]:
-    """Find the songs of one split of a data set: :func:`folder_tracks` of ``<root>/<split>``."""
+    """Open the songs of ``<root>/<split>`` with :func:`folder_tracks`."""
     return folder_tracks(Path(root) / split, split, skipped)
 
 
 def open_songs(songs: Mapping[str, Callable[[], Track]], skipped: dict[str, str] | None = None) -> list[Track]:
-    """Open songs in their order; the first that is bad ends it, unless bad songs may be skipped.
+    """Open songs in the given order.
 
     Args:
-        songs: name -> what opens the song.
-        skipped: where given, every song is read through as well (:func:`check`), and the bad ones are left out, named
-            in the log, and entered here: name -> what is wrong.
+        songs: name -> function that opens the song.
+        skipped: where given, every song is also read to its end with :func:`check`. Bad songs are skipped, logged, and
+            entered here: name -> fault.
 
     Raises:
-        InputError: a bad song; with ``skipped``, only where no good one is left.
+        InputError: a song is bad; with ``skipped``, all songs are bad.
     """
     if skipped is None:
         return [make() for make in songs.values()]
@@ -217,7 +207,7 @@ def check(track: Track) -> None:
     """Read a song from beginning to end.
 
     Raises:
-        InputError: a sound that is damaged, shorter than its header says, or has NaN or infinite samples.
+        InputError: a sound is damaged, shorter than its header says, or has NaN or infinite samples.
     """
     step = round(_CHECKED_SECONDS * track.rate)
     for start in range(0, track.samples, step):
@@ -229,17 +219,12 @@ def check(track: Track) -> None:
 
 
 def song_track(folder: Path, split: str) -> Track:
-    """Open one song of :func:`folder_tracks`, the folder ``<song>``.
+    """Open one song folder of :func:`folder_tracks`.
 
     Raises:
-        InputError: as there.
+        InputError: the song has no vocals, an unreadable file, or files that differ in length, rate or channels.
     """
-    # A song given both as .wav and as .flac: the first suffix wins.
-    files: dict[str, AudioFile] = {}
-    for suffix in _SUFFIXES:
-        for path in sorted(folder.glob(f"*{suffix}")):
-            if not path.name.startswith("."):
-                files.setdefault(path.stem, AudioFile(path))
+    files = song_files(folder)
     if VOCALS not in files:
         raise InputError(f"{folder}: song without vocals; add vocals.wav or vocals.flac, or move the folder away")
     wanted = files[VOCALS].info
@@ -249,11 +234,27 @@ def song_track(folder: Path, split: str) -> Track:
                 f"{folder}: {file.path.name} ({_describe(file.info)}) differs from {files[VOCALS].path.name} "
                 f"({_describe(wanted)}); make the song's files equal in length, rate and channels"
             )
-    mixture = files.pop(_MIXTURE, None)
-    parts = {name: file for name, file in files.items() if name not in _SUMS}
-    if set(parts) == {VOCALS} and "accompaniment" in files:
-        parts["accompaniment"] = files["accompaniment"]
-    return Track(folder.name, split, dict(sorted(parts.items())), mixture)
+    return Track(folder.name, split, {name: files[name] for name in source_names(files)}, files.get(MIXTURE))
+
+
+def song_files(folder: Path) -> dict[str, AudioFile]:
+    """Find the sounds in a song's folder, by name; hidden files are skipped, and .wav goes before .flac."""
+    files: dict[str, AudioFile] = {}
+    for suffix in SUFFIXES:
+        for path in sorted(folder.glob(f"*{suffix}")):
+            if not path.name.startswith("."):
+                files.setdefault(path.stem, AudioFile(path))
+    return files
+
+
+def source_names(sounds: Iterable[str]) -> list[str]:
+    """Return which of a song's sounds are sources, sorted: all but the mixture and sums of others.
+
+    ``accompaniment`` is a source only where it is the only sound but the vocals and the mixture.
+    """
+    sounds = set(sounds)
+    names = sounds - {MIXTURE, ACCOMPANIMENT, "linear_mixture"}
+    return sorted(names | (sounds & {ACCOMPANIMENT}) if names == {VOCALS} else names)
 
 
 def _describe(found: audio.AudioInfo) -> str:

@@ -5,20 +5,22 @@ where ``a`` is the running sum of ``dt A`` (Dao & Gu 2024, section 6). Two exact
 
 - *factored*: ``exp(a_i - m) (C_i . B_j) exp(m - a_j)`` with ``m`` half the chunk's total. One product ``C B^T`` serves
   all heads and the weights touch only vectors, but ``exp`` overflows where a chunk's total decay is large.
-- *by head*: the matrix ``exp(a_i - a_j)`` for each head, every entry at most 1. Right for any decay, and dearer.
+- *by head*: the matrix ``exp(a_i - a_j)`` for each head, every entry at most 1. Right for any decay, and slower.
 
-Each head goes the way its decays allow. Work proceeds in slabs of rows small enough for the cache, and the backward
-pass recomputes what the forward pass did not keep, so that memory stays near that of the inputs.
+Each head goes the way that its decays allow. Work proceeds in slabs of rows small enough for the cache. The backward
+pass recomputes what the forward pass did not keep, so memory stays near that of the inputs.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bsm.scan import compute_dtype
-from bsm.scan._chunk import Chunk, Plan, by_channel
+from bsm.scan._chunk import Plan, forward_slab
 from bsm.scan._chunk_backward import backward_slab
 
 CHUNK = 64  # steps; sequences up to WHOLE go in one chunk, which needs no states at all
@@ -28,7 +30,7 @@ TOTAL_LIMIT = {torch.float32: 120.0, torch.float64: 1000.0}
 # Above this decay per step (a mean over the chunk) the factored form has too few digits left for the gradients.
 STEP_LIMIT = 2.0
 # Its gradient of the decays is a difference of nearly equal sums, whose rounding error grows with the chunk's total.
-# Above this total, that gradient alone is computed by head, and all else stays factored.
+# Above this total, only that gradient is computed by head, and the rest stays factored.
 GRADIENT_LIMIT = 48.0
 
 
@@ -45,92 +47,91 @@ def scan(
     final_state: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """See :func:`bsm.scan.scan`."""
-    dtype = compute_dtype(x.dtype)
-    heads, groups = x.shape[2], B.shape[2]
-    chunk = x.shape[1] if x.shape[1] <= WHOLE else CHUNK
-    totals = _largest_totals(dt, A, chunk, dtype)
-    strong = totals > min(TOTAL_LIMIT[dtype], STEP_LIMIT * chunk)
-    wary = totals > GRADIENT_LIMIT
+    length, groups = x.shape[1], B.shape[2]
+    plan = Plan(length if length <= WHOLE else CHUNK, reverse, final_state, compute_dtype(x.dtype))
+    totals = _largest_totals(dt, A, plan)
+    if groups == 1:  # no slices: each would cost a copy of its gradient
+        return _ChunkedScan.apply(x, dt, A, B.squeeze(2), C.squeeze(2), D, initial_state, _ways(totals, plan), plan)
+    per_group = x.shape[2] // groups
     ys, states = [], []
-    per_group = heads // groups
     for group in range(groups):
-        first = group * per_group
-        B_g, C_g = B[:, :, group], C[:, :, group]
-        weak_set, strong_set = (_heads(strong == flag, first, per_group) for flag in (False, True))
-        parts = []
-        for selected, by_head in ((weak_set, False), (strong_set, True)):
-            if selected is None:
-                continue
-            args = [_take(v, selected, dim) for v, dim in ((x, 2), (dt, 2), (A, 0), (D, 0), (initial_state, 1))]
-            x_s, dt_s, A_s, D_s, state_s = args
-            few = None if by_head else _take(wary, selected, 0).nonzero().squeeze(-1)
-            plan = Plan(chunk, by_head, few, reverse, final_state, dtype)
-            y, state = _ChunkedScan.apply(x_s, dt_s, A_s, B_g, C_g, D_s, state_s, plan)
-            parts.append((y, state))
-        if len(parts) == 1:
-            y, state = parts[0]
-        else:  # back into the order of the heads
-            order = torch.cat([weak_set, strong_set]).argsort()
-            y = torch.cat([p[0] for p in parts], dim=2).index_select(2, order)
-            state = torch.cat([p[1] for p in parts], dim=1).index_select(1, order) if final_state else None
+        own = slice(group * per_group, (group + 1) * per_group)
+        inputs = x[:, :, own], dt[:, :, own], A[own], B[:, :, group], C[:, :, group]
+        rest = None if D is None else D[own], None if initial_state is None else initial_state[:, own]
+        y, state = _ChunkedScan.apply(*inputs, *rest, _ways(totals[own], plan), plan)
         ys.append(y)
         states.append(state)
-    y = ys[0] if groups == 1 else torch.cat(ys, dim=2)
-    if not final_state:
-        return y, None
-    return y, states[0] if groups == 1 else torch.cat(states, dim=1)
+    return torch.cat(ys, dim=2), torch.cat(states, dim=1) if final_state else None
 
 
-def _largest_totals(dt: Tensor, A: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
-    """Return the largest decay within a chunk, ``(heads,)``, which decides the way each head goes.
+@dataclass(frozen=True)
+class _Way:
+    """The heads of a group that all go one way."""
 
-    Acting on it costs a few waits for the device per call on a GPU: the price of being right for every decay.
+    heads: Tensor | None  # None where they are all heads, which then need no copies
+    by_head: bool
+    wary: Tensor  # of these heads, those whose gradient of the decays is computed by head
+
+    def of(self, tensor: Tensor | None, dim: int) -> Tensor | None:
+        """Return these heads of a tensor that has all heads along ``dim``."""
+        return tensor if tensor is None or self.heads is None else tensor.index_select(dim, self.heads)
+
+    def empty(self, like: Tensor) -> Tensor:
+        """Return where to write these heads of ``(b, l, h, ...)``: the tensor itself, or memory for :meth:`put`."""
+        return like if self.heads is None else like.new_empty(*like.shape[:2], len(self.heads), *like.shape[3:])
+
+    def put(self, part: Tensor, tensor: Tensor, dim: int) -> None:
+        """Write these heads into a tensor that has all heads along ``dim``."""
+        if self.heads is not None:
+            tensor.index_copy_(dim, self.heads, part)
+        elif part is not tensor:
+            tensor.copy_(part)
+
+
+def _ways(totals: Tensor, plan: Plan) -> list[_Way]:
+    """Divide the heads of a group by their largest decay within a chunk, ``(heads,)``."""
+    limit = min(TOTAL_LIMIT[plan.dtype], STEP_LIMIT * plan.chunk)
+    largest = totals.tolist()
+    ways = []
+    for by_head in (False, True):
+        heads = [i for i, total in enumerate(largest) if (total > limit) == by_head]
+        wary = [] if by_head else [i for i, head in enumerate(heads) if largest[head] > GRADIENT_LIMIT]
+        if heads:
+            indices = None if len(heads) == len(largest) else torch.tensor(heads, device=totals.device)
+            ways.append(_Way(indices, by_head, torch.tensor(wary, dtype=torch.int64, device=totals.device)))
+    return ways
+
+
+def _largest_totals(dt: Tensor, A: Tensor, plan: Plan) -> Tensor:
+    """Return the largest decay within a chunk, ``(heads,)``, which decides the way that each head goes.
+
+    Reading it makes the caller wait for a GPU, once: the price of being right for every decay.
     """
     with torch.no_grad():
-        decay = dt.to(dtype) * -A.to(dtype)
-        totals = torch.stack([c.sum(1) for c in decay.split(chunk, 1)], 1)  # (batch, chunks, heads)
-        return totals.amax((0, 1))
-
-
-def _heads(mask: Tensor, first: int, count: int) -> Tensor | slice | None:
-    """Return the marked heads of a group: None for none, a slice for all, else their indices."""
-    mask = mask[first : first + count]
-    if not mask.any():
-        return None
-    return slice(first, first + count) if mask.all() else first + mask.nonzero().squeeze(-1)
-
-
-def _take(tensor: Tensor | None, selected: Tensor | slice, dim: int) -> Tensor | None:
-    if tensor is None:
-        return None
-    if isinstance(selected, slice):
-        return tensor.narrow(dim, selected.start, selected.stop - selected.start)
-    return tensor.index_select(dim, selected)
+        sums = [c.sum(1, dtype=plan.dtype).amax(0) for c in dt.split(plan.chunk, 1)]  # (heads,) each
+        return torch.stack(sums).amax(0) * -A
 
 
 class _ChunkedScan(torch.autograd.Function):
-    """The scan of the heads of one group, all factored or all by head."""
+    """The scan of the heads of one group."""
 
     @staticmethod
-    def forward(ctx, x, dt, A, B, C, D, initial_state, plan: Plan):
-        batch, length, heads, headdim = x.shape
-        ctx.plan = plan
+    def forward(ctx, x, dt, A, B, C, D, initial_state, ways: list[_Way], plan: Plan):
+        batch, _, heads, headdim = x.shape
         # Kept in full precision for the backward pass, which takes differences of sums over it.
         y = torch.empty(x.shape, dtype=plan.dtype, device=x.device)
         shape = (batch, heads, headdim, B.shape[-1])
         state = torch.empty(shape, dtype=plan.dtype, device=x.device) if plan.final_state else None
-        for rows in plan.slabs(batch, heads * headdim):
-            last = _forward_slab(
-                *(v[rows].to(plan.dtype) for v in (x, dt)),
-                A,
-                *(v[rows].to(plan.dtype) for v in (B, C)),
-                D,
-                None if initial_state is None else initial_state[rows].to(plan.dtype),
-                plan,
-                y[rows],
-            )
-            if state is not None:
-                state[rows] = last.view(-1, *shape[1:])
+        for way in ways:
+            for rows in plan.slabs(batch, heads * headdim):
+                inputs = _slab(way, rows, plan, x, dt, A, B, C, D, initial_state)
+                out = way.empty(y[rows])
+                last = forward_slab(*inputs, plan, way.by_head, out)
+                if way.heads is not None:
+                    way.put(out, y[rows], 2)
+                if state is not None:
+                    way.put(last.unflatten(1, (-1, headdim)), state[rows], 1)
+        ctx.ways, ctx.plan = ways, plan
         ctx.save_for_backward(x, dt, A, B, C, D, initial_state, y)
         ctx.set_materialize_grads(False)
         return y.to(x.dtype), state
@@ -139,70 +140,49 @@ class _ChunkedScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy, dstate):
         saved = ctx.saved_tensors  # asked for once: gradient checkpointing does not give them twice
-        with torch.autocast(
-            saved[0].device.type, enabled=False
-        ):  # as in the forward pass, also where the caller's is on
-            return _ChunkedScan._backward(ctx, saved, dy, dstate)
+        with torch.autocast(saved[0].device.type, enabled=False):  # the caller's may be on again
+            return *_backward(*saved, dy, dstate, ctx.ways, ctx.plan), None, None
 
-    @staticmethod
-    def _backward(ctx, saved, dy, dstate):
-        x, dt, A, B, C, D, initial_state, y = saved
-        plan: Plan = ctx.plan
-        if dy is None:
-            dy = torch.zeros_like(y)
-        heads, headdim = x.shape[2:]
-        grads = [torch.empty(v.shape, dtype=v.dtype, device=v.device) for v in (x, dt, B, C)]
-        dA = torch.zeros_like(A, dtype=torch.float64)
-        dD = None if D is None else torch.zeros_like(D, dtype=torch.float64)
-        dinitial = None if initial_state is None else torch.empty_like(initial_state)
-        for rows in plan.slabs(x.shape[0], heads * headdim, plan.backward_rows(*x.shape[:2], B.shape[-1])):
-            inputs = [v[rows].to(plan.dtype) for v in (x, dt, B, C, y, dy)]
-            states = [None if v is None else v[rows].to(plan.dtype).flatten(1, 2) for v in (initial_state, dstate)]
-            entry = backward_slab(*inputs, A, D, *states, plan, [g[rows] for g in grads], dA, dD)
+
+def _slab(way: _Way, rows: slice, plan: Plan, x, dt, A, B, C, D, state) -> tuple[Tensor | None, ...]:
+    """Return some rows and heads of the arguments, in the precision of the sums; the state as ``(b, h * p, n)``."""
+    x, dt = (way.of(v[rows].to(plan.dtype), 2) for v in (x, dt))
+    B, C = (v[rows].to(plan.dtype) for v in (B, C))
+    D = None if D is None else way.of(D.to(plan.dtype), 0)
+    state = None if state is None else way.of(state[rows].to(plan.dtype), 1).flatten(1, 2)
+    return x, dt, way.of(A, 0), B, C, D, state
+
+
+def _backward(x, dt, A, B, C, D, initial_state, y, dy, dstate, ways: list[_Way], plan: Plan) -> list[Tensor | None]:
+    """Return the gradients of the first seven arguments."""
+    dy = torch.zeros_like(y) if dy is None else dy
+    heads, headdim = x.shape[2:]
+    sizes = [heads * headdim, B.shape[-1], B.shape[-1]]
+    # Side by side, so that whoever split x, B and C from one tensor need not join their gradients by a copy.
+    joined = torch.empty(*x.shape[:2], sum(sizes), dtype=plan.dtype, device=x.device)
+    dx, dB, dC = joined.split(sizes, dim=-1)
+    dx = dx.unflatten(-1, (heads, headdim))
+    joined[..., sizes[0] :] = 0  # sums over the ways
+    ddt = torch.empty(dt.shape, dtype=dt.dtype, device=dt.device)
+    dA, dD = (None if v is None else torch.zeros_like(v, dtype=torch.float64) for v in (A, D))
+    dinitial = None if initial_state is None else torch.empty_like(initial_state)
+    elements = plan.backward_elements(*x.shape[:2], heads * headdim, B.shape[-1])
+    for way in ways:
+        for rows in plan.slabs(x.shape[0], heads * headdim, elements):
+            inputs = _slab(way, rows, plan, x, dt, A, B, C, D, initial_state)
+            y_s, dy_s = (way.of(v[rows].to(plan.dtype), 2) for v in (y, dy))
+            dlast = None if dstate is None else way.of(dstate[rows].to(plan.dtype), 1).flatten(1, 2)
+            dx_s, ddt_s = (way.empty(v[rows]) for v in (dx, ddt))
+            grads = dx_s, ddt_s, dB[rows], dC[rows]
+            dA_s, dD_s, entry = backward_slab(*inputs, y_s, dy_s, dlast, plan, way.by_head, way.wary, grads)
+            heads_of = slice(None) if way.heads is None else way.heads
+            dA[heads_of] += dA_s
+            if D is not None:
+                dD[heads_of] += dD_s
+            if way.heads is not None:
+                way.put(dx_s, dx[rows], 2)
+                way.put(ddt_s, ddt[rows], 2)
             if dinitial is not None:
-                dinitial[rows] = entry.view(dinitial[rows].shape)
-        dx, ddt, dB, dC = grads
-        dD = None if D is None else dD.to(D.dtype)
-        return dx, ddt, dA.to(A.dtype), dB, dC, dD, dinitial, None
-
-
-def _forward_slab(x, dt, A, B, C, D, state, plan: Plan, out: Tensor) -> Tensor | None:
-    """Scan a slab of rows into ``out``; return the last state, ``(b, h * p, n)``, if the plan wants it."""
-    headdim = x.shape[3]
-    state = None if state is None else state.flatten(1, 2).clone()
-    cuts = plan.chunks(x.shape[1])
-    for cut in cuts:
-        chunk = Chunk(dt[:, cut], A, plan)
-        x_c, B_c, C_c = x[:, cut], B[:, cut], C[:, cut]
-        products = plan.causal_(C_c @ B_c.mT)  # (b, q, q), one for all heads
-        v = None
-        if plan.by_head:
-            weights = chunk.decay_matrix(plan).mul_(products[:, None])
-            inner = (weights @ (x_c * dt[:, cut, :, None]).transpose(1, 2)).transpose(1, 2)  # (b, q, h, p)
-        else:
-            v = (x_c * (dt[:, cut] * chunk.w)[..., None]).flatten(2)
-            inner = products @ v  # (b, q, h * p)
-        if state is not None:
-            state.mul_(by_channel(chunk.enter, headdim))
-            if plan.by_head:
-                inner = torch.bmm(C_c, state.mT).view(x_c.shape).mul_(chunk.after[..., None]).add_(inner)
-            else:
-                inner.baddbmm_(C_c, state.mT)
-        y = inner if plan.by_head else inner.view(x_c.shape).mul_(chunk.after[..., None])
-        if D is None:
-            out[:, cut] = y
-        else:
-            torch.addcmul(y, x_c, D.to(y.dtype)[:, None], out=out[:, cut])
-        if cut is cuts[-1] and not plan.final_state:
-            return None
-        if v is None:
-            v = (x_c * (dt[:, cut] * chunk.w)[..., None]).flatten(2)
-        if state is None:
-            state = torch.bmm(v.mT, B_c)
-        elif plan.by_head:
-            state = torch.baddbmm(state.mul_(by_channel(chunk.carry, headdim)), v.mT, B_c)
-            continue
-        else:
-            state.baddbmm_(v.mT, B_c)
-        state.mul_(by_channel(chunk.keep, headdim))
-    return state
+                way.put(entry.unflatten(1, (-1, headdim)).to(dinitial.dtype), dinitial[rows], 1)
+    dD = None if D is None else dD.to(D.dtype)
+    return [dx.to(x.dtype), ddt, dA.to(A.dtype), dB.to(B.dtype), dC.to(C.dtype), dD, dinitial]

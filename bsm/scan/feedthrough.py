@@ -1,9 +1,9 @@
-"""An approximation, not the scan: chunks that know nothing of each other.
+"""An approximation of the scan, in which chunks know nothing of each other.
 
-The "direct feedthrough" that an optimisation report of an unofficial implementation proposes in prose: the direct term
-``D x``, which it calls dominant, plus what is computed inside chunks of 128 steps. Dropped is the state between chunks:
-no step hears anything from before its own chunk. In the notation of :mod:`bsm.scan`, ``S`` is set to zero in front of
-steps 128, 256, ... Kept to measure what that costs; ``auto`` never picks it.
+The optimisation report of the unofficial implementation proposes this "direct feedthrough" in prose. It adds the direct
+term ``D x``, which the report calls dominant, to what is computed inside chunks of 128 steps. The state between chunks
+is dropped: ``S`` of :mod:`bsm.scan` is set to zero before steps 128, 256, ... The backend exists to measure what that
+costs; ``auto`` never picks it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def scan(
 ) -> tuple[Tensor, Tensor | None]:
     """See :func:`bsm.scan.scan`. Exact up to 128 steps, wrong beyond.
 
-    ``initial_state`` enters the first chunk alone, and the final state is what the last chunk gathers by itself. In
-    reverse, chunks are counted from the end of the sequence, so that it equals the scan of the flipped sequence.
+    ``initial_state`` enters the first chunk only. The final state is that of the last chunk, scanned from zero. In
+    reverse, chunks are counted from the end of the sequence: the result equals the scan of the flipped sequence.
     """
     length = x.shape[1]
     sizes = [min(CHUNK, length - start) for start in range(0, length, CHUNK)]
-    # Split, rather than sliced in the loop: the backward of a slice fills a gradient of the whole length.
+    # Split, not sliced in the loop: the backward pass of a slice fills a gradient of the whole length.
     parts = [v.split(sizes[::-1] if reverse else sizes, 1) for v in (x, dt, B, C)]
     if reverse:
         parts = [p[::-1] for p in parts]

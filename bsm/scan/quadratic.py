@@ -1,4 +1,4 @@
-"""The scan as one masked, attention-like product: cost grows with the square of the length. For short sequences."""
+"""The scan as one masked product, as in attention. Its cost grows with the square of the length."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def scan(
     reverse: bool,
     final_state: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See :func:`bsm.scan.scan`. Plain autograd, and independent of the ``chunked`` backend.
+    """See :func:`bsm.scan.scan`. Uses plain autograd and shares no code with ``chunked``.
 
     With ``a`` the running sum of ``dt A``, step ``j`` reaches step ``i`` with the weight
     ``exp(a_i - a_j) C_i . B_j``: the dual, quadratic form of the recurrence (Dao & Gu 2024, section 5).
@@ -29,12 +29,12 @@ def scan(
     out_dtype, (_, length, heads, _) = x.dtype, x.shape
     x, dt, A, B, C = (v.to(dtype) for v in (x, dt, A, B, C))
     B, C = (v.repeat_interleave(heads // v.shape[2], dim=2).transpose(1, 2) for v in (B, C))  # (b, h, l, n)
-    # Running sums in float64: a sum that has passed a strong decay has too few float32 digits left for a weak one.
+    # Running sums in float64: after a strong decay, float32 has too few digits left for a weak one.
     log_decay = (dt * A).transpose(1, 2).double()  # (b, h, l)
     total = log_decay.flip(-1).cumsum(-1).flip(-1) if reverse else log_decay.cumsum(-1)
     order = torch.ones(length, length, dtype=torch.bool, device=x.device)
     order = order.triu() if reverse else order.tril()
-    # A step's own weight is exp(0) whatever the decays: held constant, it leaves no rounding residue in their gradient.
+    # A step's own weight is exp(0) for all decays. Held constant, it leaves no rounding error in their gradient.
     own = torch.eye(length, dtype=torch.bool, device=x.device)
     between = (total[..., :, None] - total[..., None, :]).masked_fill(~order, -torch.inf).masked_fill(own, 0.0)
     weights = torch.exp(between.to(dtype))

@@ -1,8 +1,9 @@
-"""Mamba-1's selective scan, given a Mamba-2 problem: every channel with a decay of its own for every state.
+"""Mamba-1's selective scan, applied to a Mamba-2 problem.
 
-Mamba-2 ties what Mamba-1 leaves free (Dao & Gu 2024, section 2), so the older kernel can do the newer scan: ``A`` is
-repeated over ``headdim x state`` and ``dt`` over ``headdim``. It then works through one exponential per channel, step
-and state where Mamba-2 needs one per head and step. This is the CUDA path of the unofficial implementation under study.
+Mamba-1 has a decay for every channel and state, Mamba-2 one for each head (Dao & Gu 2024, section 2). The older kernel
+can therefore do the newer scan: ``A`` is repeated over ``headdim x state`` and ``dt`` over ``headdim``. It computes one
+exponential per channel, step and state; Mamba-2 needs one per head and step. This is the CUDA path of the unofficial
+implementation under study.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ KERNEL_STATES = 256  # at most
 
 
 def unavailable(device: str) -> str | None:
-    """Return what is missing for tensors on ``device``, or None. Imports nothing heavy."""
+    """Return what is missing for tensors on ``device``, or None. Imports no large package."""
     if device != "cuda":
         return None
     missing = [p for p in ("mamba_ssm", "selective_scan_cuda", "triton", "einops") if not _mamba_ssm.installed(p)]
@@ -40,21 +41,20 @@ def scan(
     reverse: bool,
     final_state: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See :func:`bsm.scan.scan`. mamba-ssm's ``selective_scan_fn`` on a GPU, the same recurrence in PyTorch elsewhere.
+    """See :func:`bsm.scan.scan`. Uses mamba-ssm's ``selective_scan_fn`` on a GPU and plain PyTorch elsewhere.
 
-    The plain recurrence is written here rather than taken from mamba-ssm: its ``selective_scan_ref`` computes in
-    float32 alone, stores ``length x channels x state`` numbers several times over, and cannot be imported without
-    Triton. A test holds the two equal.
+    The plain recurrence is our own. That of mamba-ssm, ``selective_scan_ref``, computes in float32 only, stores
+    ``length x channels x state`` numbers several times, and cannot be imported without Triton. A test compares them.
 
     The kernel starts from zero and has no gradient through its last state. By linearity, an initial state ``S`` adds
-    ``exp(a_t) C_t . S`` to the output, with ``a`` the running sum of ``dt A``; and the last state is its closed sum,
+    ``exp(a_t) C_t . S`` to the output, where ``a`` is the running sum of ``dt A``. The last state is the sum
     ``exp(a_T) S + sum_t exp(a_T - a_t) dt_t x_t B_t^T``.
 
-    The kernel asks for ``dt`` at the precision of ``x``; half-precision inputs are converted to float32 instead, so
-    that steps, and the decays made of them, keep their digits.
+    The kernel wants ``dt`` in the precision of ``x``. Half-precision inputs are converted to float32, so that step
+    sizes and decays keep their digits.
 
     Raises:
-        ValueError: on a GPU, float64 or a state of more than 256, for which there is no kernel.
+        ValueError: On a GPU, ``x`` is float64 or the state has more than 256 numbers: there is no kernel for either.
     """
     dtype = compute_dtype(x.dtype)
     out_dtype, (_, _, heads, headdim) = x.dtype, x.shape
@@ -77,7 +77,7 @@ def scan(
     else:
         y = _recurrence(u, delta, rates, B_g, C_g, weights)
     y = y.mT.unflatten(2, (heads, headdim))
-    # Running sums in float64: a sum that has passed a strong decay has too few float32 digits left for a weak one.
+    # Running sums in float64: after a strong decay, float32 has too few digits left for a weak one.
     log_decay = (dt * A).double()  # (b, l, h)
     if initial_state is not None:
         S = initial_state.to(dtype)
@@ -85,7 +85,7 @@ def scan(
         y = y + log_decay.cumsum(1).exp().to(dtype)[..., None] * (each @ S.mT).transpose(1, 2)
     state = None
     if final_state:
-        # What each step decays by afterwards: summed from the end, so that no step's own decay enters, nor cancels.
+        # The decay after each step, summed from the end: a step's own decay does not enter, not even to cancel.
         later = torch.cat([log_decay[:, 1:], torch.zeros_like(log_decay[:, :1])], 1).flip(1).cumsum(1).flip(1)
         kept = (x * (dt * later.exp().to(dtype))[..., None]).permute(0, 2, 3, 1)  # (b, h, p, l)
         state = kept @ B.repeat_interleave(heads // B.shape[2], dim=2).transpose(1, 2)
@@ -95,14 +95,16 @@ def scan(
 
 
 def _recurrence(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None) -> Tensor:
-    """Mamba-1's selective scan from the definition (Gu & Dao 2023, algorithm 2), with ``delta`` after softplus.
+    """Run Mamba-1's selective scan by its definition (Gu & Dao 2023, algorithm 2).
 
     Training keeps the states between segments and recomputes inside them, as the kernel does.
 
     Args:
-        u: input, ``(batch, channels, length)``; ``delta`` likewise.
+        u: input, ``(batch, channels, length)``.
+        delta: step sizes after softplus, same shape.
         A: decay rates, ``(channels, state)``.
-        B: ``(batch, groups, state, length)``; ``C`` likewise.
+        B: input projections, ``(batch, groups, state, length)``.
+        C: output projections, same shape.
         D: weights of the direct term, ``(channels,)``, or None.
 
     Returns:
@@ -121,7 +123,7 @@ def _recurrence(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
 
 
 def _segment(state: Tensor, A: Tensor, u: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """Step through a segment from ``state``, ``(batch, channels, n)``; return its outputs and its last state."""
+    """Step through a segment from ``state``, ``(batch, channels, n)``. Return its outputs and its last state."""
     per_group = u.shape[1] // B.shape[1]
     outputs = []
     for u_t, delta_t, B_t, C_t in zip(*(v.unbind(-1) for v in (u, delta, B, C)), strict=True):

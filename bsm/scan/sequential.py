@@ -1,4 +1,4 @@
-"""The definition, one step at a time: the reference of every test, and the yardstick of every speed figure."""
+"""The definition, one step at a time: the reference of every test and the baseline of every timing."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def scan(
 ) -> tuple[Tensor, Tensor | None]:
     """See :func:`bsm.scan.scan`.
 
-    The steps are unbound once: indexing ``x[:, t]`` in the loop would give a backward that fills a whole-length
-    gradient at every step, quadratic in the length, and would flatter whatever is compared with it.
+    The steps are unbound once. Indexing ``x[:, t]`` in the loop would make the backward pass fill a gradient of the
+    whole length at every step. Its quadratic cost would make every other backend look better than it is.
     """
     dtype = compute_dtype(x.dtype)
     out_dtype, heads = x.dtype, x.shape[2]

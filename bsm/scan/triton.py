@@ -7,13 +7,13 @@ from torch import Tensor
 
 from bsm.scan import _mamba_ssm
 
-# Steps. The official layers use 256; shorter sequences take the next power of two, from the least that a kernel takes.
+# Steps. The official layers use 256. Shorter sequences take the next power of two that the kernels accept.
 CHUNK = 256
 LEAST_CHUNK = 16
 
 
 def unavailable(device: str) -> str | None:
-    """Return what is missing for tensors on ``device``, or None. Imports nothing heavy."""
+    """Return what is missing for tensors on ``device``, or None. Imports no large package."""
     if not torch.cuda.is_available():
         lacks = ["a CUDA device, and PyTorch sees none"]
     else:
@@ -36,14 +36,14 @@ def scan(
     reverse: bool,
     final_state: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See :func:`bsm.scan.scan`. Reversed by flips: the kernels know one direction.
+    """See :func:`bsm.scan.scan`. The kernels know one direction, so ``reverse`` flips.
 
-    The kernels sum in float32 and hand states between chunks at the precision of ``C``. Triton multiplies float32
-    matrices at TF32, about three digits, on GPUs that have it, unless the environment says ``TRITON_F32_DEFAULT=ieee``
-    before the kernels are compiled: set it where float32 results are to agree with the other backends.
+    The kernels sum in float32 and pass states between chunks in the precision of ``C``. On GPUs with TF32, Triton
+    multiplies float32 matrices with about three digits. For float32 results that agree with the other backends, set
+    ``TRITON_F32_DEFAULT=ieee`` before the kernels are compiled.
 
     Raises:
-        ValueError: float64, for which there are no kernels.
+        ValueError: ``x`` is float64: there is no kernel for it.
     """
     if x.dtype == torch.float64:
         raise ValueError("x must be float32, bfloat16 or float16 for the triton backend, got float64")

@@ -13,14 +13,14 @@ function there and a row in the ledger::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
 
 import numpy as np
 
-from bsm.study.stats import Interval, interval_text, of_rounds
+from bsm.study.stats import Interval
 
 REPRODUCED, CONTRADICTED, PARTLY = "reproduced", "contradicted", "partly"
 BLOCKED, UNTESTED = "blocked", "untested"
@@ -118,11 +118,6 @@ def _capped(judge: Callable[..., Finding], where: str, untested: str = "") -> Ca
     return capped
 
 
-def ratio(slow: Sequence[float], fast: Sequence[float]) -> Interval:
-    """How many times faster, round by round of one run: :func:`bsm.study.stats.of_rounds`."""
-    return of_rounds(np.divide(slow, fast))
-
-
 def judge_ratio(interval: Interval, low: float, high: float = np.inf) -> str:
     """Judge a claimed ratio: its interval lies within [low, high], outside, or across an end."""
     if np.isnan(interval.low):
@@ -130,17 +125,3 @@ def judge_ratio(interval: Interval, low: float, high: float = np.inf) -> str:
     if interval.low >= low and interval.high <= high:
         return REPRODUCED
     return CONTRADICTED if interval.high < low or interval.low > high else PARTLY
-
-
-def interval_words(interval: Interval, unit: str = "", digits: int = 2) -> str:
-    """Write an estimate with its interval and n: ``1.77x (1.75 to 1.81; n = 8)``, or ``all of n = 3`` for a range."""
-    ends = interval_text(interval.low, interval.high, digits)
-    n = f"all of n = {interval.n}" if interval.method == "range" else f"n = {interval.n}"
-    return f"{interval.estimate:.{digits}f}{unit} ({ends}; {n})"
-
-
-def gain_words(gain: Interval) -> str:
-    """Write a difference in uSDR with its sign: ``+0.10 (0.02 to 0.19; n = 24) dB uSDR (better)``."""
-    sign = "+" if gain.estimate > 0 else ""
-    went = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no difference seen"
-    return f"{sign}{interval_words(gain)} dB uSDR" + f" ({went})" * bool(np.isfinite(gain.low))

@@ -17,7 +17,7 @@ from bsm import audio
 from bsm.data.tracks import Track
 from bsm.errors import BackendUnavailable, InputError
 from bsm.inference import separate
-from bsm.mamba2 import Mamba2
+from bsm.mamba2 import Scan
 from bsm.metrics import usdr
 from bsm.scan import available
 from bsm.study import figures
@@ -32,11 +32,11 @@ def trained_models(runs: Path = ROOT / "runs") -> dict[str, Path]:
 
 
 def set_backend(network: nn.Module, backend: str) -> bool:
-    """Choose the scan's backend in every Mamba2 of a network; return whether it has any."""
-    mixers = [module for module in network.modules() if isinstance(module, Mamba2)]
-    for mixer in mixers:
-        mixer.backend = backend
-    return bool(mixers)
+    """Set the scan backend of every Mamba2 mixer in a network; return whether it has one."""
+    scans = [module for module in network.modules() if isinstance(module, Scan)]
+    for scan in scans:
+        scan.backend = backend
+    return bool(scans)
 
 
 class Explorer:

@@ -1,4 +1,4 @@
-"""Run the study's notebooks with papermill, under a profile of parameters, and export them to HTML."""
+"""Run the study's notebooks with papermill, under a profile of parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from bsm.errors import InputError
-from bsm.files import replacing, write_text
+from bsm.files import replacing
 from bsm.study.records import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -170,24 +170,6 @@ def _from_text(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text  # and let the check of its type name it
-
-
-def html(path: str | Path) -> Path:
-    """Export an executed notebook to an HTML page beside it, code included.
-
-    Returns:
-        The page's path.
-
-    Raises:
-        InputError: no such notebook, or not a notebook.
-    """
-    from nbconvert import HTMLExporter  # slow to import
-
-    path = Path(path)
-    _find(path)
-    exporter = HTMLExporter(exclude_input=False)
-    body, _ = exporter.from_notebook_node(_read(path), resources={"metadata": {"name": path.stem}})
-    return write_text(path.with_suffix(".html"), body)
 
 
 def _find(name_or_path: str | Path) -> Path:

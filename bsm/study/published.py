@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bsm.data import mir1k
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
@@ -191,10 +192,8 @@ def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.Dat
         records: of :func:`bsm.evaluate.evaluate`.
         published: set the published scores beside them.
     """
-    from bsm.study.subjects import song_of  # which imports this module
-
     frame = pd.DataFrame(records)
-    frame["song"] = frame["track"].map(song_of)
+    frame["song"] = frame["track"].map(lambda track: mir1k.song_of(track) or track)
     rows = []
     for separator, group in frame.groupby("separator", sort=False):
         for metric in METRICS:

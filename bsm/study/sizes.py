@@ -16,12 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bsm import bands
 from bsm.config import ModelConfig, TrainConfig
-from bsm.linear import packed_available, packed_operations
+from bsm.fast import packed_available, packed_operations
 from bsm.model import BSMamba2
 from bsm.study.bench import repeated
 from bsm.study.bench.memory import KEPT
-from bsm.study.claims import interval_words, ratio
 from bsm.study.figures import COLOURS
+from bsm.study.stats import interval_words, ratio
 from bsm.study.variants import BASE, VARIANTS, changed
 
 PRESETS = ("paper", "vram", "small", "tiny")

@@ -40,6 +40,20 @@ def interval_text(low: float, high: float, digits: int = 2) -> str:
     return "–" if np.isnan(low) or np.isnan(high) else f"{low:.{digits}f} to {high:.{digits}f}"
 
 
+def interval_words(interval: Interval, unit: str = "", digits: int = 2) -> str:
+    """Write an estimate with its interval and n: ``1.77x (1.75 to 1.81; n = 8)``, or ``all of n = 3`` for a range."""
+    ends = interval_text(interval.low, interval.high, digits)
+    n = f"all of n = {interval.n}" if interval.method == "range" else f"n = {interval.n}"
+    return f"{interval.estimate:.{digits}f}{unit} ({ends}; {n})"
+
+
+def gain_words(gain: Interval) -> str:
+    """Write a difference in uSDR with its sign: ``+0.10 (0.02 to 0.19; n = 24) dB uSDR (better)``."""
+    sign = "+" if gain.estimate > 0 else ""
+    went = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no difference seen"
+    return f"{sign}{interval_words(gain)} dB uSDR" + f" ({went})" * bool(np.isfinite(gain.low))
+
+
 def verdict(gain: Interval, *, more_is_better: bool = True) -> str:
     """Say what the interval of a difference shows: better, worse, or, where it includes zero, :data:`SAME`."""
     if np.isnan(gain.low):
@@ -111,6 +125,11 @@ def of_rounds(values: Values) -> Interval:
     nothing = float("nan")
     ends = (float(sample.min()), float(sample.max())) if sample.size > 1 else (nothing, nothing)
     return Interval(float(sample.mean()), *ends, sample.size, 0, "range" if sample.size > 1 else "none")
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> Interval:
+    """Return how many times faster the second case was, round by round of one run; see :func:`of_rounds`."""
+    return of_rounds(np.divide(slow, fast))
 
 
 def summary(values: Values, *, confidence: float = 0.95, seed: int = 0) -> dict[str, float]:

@@ -84,7 +84,7 @@ def train(
 
         def finish() -> Path:
             with writing(run, trainer.step):
-                return save_model(trainer.averaged.module, run / "model.safetensors", identity | card)
+                return save_model(trainer.averaged.network, run / "model.safetensors", identity | card)
 
         return first_alone(fabric, finish)
 
@@ -129,7 +129,7 @@ def _updates(
             if first:
                 with writing(run, kept):
                     if entered:
-                        save_best(run, trainer.averaged.module, trainer.step, identity | trainer.scores)
+                        save_best(run, trainer.averaged.network, trainer.step, identity | trainer.scores)
                     journal.write(record)
                     if due:
                         journal.flush()

@@ -1,7 +1,8 @@
-"""The author's layout of the weights: its names, and the sizes that its tensors' shapes show.
+"""The author's layout of the weights: its names and shapes, and the sizes that its tensors show.
 
-Facts from the author's code (EuiYeonKim/BSMamba2, revision 42eb8c8): a Lightning checkpoint whose ``state_dict`` has
-the names below after ``model.``; the compatible published checkpoint does without. Mixers are the official Mamba2's.
+Facts from the author's code (EuiYeonKim/BSMamba2, revision 42eb8c8). The author's file is a Lightning checkpoint whose
+``state_dict`` has the names below after ``model.``; the compatible published checkpoint leaves that prefix out. Mixers
+are the official Mamba2's.
 """
 
 from __future__ import annotations
@@ -10,50 +11,108 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
+from bsm.model import band_groups
 
 PREFIX = "model."
-BESIDE = ("featurizer.", "inverse_featurizer.", "multi_featurizer.", "augmentations.")
-"""Parts of the Lightning module beside its ``model``: transforms, whose Hann windows are saved with it."""
+TRANSFORMS = ("featurizer.", "inverse_featurizer.", "multi_featurizer.", "augmentations.")
+"""Names of other parts of the Lightning module: transforms whose Hann windows are saved with it."""
 
-# Ours on the left, the author's on the right; what is not here has the same name in both.
-_NAMES = {
-    r"dual_path\.layers\.": "layers.",
+# Ours -> the author's; a name that is not here is the same in both.
+_BLOCKS = {
+    r"^dual_path\.layers\.": "layers.",
     r"\.forward_direction\.": ".forward_blocks.0.",
     r"\.backward_direction\.": ".backward_blocks.0.",
     r"\.proj\.": ".linear.",
-    r"mask_estimator\.to_mask\.(\d+)\.": r"mask_estimators.0.to_freqs.\1.0.",
 }
+# The author has one tensor per band; {} is the band's number.
+_BANDS = {
+    ("band_split", "0.gamma"): "band_split.to_features.{}.0.gamma",
+    ("band_split", "1.weight"): "band_split.to_features.{}.1.weight",
+    ("band_split", "1.bias"): "band_split.to_features.{}.1.bias",
+    ("mask_estimator", "0.weight"): "mask_estimators.0.to_freqs.{}.0.0.weight",
+    ("mask_estimator", "0.bias"): "mask_estimators.0.to_freqs.{}.0.0.bias",
+    ("mask_estimator", "2.weight"): "mask_estimators.0.to_freqs.{}.0.2.weight",
+    ("mask_estimator", "2.bias"): "mask_estimators.0.to_freqs.{}.0.2.bias",
+}
+_GROUP = re.compile(r"(band_split|mask_estimator)\.groups\.(\d+)\.(.+)")
 
 
-def author_name(name: str) -> str:
-    """Return the author's name, without ``model.``, of one of our tensors."""
-    for ours, author in _NAMES.items():
+def author_names(name: str, bands: tuple[int, ...]) -> list[str]:
+    """Return the author's names, without ``model.``, for one of our tensors: one, or one for each band of its group."""
+    if match := _GROUP.fullmatch(name):
+        counts = [count for _, count in band_groups(list(bands))]
+        group = int(match[2])
+        first = sum(counts[:group])
+        return [_BANDS[match[1], match[3]].format(band) for band in range(first, first + counts[group])]
+    for ours, author in _BLOCKS.items():
         name = re.sub(ours, author, name)
-    return name
+    return [name]
 
 
-def to_author(name: str, value: Tensor) -> Tensor:
-    """Shape one of our tensors as the author has it: the projection is a ConvTranspose1d of kernel 1, (in, out, 1)."""
-    return value.mT[..., None] if name.endswith(".proj.weight") else value
+def to_author(state: dict[str, Tensor], bands: tuple[int, ...]) -> dict[str, Tensor]:
+    """Convert our tensors to the author's names and shapes.
+
+    Args:
+        state: a BSMamba2's ``state_dict``.
+        bands: the configuration's.
+
+    Returns:
+        The author's tensors, without the prefix ``model.``; they share memory with ``state`` where they can.
+    """
+    made = {}
+    for name, value in state.items():
+        names = author_names(name, bands)
+        if _GROUP.fullmatch(name):
+            parts = [part if name.endswith("weight") else part.flatten() for part in value.unbind()]
+        else:  # the projection is a ConvTranspose1d of kernel 1, whose weight is (in, out, 1)
+            parts = [value.mT[..., None] if name.endswith(".proj.weight") else value]
+        made |= zip(names, parts, strict=True)
+    return made
 
 
-def from_author(name: str, value: Tensor) -> Tensor:
-    """Undo :func:`to_author`; ``name`` is ours. A tensor of another shape comes back as it is."""
-    return value[..., 0].mT if name.endswith(".proj.weight") and value.ndim == 3 and value.shape[2] == 1 else value
+def from_author(tensors: dict[str, Tensor], like: dict[str, Tensor], bands: tuple[int, ...]) -> dict[str, Tensor]:
+    """Convert the author's tensors to ours; the reverse of :func:`to_author`.
+
+    Args:
+        tensors: by the author's names, without the prefix; of the shapes that :func:`to_author` gives.
+        like: our ``state_dict``, for its names and shapes.
+        bands: the configuration's.
+    """
+    made = {}
+    for name, wanted in like.items():
+        parts = [tensors[author] for author in author_names(name, bands)]
+        if _GROUP.fullmatch(name):
+            made[name] = torch.stack(parts).view(wanted.shape)
+        else:
+            made[name] = parts[0][..., 0].mT if name.endswith(".proj.weight") else parts[0]
+    return made
+
+
+def from_first_layout(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Give the tensors of bsm 0.1, which had one tensor per band under names of its own, the author's layout."""
+    made = {}
+    for name, value in tensors.items():
+        if name.endswith(".proj.weight") and isinstance(value, Tensor) and value.ndim == 2:
+            value = value.mT[..., None]
+        for ours, author in _BLOCKS.items():
+            name = re.sub(ours, author, name)
+        made[re.sub(r"^mask_estimator\.to_mask\.(\d+)\.", r"mask_estimators.0.to_freqs.\1.0.", name)] = value
+    return made
 
 
 def infer_config(tensors: dict[str, Any]) -> ModelConfig:
     """Read a model's sizes off the shapes of its tensors, by the author's names without ``model.``.
 
-    Every size is looked for in all the tensors that show it, so that a missing one can still be named by the caller.
-    With an FFT that is no power of two, stereo is assumed where the shapes would also fit mono of twice the bins.
+    Each size is looked for in every tensor that shows it, so that the caller can still name a missing tensor. Where
+    the FFT is no power of two and the shapes fit stereo as well as mono of twice the bins, stereo is assumed.
 
     Raises:
-        InputError: tensors of another kind of model, or of sizes that contradict each other.
+        InputError: the tensors are of another kind of model, or their sizes contradict each other.
     """
     shapes = {name: value.shape for name, value in tensors.items() if isinstance(value, Tensor)}
 

@@ -1,4 +1,4 @@
-"""Weights on disk: written whole or not at all, read without running anything they hold."""
+"""Weights on disk: written whole or not at all, and read without running anything that they hold."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from bsm.errors import InputError
 from bsm.files import replacing, write_text
 from bsm.model import BSMamba2
 from bsm.networks import build, network_name, read_config
-from bsm.weights import registry as weights
-from bsm.weights.author import BESIDE, PREFIX, author_name, from_author, infer_config, to_author
+from bsm.weights.author import PREFIX, TRANSFORMS, from_author, from_first_layout, infer_config, to_author
 from bsm.weights.inert import read_checkpoint
+from bsm.weights.registry import locate
 
 log = logging.getLogger(__name__)
 
+NAMED = 4  # tensors that a message names; of others it gives the number
+
 
 def save_model(model: nn.Module, path: Path, card: dict[str, Any]) -> Path:
-    """Write weights as safetensors, and beside them a JSON card: network, configuration and whatever is given.
+    """Write weights as safetensors, and a JSON card with the network, its configuration and whatever is given.
 
     Args:
         model: one of :data:`bsm.networks.NETWORKS`.
@@ -32,12 +34,12 @@ def save_model(model: nn.Module, path: Path, card: dict[str, Any]) -> Path:
         card: how the weights came about: data, seed, revision, scores.
     """
     about = {"network": network_name(model.config), "model": model.config.to_dict()}
-    # Copies, for safetensors refuses tensors that share memory, as BS-RoFormer's rotation frequencies do.
+    # Copies: safetensors refuses tensors that share memory, as BS-RoFormer's rotation frequencies do.
     tensors = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
     text = json.dumps(about | card, indent=2)
     write_text(path.with_suffix(".json"), text + "\n")
     with replacing(path) as temporary:
-        # One entry: safetensors puts several in an order of its own each time, and equal weights are to be equal files.
+        # One entry: safetensors writes several in an order of its own, and equal weights should give equal files.
         save_file(tensors, temporary, metadata={"model": json.dumps({"network": about["network"]} | about["model"])})
     return path
 
@@ -46,21 +48,22 @@ def export_author(model: BSMamba2, path: str | Path) -> Path:
     """Write weights in the author's layout: a dictionary whose ``state_dict`` has the author's names, with ``model.``.
 
     The author's own loader reads it. Our configuration goes along under ``bsm``, because that layout holds neither the
-    sample rate nor the hop; :func:`load_model` gives back the same model, bit for bit.
+    sample rate nor the hop. :func:`load_model` gives back the same model, bit for bit.
 
     Args:
         model: any size; the author's code itself fixes ``headdim``, ``d_state``, ``expand`` and more at the paper's.
-        path: by the author's habit it ends in ``.ckpt``.
+        path: ends in ``.ckpt`` by the author's habit.
 
     Raises:
-        InputError: a structure that the author's code does not have; it would refuse the tensors or misread them.
+        InputError: the model has a structure that the author's code lacks.
     """
     if model.config.ablated:
         changed = ", ".join(f"{name} {getattr(model.config, name)!r}" for name in model.config.ablated)
         raise InputError(f"{path}: the author's code has no model with {changed}; use save_model")
+    # Copies: torch.save would store a whole group of bands with each view of it.
     tensors = {
-        PREFIX + author_name(name): to_author(name, value.detach().cpu()).contiguous()
-        for name, value in model.state_dict().items()
+        PREFIX + name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in to_author(model.state_dict(), model.config.bands).items()
     }
     with replacing(path) as temporary:
         torch.save({"state_dict": tensors, "bsm": json.dumps(model.config.to_dict())}, temporary)
@@ -70,20 +73,23 @@ def export_author(model: BSMamba2, path: str | Path) -> Path:
 def load_model(path_or_name: str | Path, *, strict: bool = True) -> nn.Module:
     """Load a model on the CPU, in evaluation mode, without running anything that its file holds.
 
-    Three layouts are known by what is in them: ours (:func:`save_model`), the author's Lightning checkpoint, and the
-    same names without ``model.`` (the compatible published checkpoint). The latter two hold no configuration: sizes
-    follow from the tensors' shapes, the FFT's length from the bands' sum; hop 441 and 44.1 kHz are the author's.
-    The result is a BSMamba2, or a BSRoformer where our own file says so.
+    Three layouts are recognised by their content: ours (:func:`save_model`, also that of bsm 0.1), the author's
+    Lightning checkpoint, and the same names without ``model.`` (the compatible published checkpoint). The latter two
+    hold no configuration. Their sizes follow from the tensors' shapes, and the FFT's length from the bands' sum; hop
+    441 and 44.1 kHz are the author's.
 
     Args:
-        path_or_name: a file, or a name of ``data_manifest/weights.yaml`` (``bsm weights list``).
-        strict: refuse tensors that the model does not have, instead of logging them. Tensors that it lacks, or of
-            other shapes, are refused always.
+        path_or_name: a file, or a name that ``bsm weights list`` shows.
+        strict: refuse tensors that the model does not have, instead of logging them. Missing tensors and other shapes
+            are refused always.
+
+    Returns:
+        A BSMamba2, or a BSRoformer where our own file says so.
 
     Raises:
-        InputError: no such file or name, not fetched yet, damaged, or tensors that do not fit; it lists those.
+        InputError: there is no such file or name, the file is not fetched yet or damaged, or its tensors do not fit.
     """
-    path = weights.locate(path_or_name)
+    path = locate(path_or_name)
     if _is_safetensors(path):
         tensors, config = _read_safetensors(path)
     else:
@@ -121,16 +127,17 @@ def _configuration(text: str | None) -> tuple[str, dict[str, Any]]:
 
 
 def _build(tensors: dict[str, Any], config_text: str | None, strict: bool) -> nn.Module:
-    """Make the model that the tensors, in either layout, are for."""
+    """Make the model of a file's tensors, whatever their layout."""
     network, values = _configuration(config_text)
     ours = network != "bsmamba2" or any(name.startswith("dual_path.") for name in tensors)
     if ours and config_text is None:
         raise InputError("holds no model configuration; it was not written by bsm")
+    if network == "bsmamba2" and ours and any(name.startswith("band_split.to_features.") for name in tensors):
+        tensors, ours = from_first_layout(tensors), False
     prefix = PREFIX if not ours and any(name.startswith(PREFIX) for name in tensors) else ""
-    beside = [name for name in tensors if prefix and name.startswith(BESIDE)]
-    if beside:
-        log.info("skipped parts of the author's training that are not the model: %s", ", ".join(beside))
-    tensors = {name: value for name, value in tensors.items() if name not in beside}
+    if transforms := [name for name in tensors if prefix and name.startswith(TRANSFORMS)]:
+        log.info("skipped parts of the author's training that are not the model: %s", ", ".join(transforms))
+    tensors = {name: value for name, value in tensors.items() if name not in transforms}
     try:
         if config_text:
             config = read_config(network, values)
@@ -142,15 +149,12 @@ def _build(tensors: dict[str, Any], config_text: str | None, strict: bool) -> nn
             model = build(config)
     except (TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise InputError(f"its configuration makes no model: {error}" if config_text else str(error)) from error
-    names = {name: name if ours else prefix + author_name(name) for name in model.state_dict()}  # ours: the file's
+    like = model.state_dict()
+    wanted = {prefix + name: value for name, value in (like if ours else to_author(like, config.bands)).items()}
+    _check(wanted, tensors, strict)
+    state = {name.removeprefix(prefix): tensors[name] for name in wanted}
     if not ours:
-        tensors |= {
-            file: from_author(name, tensors[file])
-            for name, file in names.items()
-            if isinstance(tensors.get(file), Tensor)
-        }
-    _check(model.state_dict(), tensors, names, strict)
-    state = {name: tensors[file] for name, file in names.items()}
+        state = from_author(state, like, config.bands)
     dtype = torch.float64 if all(value.dtype == torch.float64 for value in state.values()) else torch.float32
     state = {
         name: value.detach().to(dtype, memory_format=torch.contiguous_format, copy=True)
@@ -160,25 +164,33 @@ def _build(tensors: dict[str, Any], config_text: str | None, strict: bool) -> nn
     return model
 
 
-def _check(wanted: dict[str, Tensor], tensors: dict[str, Any], names: dict[str, str], strict: bool) -> None:
-    """Compare a file's tensors with those that a model has; ``names`` maps the model's names to the file's.
+def _check(wanted: dict[str, Tensor], tensors: dict[str, Any], strict: bool) -> None:
+    """Compare a file's tensors with those that a model needs in that layout.
 
     Raises:
-        InputError: any fault; it lists all of them.
+        InputError: a tensor is missing, unexpected, no tensor or of another shape; the message names some of each.
     """
     faults = []
-    if missing := [file for file in names.values() if file not in tensors]:
-        faults.append(f"{len(missing)} missing: {', '.join(missing)}")
-    if unexpected := sorted(tensors.keys() - set(names.values())):
+    if missing := [name for name in wanted if name not in tensors]:
+        faults.append(f"{len(missing)} missing: {_some(missing)}")
+    if unexpected := sorted(tensors.keys() - wanted.keys()):
         if strict:
-            faults.append(f"{len(unexpected)} unexpected: {', '.join(unexpected)}")
+            faults.append(f"{len(unexpected)} unexpected: {_some(unexpected)}")
         else:
-            log.warning("ignored %d unexpected tensors: %s", len(unexpected), ", ".join(unexpected))
-    for name, file in names.items():
-        given = tensors.get(file)
-        if file not in missing and not (isinstance(given, Tensor) and given.is_floating_point()):
-            faults.append(f"{file} is no floating-point tensor")
-        elif file not in missing and given.shape != wanted[name].shape:
-            faults.append(f"{file} has {tuple(given.shape)}, wanted {tuple(wanted[name].shape)}")
+            log.warning("ignored %d unexpected tensors: %s", len(unexpected), _some(unexpected))
+    other = []
+    for name in wanted.keys() & tensors.keys():
+        given, shape = tensors[name], tuple(wanted[name].shape)
+        if not (isinstance(given, Tensor) and given.is_floating_point()):
+            other.append(f"{name} is no floating-point tensor")
+        elif tuple(given.shape) != shape:
+            other.append(f"{name} has {tuple(given.shape)}, wanted {shape}")
+    if other:
+        faults.append(_some(sorted(other), "; "))
     if faults:
         raise InputError(f"its tensors do not fit the model: {'; '.join(faults)}")
+
+
+def _some(names: list[str], separator: str = ", ") -> str:
+    more = len(names) - NAMED
+    return separator.join([*names[:NAMED], *([f"and {more} more"] if more > 0 else [])])

@@ -1,99 +1,71 @@
-"""Weights that have a name: listed in ``data_manifest/weights.yaml``, fetched once, verified, kept in a cache."""
+"""Find and fetch weights by name: ``data_manifest/weights.yaml`` lists them, and a cache folder keeps them."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import platformdirs
-import yaml
+from pydantic import model_validator
 
 from bsm import download
+from bsm.data.registry import MANIFESTS, ROOT, Entry, read
 from bsm.errors import InputError
 from bsm.files import replacing
 
-ROOT = Path(__file__).parents[2]
-MANIFEST = ROOT / "data_manifest" / "weights.yaml"
+MANIFEST = MANIFESTS / "weights.yaml"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One named weights file.
+class Weights(Entry):
+    """Weights that have a name: one published file, or a file made here."""
 
-    Attributes:
-        name: what the user types.
-        title: what it is.
-        licence: under what terms, or that none are stated.
-        source: page that published it.
-        url: address of the file; empty for one that is made here.
-        file: name in the cache.
-        size: bytes.
-        sha256: checksum, hexadecimal.
-        path: place in the checkout of one that is made here.
-        made_by: the command that makes it.
-        note: what else a user should know.
-    """
+    path: str = ""  # place in the checkout of a file made here
 
-    name: str
-    title: str
-    licence: str
-    source: str = ""
-    url: str = ""
-    file: str = ""
-    size: int = 0
-    sha256: str = ""
-    path: str = ""
-    made_by: str = ""
-    note: str = ""
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        if bool(self.path) != bool(self.made_by) or len(self.files) > 1 or any(f.checksum is None for f in self.files):
+            raise ValueError("needs one file with a checksum, or path and made_by")
+        return self
 
     @property
     def place(self) -> Path:
-        """Where the file is, or will be once fetched or made."""
-        return ROOT / self.path if self.path else cache_folder() / self.file
+        """The file's place, whether it is there or not."""
+        return ROOT / self.path if self.path else cache_folder() / self.files[0].file
 
     @property
-    def checksum(self) -> str:
-        """The checksum with its algorithm's name, as :mod:`bsm.download` takes it."""
-        return f"sha256:{self.sha256}"
+    def work(self) -> Path:
+        """The file that keeps an unfinished download."""
+        return download.part_of(self.place)
 
     @property
-    def terms(self) -> str:
-        """Its licence, and what else a user should know, as a command says it."""
-        return f"licence of {self.name!r}: {self.licence}" + (f"\n{self.note}" if self.note else "")
-
-    @property
-    def state(self) -> str:
-        """``here``, ``partly fetched``, ``not fetched`` or ``not made``."""
-        if self.place.is_file():
-            return "here"
-        if self.path:
-            return "not made"
-        return "partly fetched" if download.part_of(self.place).is_file() else "not fetched"
+    def sha256(self) -> str:
+        """The hexadecimal digest of published weights; empty for those made here."""
+        return self.files[0].checksum.removeprefix("sha256:") if self.files else ""
 
 
 def cache_folder() -> Path:
-    """Return the folder of fetched weights: ``BSM_CACHE`` where set, else the platform's cache folder for ``bsm``."""
+    """Return the folder of fetched weights: ``BSM_CACHE`` if set, otherwise the platform's cache folder for ``bsm``."""
     return Path(os.environ.get("BSM_CACHE") or platformdirs.user_cache_dir("bsm", appauthor=False))
 
 
-def entries() -> dict[str, Entry]:
-    """Read the manifest.
+def entries() -> dict[str, Weights]:
+    """Read the list of weights.
 
     Raises:
-        InputError: no manifest, as in an installation without the checkout.
+        InputError: the list is missing, as in an installation without the checkout, or not valid.
     """
     if not MANIFEST.is_file():
         raise InputError(f"{MANIFEST}: no such list of weights; install bsm from a checkout (pip install -e .)")
-    return {name: Entry(name, **v) for name, v in yaml.safe_load(MANIFEST.read_text(encoding="utf-8")).items()}
+    return {name: found.model_copy(update={"name": name}) for name, found in read(dict[str, Weights], MANIFEST).items()}
 
 
-def entry(name: str) -> Entry:
-    """Return one entry of the manifest.
+def entry(name: str) -> Weights:
+    """Return one entry of the list.
 
     Raises:
-        InputError: no such name.
+        InputError: no weights have that name.
     """
     known = entries()
     if name not in known:
@@ -102,15 +74,14 @@ def entry(name: str) -> Entry:
 
 
 def locate(path_or_name: str | Path) -> Path:
-    """Return the file at a path, or the fetched file of that name, verified; nothing is downloaded.
+    """Return the file at a path, or the fetched file of that name, checked; download nothing.
 
     Raises:
-        InputError: neither, or a name whose file is not here, or not the recorded one; it says how to get it.
+        InputError: there is neither such a file nor such a name, or the named file is missing or altered.
     """
-    path = Path(path_or_name)
+    path, name = Path(path_or_name), str(path_or_name)
     if path.is_file():
         return path
-    name = str(path_or_name)
     known = entries() if MANIFEST.is_file() else {}
     if name not in known:
         raise InputError(
@@ -121,47 +92,30 @@ def locate(path_or_name: str | Path) -> Path:
     if found.state != "here":
         how = f"make them: {found.made_by}" if found.path else f"fetch them: bsm weights fetch {name}"
         raise InputError(f"weights {name!r} are {found.state} ({found.place}); {how}")
-    if not found.path and (fault := download.fault_of(found.place, found.size, found.checksum)):
-        raise InputError(f"{found.place}: {fault} for weights {name!r}; fetch them again: bsm weights fetch {name}")
+    for file in found.files:
+        if fault := download.fault_of(found.place, file.size, file.checksum):
+            raise InputError(f"{found.place}: {fault} for weights {name!r}; fetch them again: bsm weights fetch {name}")
     return found.place
 
 
 def fetch(name: str, source: str | None = None) -> Path:
-    """Bring a named file into the cache, unless it is there, and verify its size and SHA-256.
-
-    A download that broke off goes on where it stopped, if the server can do that. A file that is not the recorded one
-    is refused and never takes the name of a good one; a complete one is kept beside it as ``.refused``.
+    """Fetch named weights into the cache, unless they are there, and return the checked file.
 
     Args:
-        name: an entry of the manifest.
-        source: another address (http, https) or a path to take it from.
-
-    Returns:
-        The verified file.
+        name: an entry of the list.
+        source: another address (http, https) of the file, or a local path, which is copied.
 
     Raises:
-        InputError: no such name or file, no connection, an answer that is not the file; it says what came.
+        InputError: no weights have that name, or :func:`bsm.download.obtain` fails.
     """
     wanted = entry(name)
     if wanted.path:
         if source:
             raise InputError(f"weights {name!r} are made here, not fetched: {wanted.made_by} (or load a file by path)")
         return locate(name)
-    if source and not source.startswith(("http://", "https://")):
-        return _copy(Path(source).expanduser(), wanted)
-    return download.obtain(
-        source or wanted.url, wanted.place, what=f"weights {name!r}", size=wanted.size, checksum=wanted.checksum
-    )
-
-
-def _copy(source: Path, wanted: Entry) -> Path:
-    target = wanted.place
-    if target.is_file() and download.fault_of(target, wanted.size, wanted.checksum) is None:
-        return target
-    if not source.is_file():
-        raise InputError(f"{source}: no such file to take weights {wanted.name!r} from")
-    if fault := download.fault_of(source, wanted.size, wanted.checksum):
-        raise InputError(f"{source}: not the recorded file of weights {wanted.name!r}: {fault}; left as it is")
-    with replacing(target) as temporary:
-        shutil.copyfile(source, temporary)
-    return target
+    file, what = wanted.files[0], f"weights {name!r}"
+    found = download.obtain(source or file.url, wanted.place, what=what, size=file.size, checksum=file.checksum)
+    if found != wanted.place:
+        with replacing(wanted.place) as temporary:
+            shutil.copyfile(found, temporary)
+    return wanted.place

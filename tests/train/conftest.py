@@ -1,7 +1,5 @@
 """Songs and a finished run, for all tests of the training."""
 
-from contextlib import contextmanager
-
 import pytest
 import torch
 
@@ -10,19 +8,9 @@ from bsm.train import train
 from runs import CONFIG, MODEL, write_songs
 
 
-@contextmanager
-def one_thread():
-    """More threads only slow down a model so small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module", autouse=True)
-def small():
-    with one_thread():
-        yield
+def small(one_thread):
+    """More threads only slow down a model of this size."""
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +25,9 @@ def tracks(songs):
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory, tracks):
-    """A run that nothing interrupted."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    with one_thread():  # pytest makes session fixtures before module fixtures
-        train(run, MODEL, CONFIG, tracks, device="cpu")
+    """An uninterrupted run, on one thread: pytest makes this fixture before a module's."""
+    run, threads = tmp_path_factory.mktemp("whole") / "run", torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(run, MODEL, CONFIG, tracks, device="cpu")
+    torch.set_num_threads(threads)
     return run

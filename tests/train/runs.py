@@ -32,7 +32,7 @@ MODEL = ModelConfig(
     expand=2,
     mask_expansion=1,
 )
-ROFORMER = RoformerConfig.beside(MODEL).replace(heads=2, dim_head=4)
+ROFORMER = RoformerConfig.like(MODEL).replace(heads=2, dim_head=4)
 CONFIG = TrainConfig(
     steps=7,
     batch_size=2,
@@ -84,7 +84,7 @@ def interrupt_after(monkeypatch, steps):
 
 
 def kill_at_loss(number):
-    """Make this process kill itself when it computes its ``number``-th loss, those of validation counted too."""
+    """Make this process kill itself when it computes its ``number``-th loss, validation included."""
     calls = 0
 
     def loss(*arguments):
@@ -102,7 +102,7 @@ def without_times(run):
 
 
 def assert_same_weights(run, other):
-    """The last weights, the averaged ones, the best, the optimiser and the random numbers are equal bit for bit."""
+    """Last, averaged and best weights, optimiser and random numbers are equal bit for bit."""
     first, second = (torch.load(folder / "state.ckpt", weights_only=True) for folder in (run, other))
     for part in ("model", "averaged"):
         assert first[part].keys() == second[part].keys()
@@ -118,18 +118,18 @@ def assert_same_weights(run, other):
 
 
 def assert_same_run(run, other):
-    """Weights, training state and log of two runs are equal bit for bit, but for the clock."""
+    """Weights, training state and log of two runs are equal bit for bit, except for times and memory."""
     assert_same_weights(run, other)
     assert without_times(run) == without_times(other)
 
 
 def forked(action, environment=()):
-    """Run a function in a process of its own, without importing anything anew; return its exit status."""
+    """Run a function in a forked process; return its exit status."""
     return finished(fork(action, environment))
 
 
 def fork(action, environment=()):
-    """Start a function in a process of its own; return its number."""
+    """Start a function in a forked process; return the process's number."""
     child = os.fork()
     if child:
         return child
@@ -154,9 +154,10 @@ def finished(child):
 
 
 def scalars(run, name):
-    """What TensorBoard shows: where a run went on, what it wrote then takes the place of what it had written before.
+    """Return TensorBoard's values of a run: the files of a resumed run replace the later steps of earlier files.
 
-    TensorBoard orders files by name, and of one second and process the tenth before the second: here by number.
+    TensorBoard sorts files by name, so that it may put the tenth file of a second before the second. This sorts by
+    number.
     """
     found = {}
     files = (run / "tensorboard").glob("events.*")

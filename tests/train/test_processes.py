@@ -1,4 +1,4 @@
-"""Several processes train one model: the same gradients, each segment once, one writer, one decision."""
+"""Several processes train one model: equal gradients, each segment once, one writer, one decision for all."""
 
 import json
 import math
@@ -46,20 +46,44 @@ def in_two(action):
     return [finished(child) for child in children]
 
 
-def both_train(run, tracks, *, model=MODEL, config=JOINED):
-    assert in_two(lambda rank: train(run, model, config, tracks, device="cpu")) == [0, 0]
+def both_train(run, tracks, *, config=JOINED):
+    assert in_two(lambda rank: train(run, MODEL, config, tracks, device="cpu")) == [0, 0]
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, tracks):
-    """The joined batches in one process."""
+    """A run of one process on the joined batches."""
     run = tmp_path_factory.mktemp("alone") / "run"
     train(run, MODEL, JOINED, tracks, device="cpu")
     return run
 
 
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, tracks):
+    """A run of two processes. Each notes the segments that it reads in ``read <rank>``; the second must not write."""
+    folder = tmp_path_factory.mktemp("together")
+
+    def action(rank):
+        def spy(self, index):
+            with (folder / f"read {rank}").open("a") as file:
+                file.write(f"{index}\n")
+            return read(self, index)
+
+        def refuse(*_, **__):
+            raise AssertionError("the second process wrote")
+
+        read, MixingDataset.__getitem__ = MixingDataset.__getitem__, spy
+        if rank == 1:
+            bsm.files.tempfile.mkstemp = bsm.train.loop.Journal = refuse
+            os.unlink = Path.unlink = Path.replace = refuse
+        train(folder / "run", MODEL, JOINED, tracks, device="cpu")
+
+    assert in_two(action) == [0, 0]
+    return folder / "run"
+
+
 def assert_close_run(run, other):
-    """Equal but for the order in which gradients are summed."""
+    """Two runs differ only by the order in which gradients are summed."""
     first, second = (torch.load(folder / "state.ckpt", weights_only=True) for folder in (run, other))
     for part in ("model", "averaged"):
         for name, value in first[part].items():
@@ -98,41 +122,21 @@ def test_two_processes_have_the_gradient_of_one_with_the_joined_batch(tracks, tm
         torch.testing.assert_close(mine, gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_two_processes_train_as_one_and_read_each_segment_once(alone, tracks, tmp_path):
-    def action(rank):
-        def spy(self, index):
-            with (tmp_path / f"read {rank}").open("a") as file:
-                file.write(f"{index}\n")
-            return read(self, index)
-
-        read, MixingDataset.__getitem__ = MixingDataset.__getitem__, spy
-        train(tmp_path / "run", MODEL, JOINED, tracks, device="cpu")
-
-    assert in_two(action) == [0, 0]
-    assert_close_run(tmp_path / "run", alone)
-    first, second = ([int(line) for line in (tmp_path / f"read {rank}").read_text().split()] for rank in (0, 1))
+def test_two_processes_train_as_one_and_read_each_segment_once(alone, together):
+    assert_close_run(together, alone)
+    first, second = ([int(line) for line in (together.parent / f"read {rank}").read_text().split()] for rank in (0, 1))
     assert sorted(first + second) == list(range(7 * 8))
     assert (first[:4], second[:4]) == ([0, 1, 4, 5], [2, 3, 6, 7])
 
 
-def test_one_process_writes(tracks, tmp_path):
-    def action(rank):
-        def refuse(*_, **__):
-            raise AssertionError("the second process wrote")
-
-        if rank == 1:
-            bsm.files.tempfile.mkstemp = bsm.train.loop.Journal = refuse
-            os.unlink = Path.unlink = Path.replace = refuse
-        train(tmp_path / "run", MODEL, JOINED, tracks, device="cpu")
-
-    assert in_two(action) == [0, 0]
-    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
-    assert len(read_log(tmp_path / "run")) == 7
+def test_one_process_writes(together):
+    assert len(list((together / "tensorboard").iterdir())) == 1
+    assert len(read_log(together)) == 7
 
 
 @pytest.mark.parametrize("first", [1, 2])
 def test_resumed_in_another_number_of_processes(alone, tracks, tmp_path, first):
-    """Killed in the sixth update; steps 1 to 4 from one number of processes, the rest from the other."""
+    """Killed in the sixth update, the run resumes after step 4 in the other number of processes."""
     run = tmp_path / "run"
     if first == 1:
 
@@ -154,15 +158,14 @@ def test_resumed_in_another_number_of_processes(alone, tracks, tmp_path, first):
     assert_close_run(run, alone)
 
 
-def test_resumed_in_two_is_exact(tracks, tmp_path):
+def test_resumed_in_two_is_exact(together, tracks, tmp_path):
     def action(rank):
         kill_at_loss(5 * 2 + 2)
         train(tmp_path / "run", MODEL, JOINED, tracks, device="cpu")
 
     assert in_two(action) == [-signal.SIGKILL] * 2
     both_train(tmp_path / "run", tracks)
-    both_train(tmp_path / "whole", tracks)
-    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+    assert_same_weights(tmp_path / "run", together)
 
 
 def test_all_skip_what_is_not_finite_in_one(tracks, tmp_path):

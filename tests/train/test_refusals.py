@@ -1,4 +1,4 @@
-"""What a run's folder is refused for or set aside for, and the songs and devices that a training refuses."""
+"""Refusals: a run's folder, songs and devices that a training does not take, and runs that it sets aside."""
 
 import errno
 import json
@@ -106,7 +106,7 @@ def test_checksums_of_contents(tmp_path, size):
 
 
 def test_settings_without_effect_do_not_matter(whole, tracks, tmp_path):
-    """A run that was stopped goes on with other ones, to the same weights."""
+    """A stopped run goes on with other values of them, to the same weights."""
     other = {"workers": 1, "checkpoint_every": 3, "keep_best": 9, "max_skipped": 2, "checkpoint_gradients": True}
     assert set(other) == set(NO_EFFECT)
     config, run = CONFIG.replace(**other), copy_of(whole, tmp_path)
@@ -219,14 +219,19 @@ def test_two_trainings_in_one_folder(whole, tracks, tmp_path):
 # ---- damage
 
 
-@pytest.mark.parametrize("content", [b"", b"half", None])
-def test_damaged_weights_are_not_a_finished_run(whole, tracks, tmp_path, content, caplog, monkeypatch):
+@pytest.mark.parametrize("damage", ["empty", "text", "cut", "lost"])
+def test_lost_or_damaged_weights_are_made_again_from_the_checkpoint(
+    whole, tracks, tmp_path, damage, caplog, monkeypatch
+):
     run = copy_of(whole, tmp_path)
     path = run / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    if damage == "lost":
+        path.unlink()
+    else:
+        path.write_bytes({"empty": b"", "text": b"half", "cut": path.read_bytes()[:-100]}[damage])
     monkeypatch.setattr(bsm.train.trainer.Trainer, "update", None)  # the checkpoint holds all steps
     train(run, MODEL, CONFIG, tracks, device="cpu")
-    assert "model.safetensors: damaged" in caplog.text
+    assert ("model.safetensors: damaged" in caplog.text) == (damage != "lost")
     assert_same_weights(run, whole)
 
 

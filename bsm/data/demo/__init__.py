@@ -1,7 +1,7 @@
-"""Demo songs: music with a sung vocal stem, synthesised from seeds, for those who have no data set at hand.
+"""Synthesise demo songs: music with a sung vocal stem, for those who have no data set.
 
-A seeded score (:mod:`bsm.data.demo.score`) is played by a General MIDI synthesiser (:mod:`bsm.data.demo.render`) and
-sung by a synthetic voice (:mod:`bsm.data.demo.voice`). Scores on these songs say nothing about scores on real music.
+A seed gives a score (:mod:`bsm.data.demo.score`). A General MIDI synthesiser plays it (:mod:`bsm.data.demo.render`).
+A synthetic voice sings it (:mod:`bsm.data.demo.voice`). Results on these songs say nothing about real music.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from typing import Any
 from tqdm import tqdm
 
 from bsm import audio
-from bsm.data.demo.render import GENERATOR_VERSION, RATE, SHORTEST_SONG, STEMS, check_packages, render_song
+from bsm.data.demo.render import RATE, SHORTEST_SONG, STEMS, check_packages, render_song
 from bsm.errors import InputError
 from bsm.files import sha256, write_text
+from bsm.versions import GENERATOR_VERSION
 
 __all__ = ["FIRST_SEED", "GENERATOR_VERSION", "SONGS", "STEMS", "make_corpus", "render_song"]
 
-#: Seeds never meet across splits; the words and the six voices do.
+#: The splits share words and voices, but no seeds.
 FIRST_SEED = MappingProxyType({"train": 1000, "valid": 2000, "test": 3000})
 #: The default corpus: songs per split.
 SONGS = MappingProxyType({"train": 24, "valid": 6, "test": 8})
@@ -46,23 +47,23 @@ def make_corpus(
 ) -> Path:
     """Render a data set of demo songs to ``<root>/<split>/demo-<seed>/{mixture,vocals,drums,bass,other}.wav``.
 
-    ``<root>/corpus.json`` records how each song was made and its checksums. Another call renders only what is missing,
-    damaged or made otherwise, and removes recorded songs that are no longer asked for; so an interrupted call
-    is simply repeated. One call at a time per ``root``.
+    ``<root>/corpus.json`` records the settings and checksums of each song. A repeated call renders only songs that are
+    missing, damaged or made with other settings. It removes recorded songs that are no longer wanted. Two calls must
+    not use one ``root`` at the same time.
 
     Args:
-        root: the data set's folder, made if need be.
+        root: the data set's folder, made if it is missing.
         songs: number of songs per split; seeds count up from 1000 (train), 2000 (valid), 3000 (test).
         seconds: length of each song.
-        processes: songs rendered at once; by default one per processor core. With more than one, a script must guard
-            its entry by ``if __name__ == "__main__"``, for each process imports it anew.
+        processes: number of rendering processes; by default one per processor core. Each process imports the calling
+            script, so with more than one the script needs ``if __name__ == "__main__"``.
 
     Returns:
         ``root``.
 
     Raises:
-        InputError: an unknown split, too many songs or none, too short songs, a package that demo songs need is not
-            installed, or ``root`` cannot be written.
+        InputError: a split is unknown, a split has more than 1000 songs or fewer than 0, there are no songs at all, the
+            songs are shorter than 2 s, a package for demo songs is missing, or ``root`` cannot be written.
     """
     root, wanted = Path(root), _seeds(songs)
     if seconds < SHORTEST_SONG:
@@ -75,7 +76,7 @@ def make_corpus(
     for leftover in root.glob(f"{_TEMPORARY}*"):
         shutil.rmtree(leftover)
     for name in sorted(set(record) - set(wanted)):
-        log.info("%s: removing %s, which is no longer asked for", root, name)
+        log.info("%s: removing %s, which is no longer wanted", root, name)
         shutil.rmtree(root / name, ignore_errors=True)
         del record[name]
     checked = tqdm(wanted.items(), desc="checking demo songs", disable=not record, leave=False)
@@ -96,21 +97,21 @@ def _seeds(songs: Mapping[str, int]) -> dict[str, int]:
     for split, count in songs.items():
         if split not in FIRST_SEED or not 0 <= count <= 1000:
             raise InputError(
-                f"demo songs: {split}={count}; splits are {', '.join(FIRST_SEED)}, of 0 to 1000 songs each"
+                f"demo songs: {split}={count}; the splits are {', '.join(FIRST_SEED)}, with 0 to 1000 songs each"
             )
     if not sum(songs.values()):
-        raise InputError("demo songs: none asked for; ask for at least one")
+        raise InputError("demo songs: all splits are empty; ask for at least one song")
     firsts = {split: FIRST_SEED[split] for split in songs}
     return {f"{s}/demo-{seed}": seed for s, first in firsts.items() for seed in range(first, first + songs[s])}
 
 
 def _run(jobs: list[tuple], processes: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Render jobs as processors come free; yield each song's name and record entry."""
+    """Render jobs in parallel; yield each song's name and record entry when it is done."""
     processes = min(processes or os.cpu_count() or 1, len(jobs))
     if processes == 1:
         yield from (_render_to(*job) for job in jobs)
         return
-    # Spawned, not forked: espeak-ng and torch keep state that does not survive a fork.
+    # Spawn: the state of espeak-ng and torch does not survive a fork.
     executor = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
     try:
         for done in as_completed([executor.submit(_render_to, *job) for job in jobs]):
@@ -120,7 +121,7 @@ def _run(jobs: list[tuple], processes: int | None) -> Iterator[tuple[str, dict[s
 
 
 def _render_to(root: Path, name: str, seed: int, seconds: float) -> tuple[str, dict[str, Any]]:
-    """Render one song into a temporary folder, then put it in its place; return its record entry."""
+    """Render one song into a temporary folder, give that its name, and return the record entry."""
     temporary, target = root / f"{_TEMPORARY}{seed}", root / name
     temporary.mkdir()
     for stem, sound in render_song(seed, seconds, RATE).items():
@@ -141,7 +142,7 @@ def _versions() -> dict[str, str]:
 
 
 def _is_intact(folder: Path, entry: dict[str, Any] | None, seed: int, seconds: float) -> bool:
-    """Say whether a song is there as its record says, and was made with these settings."""
+    """Return whether a song's files equal its record, and the record has these settings."""
     if entry is None:
         return False
     wanted = _settings(seed, seconds)
@@ -161,7 +162,7 @@ def _read_record(root: Path) -> dict[str, dict[str, Any]]:
     path = root / _RECORD
     try:
         songs = json.loads(path.read_text())["songs"]
-        # Names become paths that may be removed: take none that this module would not have given.
+        # Names become paths that may be removed, so accept only names that this module gives.
         return {name: dict(entry) for name, entry in songs.items() if _NAME.fullmatch(name)}
     except FileNotFoundError:
         return {}

@@ -13,8 +13,6 @@ from bsm.data.demo import voice
 from bsm.data.demo.score import Note, Score, compose
 from bsm.errors import InputError
 
-#: Raise this whenever a song sounds different from before: corpora made by another version are rendered again.
-GENERATOR_VERSION = 2
 RATE = voice.RATE
 STEMS = ("vocals", "drums", "bass", "other")
 SHORTEST_SONG = 2.0
@@ -24,10 +22,10 @@ _PEAK = 0.85
 
 
 def check_packages() -> None:
-    """Check that what rendering needs is installed.
+    """Check that the packages for rendering are installed.
 
     Raises:
-        InputError: naming the package that is not.
+        InputError: one of them is not.
     """
     for package in ("pyworld", "espeakng_loader", "tinysoundfont"):
         voice.optional(package)
@@ -43,11 +41,11 @@ def render_song(seed: int, seconds: float, rate: int = 44100) -> dict[str, np.nd
         rate: samples per second; songs are rendered at 44.1 kHz and resampled.
 
     Returns:
-        ``vocals``, ``drums``, ``bass``, ``other`` and ``mixture``, each int16 ``(2, samples)``. The mixture is
-        the exact sum of the four, its peak 0.85 of full scale.
+        ``vocals``, ``drums``, ``bass``, ``other`` and ``mixture``, each int16 ``(2, samples)``. The mixture is the
+        exact sum of the four. No peak exceeds 0.85 of full scale.
 
     Raises:
-        InputError: a negative seed, too short a song, or a package that demo songs need is not installed.
+        InputError: the seed is negative, the song is shorter than 2 s, or a package for demo songs is not installed.
     """
     if seed < 0 or seconds < SHORTEST_SONG:
         raise InputError(f"a demo song needs a seed >= 0 and at least {SHORTEST_SONG} s, not seed {seed}, {seconds} s")
@@ -65,7 +63,7 @@ def render_song(seed: int, seconds: float, rate: int = 44100) -> dict[str, np.nd
         stems = {name: audio.resample(stem, RATE, rate) for name, stem in stems.items()}
     peak = max(np.abs(stem).max() for stem in (sum(stems.values()), *stems.values()))
     quantised = {name: np.round(stems[name] * (_PEAK / peak * 32767)).astype(np.int16) for name in STEMS}
-    # Peaks are at most 0.85, so that neither rounding nor the sum can leave 16 bits.
+    # Peaks are at most 0.85, so neither rounding nor the sum can exceed 16 bits.
     quantised["mixture"] = np.sum([quantised[name] for name in STEMS], axis=0, dtype=np.int16)
     return quantised
 
@@ -78,7 +76,7 @@ def _play(notes: list[Note], samples: int) -> np.ndarray:
         drums = channel == 0
         synth.program_select(channel, font, 128 if drums else 0, program, drums)
         synth.control_change(channel, 10, _PAN.get(channel, 64))
-    # Sorted by time; at the same time, offs (0) before ons (1), or a repeated note would be cut at once.
+    # At equal times note-offs (0) go before note-ons (1): otherwise a repeated note would end as it begins.
     events = sorted(
         [(int(n.start * RATE), 1, n.channel, n.pitch, n.velocity) for n in notes]
         + [(int((n.start + n.duration) * RATE), 0, n.channel, n.pitch, 0) for n in notes]
@@ -99,12 +97,12 @@ def _play(notes: list[Note], samples: int) -> np.ndarray:
 
 
 def _generate(synth, samples: int) -> np.ndarray:
-    # Copied: the synthesiser may use its buffer again.
+    # A copy, because the synthesiser may reuse its buffer.
     return np.frombuffer(bytes(synth.generate(samples)), np.float32).reshape(-1, 2)
 
 
 def _sound_font() -> Path:
-    """Find pretty_midi's sound font without importing the package, whose own requirements are not installed."""
+    """Find the sound font of pretty_midi. The package is not imported: its requirements are not installed."""
     spec = importlib.util.find_spec("pretty_midi")
     path = Path(spec.origin).parent / "TimGM6mb.sf2" if spec and spec.origin else None
     if path is None or not path.is_file():
@@ -113,7 +111,7 @@ def _sound_font() -> Path:
 
 
 def _vocals(score: Score, samples: int, accompaniment: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Sing the score's phrases: compressed, with reverberation, -4 to 2 dB above the accompaniment while sung."""
+    """Sing the score's phrases, compressed and with reverberation, at -4 to 2 dB relative to the accompaniment."""
     dry = np.zeros(samples)
     for phrase in score.phrases:
         sound, start = voice.sing(phrase, score.voice, rng), round(phrase[0].start * RATE)
@@ -130,7 +128,7 @@ def _vocals(score: Score, samples: int, accompaniment: np.ndarray, rng: np.rando
 
 
 def _reverberate(sound: np.ndarray, seconds: float, wet: float, rng: np.random.Generator) -> np.ndarray:
-    """Add decaying noise as a room: ``seconds`` to fall by 60 dB, ``wet`` its level relative to the direct sound."""
+    """Add reverberation that falls by 60 dB in ``seconds``; ``wet`` is its level relative to the direct sound."""
     length = round(seconds * RATE)
     room = rng.normal(size=(len(sound), length)) * 10 ** (-3 * np.arange(length) / length)
     room /= np.sqrt((room**2).sum(axis=1, keepdims=True))

@@ -1,4 +1,4 @@
-"""The score of a demo song: tempo, key, band parts, and the phrases that are sung, all drawn from one seed."""
+"""Compose the score of a demo song from a seed: tempo, key, the band's parts and the sung phrases."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 
 from bsm.data.demo.voice import VOICES, WORDS, SungNote, Voice
 
-# Phrases and the gaps between them, s: roughly log-uniform between these.
+# Range of phrases and of the gaps between them, s; roughly log-uniform.
 SHORTEST, LONGEST = 0.4, 9.0
-# Share of a song that is sung, between these. Neighbouring seeds lie far apart (multiples of the golden ratio, whose
-# fractional parts fill the range evenly), so that even a few songs hold sparse and dense vocals.
+# Range of the sung share of a song. The fractional parts of multiples of the golden ratio fill a range evenly, so even
+# a few songs with neighbouring seeds include sparse and dense vocals.
 LEAST_SUNG, MOST_SUNG = 0.15, 0.75
 _GOLDEN = (1 + 5**0.5) / 2
-# The voice's reverberation fills the start of a gap: a shorter rest would not be heard as one.
+# The voice's reverberation fills the start of a gap, so a shorter rest would not be heard.
 _SHORTEST_GAP = 0.6
 _CHANNELS = {"drums": 0, "bass": 1, "pad": 2, "guitar": 3, "keys": 4}
 # General MIDI drum keys.
@@ -23,7 +23,7 @@ _KICK, _SNARE, _CRASH = 36, 38, 49
 
 @dataclass(frozen=True)
 class Note:
-    """One note of an instrument: times in seconds; pitch, velocity, program and channel as in General MIDI."""
+    """One note of an instrument; times in seconds, all else as in General MIDI."""
 
     start: float
     duration: float
@@ -35,12 +35,12 @@ class Note:
 
 @dataclass(frozen=True)
 class Score:
-    """A song on paper.
+    """The score of a song.
 
     Attributes:
         seconds: length.
         parts: notes of ``drums``, ``bass`` and ``other``.
-        phrases: sung phrases in rising order, apart by rests.
+        phrases: sung phrases in order of time, with rests between them.
         voice: the singer.
     """
 
@@ -64,10 +64,10 @@ class _Harmony:
 
 
 def compose(seed: int, seconds: float) -> Score:
-    """Write the song of a seed.
+    """Compose the song of a seed.
 
     Args:
-        seed: any non-negative number; equal seeds and lengths give equal scores.
+        seed: any non-negative number. Equal seeds and lengths give equal scores.
         seconds: length of the song.
     """
     rng = np.random.default_rng([seed, 0])
@@ -81,7 +81,7 @@ def compose(seed: int, seconds: float) -> Score:
         "bass": _bass(bars, beat, harmony, rng),
         "other": _chords(bars, beat, harmony, rng),
     }
-    # The melody draws from a stream of its own, so that a change to the band leaves it alone.
+    # The melody has its own random stream, so a change to the band does not change it.
     rng = np.random.default_rng([seed, 1])
     voice = VOICES[rng.integers(len(VOICES))]
     sung = LEAST_SUNG + (MOST_SUNG - LEAST_SUNG) * (seed * _GOLDEN % 1)
@@ -91,20 +91,20 @@ def compose(seed: int, seconds: float) -> Score:
 
 
 def phrase_spans(rng: np.random.Generator, seconds: float, unit: float, share: float) -> list[tuple[float, float]]:
-    """Lay out when the voice sings: phrases and rests of many lengths.
+    """Draw the times at which the voice sings: phrases and gaps of many lengths.
 
-    Both are drawn log-uniformly from 0.4 s to 9 s (at most half the song), one from each of as many equally likely
-    classes as there are phrases, so that even one song holds short and long ones; then scaled to fill their shares of
-    the song and rounded to the beat grid.
+    Lengths are log-uniform from 0.4 s to 9 s, or to half the song. They are stratified: one phrase comes from each of
+    as many equally likely classes as there are phrases, so every song has short and long ones. The lengths are then
+    scaled to their shares of the song and rounded to the beat grid.
 
     Args:
         rng: draws everything.
         seconds: length of the song.
         unit: the grid's step, s.
-        share: of the song that is sung, about: roundings and the song's end change it a little.
+        share: sung part of the song; rounding and the song's end change it a little.
 
     Returns:
-        ``(start, stop)`` of each phrase in seconds, rising, on the grid; the last may be cut by the song's end.
+        ``(start, stop)`` of each phrase in seconds, in order, on the grid. The song's end may cut the last.
     """
     longest = max(2 * SHORTEST, min(LONGEST, seconds / 2))
     mean = (longest - SHORTEST) / np.log(longest / SHORTEST)
@@ -134,12 +134,12 @@ def _lengths(rng: np.random.Generator, count: int, longest: float, total: float)
 def _phrase(
     start: float, stop: float, beat: float, harmony: _Harmony, voice: Voice, rng: np.random.Generator
 ) -> list[SungNote]:
-    """Fill a phrase with notes of half a beat to two beats: steps and leaps around the chords."""
+    """Fill a phrase with notes of half a beat to two beats, in steps and leaps around the chords."""
     base = voice.pitch + 12 - (12 if harmony.key > 6 else 0)
     degree, position, notes = int(rng.integers(0, 5)), start, []
     while stop - position > 0.02:
         length = float(rng.choice([0.5, 1, 1, 1.5, 2])) * beat
-        # What would be left is too short for a word: give it to this note.
+        # A rest too short for a word is added to this note.
         if stop - position - length < SHORTEST / 2:
             length = stop - position
         if rng.random() < 0.7:
@@ -175,7 +175,7 @@ def _drums(bars: int, beat: float, rng: np.random.Generator) -> list[Note]:
             hit(start + at * beat, _SNARE, 90, 118)
         if bar % 4 == 0:
             hit(start, _CRASH, 90, 100)
-        if bar % 4 == 3:  # a fill leads over
+        if bar % 4 == 3:  # a fill leads to the next four bars
             for at in np.arange(3, 4, 0.25):
                 hit(start + at * beat, int(rng.choice([41, 45, 48, _SNARE])), 80, 110)
     return notes
@@ -194,7 +194,7 @@ def _bass(bars: int, beat: float, harmony: _Harmony, rng: np.random.Generator) -
 
 
 def _chords(bars: int, beat: float, harmony: _Harmony, rng: np.random.Generator) -> list[Note]:
-    """Write ``other``: a pad under everything, a picked guitar, and keys on off-beats."""
+    """Compose ``other``: a pad, a picked guitar, and keys on off-beats."""
     pad = int(rng.choice([48, 50, 89, 16, 19]))
     guitar = int(rng.choice([24, 25, 27, 28, 29]))
     keys = int(rng.choice([0, 4, 5, 11, 88]))

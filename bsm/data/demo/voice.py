@@ -1,8 +1,8 @@
-"""A singing voice without recordings: espeak-ng speaks a word, WORLD stretches its vowel onto a note.
+"""Sing without recordings: espeak-ng speaks a word, and WORLD stretches its vowel to a note.
 
-Method: a spoken word is analysed into pitch, spectral envelope and aperiodicity (WORLD: Morise, Yokomori & Ozawa, IEICE
-Trans. 2016); its vowel is stretched until the word fills the note, its pitch replaced by the melody's with
-glide, vibrato and drift, and the sound is synthesised again.
+WORLD (Morise, Yokomori & Ozawa, IEICE Trans. 2016) analyses a spoken word into pitch, spectral envelope and
+aperiodicity. The vowel is stretched until the word fills the note. The melody's pitch, with glide, vibrato and drift,
+replaces the spoken pitch. Then WORLD synthesises the sound.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Voice:
     Attributes:
         name: espeak-ng's voice and variant.
         pitch: middle of the range, MIDI note.
-        formants: factor on formant frequencies; above 1 sounds brighter.
+        formants: factor on formant frequencies; a factor above 1 sounds brighter.
     """
 
     name: str
@@ -66,7 +66,7 @@ WORDS = tuple(_LYRICS.split())
 
 
 def optional(package: str) -> ModuleType:
-    """Import a package that only the demo songs need.
+    """Import a package that only demo songs need.
 
     Raises:
         InputError: it is not installed.
@@ -81,7 +81,7 @@ def sing(notes: list[SungNote], voice: Voice, rng: np.random.Generator) -> np.nd
     """Sing one phrase.
 
     Args:
-        notes: the phrase's notes in rising order, each ending before the next begins or where it begins.
+        notes: the phrase's notes in order of time, without overlaps.
         voice: the singer.
         rng: draws vibrato and drift.
 
@@ -101,7 +101,7 @@ def sing(notes: list[SungNote], voice: Voice, rng: np.random.Generator) -> np.nd
         frames_done += len(position)
         low = position.astype(int)
         high, mix = np.minimum(low + 1, len(word.voiced) - 1), (position - low)[:, None]
-        # Envelopes are interpolated in decibels: linear mixing would blur a consonant's onset.
+        # Envelopes are interpolated in decibels, because linear interpolation would blur a consonant's onset.
         envelopes.append(word.log_envelope[low] * (1 - mix) + word.log_envelope[high] * mix)
         aperiodicities.append(word.aperiodicity[low] * (1 - mix) + word.aperiodicity[high] * mix)
         contour = _pitch_contour(note.pitch, previous, len(position), rng)
@@ -125,7 +125,7 @@ def sing(notes: list[SungNote], voice: Voice, rng: np.random.Generator) -> np.nd
 
 @dataclass(frozen=True, eq=False)
 class _Word:
-    """A spoken word in WORLD's terms: one row per 5 ms frame; the vowel spans frames ``first`` to ``last``."""
+    """A spoken word, analysed by WORLD: one row per 5 ms frame; the vowel spans frames ``first`` to ``last``."""
 
     log_envelope: np.ndarray  # (frames, bins)
     aperiodicity: np.ndarray  # (frames, bins)
@@ -135,9 +135,9 @@ class _Word:
 
 
 def _stretch(word: _Word, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Map the frames of a note to positions in the spoken word; also say which of them are its vowel.
+    """Map the frames of a note to positions in the spoken word, and mark those of the vowel.
 
-    Consonants keep their length unless they would take up more than 45 % of the note.
+    Consonants keep their length unless they exceed 45 % of the note.
     """
     before, after = word.first, len(word.voiced) - 1 - word.last
     squeeze = min(1.0, 0.45 * frames / max(1, before + after))
@@ -154,7 +154,7 @@ def _stretch(word: _Word, frames: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pitch_contour(pitch: int, previous: int | None, frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the sung pitch in Hz: a glide from the note before, vibrato that sets in late, and a slow drift."""
+    """Return the sung pitch in Hz, with a glide from the previous note, a late vibrato and a slow drift."""
     time = np.arange(frames) * _FRAME_MS / 1000
     glide = (previous - pitch if previous is not None else -1.5) * np.exp(-time / 0.045)
     depth, speed, phase = rng.uniform(0.15, 0.5), rng.uniform(5, 6.2), rng.uniform(0, 2 * np.pi)
@@ -164,7 +164,7 @@ def _pitch_contour(pitch: int, previous: int | None, frames: int, rng: np.random
     return 440 * 2 ** ((pitch - 69 + glide + vibrato + drift) / 12)
 
 
-@lru_cache(maxsize=2 * len(WORDS))  # 2 MB each: the words of two singers, not of all
+@lru_cache(maxsize=2 * len(WORDS))  # the words of two singers, 2 MB each
 def _analyse(text: str, voice: str) -> _Word:
     """Cut and analyse a spoken word."""
     pyworld = optional("pyworld")
@@ -175,7 +175,7 @@ def _analyse(text: str, voice: str) -> _Word:
     pitch = pyworld.stonemask(sound, pitch, times, RATE)
     envelope = pyworld.cheaptrick(sound, pitch, times, RATE)
     aperiodicity = pyworld.d4c(sound, pitch, times, RATE)
-    # espeak speaks at 22.05 kHz. Above 9.5 kHz the envelope goes on as breath, falling by 4 dB per kHz.
+    # espeak speaks at 22.05 kHz. Above 9.5 kHz the envelope continues as breath that falls by 4 dB per kHz.
     frequency = np.linspace(0, RATE / 2, envelope.shape[1])
     low, high = np.searchsorted(frequency, [7500, 9500])
     fall = 10 ** (-(frequency[high:] - 9500) / 1000 * 0.4)
@@ -191,8 +191,8 @@ def _analyse(text: str, voice: str) -> _Word:
 def _spoken_words() -> dict[tuple[str, str], np.ndarray]:
     """Speak every word in every voice; float64 ``(samples,)`` at 22.05 kHz by voice and word.
 
-    All at once and always in the same order, because espeak-ng carries state (flutter, noise) from word to word that
-    neither its seed nor a new start resets: this way a word sounds the same whatever was sung before it in the process.
+    espeak-ng keeps state (flutter, noise) from word to word, which neither its seed nor a restart resets. So all words
+    are spoken at once in a fixed order: a word then sounds the same whatever the process sang before.
     """
     loader = optional("espeakng_loader")
     library = ctypes.CDLL(loader.get_library_path())
@@ -209,7 +209,7 @@ def _spoken_words() -> dict[tuple[str, str], np.ndarray]:
         return 0
 
     library.espeak_SetSynthCallback(collect)
-    library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # else its noise and flutter start from the clock
+    library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # otherwise the clock seeds its noise and flutter
     speed, utf8 = 1, 1
     spoken = {}
     for voice in VOICES:
@@ -220,5 +220,5 @@ def _spoken_words() -> dict[tuple[str, str], np.ndarray]:
             text = word.encode()
             library.espeak_Synth(text, ctypes.c_size_t(len(text) + 1), 0, 0, 0, utf8, None, None)
             spoken[voice.name, word] = np.concatenate(blocks)
-    library.espeak_Terminate()  # the callback must not outlive this function
+    library.espeak_Terminate()  # before the callback is deleted
     return spoken

@@ -1,4 +1,4 @@
-"""Speed and memory, measured as ratios within one run: machines are noisy, and other work slows them unseen."""
+"""Speed and memory, measured as ratios within one run, because other work slows a machine unseen."""
 
 from __future__ import annotations
 
@@ -17,23 +17,30 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def repeated(functions: dict[str, Callable[[], Any]], repeats: int, *, warm_up: int = 1) -> dict[str, list[float]]:
-    """Time functions in turn, round after round, so that a slow spell meets them all; seconds of each round.
+    """Time functions in turn, round after round, so that a slow spell affects all of them.
 
-    ``warm_up`` rounds run first and are not counted. Work queued on a GPU is waited for.
+    Args:
+        functions: by name.
+        repeats: counted rounds.
+        warm_up: rounds before those.
+
+    Returns:
+        The seconds of each counted round, by name. Work queued on a GPU is waited for.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(warm_up + repeats):
         for name, function in functions.items():
-            _finish()
+            finish()
             started = time.perf_counter()
             function()
-            _finish()
+            finish()
             if turn >= warm_up:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
 
 
-def _finish() -> None:
+def finish() -> None:
+    """Wait for the work that is queued on a GPU, if one is in use."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
@@ -48,9 +55,12 @@ def matmul_rate(size: int = 1536, repeats: int = 5, device: str = "cpu") -> floa
 def peak_memory(prepare: Callable[..., Any], run: Callable[[Any], Any], args: tuple, *, warm_up: tuple) -> int | None:
     """Measure, in a fresh process, by how many bytes ``run(prepare(*args))`` raises resident memory above its inputs.
 
-    A fresh process, for an allocator that has freed memory before hands it out again unseen; there,
-    ``run(prepare(*warm_up))`` comes first, on something small, so that libraries are loaded. Both functions must be
-    importable. None where the system has no ``/proc/self/clear_refs`` (that is, outside Linux).
+    The process is fresh because an allocator hands out freed memory again, which would not be seen. There,
+    ``run(prepare(*warm_up))`` comes first, with small inputs, so that libraries are loaded. Both functions must be
+    importable.
+
+    Returns:
+        Bytes; None where the system has no ``/proc/self/clear_refs``, which only Linux has.
     """
     if not _CLEAR.exists():
         return None
@@ -59,12 +69,12 @@ def peak_memory(prepare: Callable[..., Any], run: Callable[[Any], Any], args: tu
 
 
 def peak_memory_cuda(run: Callable[[], Any]) -> int:
-    """Measure by how many bytes ``run()`` raises the memory allocated on the GPU."""
-    _finish()
+    """Measure by how many bytes ``run()`` raises the memory that PyTorch has allocated on the GPU."""
+    finish()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     run()
-    _finish()
+    finish()
     return torch.cuda.max_memory_allocated() - before
 
 

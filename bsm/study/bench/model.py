@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bsm.config import ModelConfig
 from bsm.conv import BACKENDS, causal_conv, unavailable
-from bsm.mamba2 import BiMamba2Block, Mamba2
+from bsm.mamba2 import BiMamba2Block, Mamba2, Scan
 from bsm.model import BSMamba2
 from bsm.scan import scan
 from bsm.study.bench import SEED, repeated
@@ -103,17 +103,18 @@ def direct_share(model: BSMamba2, mixture: Tensor) -> list[dict[str, Any]]:
     energies: dict[str, list[float]] = {}
     lengths: dict[str, int] = {}
 
-    def measure(name: str, mixer: Mamba2, args: tuple) -> None:
-        values = mixer.scan_inputs(mixer.in_proj(args[0])[..., mixer.sizes[0] :])
-        y, _ = scan(**values, reverse=mixer.reverse, final_state=False)
-        rough, _ = scan(**values, reverse=mixer.reverse, final_state=False, backend="feedthrough")
+    def measure(name: str, module: Scan, _: tuple, values: dict[str, Tensor]) -> None:
+        y, _ = scan(**values, reverse=module.reverse, final_state=False)
+        rough, _ = scan(**values, reverse=module.reverse, final_state=False, backend="feedthrough")
         parts = y, values["x"] * values["D"][:, None], y - rough
-        total = energies.setdefault(name, [0.0] * len(parts))  # a mixer is called once a slab of rows
+        total = energies.setdefault(name, [0.0] * len(parts))  # a scan is called once per slab of rows
         energies[name] = [t + float(p.square().sum()) for t, p in zip(total, parts, strict=True)]
         lengths[name] = y.shape[1]
 
-    mixers = {name: module for name, module in model.named_modules() if isinstance(module, Mamba2)}
-    hooks = [module.register_forward_pre_hook(partial(measure, name)) for name, module in mixers.items()]
+    mixers = {name: module.ssm for name, module in model.named_modules() if isinstance(module, Mamba2)}
+    hooks = [
+        module.register_forward_pre_hook(partial(measure, name), with_kwargs=True) for name, module in mixers.items()
+    ]
     try:
         model(mixture)
     finally:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-import bsm.mamba2
-import bsm.model
-from bsm.model import BSMamba2
-from bsm.study.bench import _finish
+from bsm.mamba2 import CausalConv1d, Scan
+from bsm.model import BandLinear, BSMamba2
+from bsm.study.bench import finish
+from bsm.study.bench.yardsticks import IndexedScan
 
 SCAN, CONV, PRODUCTS, ELEMENTWISE = "scan", "convolution", "other matrix products", "norms, gates, copies"
 STFT, LOSS, OPTIMISER, DATA = "STFT and mask", "loss", "optimiser", "data"
@@ -35,33 +35,34 @@ class Clock:
         self._since = 0.0
 
     def switch(self, part: str | None, direction: str = "forward") -> None:
-        """Count what comes to another part; None stops the clock. Work queued on a GPU is waited for."""
-        _finish()
+        """Count the time from now on to another part; None stops the clock. Wait for work queued on a GPU."""
+        finish()
         moment = time.perf_counter()
         if self._now:
             self.seconds[self._now] += moment - self._since
         self._now, self._since = part and (part, direction), moment
 
-    def wrap(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function with its time, and that of its backward pass, counted to a part.
+    def follow(self, module: nn.Module, part: str) -> list[RemovableHandle]:
+        """Count a module's time, forward and backward, to a part until the returned hooks are removed.
 
-        Its inputs and outputs pass through a node of the graph that switches the clock. Autograd runs such a node when
-        all gradients that enter it are there, and otherwise goes backwards in the order of the forward pass, so that
-        what lies between two of them is the function's own.
+        The module's inputs and its output, one tensor, pass through a node of the graph that switches the clock.
+        Autograd runs this node once it has all gradients that enter the node. Otherwise it goes through the forward
+        pass in reverse order. The time between two such nodes is therefore the module's own.
         """
+        outside: list[str | None] = []  # the part around each call in progress
 
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            outside = self._now[0] if self._now else None
-            values = self._mark((*args, *kwargs.values()), part, outside)
-            out = function(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True)))
-            if isinstance(out, tuple):
-                return self._mark(out, outside, part)
-            return self._mark((out,), outside, part)[0]
+        def enter(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+            outside.append(self._now and self._now[0])
+            values = self._mark((*args, *kwargs.values()), part, outside[-1])
+            return values[: len(args)], dict(zip(kwargs, values[len(args) :], strict=True))
 
-        return timed
+        def leave(_: nn.Module, __: tuple, output: Tensor) -> Tensor:
+            return self._mark((output,), outside.pop(), part)[0]
+
+        return [module.register_forward_pre_hook(enter, with_kwargs=True), module.register_forward_hook(leave)]
 
     def _mark(self, values: tuple, on: str | None, back: str | None) -> tuple:
-        """Count what follows to ``on``, and what follows in the backward pass to ``back``; return the same values."""
+        """Count the time after this call to ``on``, and after its backward pass to ``back``; return the same values."""
         graph = [torch.is_grad_enabled() and isinstance(v, Tensor) and v.requires_grad for v in values]
         if not any(graph):
             self.switch(on)
@@ -85,32 +86,25 @@ class _Switch(torch.autograd.Function):
 
 
 @contextmanager
-def timed_parts(
-    model: BSMamba2, clock: Clock | None, *, scan: Callable[..., tuple[Tensor, Tensor | None]] = bsm.mamba2.scan
-) -> Iterator[None]:
-    """Let a clock follow the parts of a model inside the block.
-
-    Args:
-        model: its calls are counted; no other model may be called inside the block.
-        clock: None leaves the model as it is.
-        scan: takes the place of :func:`bsm.scan.scan`.
-    """
-    with ExitStack() as stack:
-
-        def put(owner: Any, name: str, part: str) -> None:
-            stack.enter_context(patch.object(owner, name, clock.wrap(part, getattr(owner, name))))
-
-        stack.enter_context(patch.object(bsm.mamba2, "scan", scan))
-        if clock is None:
-            yield
-            return
-        put(bsm.mamba2, "scan", SCAN)
-        put(bsm.mamba2, "causal_conv", CONV)
-        put(bsm.model, "_linear", PRODUCTS)
-        put(model, "forward", STFT)
-        for module in (model.band_split, model.dual_path, model.final_norm, model.mask_estimator):
-            put(module, "forward", ELEMENTWISE)
-        for module in model.dual_path.modules():
-            if isinstance(module, nn.Linear):
-                put(module, "forward", PRODUCTS)
+def timed_parts(model: BSMamba2, clock: Clock) -> Iterator[None]:
+    """Let a clock follow the parts of a model inside the block."""
+    hooks = clock.follow(model, STFT)
+    for module in (model.band_split, model.dual_path, model.final_norm, model.mask_estimator):
+        hooks += clock.follow(module, ELEMENTWISE)
+    for module in model.modules():
+        if part := _part(module):
+            hooks += clock.follow(module, part)
+    try:
         yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _part(module: nn.Module) -> str | None:
+    """Return the part that a layer's own time belongs to; None for the part around it."""
+    if isinstance(module, Scan | IndexedScan):
+        return SCAN
+    if isinstance(module, CausalConv1d):
+        return CONV
+    return PRODUCTS if isinstance(module, nn.Linear | BandLinear) else None

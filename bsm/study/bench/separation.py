@@ -17,19 +17,19 @@ from tqdm import tqdm
 
 from bsm.baseline import BSRoformer, RoformerConfig
 from bsm.config import ModelConfig
-from bsm.linear import packed_operations
+from bsm.fast import packed_operations
 from bsm.model import BSMamba2
 from bsm.study.bench import _CLEAR, SEED, _resident, matmul_rate, repeated
 from bsm.study.figures import COLOURS
 
 MODELS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "BSMamba2": BSMamba2,
-    "BS-RoFormer": lambda config: BSRoformer(RoformerConfig.beside(config)),
+    "BS-RoFormer": lambda config: BSRoformer(RoformerConfig.like(config)),
 }
 THREADS = 2
 WARM_UP = 0.5  # seconds of audio that load libraries and wake the allocator before anything is measured
 TOP = 10  # costs that are listed
-PACKED = "_linear_pointwise"  # oneDNN's product, see bsm.linear
+PACKED = "_linear_pointwise"  # oneDNN's product, see bsm.fast
 KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm", PACKED),
     "attention": ("attention",),

@@ -19,7 +19,8 @@ from bsm.study.bench import SEED, repeated
 from bsm.study.bench.yardsticks import MonoSTFT, plain_loss
 
 RATE = 44100
-# Of the seed reports: their transforms are as long as their windows, the paper's at least 2048.
+# Losses of the reports on the unofficial implementation. Their transforms are as long as their windows; the paper's
+# have at least 2048 samples.
 SEED_LOSS = LossConfig(min_fft=256)
 REDUCED_LOSS = LossConfig(windows=(2048, 1024, 512), min_fft=256, magnitude=True, mean=True, center=False)
 # The first is what the optimisation report starts from, the second the same with one complex comparison a window.

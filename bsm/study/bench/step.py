@@ -1,4 +1,7 @@
-"""One training step, part by part: by size, by scan backend, and as the seed documents had it before and after."""
+"""One training step, part by part: by size, by scan backend, and before and after the changes that reports describe.
+
+The reports are the optimisation and integration reports of the unofficial implementation.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import bsm.mamba2
 from bsm import audio
 from bsm.config import ModelConfig, TrainConfig
 from bsm.data.mixing import MixingDataset
 from bsm.data.tracks import folder_tracks
 from bsm.loss import bsmamba2_loss
-from bsm.mamba2 import BiMamba2Block
+from bsm.mamba2 import BiMamba2Block, Mamba2
 from bsm.model import BSMamba2
 from bsm.study.bench import SEED, repeated
-from bsm.study.bench.parts import DATA, LOSS, OPTIMISER, STFT, Clock, timed_parts
+from bsm.study.bench.parts import DATA, LOSS, OPTIMISER, Clock, timed_parts
 from bsm.study.bench.spectra import REDUCED_LOSS, SEED_LOSS
-from bsm.study.bench.yardsticks import MonoSTFT, indexed_scan, plain_loss
-from bsm.train.trainer import recompute_blocks
+from bsm.study.bench.yardsticks import IndexedScan, MonoSTFT, plain_loss
+from bsm.train.trainer import AveragedWeights, recompute_blocks
 
-LARGEST = 6 << 30  # bytes that the loops' states may take; a case beyond it is left out
+LARGEST = 6 << 30  # bytes that the loops' states may take; larger cases are skipped
 LOOPS = ("sequential", "indexed")
 
 
@@ -42,7 +43,7 @@ class Variant:
 
     Attributes:
         name: for tables.
-        scan: a backend's name, or ``indexed``, the seed documents' loop.
+        scan: a backend's name, or ``indexed`` for the loop of the optimisation report.
         loss: of estimate and target.
         mono: feed the network the average of the channels.
     """
@@ -60,14 +61,14 @@ VARIANTS = (BEFORE, REDUCED, OURS)
 
 
 class Step:
-    """A model in training, whose every call is one update as in :mod:`bsm.train`.
+    """A model in training. Each call is one update, as in :mod:`bsm.train`.
 
     Args:
         variant: how the step is taken.
         model: sizes.
-        config: optimisation; ``batch_size``, ``accumulate``, ``lr``, ``clip``, ``ema_decay``, ``precision`` and
-            ``checkpoint_gradients`` count.
-        batches: gives mixtures and vocals, ``(batch, channels, samples)``, one pair for each forward pass.
+        config: optimisation. Used are ``seed``, ``accumulate``, ``lr``, ``clip``, ``ema_decay``, ``precision`` and
+            ``checkpoint_gradients``.
+        batches: yields a mixture and its vocals, ``(batch, channels, samples)``, for each forward pass.
         device: ``cpu`` or ``cuda``.
         compiled: pass each block through ``torch.compile``.
     """
@@ -87,11 +88,15 @@ class Step:
         self.model = BSMamba2(model.replace(scan_backend="auto" if indexed else variant.scan))
         if variant.mono:
             self.model.stft = MonoSTFT(self.model.stft)
+        if indexed:
+            for mixer in self.model.modules():
+                if isinstance(mixer, Mamba2):
+                    mixer.ssm = IndexedScan(mixer.ssm.reverse)
         self.device = device
         self.model.to(device)
-        self.scan = indexed_scan if indexed else bsm.mamba2.scan
         self.variant, self.config, self.batches = variant, config, batches
-        self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        self.averaged = AveragedWeights(self.model, config.ema_decay)
+        self.parameters = list(self.model.parameters())
         if config.checkpoint_gradients:
             recompute_blocks(self.model)
         if compiled:
@@ -101,31 +106,30 @@ class Step:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, fused=True)
 
     def __call__(self, clock: Clock | None = None) -> None:
-        """Take one update; a clock makes the parts' times known, and the step a little slower."""
+        """Take one update. A clock, if given, counts the time of each part and slows the step a little."""
         switch = clock.switch if clock else lambda *_: None
-        loss = clock.wrap(LOSS, self.variant.loss) if clock else self.variant.loss
         half = self.config.precision == "bf16-mixed"
-        with timed_parts(self.model, clock, scan=self.scan):
+        with timed_parts(self.model, clock) if clock else nullcontext():
             for _ in range(self.config.accumulate):
                 switch(DATA)
                 mixture, vocals = (v.to(self.device) for v in next(self.batches))
-                switch(STFT)
                 with torch.autocast(self.device, torch.bfloat16) if half else nullcontext():
                     estimate = self.model(mixture)
-                value = loss(estimate, vocals) / self.config.accumulate
+                switch(LOSS)
+                value = self.variant.loss(estimate, vocals) / self.config.accumulate
                 switch(LOSS, "backward")
                 value.backward()
                 switch(OPTIMISER)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        nn.utils.clip_grad_norm_(self.parameters, self.config.clip, foreach=True)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.averaged.update_parameters(self.model)
+        self.averaged.update()
         switch(None)
 
 
 @contextmanager
 def noise_songs(rate: int, channels: int, *, songs: int = 4, seconds: float = 10.0) -> Iterator[Path]:
-    """Make a folder of songs of noise, four sources each, that goes away after the block: reading them costs the same.
+    """Make a temporary folder with songs of noise, four sources each; reading them costs as much as reading music.
 
     Args:
         rate: samples per second.
@@ -145,11 +149,11 @@ def noise_songs(rate: int, channels: int, *, songs: int = 4, seconds: float = 10
 
 
 def _batches(dataset: MixingDataset, batch: int) -> Iterator[list[Tensor]]:
-    yield from DataLoader(dataset, batch_size=batch)  # in this process: what it takes is seen, not hidden
+    yield from DataLoader(dataset, batch_size=batch)  # in this process, so that its time is counted
 
 
 def state_bytes(config: ModelConfig, seconds: float, batch: int) -> int:
-    """Estimate what a loop's backward pass keeps: three states a step, of every mixer and row."""
+    """Estimate the bytes that a loop keeps for its backward pass: three states per step, mixer and row."""
     tokens = batch * len(config.bands) * frames(config, seconds)
     return 3 * 4 * tokens * config.d_inner * config.d_state * 4 * config.depth
 
@@ -172,7 +176,7 @@ def breakdown(
     """Measure training steps part by part; the variants take turns, round after round.
 
     Args:
-        variants: those whose states would not fit in memory are left out.
+        variants: ways to take the step. Those with more than :data:`LARGEST` bytes of states are skipped.
         preset: size of the network.
         seconds: length of a segment, s.
         batch: segments of a step.

@@ -1,4 +1,4 @@
-"""What scan, loss and transform are measured against: nobody's code here should be used for anything else.
+"""Baselines for the speed of scan, loss and transform. Nothing here serves any other purpose.
 
 The scans take ``x, dt, A, B, C, D`` as :func:`bsm.scan.scan` does, with one group, and return ``y``.
 """
@@ -16,9 +16,9 @@ from bsm.stft import STFT
 
 
 def indexed_loop(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-    """Loop over steps the seed documents' way, indexing ``x[:, t]``.
+    """Loop over steps as the optimisation report of the unofficial implementation does, indexing ``x[:, t]``.
 
-    The backward of every index fills a gradient as long as the sequence: quadratic in the length.
+    The backward pass of each index fills a gradient as long as the sequence, so the time is quadratic in the length.
     """
     state = x.new_zeros(x.shape[0], x.shape[2], x.shape[3], B.shape[3])
     decay = torch.exp(dt * A)
@@ -30,12 +30,18 @@ def indexed_loop(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tens
     return torch.stack(outputs, dim=1) + x * D[:, None]
 
 
-def indexed_scan(*, reverse: bool = False, backend: str = "", final_state: bool = False, **inputs: Tensor):
-    """:func:`indexed_loop` in the place of :func:`bsm.scan.scan`; ``backend`` and ``final_state`` are passed over."""
-    if not reverse:
-        return indexed_loop(**inputs), None
-    flipped = {name: v.flip(1) if v.ndim > 1 else v for name, v in inputs.items()}
-    return indexed_loop(**flipped).flip(1), None
+class IndexedScan(nn.Module):
+    """Run :func:`indexed_loop` in place of a mixer's :class:`bsm.mamba2.Scan`, in that scan's direction."""
+
+    def __init__(self, reverse: bool = False) -> None:
+        super().__init__()
+        self.reverse = reverse
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Return ``y``, ``(batch, length, heads, headdim)``."""
+        if not self.reverse:
+            return indexed_loop(**inputs)
+        return indexed_loop(**{name: v.flip(1) if v.ndim > 1 else v for name, v in inputs.items()}).flip(1)
 
 
 def textbook(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, chunk: int = 64) -> Tensor:
@@ -68,10 +74,15 @@ def _segment_sums(a: Tensor) -> Tensor:
 def plain_loss(
     estimate: Tensor, target: Tensor, config: LossConfig, kinds: Sequence[Callable[[Tensor], Tensor]] = ()
 ) -> Tensor:
-    """Compute a loss of :mod:`bsm.loss` the way the author's code and the seed documents do.
+    """Compute a loss of :mod:`bsm.loss` as the author's code and the unofficial implementation do.
 
-    Both signals are transformed, windows are made for every call, and autograd finds the gradient. ``kinds`` are
-    functions of a spectrum, such as ``torch.real``, each compared by itself; without them ``config`` says what is.
+    Both signals are transformed, each call makes its windows anew, and autograd finds the gradient.
+
+    Args:
+        estimate: ``(batch, channels, samples)``.
+        target: the same shape.
+        config: windows, weights and, without ``kinds``, what is compared.
+        kinds: functions of a spectrum, such as ``torch.real``; the distances of all of them are added.
     """
     kinds = kinds or (torch.abs if config.magnitude else lambda spectrum: spectrum,)
     loss = config.waveform_weight * F.l1_loss(estimate, target)
@@ -94,7 +105,7 @@ def plain_loss(
 
 
 class MonoSTFT(nn.Module):
-    """The seed documents' transform: of the channels' average, put in the place of every channel."""
+    """Transform the average of the channels and use it for each channel, as the optimisation report does."""
 
     def __init__(self, stft: STFT) -> None:
         super().__init__()

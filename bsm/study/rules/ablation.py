@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from bsm.study.ablation import differences, gain_of
-from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, RE_TRAINED, REPRODUCED, Finding, interval_words, rule
-from bsm.study.stats import Interval
+from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, RE_TRAINED, REPRODUCED, Finding, rule
+from bsm.study.stats import Interval, interval_words
 
 REDUCED = "loss-3-magnitude"
 PARTS = {

@@ -12,7 +12,8 @@ import numpy as np
 
 from bsm.study.bench.data import RESTARTED
 from bsm.study.bench.spectra import ANEW, AVERAGED
-from bsm.study.claims import BLOCKED, RE_EXECUTED, Finding, interval_words, judge_ratio, ratio, rule
+from bsm.study.claims import BLOCKED, RE_EXECUTED, Finding, judge_ratio, rule
+from bsm.study.stats import interval_words, ratio
 
 AGAIN = "needs a new run: the result file is older than the measurement of the described case"
 

@@ -21,13 +21,10 @@ from bsm.study.claims import (
     RE_TRAINED,
     REPRODUCED,
     Finding,
-    gain_words,
-    interval_words,
     judge_ratio,
-    ratio,
     rule,
 )
-from bsm.study.stats import bootstrap_interval, paired_difference
+from bsm.study.stats import bootstrap_interval, gain_words, interval_words, paired_difference, ratio
 
 _BOTH = "forward + backward"
 _KERNEL, _CONV_KERNEL = "selective", "cuda"  # the backends that call the claims' kernels: Mamba-1's scan, causal-conv1d

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, RE_EXECUTED, REPRODUCED, Finding, interval_words, rule
-from bsm.study.stats import bootstrap_interval
+from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, RE_EXECUTED, REPRODUCED, Finding, rule
+from bsm.study.stats import bootstrap_interval, interval_words
 
 
 @rule(RE_EXECUTED)

@@ -1,7 +1,7 @@
-"""Rules on what follows from structure alone, from the comparison that ``tests/compare_seed.py`` writes.
+"""Rules on what follows from structure alone, from the comparison that :mod:`bsm.study.structure` writes.
 
-What the unofficial implementation contains was read in its source; a literal model of that description is what is
-counted, compared and run.
+The unofficial implementation was read in its source. What is counted, compared and run is a literal model of that
+description.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from bsm.study.ablation import gain_of
-from bsm.study.claims import COMPUTED, CONTRADICTED, PARTLY, READ, REPRODUCED, Finding, gain_words, rule
+from bsm.study.claims import COMPUTED, CONTRADICTED, PARTLY, READ, REPRODUCED, Finding, rule
+from bsm.study.stats import gain_words
 from bsm.study.variants import BASE, VARIANTS
 
 

@@ -1,20 +1,19 @@
-"""The described model beside the paper's: what the ledger's structural rows rest on."""
+"""The described model beside the paper's: what the structural claims rest on."""
 
 import json
 
 import pytest
 import torch
 
-import compare_seed
-import seed_model
 from bsm.config import ModelConfig
 from bsm.model import BSMamba2
+from bsm.study import structure, unofficial
 from bsm.study.records import ROOT, plain
 
 
 @pytest.fixture(scope="module")
 def values():
-    return plain(compare_seed.values())
+    return plain(structure.values())
 
 
 def test_both_described_sizes_are_met(values):
@@ -52,13 +51,13 @@ def test_what_is_out_of_phase_between_the_channels_is_lost():
     wave = torch.randn(1, 1, 4096)
     opposed = torch.cat([wave, -wave], dim=1)
     with torch.no_grad():
-        assert seed_model.SeedModel(compare_seed.PROBE)(opposed).abs().max() == 0
-        assert BSMamba2(compare_seed.probe_config())(opposed).abs().max() > 1e-3
+        assert unofficial.UnofficialModel(structure.PROBE)(opposed).abs().max() == 0
+        assert BSMamba2(structure.probe_config())(opposed).abs().max() > 1e-3
 
 
 def test_the_described_model_can_be_trained():
     torch.manual_seed(0)
-    model = seed_model.SeedModel(compare_seed.PROBE)
+    model = unofficial.UnofficialModel(structure.PROBE)
     mixture = torch.randn(2, 2, 2048)
     estimate = model(mixture)
     assert estimate.shape == mixture.shape
@@ -67,10 +66,10 @@ def test_the_described_model_can_be_trained():
 
 
 def test_weights_from_before_the_change_are_refused(values):
-    before, after = (seed_model.Mixer(compare_seed.PROBE, low_rank=low) for low in (False, True))
+    before, after = (unofficial.Mixer(structure.PROBE, low_rank=low) for low in (False, True))
     with pytest.raises(RuntimeError, match="x_proj"):
         after.load_state_dict(before.state_dict())
-    after.load_state_dict(seed_model.Mixer(compare_seed.PROBE, low_rank=True).state_dict())
+    after.load_state_dict(unofficial.Mixer(structure.PROBE, low_rank=True).state_dict())
     assert {m["key"] for m in values["checkpoint"]["mismatches"]} >= {"x_proj.weight", "dt_bias"}
 
 

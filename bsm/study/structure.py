@@ -1,8 +1,8 @@
-"""Compare the paper's model with the described one (``seed_model.py``), and write what was found as a result file.
+"""Compare the structure of the paper's model with the unofficial implementation's, as :mod:`.unofficial` models it.
 
-    python tests/compare_seed.py reports/demo/results/structure.json
+    python -m bsm.study.structure reports/demo/results/structure.json
 
-Everything is counted or follows from exact properties; random weights only probe them.
+Every value is a count or follows from an exact property. Random weights only make the properties show.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +19,16 @@ from bsm.config import LossConfig, ModelConfig
 from bsm.loss import bsmamba2_loss, loss_terms
 from bsm.mamba2 import GatedRMSNorm, Mamba2
 from bsm.model import BSMamba2
+from bsm.study.bench.spectra import AFTER_LOSS, DESCRIBED_LOSS, EXACT_LOSS, LOSSES, TransformCount
 from bsm.study.records import mark, write_result
-from seed_model import LOSS, REDUCED, Mixer, SeedConfig, SeedModel, described_loss
+from bsm.study.unofficial import LOSS, REDUCED, Mixer, UnofficialConfig, UnofficialModel
 
-SECONDS = 8  # of audio, whose frames the time path is asked about
-PROBE = SeedConfig(dim=16, depth=1, bands=4, d_state=4, n_fft=256, hop_length=64)
+SECONDS = 8  # of audio: gives the frames of the question what a row of the time path sees
+PROBE = UnofficialConfig(dim=16, depth=1, bands=4, d_state=4, n_fft=256, hop_length=64)
 
 
 def probe_config() -> ModelConfig:
-    """Return the paper's design at the sizes of ``PROBE``."""
+    """Return the paper's design at the sizes of :data:`PROBE`."""
     return ModelConfig.from_dict(
         {
             "dim": PROBE.dim,
@@ -42,14 +42,14 @@ def probe_config() -> ModelConfig:
 
 
 def size(module: nn.Module) -> int:
-    """Number of parameters."""
+    """Count the parameters."""
     return sum(p.numel() for p in module.parameters())
 
 
 def properties() -> list[dict[str, Any]]:
-    """Return each property of the paper's model and of the described one."""
+    """Return each ``property`` with its values for the ``paper`` and for the unofficial implementation (``seed``)."""
     with torch.device("meta"):  # counts without allocating
-        paper, seed = BSMamba2(ModelConfig.preset("paper")), SeedModel(SeedConfig())
+        paper, seed = BSMamba2(ModelConfig.preset("paper")), UnofficialModel(UnofficialConfig())
     config = paper.config
     mixers = [m for m in paper.modules() if isinstance(m, Mamba2)]
     seed_mixers = [m for m in seed.modules() if isinstance(m, Mixer)]
@@ -83,11 +83,16 @@ def _span(widths: tuple[int, ...]) -> list[int]:
 
 
 def time_rows(frames: int, count: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the distinct frames and bands in the first row given to a time block, by the paper and as described."""
+    """Count the distinct frames and bands in the first row of a time block, for the paper and as described.
+
+    Args:
+        frames: of the features.
+        count: of bands.
+    """
     grid = torch.stack(torch.meshgrid(torch.arange(frames), torch.arange(count), indexing="ij"), dim=-1)
-    features = torch.nn.functional.pad(grid[None].float(), (0, PROBE.dim - 2))  # (1, t, bands, dim)
+    features = nn.functional.pad(grid[None].float(), (0, PROBE.dim - 2))  # (1, t, bands, dim)
     seen = []
-    for model, x in ((BSMamba2(probe_config()), features.transpose(1, 2)), (SeedModel(PROBE), features)):
+    for model, x in ((BSMamba2(probe_config()), features.transpose(1, 2)), (UnofficialModel(PROBE), features)):
         given = []
         hook = model.dual_path.layers[0][0].register_forward_pre_hook(lambda _, args, kept=given: kept.append(args[0]))
         model.dual_path(x)
@@ -98,13 +103,13 @@ def time_rows(frames: int, count: int) -> tuple[tuple[int, int], tuple[int, int]
 
 
 def behaviour() -> list[tuple[str, bool, bool]]:
-    """Return what the masks and the channels of small models with random weights do."""
+    """Tell what masks and channels of small models with random weights do: the property, the paper's, the other's."""
     generator = torch.Generator().manual_seed(0)
     mixture = torch.randn(1, 2, 4096, generator=generator)
     torch.manual_seed(0)
-    ours, theirs = BSMamba2(probe_config()), SeedModel(PROBE)
+    ours, theirs = BSMamba2(probe_config()), UnofficialModel(PROBE)
     with torch.no_grad():
-        for model in (ours, theirs):  # large values, so that what is bounded shows
+        for model in (ours, theirs):  # large values, so that a bound shows
             for p in model.mask_estimator.parameters():
                 p.mul_(30)
         spec = ours.stft(mixture)
@@ -124,10 +129,10 @@ def behaviour() -> list[tuple[str, bool, bool]]:
 
 
 def checkpoint() -> dict[str, Any]:
-    """Return the weights of a mixer that differ between the version without and with the CUDA scan."""
+    """Compare the shapes of a mixer's weights in the version without and in the version with the CUDA scan."""
     with torch.device("meta"):
         before, after = (
-            {k: list(v.shape) for k, v in Mixer(SeedConfig(), low_rank=low).state_dict().items()}
+            {k: list(v.shape) for k, v in Mixer(UnofficialConfig(), low_rank=low).state_dict().items()}
             for low in (False, True)
         )
     keys = sorted(set(before) | set(after))
@@ -139,7 +144,7 @@ def checkpoint() -> dict[str, Any]:
 
 
 def losses() -> list[dict[str, Any]]:
-    """Return values of the paper's loss and of the described one."""
+    """Return values of the paper's loss and of the reduced loss for the same signals."""
     generator = torch.Generator().manual_seed(0)
     target, other = torch.randn(2, 1, 2, 22050, generator=generator)
 
@@ -158,27 +163,24 @@ def losses() -> list[dict[str, Any]]:
 
 
 def stfts() -> dict[str, int]:
-    """Count the transforms in one evaluation of the loss: as described, after the described cut, and here."""
+    """Count the transforms in one evaluation of a loss: as described, after the described cut, and of this package."""
     target, estimate = torch.randn(2, 1, 2, 8192, generator=torch.Generator().manual_seed(0))
     counts = {}
-    cases = {"as described": (LossConfig().windows, ("abs", "real", "imag")), "three windows": (LOSS.windows, ("abs",))}
-    for name, case in cases.items():
-        with mock.patch("torch.stft", wraps=torch.stft) as calls:
-            described_loss(estimate, target, *case)
-        counts[name] = calls.call_count
-    with mock.patch("torch.fft.rfft", wraps=torch.fft.rfft) as calls:
-        bsmamba2_loss(estimate, target)
-    return counts | {"here": calls.call_count}
+    for name, loss in (("as described", DESCRIBED_LOSS), ("three windows", AFTER_LOSS), ("here", EXACT_LOSS)):
+        with TransformCount() as counter:
+            LOSSES[loss](estimate, target)
+        counts[name] = counter.total
+    return counts
 
 
 def values() -> dict[str, Any]:
-    """Return all of the comparison."""
+    """Return the whole comparison."""
     config = ModelConfig.preset("paper")
     with torch.device("meta"):
         parameters = {
             "paper": size(BSMamba2(config)),
-            "seed": size(SeedModel(SeedConfig())),
-            "seed, reduced": size(SeedModel(REDUCED)),
+            "seed": size(UnofficialModel(UnofficialConfig())),
+            "seed, reduced": size(UnofficialModel(REDUCED)),
         }
     total, count = sum(config.bands), len(config.bands)
     return {
@@ -195,15 +197,22 @@ def values() -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
+def main(output: Path) -> None:
+    """Compare, and write a result file."""
     started = mark()
     write_result(
-        Path(sys.argv[1]),
+        output,
         measured="structure of the paper's model beside the described one: counts, shapes, values of both losses",
-        parameters={"seed model": vars(SeedConfig()), "reduced": vars(REDUCED), "probe": vars(PROBE)},
+        parameters={"seed model": vars(UnofficialConfig()), "reduced": vars(REDUCED), "probe": vars(PROBE)},
         values=values(),
         seed=0,
         started=started,
         data="none; random inputs",
         inputs=(),
     )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m bsm.study.structure OUTPUT.json")
+    main(Path(sys.argv[1]))

@@ -1,10 +1,16 @@
 """A literal model of what the unofficial implementation's reports and source describe, to compare with the paper's.
 
-Described: equal bands; a time path that reshapes without transposing; a block in Mamba-1's manner (decay per channel,
-state 64, expansion 2, no convolution of B and C, no gated norm) whose two directions share one mixer and are averaged;
-a mask of real numbers, bounded by Tanh, for real and imaginary part each; the STFT of the average of both channels,
-its result copied to both. Not described are some norms, biases and the layers of the band MLPs: they are chosen so that
-the default and the reduced model have the described 22,061,570 and 9,533,698 parameters.
+The description, where it differs from the paper:
+
+- The bands are equally wide.
+- The time path reshapes without transposing.
+- A block follows Mamba-1: a decay per channel, state 64, expansion 2, no convolution of B and C, no gated norm.
+- Both directions of a block share one mixer, and their results are averaged.
+- Real and imaginary part have a mask each, a real number bounded by Tanh.
+- The network hears the average of both channels, and both channels of the output are equal.
+
+Some norms, some biases and the layers of the band MLPs are not described. They are chosen so that the default and the
+reduced model have the described 22,061,570 and 9,533,698 parameters.
 """
 
 from __future__ import annotations
@@ -20,12 +26,12 @@ from bsm.config import LossConfig
 from bsm.scan import scan
 
 LOSS = LossConfig(windows=(2048, 1024, 512), magnitude=True, mean=True, center=False)
-"""Three windows, magnitudes, no centring, and a mean over the windows."""
+"""The reduced loss: three windows, magnitudes, no centring, and a mean over the windows."""
 
 
 @dataclass(frozen=True)
-class SeedConfig:
-    """Sizes; the default ones are those of the described default model."""
+class UnofficialConfig:
+    """Sizes of the described model; the defaults are those of its default model."""
 
     dim: int = 256
     depth: int = 6
@@ -37,17 +43,20 @@ class SeedConfig:
     hop_length: int = 441
 
 
-REDUCED = SeedConfig(dim=192, depth=4, bands=48)
+REDUCED = UnofficialConfig(dim=192, depth=4, bands=48)
 
 
 class Mixer(nn.Module):
-    """``(batch, length, dim)`` to the same, forwards only.
+    """Map ``(batch, length, dim)`` to the same shape, forwards only.
 
-    ``low_rank`` is the step size's projection in Mamba-1, whose CUDA scan the later version calls: ``x_proj`` gives a
-    few numbers, and ``dt_proj`` spreads them over the channels. Otherwise ``x_proj`` gives every channel's.
+    Args:
+        config: sizes.
+        low_rank: project the step sizes as Mamba-1 does, whose CUDA scan the later version calls. ``x_proj`` then
+            gives a few numbers, and ``dt_proj`` spreads them over the channels. Otherwise ``x_proj`` gives one step
+            size per channel.
     """
 
-    def __init__(self, config: SeedConfig, *, low_rank: bool = False) -> None:
+    def __init__(self, config: UnofficialConfig, *, low_rank: bool = False) -> None:
         super().__init__()
         inner = config.expand * config.dim
         steps = -(-config.dim // 16) if low_rank else inner
@@ -67,15 +76,15 @@ class Mixer(nn.Module):
         x = F.silu(self.conv1d(x.mT)[..., : u.shape[1]].mT)
         dt, B, C = self.x_proj(x).split(self.sizes, dim=-1)
         dt = F.softplus(self.dt_proj(dt) if self.dt_proj else dt + self.dt_bias)
-        # A decay for every channel: the scan of one head per channel.
+        # One head per channel gives every channel a decay of its own.
         y, _ = scan(x[..., None], dt, -self.A_log.exp(), B[:, :, None], C[:, :, None], self.D)
         return self.out_proj(y[..., 0] * F.silu(z))
 
 
 class Block(nn.Module):
-    """One mixer for both directions, averaged, with norms and a residual."""
+    """Average one mixer's results in both directions, between two norms, with a residual."""
 
-    def __init__(self, config: SeedConfig) -> None:
+    def __init__(self, config: UnofficialConfig) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(config.dim)
         self.mixer = Mixer(config)
@@ -88,14 +97,14 @@ class Block(nn.Module):
 
 
 class DualPath(nn.Module):
-    """Layers of a "time" block and a band block; ``(b, t, bands, dim)`` throughout."""
+    """Alternate "time" blocks and band blocks; ``(batch, frames, bands, dim)`` throughout."""
 
-    def __init__(self, config: SeedConfig) -> None:
+    def __init__(self, config: UnofficialConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.ModuleList([Block(config), Block(config)]) for _ in range(config.depth))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mix; the time path's rows are cut from the flattened frames and bands, for want of a transpose."""
+        """Mix; without a transpose, the rows of the time path are cut from frames and bands in memory order."""
         batch, frames, bands, dim = x.shape
         for time_block, band_block in self.layers:
             x = time_block(x.reshape(batch * bands, frames, dim)).reshape(x.shape)
@@ -103,10 +112,10 @@ class DualPath(nn.Module):
         return x
 
 
-class SeedModel(nn.Module):
-    """``(batch, 2, samples)`` in, the estimate in the same shape out, its two channels equal."""
+class UnofficialModel(nn.Module):
+    """Separate vocals: mixture ``(batch, 2, samples)`` in, estimate of the same shape out, both channels equal."""
 
-    def __init__(self, config: SeedConfig) -> None:
+    def __init__(self, config: UnofficialConfig) -> None:
         super().__init__()
         self.config, dim = config, config.dim
         self.bands = equal(config.n_fft // 2 + 1, config.bands)
@@ -130,7 +139,7 @@ class SeedModel(nn.Module):
         return wave[:, None].expand_as(mixture)
 
     def mask(self, spec: Tensor) -> Tensor:
-        """Return the factors of real and imaginary part, ``(b, f, t, 2)``, of ``(b, f, t)``."""
+        """Return the factors of real and imaginary part, ``(batch, bins, frames, 2)``, for a mono spectrogram."""
         parts = torch.view_as_real(spec).transpose(1, 2).split(self.bands, dim=2)  # (b, t, width, 2)
         x = torch.stack([net(part.flatten(2)) for net, part in zip(self.band_split, parts, strict=True)], dim=2)
         x = self.dual_path(x)
@@ -141,16 +150,3 @@ class SeedModel(nn.Module):
     def apply_mask(mask: Tensor, spec: Tensor) -> Tensor:
         """Multiply real by real and imaginary by imaginary."""
         return torch.view_as_complex((torch.view_as_real(spec) * mask).contiguous())
-
-
-def described_loss(estimate: Tensor, target: Tensor, windows: tuple[int, ...], kinds: tuple[str, ...]) -> Tensor:
-    """Spectral loss as the reports list it: for each window, L1 of every kind (``abs``, ``real``, ``imag``)."""
-    total = estimate.new_zeros(())
-    for size in windows:
-        options = {"n_fft": max(size, 2048), "hop_length": 147, "win_length": size, "return_complex": True}
-        first, second = (
-            torch.stft(v.flatten(0, -2), **options, window=torch.hann_window(size)) for v in (estimate, target)
-        )
-        for kind in kinds:
-            total = total + F.l1_loss(getattr(torch, kind)(first), getattr(torch, kind)(second))
-    return total

@@ -1,0 +1,302 @@
+"""Check a data set: are all of its songs there, and is each one sound?"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from bsm import audio
+from bsm.data import fetch, mir1k, musdb18, registry
+from bsm.data.registry import DataSet
+from bsm.data.tracks import ACCOMPANIMENT, MIXTURE, SUFFIXES, VOCALS, AudioFile, Source, song_files, source_names
+from bsm.errors import InputError
+
+_CLIP = (ACCOMPANIMENT, VOCALS)  # the channels of a clip, in order
+_BLOCK = 60.0  # seconds read at a time
+_SILENT = 2.0**-15  # a peak of one step of 16 bits, which dither alone reaches
+_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 24, "FLOAT": 24, "DOUBLE": 24}  # as float32 holds them; others: 8
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to know about a data set.
+
+    Attributes:
+        where: the file or folder.
+        what: what was found.
+        fault: whether it makes the data set unfit for use.
+    """
+
+    where: Path
+    what: str
+    fault: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Song:
+    """A song as found, however bad.
+
+    Attributes:
+        place: its folder, or its file where one file holds all of its sounds.
+        name: its name.
+        parts: its sounds by name.
+        coded: whether the mixture was coded apart from the sources, and so is not exactly their sum.
+        unreadable: why its file cannot be opened; empty where it can.
+    """
+
+    place: Path
+    name: str
+    parts: dict[str, Source]
+    coded: bool = False
+    unreadable: str = ""
+
+
+def verify(target: str | Path, *, fill: bool = False) -> list[Finding]:
+    """Read a data set from beginning to end and list everything that is wrong with it.
+
+    Args:
+        target: the name of a known data set, or a folder. A named one is compared with its manifest: songs, sources,
+            rate, channels. The songs of a folder are compared with each other.
+        fill: write the sizes and checksums measured on the downloaded files into the manifest where it has them as
+            unverified.
+
+    Returns:
+        The findings. The data set is good if none of them is a fault.
+
+    Raises:
+        InputError: there is no such data set or folder, it has no songs, or ffmpeg or stempeg, which stem files need,
+            is missing.
+    """
+    known = registry.load(str(target)) if str(target) in registry.names() else None
+    if fill and known is None:
+        raise InputError(f"{target}: has no manifest to fill in; these have: {', '.join(registry.names())}")
+    root = known.place if known else Path(target)
+    if not root.is_dir():
+        how = f"run `{known.made_by or f'bsm data fetch {known.name}'}`" if known else "give a folder of songs"
+        raise InputError(f"{root}: no such folder; {how}")
+    songs = _find(root, known.layout if known else None)
+    if not songs:
+        raise InputError(f"{root}: no songs in it, neither <song>/vocals.wav, <song>.stem.mp4 nor clips of MIR-1K")
+    found = [*_check_download(known, fill), *_check_names(known, songs)] if known else []
+    headers = [_header(part) for song in songs for part in song.parts.values()]
+    rate = known.rate if known else _usual([header.rate for header in headers if isinstance(header, audio.AudioInfo)])
+    for song in tqdm(songs, desc="verifying", unit="song"):
+        found += _check_song(song, rate, known)
+    return found
+
+
+def _find(root: Path, layout: str | None) -> list[Song]:
+    """Find every song, however bad, of one layout, or of the layout that the folder seems to have."""
+    stems = _visible(root, "*/*.stem.mp4")
+    if layout == "stems" or (layout is None and stems):
+        musdb18.need_stempeg()
+        return [_stem_song(path) for path in stems]
+    clips = mir1k.clips(root)
+    if layout == "clips" or (layout is None and clips):
+        return [Song(p, name, {part: AudioFile(p, k) for k, part in enumerate(_CLIP)}) for name, p in clips.items()]
+    songs = []
+    for folder in [root, *_visible(root, "*/"), *_visible(root, "*/*/")]:
+        files = song_files(folder)
+        if files or not (folder == root or _visible(folder, "*/")):  # an empty folder is a song without files
+            songs.append(Song(folder, folder.resolve().name, files))
+    return songs
+
+
+def _visible(root: Path, pattern: str) -> list[Path]:
+    found = sorted(root.glob(pattern))
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+
+
+def _stem_song(path: Path) -> Song:
+    name = path.name.removesuffix(".stem.mp4")
+    try:
+        return Song(path, name, musdb18.streams(path), coded=True)
+    except InputError as error:
+        return Song(path, name, {}, unreadable=_why(path, error))
+
+
+def _header(part: Source) -> audio.AudioInfo | InputError:
+    try:
+        return part.info
+    except InputError as error:
+        return error
+
+
+def _check_download(known: DataSet, fill: bool) -> Iterator[Finding]:
+    """Compare what was measured on the downloaded files with the manifest."""
+    measured = fetch.record(known)
+    for archive in known.files:
+        where = known.place / archive.file
+        if measured is None or archive.file not in measured:
+            yield Finding(where, "not unpacked by `bsm data fetch`, so its checksum is not known", fault=False)
+            continue
+        size, checksum = measured[archive.file]["size"], measured[archive.file]["checksum"]
+        text = f"{size:,} bytes, {checksum}"
+        if archive.size not in (None, size) or archive.checksum not in (None, checksum):
+            yield Finding(where, f"unpacked from {text}, where {archive.size} and {archive.checksum} are recorded")
+        elif fill and not archive.verified:
+            registry.fill(known.name, archive.file, size, checksum)
+            yield Finding(where, f"{text}: now in the manifest, as verified", fault=False)
+        elif not archive.verified:
+            yield Finding(where, f"{text}: not verified in the manifest; --fill enters it", fault=False)
+
+
+def _check_names(known: DataSet, songs: list[Song]) -> Iterator[Finding]:
+    """Compare the songs that are there with those of the manifest."""
+    unknown = {song.place: song for song in songs}
+    for split, wanted in known.splits.items():
+        folder = known.place / wanted.folder
+        held = {p: s for p, s in unknown.items() if wanted.holds(s.name) and folder in (p.parent, p)}
+        for place in held:
+            del unknown[place]
+        names = {song.name for song in held.values()}
+        if wanted.names and wanted.songs == len(wanted.names):
+            for name in sorted(set(wanted.names) - names):
+                yield Finding(folder / name, f"missing ({split})")
+        elif wanted.songs not in (None, len(names)):
+            yield Finding(folder, f"{len(names)} songs where {split} has {wanted.songs}")
+        for singer in sorted(set(wanted.singers or ()) - {name.partition("_")[0] for name in names}):
+            yield Finding(folder, f"no clip by {singer} ({split})")
+    for place in unknown:
+        yield Finding(place, f"not a song of {known.name}, or in the wrong folder")
+
+
+def _check_song(song: Song, rate: int, known: DataSet | None) -> list[Finding]:
+    """Read a song from beginning to end and list everything that is wrong with it.
+
+    Args:
+        song: the song.
+        rate: samples per second of the data set.
+        known: the data set, which has the expected sounds and channels; without it, a song needs only vocals.
+    """
+    if song.unreadable:
+        return [Finding(song.place, f"unreadable: {song.unreadable}")]
+    wanted = [VOCALS] if known is None else [*known.sources, *([MIXTURE] if known.mixture != "none" else [])]
+    suffix = next((part.path.suffix for part in song.parts.values()), ".wav")
+    found = [
+        Finding(song.place / f"{name}{suffix}", f"missing: {'a song without vocals' if name == VOCALS else name}")
+        for name in wanted
+        if name not in song.parts
+    ]
+    infos = {}
+    for name, part in song.parts.items():
+        if isinstance(header := _header(part), InputError):
+            found.append(Finding(part.path, f"unreadable: {_why(part.path, header)}"))
+            continue
+        infos[name] = header
+        if (lacking := _lacking(part.path)) > 0:
+            found.append(Finding(part.path, f"truncated: {lacking:,} bytes fewer than its header says"))
+    others = "the song's other files have"
+    usual_channels, usual_samples = (_usual([getattr(i, of) for i in infos.values()]) for of in ("channels", "samples"))
+    channels, whose = (known.channels, "the data set has") if known else (usual_channels, others)
+    for name, info in infos.items():
+        path, label = song.parts[name].path, _label(song, name)
+        if info.rate != rate:
+            found.append(Finding(path, f"{info.rate} Hz where the data set has {rate}"))
+        if info.channels != channels:
+            found.append(Finding(path, f"{label}{info.channels} channel(s) where {whose} {channels}"))
+        if info.samples != usual_samples:
+            found.append(Finding(path, f"{label}{info.samples} samples where {others} {usual_samples}"))
+    found += _check_samples(song, {name: song.parts[name] for name in infos}, sound=not found)
+    return list(dict.fromkeys(found))  # one finding for a file that holds several sounds
+
+
+def _check_samples(song: Song, parts: dict[str, Source], *, sound: bool) -> Iterator[Finding]:
+    """Read all sounds of a song together, block by block; if ``sound``, compare the mixture with the sources' sum.
+
+    A silent source is a note; silent vocals and a silent mixture are faults.
+    """
+    reading, peaks = dict(parts), dict.fromkeys(parts, 0.0)
+    sums = _Sum(parts) if sound and MIXTURE in parts and len(source_names(parts)) > 1 else None
+    length = max((part.info.samples for part in parts.values()), default=0)
+    step = max((round(_BLOCK * part.info.rate) for part in parts.values()), default=1)
+    for start in range(0, length, step):
+        block = {}
+        for name, part in list(reading.items()):
+            if start >= part.info.samples:
+                continue
+            try:
+                block[name] = part.read(start, start + step)
+            except InputError as error:
+                yield Finding(part.path, f"unreadable: {_why(part.path, error)}")
+                del reading[name]
+                sums = None
+            else:
+                peaks[name] = max(peaks[name], float(np.abs(block[name]).max()))
+        if sums:
+            sums.add(block)
+    for name, part in reading.items():
+        if peaks[name] <= _SILENT:
+            yield Finding(part.path, f"{_label(song, name)}silent throughout", fault=name in (VOCALS, MIXTURE))
+    if sums and (difference := sums.difference(coded=song.coded)):
+        yield Finding(parts[MIXTURE].path, difference, fault=not song.coded)
+
+
+class _Sum:
+    """Measure block by block how far a song's mixture is from the sum of its sources."""
+
+    def __init__(self, parts: dict[str, Source]) -> None:
+        self.sources = source_names(parts)
+        self.bits = min(_bits(parts[name].path) for name in (*self.sources, MIXTURE))
+        self.peak = self.energy = self.rest = 0.0
+
+    def add(self, block: dict[str, np.ndarray]) -> None:
+        total = np.sum([block[name] for name in self.sources], axis=0, dtype=np.float64)
+        rest = block[MIXTURE] - (np.clip(total, -1, 1) if self.bits < 24 else total)
+        self.peak = max(self.peak, float(np.abs(rest).max()))
+        self.energy += float(np.square(block[MIXTURE], dtype=np.float64).sum())
+        self.rest += float(np.square(rest).sum())
+
+    def difference(self, *, coded: bool) -> str:
+        """Describe the difference; empty if rounding explains it.
+
+        Rounding moves every file by one step of its sample format at most. The coarsest format counts. A mixture that
+        was coded apart always differs, and no difference is too large.
+        """
+        step, allowed = 2.0 ** (1 - self.bits), len(self.sources) + 1
+        if not coded and self.peak <= allowed * step:
+            return ""
+        ratio = 10 * np.log10((self.energy + 1e-12) / (self.rest + 1e-12))
+        text = f"not the sum of {', '.join(self.sources)}: it is {ratio:.1f} dB above the difference"
+        if coded:
+            return f"{text}, as it was coded apart"
+        return f"{text}, {self.peak / step:.0f} steps of {self.bits} bits at most where {allowed} are allowed"
+
+
+def _usual(values: list[int]) -> int:
+    return Counter(values).most_common(1)[0][0] if values else 0
+
+
+def _why(path: Path, error: InputError) -> str:
+    return str(error).removeprefix(f"{path}: ")
+
+
+def _label(song: Song, name: str) -> str:
+    """Return the prefix that names a sound in a file that holds several."""
+    return f"{name}: " if song.place.is_file() else ""
+
+
+def _bits(path: Path) -> int:
+    return _BITS.get(soundfile.info(os.fsencode(path)).subtype, 8) if path.suffix in SUFFIXES else 24
+
+
+def _lacking(path: Path) -> int:
+    """Return how many bytes a WAV file is shorter than its header says; libsndfile does not report it."""
+    if path.suffix != ".wav":
+        return 0
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head[:4] != b"RIFF" or head[4:] in (b"\xff" * 4, b"\0" * 4):  # a stream's header does not state the length
+        return 0
+    return struct.unpack("<I", head[4:])[0] + 8 - path.stat().st_size

@@ -1,0 +1,34 @@
+"""How the C library hands out memory: a training's arrays come and go thousands of times a second."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import sys
+from functools import cache
+
+log = logging.getLogger(__name__)
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's names of these settings, from malloc.h
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep freed memory for the next array of this process, instead of returning it to the system.
+
+    By default it returns large blocks at once, and the system clears each page that comes back. In a training step on
+    a CPU, that takes about a tenth of the time. The setting lasts as long as the process and is logged once.
+
+    Returns:
+        Whether it was set; other C libraries have no such setting.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # musl
+        return False
+    kept = bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+    if kept:
+        log.info("freed memory stays with this process (mallopt), which saves page faults")
+    return kept

@@ -1,0 +1,155 @@
+"""What can stand in for the time block: the one part that the paper changes (``ModelConfig.time_block``).
+
+Band split, Mamba2 band blocks and mask estimator stay the same for every choice. Each block maps
+``(rows, frames, dim)`` to the same shape, adds its own residuals, and has about as many parameters as the paper's
+bidirectional Mamba2 block of the same configuration; ``none`` has none.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bsm.config import ModelConfig
+from bsm.mamba2 import EPS, BiMamba2Block, CausalConv1d
+
+LOCAL_FRAMES = 15  # seen by one frame of a ``convolution`` block: seven on either side
+ROTARY_BASE = 10_000.0  # as in RoFormer
+
+
+def build_time_block(config: ModelConfig) -> nn.Module:
+    """Build the time block that ``config.time_block`` names.
+
+    ======================  ==========================================================================================
+    ``mamba2``              the paper's: two Mamba2 mixers, forwards and backwards
+    ``attention``           softmax attention with rotary positions, and a feed-forward part
+    ``attention-nopos``     the same without positions
+    ``lstm``                bidirectional LSTM, as in BSRNN
+    ``convolution``         gated convolution over 15 frames, and a feed-forward part
+    ``none``                nothing: each frame by itself
+    ======================  ==========================================================================================
+    """
+    kinds = {
+        "mamba2": BiMamba2Block.of,
+        "attention": lambda config: AttentionBlock(config, rotary=True),
+        "attention-nopos": lambda config: AttentionBlock(config, rotary=False),
+        "lstm": LSTMBlock,
+        "convolution": ConvolutionBlock,
+        "none": lambda _: nn.Identity(),
+    }
+    return kinds[config.time_block](config)
+
+
+def mamba2_parameters(config: ModelConfig) -> int:
+    """Count the parameters of the paper's time block of a configuration: the budget of the other blocks."""
+    with torch.device("meta"):
+        return _count(BiMamba2Block.of(config))
+
+
+class FeedForward(nn.Module):
+    """Pre-norm feed-forward part with a residual, ``(..., dim)`` to the same, of about ``parameters`` parameters."""
+
+    def __init__(self, dim: int, parameters: int) -> None:
+        super().__init__()
+        hidden = max(1, round((parameters - 2 * dim) / (2 * dim + 1)))
+        self.layers = nn.Sequential(nn.RMSNorm(dim, eps=EPS), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` plus what the layers make of it."""
+        return x + self.layers(x)
+
+
+class AttentionBlock(nn.Module):
+    """Multi-head softmax attention over all frames, then a feed-forward part.
+
+    Queries, keys and values pass the short convolution and SiLU of Mamba2's mixer. Without it, attention that has no
+    positions would not know the order of neighbouring frames either. The first half of the heads looks at past frames
+    in it, the second half at future ones, like the two directions of the paper's block.
+
+    Args:
+        config: gives ``dim``, ``headdim``, ``d_conv`` and the number of heads, which are those of one mixer.
+        rotary: rotate queries and keys by their positions (RoFormer, Su et al. 2021).
+    """
+
+    def __init__(self, config: ModelConfig, *, rotary: bool) -> None:
+        super().__init__()
+        self.rotary, self.headdim = rotary, config.headdim
+        channels = [3 * config.headdim * heads for heads in (config.heads - config.heads // 2, config.heads // 2)]
+        self.norm = nn.RMSNorm(config.dim, eps=EPS)
+        self.qkv = nn.Linear(config.dim, sum(channels), bias=False)
+        self.convs = nn.ModuleList(
+            CausalConv1d(n, config.d_conv, reverse=bool(future)) for future, n in enumerate(channels) if n
+        )
+        self.out_proj = nn.Linear(config.d_inner, config.dim, bias=False)
+        self.feed_forward = FeedForward(config.dim, mamba2_parameters(config) - _count(self))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(rows, frames, dim)`` to the same shape."""
+        q, k, v = self.qkv_heads(self.norm(x))  # each (rows, H, T, P)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.feed_forward(x + self.out_proj(y.transpose(1, 2).flatten(2)))
+
+    def qkv_heads(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, ``(rows, heads, frames, headdim)``, of a normalised input."""
+        projected = self.qkv(u).split([conv.out_channels for conv in self.convs], dim=-1)
+        parts = [conv(part) for conv, part in zip(self.convs, projected, strict=True)]
+        heads = torch.cat(parts, dim=-1).unflatten(-1, (-1, 3, self.headdim))  # (rows, T, H, 3, P)
+        q, k, v = heads.permute(3, 0, 2, 1, 4)
+        return (rotate(q), rotate(k), v) if self.rotary else (q, k, v)
+
+
+def rotate(x: Tensor) -> Tensor:
+    """Rotate pairs of channels of ``(..., frames, channels)`` by angles that grow with the frame's number."""
+    frames, channels = x.shape[-2:]
+    half = channels // 2
+    position = torch.arange(frames, device=x.device, dtype=torch.float32)
+    rate = ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angle = position[:, None] * rate
+    cos, sin = (f.to(x.dtype) for f in (angle.cos(), angle.sin()))
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+class LSTMBlock(nn.Module):
+    """Pre-norm bidirectional LSTM and a linear layer, with a residual (BSRNN, Luo & Yu 2022)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        # 8 h (dim + h + 2) for both directions and 2 h dim for the linear layer: a quadratic in the hidden size h.
+        linear = 10 * dim + 16
+        hidden = (math.sqrt(linear**2 + 32 * (mamba2_parameters(config) - 2 * dim)) - linear) / 16
+        hidden = max(1, round(hidden))
+        self.norm = nn.RMSNorm(dim, eps=EPS)
+        self.lstm = nn.LSTM(dim, hidden, batch_first=True, bidirectional=True)
+        self.out_proj = nn.Linear(2 * hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(rows, frames, dim)`` to the same shape."""
+        return x + self.out_proj(self.lstm(self.norm(x))[0])
+
+
+class ConvolutionBlock(nn.Module):
+    """Gated depthwise convolution over :data:`LOCAL_FRAMES` frames, then a feed-forward part."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        inner = config.d_inner
+        self.norm = nn.RMSNorm(config.dim, eps=EPS)
+        self.in_proj = nn.Linear(config.dim, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, LOCAL_FRAMES, padding=LOCAL_FRAMES // 2, groups=inner)
+        self.out_proj = nn.Linear(inner, config.dim, bias=False)
+        self.feed_forward = FeedForward(config.dim, mamba2_parameters(config) - _count(self))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(rows, frames, dim)`` to the same shape."""
+        u, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
+        y = F.silu(self.conv1d(u.mT).mT) * F.silu(gate)
+        return self.feed_forward(x + self.out_proj(y))
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

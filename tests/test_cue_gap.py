@@ -1,0 +1,151 @@
+"""The probe of memory: what its examples hold, and that its scores tell memory from chance."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from bsm import cue_gap
+from bsm.cue_gap import RATE, Condition, Probe, curriculum, example, score, tone, train, training_batch
+
+PROBE = Probe()
+
+
+def brightness(sound):
+    """Return the share of energy above 1.4 kHz, between the formants of the two timbres."""
+    power = np.abs(np.fft.rfft(sound)) ** 2
+    return power[round(1400 / RATE * len(sound)) :].sum() / power.sum()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    gap=st.floats(0.05, 3),
+    lead=st.floats(0, 2),
+    timbre=st.integers(0, 1),
+    index=st.integers(0, 10**6),
+    cut=st.booleans(),
+)
+def test_stretches(gap, lead, timbre, index, cut):
+    made = example([2, 0, index], Condition(gap, lead, deleted=cut), PROBE, timbre)
+    whole = example([2, 0, index], Condition(gap, lead), PROBE, timbre)
+    samples = sum(round(RATE * s) for s in (lead, 0.4, 0.6, *([] if cut else [gap])))
+    assert made.mixture.shape == made.target.shape == made.other.shape == (samples,)
+    assert made.mixture.dtype == np.float32 and made.cue.start == round(RATE * lead) and made.play.stop == samples
+    voices = np.zeros(samples, bool)
+    voices[made.cue] = voices[made.play] = True
+    assert not made.target[~voices].any() and not made.other[: made.play.start].any()
+    for sound, stretch in ((made.target, made.cue), (made.target, made.play), (made.other, made.play)):
+        assert np.sqrt(np.square(sound[stretch]).mean()) == pytest.approx(cue_gap.LEVEL, rel=1e-3)
+    noise = made.mixture - made.target - made.other
+    assert 0.005 < noise.std() < 0.05
+    assert np.array_equal(made.mixture[made.play], whole.mixture[whole.play])
+
+
+@pytest.mark.parametrize("timbre", [0, 1])
+def test_only_the_timbres_tell_the_voices_apart(timbre):
+    bright = {name: [] for name in ("cue", "target", "other")}
+    for index in range(20):
+        made = example([2, 0, index], Condition(0.2), PROBE, timbre)
+        for name, sound in (("cue", made.target[made.cue]), ("target", made.target[made.play])):
+            bright[name].append(brightness(sound))
+        bright["other"].append(brightness(made.other[made.play]))
+    high, low = ("other", ("cue", "target")) if timbre == 0 else ("cue", ("other",))
+    assert min(bright[high]) > max(max(bright[name]) for name in low)
+
+
+def test_the_notes_do_not_depend_on_the_timbre():
+    """The strongest harmonics move with the formants; the rests and the notes' edges stay."""
+    first, second = (tone(np.random.default_rng(7), 40_000, timbre) for timbre in (0, 1))
+    assert np.array_equal(first == 0, second == 0) and (first == 0).any()
+
+
+def test_examples_are_fixed_by_version_and_seed():
+    """Another sum means another generator: raise ``VERSION``."""
+    made = example([2, 3, 5], Condition(0.25, 0.5), PROBE, 1)
+    again = example([2, 3, 5], Condition(0.25, 0.5), PROBE, 1)
+    assert np.array_equal(made.mixture, again.mixture)
+    assert not np.array_equal(made.mixture, example([2, 3, 6], Condition(0.25, 0.5), PROBE, 1).mixture)
+    assert cue_gap.VERSION == 1
+    assert np.abs(made.mixture * 2**15).sum(dtype=np.int64) == 28_744_565
+
+
+def test_a_swapped_cue_changes_the_cue_alone():
+    plain, swapped = (example([2, 0, 4], Condition(0.3, swapped=s), PROBE, 0) for s in (False, True))
+    differs = np.flatnonzero(plain.mixture != swapped.mixture)
+    assert plain.cue.start <= differs[0] and differs[-1] < plain.cue.stop
+    assert np.array_equal(plain.target[plain.play], swapped.other[swapped.play])
+    assert brightness(swapped.target[swapped.cue]) > brightness(plain.target[plain.cue])
+
+
+def test_training_batches_stay_in_range_and_are_balanced():
+    timbres, lengths = [], []
+    for update in range(60):
+        mixture, target = training_batch(0, update, 4, PROBE, longest_gap=0.5)
+        assert mixture.shape == target.shape == (4, 1, mixture.shape[2])
+        lengths.append(mixture.shape[2] / RATE)
+        timbres += [brightness(t[0, -4800:].numpy()) > 0.5 for t in target]
+    assert 1.1 <= min(lengths) < 1.5 and 2.0 < max(lengths) <= 2.5
+    assert 0.4 < np.mean(timbres) < 0.6
+    assert torch.equal(training_batch(0, 5, 4, PROBE, 0.5)[0], training_batch(0, 5, 4, PROBE, 0.5)[0])
+
+
+def test_a_curriculum_grows_to_the_range():
+    assert {curriculum(Probe(0.5), p) for p in (0, 0.5, 1)} == {0.5}
+    for longest in (2, 8):
+        steps = [curriculum(Probe(longest), p) for p in np.linspace(0, 1, 101)]
+        assert steps[0] == 0.5 and steps == sorted(steps) and steps[67] == longest
+
+
+class Listener(nn.Module):
+    """Knows the generator: takes the timbre from the cue, or from nowhere, and gives the voice of that timbre."""
+
+    def __init__(self, condition, remembers):
+        super().__init__()
+        self.condition, self.remembers = condition, remembers
+
+    def forward(self, mixture):
+        voices = []
+        for index, sound in enumerate(mixture[:, 0].numpy()):
+            made = example([cue_gap.TEST, 0, index], self.condition, PROBE, index % 2)
+            cue_is_bright = brightness(sound[made.cue]) > 0.5
+            target_is_bright = brightness(made.target[made.play]) > 0.5
+            follows = cue_is_bright == target_is_bright if self.remembers else index % 4 < 2
+            voices.append(made.target if follows else made.other)
+        return torch.from_numpy(np.stack(voices))[:, None]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_scores_tell_memory_from_chance(swapped):
+    condition = Condition(0.3, swapped=swapped)
+    rows = score(Listener(condition, remembers=True), condition, PROBE, examples=12)
+    assert len(rows) == 12 and all(row["right"] for row in rows)
+    assert min(row["sdr"] for row in rows) > 50
+    assert all(abs(row["target"] - 1) < 1e-4 and row["other"] < 0.5 for row in rows)
+    guesses = score(Listener(condition, remembers=False), condition, PROBE, examples=12)
+    assert sum(row["right"] for row in guesses) == 6
+
+
+class Filter(nn.Module):
+    """A network of one layer: enough to train, not to remember."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv1d(1, 1, 31, padding=15)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def test_training_lowers_the_loss_and_repeats():
+    histories = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        network = Filter()
+        histories.append(train(network, PROBE, updates=30, seed=1, lr=1e-2, batch_size=2, warmup=2, validations=3))
+    assert histories[0] == histories[1]
+    losses = [record["loss"] for record in histories[0]]
+    assert [record["update"] for record in histories[0]] == [10, 20, 30] and losses[-1] < losses[0]
+    asked = iter([False, False, True])
+    assert train(Filter(), PROBE, updates=30, seed=1, lr=1e-2, batch_size=2, stop=lambda: next(asked)) == []
