@@ -1,4 +1,4 @@
-"""Score separators on a data set, track by track, with no more than a few estimates in memory."""
+"""Score separators on a data set, track by track, with only a few estimates in memory."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from bsm.model import BSMamba2
 log = logging.getLogger(__name__)
 
 Separator = Callable[[Track], np.ndarray]
-"""Gives the estimated vocals of a track, ``(channels, samples)`` at the track's rate."""
+"""Returns the estimated vocals of a track, ``(channels, samples)`` at the track's rate."""
 
 METRICS = ("usdr", "csdr", "si_sdr", "bleedless", "fullness")
-"""What :func:`score` gives for a track: three ratios in dB and two scores from 0 to 100; more is better in all."""
+"""Scores of a track: three ratios in dB, then two scores from 0 to 100. Higher is better in all of them."""
 
 
 def model_separator(model: BSMamba2, **options: Any) -> Separator:
@@ -41,13 +41,20 @@ BASELINES: dict[str, Separator] = {
     "silence": lambda track: np.zeros_like(track.mixture()),
     "ideal ratio mask": lambda track: ideal_ratio_mask(track.mixture(), track.read("vocals"), track.accompaniment()),
 }
-"""What a score is read against: no separation, no output, and an oracle that is shown the sources."""
+"""Baselines for a score: no separation, no output, and an oracle that knows the sources."""
 
 
 def score(reference: np.ndarray, estimate: np.ndarray, rate: int) -> dict[str, Any]:
-    """Score one estimate by all of :data:`METRICS`, with the per-second values behind cSDR as ``csdr_frames``.
+    """Score one estimate.
 
-    NaN stands for what is undefined: cSDR of a track without vocals, say.
+    Args:
+        reference: the true vocals, ``(channels, samples)``.
+        estimate: the estimated vocals, of the same shape.
+        rate: of both, Hz.
+
+    Returns:
+        All of :data:`METRICS`, and ``csdr_frames``, the per-second values whose median is the cSDR. An undefined score,
+        such as the cSDR of a track without vocals, is NaN.
     """
     frames = np.asarray(csdr_frames(reference, estimate, rate))
     bleedless, fullness = bleedless_fullness(reference, estimate, rate)
@@ -70,26 +77,28 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Separate and score every track with every separator.
 
-    Separation runs here, one track at a time; scoring, which museval makes slow, runs in other processes meanwhile.
-    Where they fall behind, separation waits: at most ``processes + 1`` estimates are held.
+    Separation runs in this process, one track at a time. Scoring is slow and runs in other processes meanwhile.
+    Separation waits for slow scoring, so that memory holds at most ``processes + 1`` estimates.
 
     Args:
-        tracks: what to evaluate.
-        separators: by name.
-        processes: that score.
-        journal: keeps each record as soon as it is there; what it holds already is not computed again.
+        tracks: the tracks to score.
+        separators: name -> separator.
+        processes: number of scoring processes.
+        journal: keeps each record as soon as it is known. Records that it holds are not computed again.
 
     Returns:
         One record per track and separator, in that order: ``track``, ``separator`` and the scores of :func:`score`.
 
     Raises:
-        InputError: a scoring process died, or the journal is of another evaluation.
+        InputError: A track cannot be separated, a scoring process died, or the journal cannot be read or written or
+            holds the scores of other settings.
+        OSError: The journal's folder cannot be made.
     """
     done: dict[tuple[str, str], dict[str, Any]] = {}
     if journal:
-        journal.path.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after minutes of computing
+        journal.path.parent.mkdir(parents=True, exist_ok=True)  # fails before minutes of computing
         done = {(r["track"], r["separator"]): r for r in journal.read()}
-        log.info("scores are kept in %s as they come; it holds %d", journal.path, len(done))
+        log.info("%s holds %d scores and gets each new one", journal.path, len(done))
     jobs = [(track, name) for track in tracks for name in separators]
     missing = [(track, name) for track, name in jobs if (track.name, name) not in done]
     with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="evaluate", unit="track") as bar:
@@ -104,11 +113,12 @@ def evaluate(
 def _scored(
     jobs: Sequence[tuple[Track, str]], separators: dict[str, Separator], processes: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield the jobs' records as they are finished."""
+    """Yield the jobs' records in the order in which they are finished."""
     if not jobs:
         return
     waiting: dict[Future, dict[str, str]] = {}
-    # Spawned, not forked: a fork would inherit the locks of PyTorch's threads. One thread each: separation needs them.
+    # A forked process would inherit locks that PyTorch's threads hold, so processes are spawned. Each has one thread,
+    # because separation needs the others.
     pool = ProcessPoolExecutor(
         processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     )
@@ -120,19 +130,19 @@ def _scored(
                 raise InputError(f"{track.name}: {error}") from error
             future = pool.submit(score, track.read("vocals"), estimate, track.rate)
             waiting[future] = {"track": track.name, "separator": name}
-            del estimate, future  # the queue alone holds it, until it is scored
+            del estimate, future  # only the queue holds the estimate now, and frees it after scoring
             yield from _finished(waiting, most=processes)
         yield from _finished(waiting, most=0)
     except BrokenProcessPool as error:
         raise InputError(
-            f"a scoring process died, for want of memory perhaps; try fewer than {processes} processes"
+            f"a scoring process died, perhaps because memory ran out; use fewer than {processes} processes"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _finished(waiting: dict[Future, dict[str, str]], most: int) -> Iterator[dict[str, Any]]:
-    """Yield what is scored, and wait until no more than ``most`` are left."""
+    """Yield finished records, and wait until at most ``most`` jobs are left."""
     while waiting:
         ready, _ = wait(waiting, timeout=0 if len(waiting) <= most else None, return_when=FIRST_COMPLETED)
         if not ready and len(waiting) <= most:
@@ -142,24 +152,24 @@ def _finished(waiting: dict[Future, dict[str, str]], most: int) -> Iterator[dict
 
 
 class Journal:
-    """Scores as they come, so that an evaluation that was stopped goes on where it was.
+    """Keep scores in a file as they are computed, so that a stopped evaluation can resume.
 
-    A file of JSON lines: the first holds the settings, every further one a record. Undefined values stay NaN, which
-    strict JSON lacks and Python reads. A last line that was cut short is scored again.
+    The file has JSON lines: first the settings, then one record per line. Undefined values stay NaN, which Python reads
+    although strict JSON lacks it. A last line that was cut short is scored again.
 
     Args:
-        path: the file; it appears with the first record.
-        settings: JSON values, all that could change a score; records made under others are refused.
+        path: the file. The first record creates it.
+        settings: JSON values of everything that could change a score. A file with other settings is refused.
     """
 
     def __init__(self, path: str | Path, settings: dict[str, Any]) -> None:
         self.path, self.settings = Path(path), json.loads(json.dumps(settings))
 
     def read(self) -> list[dict[str, Any]]:
-        """Return the records so far; none where there is no file yet.
+        """Return the records so far; an empty list if the file does not exist.
 
         Raises:
-            InputError: not such a file, or its settings are others; it names them.
+            InputError: The file cannot be read, is not a journal, or has other settings; the message names those.
         """
         try:
             *lines, cut = self.path.read_bytes().split(b"\n")
@@ -167,50 +177,55 @@ class Journal:
             return []
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({error})") from error
-        records = self._checked(lines) if lines else []  # without a whole line: the first record was cut short
+        records = self._checked(lines) if lines else []  # no whole line: the settings were cut short
         if cut:
             with self.path.open("rb+") as file:
                 file.truncate(sum(len(line) + 1 for line in lines))
         return records
 
     def _checked(self, lines: list[bytes]) -> list[dict[str, Any]]:
-        """Return the records of a file's whole lines, the first of which must hold the settings."""
+        """Return the records in a file's whole lines after a check of the settings in the first."""
         try:
             found, *records = [json.loads(line) for line in lines]
             if not isinstance(found, dict) or not all({"track", "separator"} <= r.keys() for r in records):
                 raise ValueError("no settings, or no records")
         except (ValueError, AttributeError) as error:
-            raise InputError(f"{self.path}: not a list of scores ({error}); delete it to start anew") from error
+            raise InputError(f"{self.path}: not a list of scores ({error}); delete it to start again") from error
         if found != self.settings:
             names = sorted(k for k in found | self.settings if found.get(k) != self.settings.get(k))
             others = "; ".join(f"{k} was {found.get(k)!r}, is {self.settings.get(k)!r}" for k in names)
             raise InputError(
                 f"{self.path}: holds the scores of another evaluation ({others}); "
-                "choose another result file, or delete this one to start anew"
+                "choose another result file, or delete this one to start again"
             )
         return records
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add a record; it is in the file when this returns.
+        """Write a record to the file.
 
         Raises:
-            InputError: the file cannot be written, or the disk is full.
+            InputError: The file cannot be written, or the disk is full.
         """
-        # backslashreplace: a track's name that is not UTF-8 becomes JSON's escape of it.
+        # backslashreplace turns bytes of a track's name that are not UTF-8 into JSON escapes.
         try:
             with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 lines = [record] if file.tell() else [self.settings, record]
                 file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         except OSError as error:
             raise InputError(
-                f"{self.path}: cannot be written ({error.strerror}); make room or make it writable, and run it again"
+                f"{self.path}: cannot be written ({error.strerror}); free space or make it writable, and try again"
             ) from error
 
 
 def fingerprint(tracks: Sequence[Track]) -> str:
-    """Return what changes when songs do: a short hash of names, rates, lengths, and the files' sizes and times."""
+    """Return a short hash that changes if songs change: of names, rates, lengths, and the files' sizes and times."""
     parts = []
     for track in tracks:
         stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in track.files]
         parts.append([track.name, track.rate, track.samples, sorted(stats)])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def digest(settings: dict[str, Any]) -> str:
+    """Return a short hash of an evaluation's settings, for the names of its files."""
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:12]

@@ -213,6 +213,7 @@ def devices(monkeypatch):
 def test_a_benchmark_measures_on_the_device_that_its_result_names(
     tmp_path, monkeypatch, devices, subject, parts, device
 ):
+    monkeypatch.setattr("bsm.devices.choose_device", str)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a GPU")
     done = CliRunner().invoke(cli, ["bench", subject, "--device", device, "--json", str(tmp_path / "r.json")])
@@ -224,12 +225,12 @@ def test_a_benchmark_measures_on_the_device_that_its_result_names(
 
 
 def test_a_benchmark_refuses_a_device_that_it_does_not_measure_on(monkeypatch, devices):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "empty", lambda *_, device: (_ for _ in ()).throw(RuntimeError(device)))
     done = CliRunner().invoke(cli, ["bench", "scan", "--device", "cuda"])
-    assert isinstance(done.exception, InputError) and "'cuda' is not here" in str(done.exception)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    done = CliRunner().invoke(cli, ["bench", "model", "--device", "cuda"])
-    assert done.exit_code == 2 and "measured on the CPU alone" in done.output
+    assert isinstance(done.exception, InputError) and "'cuda' is not available" in str(done.exception)
+    for subject in ("model", "data"):  # measured on the CPU alone
+        done = CliRunner().invoke(cli, ["bench", subject, "--device", "cuda"])
+        assert done.exit_code == 2 and "No such option" in done.output
     assert not devices
 
 

@@ -1,4 +1,4 @@
-"""Loudness against the values that the standard gives, and what has none."""
+"""Descriptions of tracks: loudness against the standard's values, levels, and the share of singing."""
 
 import numpy as np
 import pytest
@@ -35,3 +35,29 @@ def test_the_threshold_of_singing_is_a_choice(tmp_path):
     assert found["vocal_share"] == pytest.approx(0.5, abs=0.02)
     assert found["vocals_to_rest_db"] == pytest.approx(6.02, abs=0.01)
     assert found["lufs"] == loudness(track.mixture(), rate)
+
+
+def test_description(tmp_path):
+    rate = 8000
+    time = np.arange(3 * rate) / rate
+    voice = 0.3 * np.sin(2 * np.pi * (200 + 80 * time) * time) * ((time < 1) | (time > 1.5))
+    for name, sung in (("played", False), ("sung", True)):
+        (tmp_path / name).mkdir()
+        audio.write(tmp_path / name / "vocals.wav", sung * np.stack([voice, 0.8 * voice]), rate)
+        rest = 0.1 * np.random.default_rng(0).standard_normal((2, len(time)))
+        audio.write(tmp_path / name / "other.wav", rest, rate)
+    tracks = {track.name: track for track in folder_tracks(tmp_path, "test")}
+    sung, played = (describe(tracks[name]) for name in ("sung", "played"))
+    assert sung["seconds"] == 3
+    assert sung["split"] == "test"
+    assert sung["vocal_share"] == pytest.approx(2.5 / 3, abs=0.02)
+    assert np.ravel(sung["regions"]) == pytest.approx([0, 1, 1.5, 3], abs=0.03)
+    track = tracks["sung"]
+    powers = [
+        np.mean(np.square(x, dtype=float)) for x in (track.mixture(), track.read("vocals"), track.accompaniment())
+    ]
+    mixture, voice, rest = 10 * np.log10(powers)
+    assert sung["mixture_db"] == pytest.approx(mixture, abs=1e-6)
+    assert sung["vocals_to_rest_db"] == pytest.approx(voice - rest, abs=1e-6)
+    assert (played["vocal_share"], played["regions"]) == (0, [])
+    assert played["vocals_to_rest_db"] < -100

@@ -1,3 +1,5 @@
+"""Scores of separators: the records, their agreement with the metrics, and the journal that keeps them."""
+
 import json
 import os
 import threading
@@ -12,7 +14,6 @@ import torch
 
 import bsm.evaluate
 from bsm import audio
-from bsm.data.describe import describe
 from bsm.data.tracks import folder_tracks
 from bsm.errors import InputError
 from bsm.evaluate import BASELINES, METRICS, Journal, evaluate, fingerprint, model_separator, score
@@ -25,7 +26,7 @@ AUDIO = Path(__file__).parents[2] / "shared/audio"
 
 @pytest.fixture(scope="module")
 def tracks(tmp_path_factory):
-    """Two songs of 3 s: a voice that rests for a while, over noise; in the second song nobody sings."""
+    """Two songs of 3 s over noise: one with a voice that pauses, one without a voice."""
     root = tmp_path_factory.mktemp("songs")
     time = np.arange(3 * RATE) / RATE
     for seed, name in enumerate(["sung", "played"]):
@@ -37,14 +38,17 @@ def tracks(tmp_path_factory):
     return folder_tracks(root, "test")
 
 
+SEPARATORS = {"half": lambda track: track.mixture() / 2, **BASELINES}
+
+
 @pytest.fixture(scope="module")
 def records(tracks):
-    return evaluate(tracks, {"half": lambda track: track.mixture() / 2, **BASELINES}, processes=1)
+    return evaluate(tracks, SEPARATORS, processes=1)
 
 
 def test_one_record_per_track_and_separator(tracks, records):
     assert [(r["track"], r["separator"]) for r in records] == [
-        (track.name, name) for track in tracks for name in ("half", *BASELINES)
+        (track.name, name) for track in tracks for name in SEPARATORS
     ]
     for record in records:
         assert set(record) == {"track", "separator", *METRICS, "csdr_frames"}
@@ -53,10 +57,9 @@ def test_one_record_per_track_and_separator(tracks, records):
 
 
 def test_scores_are_the_metrics(tracks, records):
-    separators = {"half": lambda track: track.mixture() / 2, **BASELINES}
     for record in records:
         track = next(t for t in tracks if t.name == record["track"])
-        vocals, estimate = track.read("vocals"), separators[record["separator"]](track)
+        vocals, estimate = track.read("vocals"), SEPARATORS[record["separator"]](track)
         assert record["usdr"] == usdr(vocals, estimate)
         np.testing.assert_equal(record["si_sdr"], si_sdr(vocals, estimate))
         np.testing.assert_array_equal(record["csdr_frames"], csdr_frames(vocals, estimate, RATE))
@@ -74,7 +77,7 @@ def test_baselines(tracks, records):
     unsung = {r["separator"]: r for r in records if r["track"] == "played"}
     assert all(np.isnan(r["csdr"]) and np.isnan(r["si_sdr"]) for r in unsung.values())
     assert unsung["silence"]["usdr"] == 0
-    assert unsung["mixture"]["usdr"] < -60  # all of it is error
+    assert unsung["mixture"]["usdr"] < -60  # the whole estimate is error
     track = tracks[1]
     mask = ideal_ratio_mask(track.mixture(), track.read("vocals"), track.accompaniment())
     np.testing.assert_array_equal(BASELINES["ideal ratio mask"](track), mask)
@@ -89,7 +92,7 @@ def test_a_perfect_estimate(tracks):
 
 
 def test_silent_seconds_drop_out(tracks, records):
-    """Equal to museval called directly: a second without vocals has no value, rather than one of -80 dB."""
+    """As in museval itself, a second without vocals has no value instead of one near -80 dB."""
     import museval
 
     track = next(t for t in tracks if t.name == "sung")
@@ -105,7 +108,7 @@ def test_silent_seconds_drop_out(tracks, records):
 
 def test_real_songs_agree_with_museval():
     if not (AUDIO / "dsd100_excerpts").is_dir():
-        pytest.skip("the real recordings are not here")
+        pytest.skip("the real recordings are missing")
     import museval
 
     songs = folder_tracks(AUDIO / "dsd100_excerpts", "test")[:2]
@@ -122,7 +125,7 @@ def test_real_songs_agree_with_museval():
 
 @pytest.fixture
 def in_threads(monkeypatch):
-    """Score in threads: what is tested is the order of things, not the scores."""
+    """Score in threads, with fixed scores: the tests are about order."""
 
     def pool(processes, mp_context, initializer, initargs):
         return ThreadPoolExecutor(processes)
@@ -170,19 +173,15 @@ def test_an_evaluation_goes_on_where_it_stopped(tracks, in_threads, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         evaluate(tracks, {"a": lambda track: np.zeros((2, 1)), "b": separator, "c": separator}, **options)
     kept = journal.read()
-    assert kept[0] == {
-        "track": tracks[0].name,
-        "separator": "a",
-        "usdr": 1.0,
-        "csdr": pytest.approx(np.nan, nan_ok=True),
-    }
+    nan = pytest.approx(np.nan, nan_ok=True)
+    assert kept[0] == {"track": tracks[0].name, "separator": "a", "usdr": 1.0, "csdr": nan}
     before = len(kept)
     with (journal.path).open("a") as file:
         file.write('{"track": "cut sho')  # killed while writing
     calls += ["past the second"] * 2
     made = evaluate(tracks, {"a": separator, "b": separator, "c": separator}, **options)
     assert [(r["track"], r["separator"]) for r in made] == [(t.name, n) for t in tracks for n in "abc"]
-    assert len(calls) == 4 + 6 - before  # only what was missing
+    assert len(calls) == 4 + 6 - before  # only the missing jobs
     assert len(journal.read()) == 6
     assert evaluate(tracks, {"a": separator}, **options)[0]["usdr"] == 1.0
     assert len(calls) == 4 + 6 - before
@@ -267,21 +266,3 @@ def test_a_models_options_reach_the_separation(tracks):
     assert set(seen) == {(1, 2, RATE // 2)}
     np.testing.assert_allclose(estimate, tracks[0].mixture() / 4, atol=1e-7)
     assert isinstance(estimate, np.ndarray)
-
-
-def test_description(tracks):
-    described = {track.name: describe(track) for track in tracks}
-    sung, played = described["sung"], described["played"]
-    assert sung["seconds"] == 3
-    assert sung["split"] == "test"
-    assert sung["vocal_share"] == pytest.approx(2.5 / 3, abs=0.02)
-    assert np.ravel(sung["regions"]) == pytest.approx([0, 1, 1.5, 3], abs=0.03)
-    track = next(t for t in tracks if t.name == "sung")
-    powers = [
-        np.mean(np.square(x, dtype=float)) for x in (track.mixture(), track.read("vocals"), track.accompaniment())
-    ]
-    mixture, voice, rest = 10 * np.log10(powers)
-    assert sung["mixture_db"] == pytest.approx(mixture, abs=1e-6)
-    assert sung["vocals_to_rest_db"] == pytest.approx(voice - rest, abs=1e-6)
-    assert (played["vocal_share"], played["regions"]) == (0, [])
-    assert played["vocals_to_rest_db"] < -100

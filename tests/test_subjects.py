@@ -6,6 +6,7 @@ import pytest
 
 from bsm.errors import InputError
 from bsm.study import published, subjects
+from bsm.study.notebook_paths import results_folder
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
 from bsm.weights.files import save_model
@@ -104,7 +105,7 @@ def test_what_is_not_there_is_told(settings, chosen, options, message):
     ],
 )
 def test_what_is_measured_of_others_stays_out_of_the_reports(out, chosen, dataset, folder, caplog):
-    found = subjects.results_folder("08_input_length", out, chosen, dataset)
+    found = results_folder("08_input_length", out, chosen, dataset)
     assert found == (str(ROOT / folder) if folder.startswith("runs") else folder)
     assert [r.getMessage() for r in caplog.records] == (
         [f"not the profile's own models and songs: results go to {folder}, or to `out`"] if found != out else []

@@ -1,4 +1,4 @@
-"""The command line, a module per subject: ``bsm data | train | separate | evaluate | bench | study | claims | ...``."""
+"""Command line ``bsm``, with one module per subject. Commands parse options, call the package and print."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from bsm.errors import BackendUnavailable, InputError
 def main() -> None:
     """Run the command line.
 
-    Errors that are the user's to mend become one line and exit status 2; a study or training that failed on its own,
-    one line and exit status 1.
+    An error that the user can correct is printed as one line and gives exit status 2. A study or training that failed
+    gives one line and exit status 1.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
@@ -48,13 +48,14 @@ def main() -> None:
 
 
 def _complain(message: str, who: str = "bsm") -> None:
+    """Print an error as one line."""
     click.echo(f"{who}: {' '.join(message.split())}", err=True)
 
 
 @click.group()
 @click.version_option(__version__)
 def cli() -> None:
-    """A reproduction study of BSMamba2, vocal separation with Mamba2."""
+    """Separate vocals with BSMamba2, and reproduce the study of it."""
 
 
 for command in (data, train, separate, evaluate, bench, plan, study, readme, claims, provenance, repeat, weights):

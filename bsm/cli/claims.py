@@ -7,23 +7,23 @@ from pathlib import Path
 
 import click
 
-LEDGER = Path(__file__).resolve().parents[2] / "reports" / "claims.yaml"
 _ledger = click.option(
-    "--ledger", type=click.Path(path_type=Path, dir_okay=False), default=LEDGER, help="By default reports/claims.yaml."
+    "--ledger", type=click.Path(path_type=Path, dir_okay=False), help="The ledger.  [default: reports/claims.yaml]"
 )
 
 
 @click.group()
 def claims() -> None:
-    """The claims under test, and what the results say about each."""
+    """Check the claims under test, and write what the results say about each."""
 
 
 @claims.command()
 @_ledger
-def check(ledger: Path) -> None:
-    """Compute every status again from the result files; exit 1 where a row has none or says something else."""
+def check(ledger: Path | None) -> None:
+    """Compute every status from the result files; exit with status 1 if a row has none or another one."""
     from bsm.study import ledger as book
 
+    ledger = ledger or book.LEDGER
     if problems := book.check(ledger):
         for problem in problems:
             click.echo(problem, err=True)
@@ -34,14 +34,14 @@ def check(ledger: Path) -> None:
 
 @claims.command()
 @_ledger
-def render(ledger: Path) -> None:
-    """Write every row's status and figures into the ledger, CLAIMS.md beside it, and the README's table."""
+def render(ledger: Path | None) -> None:
+    """Write every row's status and figures into the ledger, CLAIMS.md in its folder, and the README's table."""
     from bsm.study import ledger as book
+    from bsm.study.profiles import Profile
+    from bsm.study.report import refresh_readme
 
+    ledger = ledger or book.LEDGER
     rows = book.render(ledger)
-    if ledger.resolve() == LEDGER:
-        from bsm.study.profiles import Profile
-        from bsm.study.report import refresh_readme
-
+    if ledger.resolve() == book.LEDGER:
         refresh_readme(Profile.load(book.PROFILE))
     click.echo(book.tally(rows))

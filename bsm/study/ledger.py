@@ -39,6 +39,7 @@ PROFILE = "demo"
 GPU = "gpu"
 """The profile whose results count only where they were measured on a GPU."""
 REPORTS = ROOT / "reports"
+LEDGER = REPORTS / "claims.yaml"
 WRITTEN = ("id", "claim", "figure", "unit", "source", "metric", "test")
 OPTIONAL = ("rule", "needs")
 FOUND = ("status", "measured", "why", "evidence", "result", "device")
@@ -51,7 +52,7 @@ _HEADER = """\
 Row = dict[str, Any]
 
 
-def load(path: Path = REPORTS / "claims.yaml") -> list[Row]:
+def load(path: Path = LEDGER) -> list[Row]:
     """Read the rows.
 
     Raises:
@@ -179,7 +180,7 @@ def evaluated(rows: list[Row], profile: str = PROFILE, reports: Path = REPORTS) 
     ]
 
 
-def check(path: Path = REPORTS / "claims.yaml") -> list[str]:
+def check(path: Path = LEDGER) -> list[str]:
     """Compute every row again; return one line for each row that has no status or says other than its results."""
     rows = load(path)
     problems = []
@@ -197,7 +198,7 @@ def check(path: Path = REPORTS / "claims.yaml") -> list[str]:
     return problems
 
 
-def render(path: Path = REPORTS / "claims.yaml") -> list[Row]:
+def render(path: Path = LEDGER) -> list[Row]:
     """Compute every row's fields and write them: the ledger, ``CLAIMS.md`` beside it, the table for the README."""
     rows = evaluated(load(path), reports=path.parent)
     header = _HEADER.format(written=", ".join(WRITTEN + OPTIONAL), found=", ".join(FOUND))

@@ -20,6 +20,9 @@ from bsm.study.records import ROOT
 if TYPE_CHECKING:
     from bsm.baseline import RoformerConfig
 
+DEFAULT = "demo"
+"""Profile whose songs and model commands use if none are named."""
+
 log = logging.getLogger(__name__)
 
 
@@ -189,3 +192,14 @@ class Profile:
             skipped[track.name] = why
             log.warning("skipping song %r: %s", track.name, why)
         return kept
+
+
+def default_songs() -> Path:
+    """Return the folder of the songs that commands read if none are named: the demo profile's."""
+    return Profile.load(DEFAULT).data_folder
+
+
+def default_weights() -> Path:
+    """Return the file of the model that commands load if none is named: the demo profile's, of its first seed."""
+    settings = Profile.load(DEFAULT)
+    return settings.run_folder(settings.seed) / "model.safetensors"

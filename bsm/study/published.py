@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from bsm.data import mir1k
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.evaluate import METRICS, Journal, fingerprint
+from bsm.evaluate import METRICS, Journal, digest, fingerprint
 from bsm.files import sha256
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
@@ -126,8 +125,7 @@ def journal(settings: Profile, name: str, tracks: Sequence[Track], **kept: Any) 
         kept: JSON values that the scores depend on beside songs and code: weights, windows.
     """
     kept |= {"data": fingerprint(tracks), "scoring": SCORING}
-    digest = hashlib.sha256(repr(kept).encode()).hexdigest()[:12]
-    return Journal(ROOT / "runs" / settings.profile / f"{name}-{digest}.jsonl", kept)
+    return Journal(ROOT / "runs" / settings.profile / f"{name}-{digest(kept)}.jsonl", kept)
 
 
 def _rooted(name: str) -> str:

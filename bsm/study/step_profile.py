@@ -75,6 +75,35 @@ def measure(
     }
 
 
+def measure_preset(
+    preset: str, *, seconds: Sequence[float], repeats: int, batch: int, precision: str, device: str, compile_step: bool
+) -> dict[str, Any]:
+    """Measure the steps of one size; see :func:`measure`.
+
+    Args:
+        preset: size of the network.
+        seconds: lengths of a segment, s. The steps before and after have the first.
+        repeats: rounds.
+        batch: segments.
+        precision: ``32-true`` or ``bf16-mixed``.
+        device: ``cpu`` or ``cuda``.
+        compile_step: also time ``torch.compile``.
+    """
+    return measure(
+        preset=preset,
+        seconds=seconds[0],
+        batch=batch,
+        repeats=repeats,
+        sizes=[(preset, span, batch) for span in seconds],
+        backends=BACKENDS[device],
+        memory_presets=[preset],
+        memory_seconds=MEMORY_SECONDS,
+        compile_step=compile_step,
+        precision=precision,
+        device=device,
+    )
+
+
 def claims_table(variants: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Set the seed documents' seconds by part beside the measured ones, means with intervals, and their ratios."""
     before, reduced, ours = (step.named(variants, v.name) for v in step.VARIANTS)

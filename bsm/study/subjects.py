@@ -20,7 +20,6 @@ from bsm.networks import network_name
 from bsm.study import figures
 from bsm.study.profiles import Profile
 from bsm.study.published import published_songs
-from bsm.study.records import ROOT
 from bsm.weights import registry as weights
 from bsm.weights.files import load_model
 
@@ -131,24 +130,6 @@ def _load(settings: Profile, device: str, path: Path, name: str = "", seed: int 
         network,
         float(train.get("segment_seconds", settings.segment_seconds)),
     )
-
-
-def results_folder(notebook: str, out: str, chosen: Any, dataset: str) -> str:
-    """Return where a notebook writes: ``out``, or where that is empty the profile's reports, which is empty, too.
-
-    The reports are about the profile's own models and songs. What is measured of others goes to ``runs/<notebook>``.
-
-    Args:
-        notebook: its name.
-        out: the notebook's parameter, like the next two.
-        chosen: ``weights``, None for the profile's own.
-        dataset: folder of songs, empty for the profile's own.
-    """
-    if out or (chosen is None and not dataset):
-        return out
-    folder = ROOT / "runs" / notebook
-    log.warning("not the profile's own models and songs: results go to %s, or to `out`", folder.relative_to(ROOT))
-    return str(folder)
 
 
 def coverage(found: Sequence[Subject], tracks: Sequence[Track]) -> str:

@@ -22,6 +22,7 @@ from bsm.config import ModelConfig, TrainConfig
 from bsm.data.mixing import MixingDataset, validation_segments
 from bsm.data.tracks import Track
 from bsm.files import TEMPORARY, git_revision, write_text
+from bsm.memory import keep_freed_memory
 from bsm.networks import build
 from bsm.train.distributed import RankSampler, Stopped, StopRequest, first_alone, ignore_signals, make_fabric
 from bsm.train.journal import Journal, load_state, prune, save_best, save_state, writing
@@ -68,6 +69,8 @@ def train(
         if first_alone(fabric, lambda: claim(run, identity, supersede=supersede, held=held)):
             log.info("%s: already trained", run)
             return run / "model.safetensors"
+        if fabric.device.type == "cpu":
+            keep_freed_memory()
         torch.manual_seed(config.seed)
         trainer = Trainer(fabric, build(model_config), config)
         state_path = run / "state.ckpt"

@@ -20,6 +20,14 @@ from bsm.study.bench import SEED, repeated
 from bsm.study.bench.scan import FRAMES_PER_SECOND
 
 
+def measure(seconds: Sequence[float], *, repeats: int, device: str) -> dict[str, Any]:
+    """Measure :func:`conv` at some lengths, in s, and :func:`block` at its default length."""
+    return {
+        "conv": conv(seconds, repeats=repeats, device=device),
+        "block": block(repeats=repeats, device=device),
+    }
+
+
 def conv(
     seconds: Sequence[float] = (4.0,), *, batch: int = 4, repeats: int = 3, device: str = "cpu"
 ) -> list[dict[str, Any]]:

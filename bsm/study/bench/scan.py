@@ -84,6 +84,23 @@ def cases(
     ]
 
 
+def measure(seconds: Sequence[float], *, repeats: int, device: str) -> dict[str, Any]:
+    """Measure everything about the scan backends; each value is what the function of that name returns.
+
+    Args:
+        seconds: lengths on the time axis, s.
+        repeats: timed rounds.
+        device: ``cpu`` or ``cuda``.
+    """
+    return {
+        "speed": speed(seconds, repeats=repeats, device=device),
+        "memory": memory(seconds, device=device),
+        "scaling": scaling(repeats=repeats, device=device),
+        "matmul_share": matmul_share(repeats=repeats, device=device),
+        "directions": directions(repeats=repeats, device=device),
+    }
+
+
 def speed(
     seconds: Sequence[float] = (1.0, 4.0, 8.0),
     *,

@@ -1,0 +1,31 @@
+"""Options that several commands share, as click decorators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+
+def combine(*options: Callable) -> Callable:
+    """Return one decorator that adds options to a command in the order given."""
+
+    def add(command: Callable) -> Callable:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def device_option(default: str = "auto", choices: tuple[str, ...] = ()) -> Callable:
+    """Return the option ``--device``; the command gets the name of a device that works."""
+
+    def check(_: click.Context, __: click.Parameter, name: str) -> str:
+        from bsm.devices import choose_device  # slow to import
+
+        return choose_device(name)
+
+    kind: dict[str, Any] = {"type": click.Choice(choices)} if choices else {"help": "auto, cpu or cuda."}
+    return click.option("--device", default=default, show_default=True, callback=check, **kind)

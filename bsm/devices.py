@@ -1,0 +1,25 @@
+"""Choose the device that PyTorch computes on."""
+
+from __future__ import annotations
+
+import torch
+
+from bsm.errors import InputError
+
+
+def choose_device(name: str = "auto") -> str:
+    """Return the name of a device after a check that it works.
+
+    Args:
+        name: PyTorch's name of a device, or ``auto`` for a GPU if there is one and the CPU otherwise.
+
+    Raises:
+        InputError: The device does not exist, or it cannot hold a tensor.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {name!r} is not available; use --device cpu") from error
+    return name

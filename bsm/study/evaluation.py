@@ -1,0 +1,116 @@
+"""Score a trained model on a data set: the result file of ``bsm evaluate``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bsm import __version__
+from bsm.data.layouts import open_tracks
+from bsm.data.musdb18 import need_ffmpeg
+from bsm.evaluate import METRICS, Journal, digest, evaluate, fingerprint, model_separator
+from bsm.files import check_writable, sha256
+from bsm.study.published import WINDOW, published_songs
+from bsm.study.records import mark, write_result
+from bsm.study.stats import bootstrap_interval, summary
+from bsm.versions import SCORING
+from bsm.weights.files import load_model
+
+FOLDER = Path("runs/evaluate")
+"""Folder of result files without a given name, relative to the working directory."""
+COLUMNS = (
+    "low, high: bootstrap 95 % interval of the mean over tracks; median_low, median_high: of the median; "
+    "std: of the sample"
+)
+"""Explanation of the columns of :attr:`Evaluation.table`."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        result: the result file.
+        table: one row per metric, one column per statistic over tracks.
+        skipped: name -> fault of the songs that were skipped.
+    """
+
+    result: Path
+    table: pd.DataFrame
+    skipped: dict[str, str]
+
+
+def evaluate_weights(
+    weights: Path,
+    root: Path,
+    *,
+    split: str = "test",
+    window: float = WINDOW,
+    hop: float | None = None,
+    whole: bool = False,
+    batch_size: int = 1,
+    device: str = "cpu",
+    processes: int = 2,
+    skip_bad: bool = False,
+    output: Path | None = None,
+) -> Evaluation:
+    """Score a model on one split of a data set and write the result file.
+
+    Each track's scores are kept in ``<result>.tracks.jsonl`` as soon as they are known. A second call with the same
+    settings scores only the tracks that are missing there.
+
+    Args:
+        weights: file of the model.
+        root: folder of the data set, of any layout of :func:`bsm.data.layouts.open_tracks`.
+        split: ``train``, ``valid`` or ``test``.
+        window: seconds that the model sees at a time.
+        hop: seconds from window to window; None for no overlap.
+        whole: separate each song in one pass instead of windows.
+        batch_size: windows per forward pass.
+        device: PyTorch's name of the device that separates.
+        processes: number of scoring processes.
+        skip_bad: skip songs that are damaged or incomplete instead of failing on the first one.
+        output: result file (JSON); None for a file in :data:`FOLDER`, named after weights, data and settings.
+
+    Raises:
+        InputError: The weights do not load, the songs cannot be read or separated, ffmpeg is missing, the result cannot
+            be written, or its file holds the scores of other settings.
+    """
+    started = mark()
+    skipped: dict[str, str] = {}
+    layout, tracks = open_tracks(root, split, skipped=skipped if skip_bad else None)
+    model = load_model(weights).to(device)
+    hop = window if hop is None else hop
+    settings = {"bsm": __version__, "scoring": SCORING, "weights_sha256": sha256(weights)}
+    settings |= {"layout": layout, "split": split, "files": fingerprint(tracks)}
+    settings |= {"whole": True} if whole else {"window": window, "hop": hop}
+    output = output or FOLDER / f"{weights.stem}-{root.resolve().name}-{digest(settings)}.json"
+    check_writable(output)
+    need_ffmpeg("cSDR needs")
+    journal = Journal(output.with_suffix(".tracks.jsonl"), settings)
+    separator = model_separator(model, window=window, hop=hop, whole=whole, batch_size=batch_size)
+    records = evaluate(tracks, {"model": separator}, processes=processes, journal=journal)
+    rows = {name: _statistics([record[name] for record in records]) for name in METRICS}
+    as_published = split == "test" and not whole and window == hop == WINDOW
+    write_result(
+        output,
+        measured="scores per track: uSDR, cSDR, SI-SDR in dB, bleedless and fullness from 0 to 100",
+        parameters=settings | {"weights": str(weights), "skipped": skipped, "device": device},
+        values=records,
+        data=f"{layout}, {split}" if layout != "songs" else str(root),
+        started=started,
+        inputs=[root],
+        comparable_with_paper=as_published and published_songs(layout, tracks) and not skipped,
+        summary=rows,
+    )
+    return Evaluation(output, pd.DataFrame(rows).T.astype({"n": int, "dropped": int}), skipped)
+
+
+def _statistics(values: list[float]) -> dict[str, Any]:
+    """Summarise one metric over tracks; add the interval of the median, since a published score may be a median."""
+    median = bootstrap_interval(values, np.median)
+    return summary(values) | {"median_low": median.low, "median_high": median.high}
