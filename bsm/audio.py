@@ -240,7 +240,7 @@ def _open(path: str | os.PathLike) -> Iterator[soundfile.SoundFile]:
     with file:
         if file.frames == 0:
             raise InputError(f"{path}: audio file without samples; give one with sound")
-        if round(file.frames * excess) > file.frames:
+        if file.frames * (excess - 1) > 0.5:  # more than rounding
             seconds = file.frames / file.samplerate
             raise _truncated(path, seconds, seconds * excess)
         try:
