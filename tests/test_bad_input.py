@@ -245,5 +245,5 @@ def test_scores_on_a_full_disk(tmp_path):
 
     journal = Journal(tmp_path / "scores.tracks.jsonl", {"window": 8.0})
     (tmp_path / "scores.tracks.jsonl").symlink_to("/dev/full")
-    with pytest.raises(InputError, match="scores.tracks.jsonl: cannot be written .No space left.*make room"):
+    with pytest.raises(InputError, match="scores.tracks.jsonl: cannot be written .No space left.*free space"):
         journal.append({"track": "a", "separator": "b"})
