@@ -41,12 +41,14 @@ def test_by_default_the_profiles_runs(settings, small_model):
     assert "Only BSMamba2 is here" in text
 
 
-@pytest.mark.parametrize(("field", "value", "what"), [("code", "b", "code"), ("data", {"train": [["x", 2]]}, "songs")])
-def test_runs_of_different_code_or_songs_are_not_combined(
+@pytest.mark.parametrize(
+    ("field", "value", "what"), [("recipe", 2, "recipe versions"), ("data", {"train": [["x", 2]]}, "songs")]
+)
+def test_runs_of_different_recipes_or_songs_are_not_combined(
     settings, tmp_path, monkeypatch, small_model, field, value, what
 ):
     monkeypatch.setattr(Profile, "run_folder", lambda self, seed, backbone: tmp_path / f"{backbone}-{seed}")
-    card = {"train": {"segment_seconds": 2.0}, "code": "a", "data": {"train": [["x", 1]]}}
+    card = {"train": {"segment_seconds": 2.0}, "recipe": 1, "data": {"train": [["x", 1]]}}
     for seed, own in enumerate((card, card, card | {field: value})):
         save_model(small_model, tmp_path / f"bsmamba2-{seed}/model.safetensors", own)
     assert len(subjects.subjects(settings, seeds=[0, 1])) == 2
