@@ -1,9 +1,9 @@
-"""Errors that are the caller's to mend: the command line prints them as one line and exits with status 2."""
+"""Errors that the caller can fix. The command line prints them as one line and exits with status 2."""
 
 
 class InputError(ValueError):
-    """Something the user gave is unusable; the message says what, where, and what to do about it."""
+    """Report unusable input: what failed, why, and how to fix it."""
 
 
 class BackendUnavailable(RuntimeError):
-    """A backend was asked for whose package or device is not here; the message says what is missing."""
+    """Report that the package or device of a chosen backend is missing."""

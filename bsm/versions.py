@@ -4,6 +4,12 @@ Songs, runs, scores and the workflow record these numbers instead of checksums o
 change that alters its results, and add a line of history. Earlier results are then set aside or made again.
 """
 
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
 RECIPE = 1
 """Version of the training: network, initial weights, loss, sampling and optimisation.
 
@@ -20,3 +26,25 @@ SCORING = 1
 
 GENERATOR_VERSION = 2
 """Version of the demo songs: what a seed sounds like. Songs of another version are rendered again."""
+
+
+def git_revision(root: Path) -> dict[str, Any]:
+    """Return the ``revision`` of a checkout, and whether any file outside ``reports/`` differs from it (``dirty``).
+
+    Without git or a repository, they are ``"unknown"`` and None.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    unknown = {"revision": "unknown", "dirty": None}
+    if not (root / "pyproject.toml").is_file():  # installed: a repository around it is another project's
+        return unknown
+    try:
+        return {
+            "revision": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--", ".", ":!reports")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return unknown

@@ -158,12 +158,14 @@ def test_an_untrained_variant_is_named(tmp_path):
         ablation.load(settings, ["mono"], [7])
 
 
-def test_variants_of_different_code_are_not_compared(tmp_path, small_model):
+def test_variants_of_different_recipes_are_not_compared(tmp_path, small_model):
     settings = Profile({"profile": str(tmp_path), "model": "tiny", "seed": 1})
-    for name, code in (("base", "a"), ("mono", "a"), ("bands-mel", "b")):
-        save_model(small_model, settings.run_folder(1, name) / "model.safetensors", {"code": code})
+    for name, recipe in (("base", 1), ("mono", 1), ("bands-mel", 2)):
+        save_model(small_model, settings.run_folder(1, name) / "model.safetensors", {"recipe": recipe})
     assert [m.variant for m in ablation.load(settings, ["base", "mono"], [1])] == ["base", "mono"]
-    with pytest.raises(InputError, match="base-.* and .*bands-mel-.*: trained by different code, .* SEEDS=1`"):
+    with pytest.raises(
+        InputError, match="base-.* and .*bands-mel-.*: trained by different recipe versions, .* SEEDS=1`"
+    ):
         ablation.load(settings, ["base", "mono", "bands-mel"], [1])
 
 

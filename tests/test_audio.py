@@ -123,12 +123,82 @@ def test_part_outside_the_file(tmp_path, start, stop):
         ("a.wav", noise(1, 10)[0], "shape"),
         ("a.wav", np.zeros((2, 0)), "shape"),
         ("a.wav", np.full((1, 3), np.nan), "NaN"),
-        ("absent/a.wav", noise(1, 10), "cannot be written"),
+        ("taken/a.wav", noise(1, 10), "taken/a.wav: cannot be written .*make room"),
     ],
 )
 def test_unusable_writes(tmp_path, name, sound, message):
+    (tmp_path / "taken").touch()  # a file in the place of a folder
     with pytest.raises(InputError, match=message):
         audio.write(tmp_path / name, sound, 44100)
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_missing_folders_are_made(tmp_path):
+    audio.write(tmp_path / "new" / "folder" / "a.wav", noise(1, 10), 8000)
+    assert audio.info(tmp_path / "new" / "folder" / "a.wav").samples == 10
+
+
+@pytest.mark.parametrize(
+    ("file_format", "suffix"),
+    [("WAV", "wav"), ("WAVEX", "wav"), ("RF64", "wav"), ("AIFF", "aiff"), ("W64", "w64"), ("AU", "au"), ("CAF", "caf")],
+)
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_a_truncated_file_is_refused(tmp_path, file_format, suffix, subtype):
+    """libsndfile reads most of them as shorter files, in silence."""
+    path, sound = tmp_path / f"a.{suffix}", noise(2, 8001)
+    soundfile.write(path, sound.T, 8000, format=file_format, subtype=subtype)
+    assert audio.info(path).samples == 8001 and audio.read(path)[0].shape == (2, 8001)
+    frame = 2 * {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}[subtype]
+    whole = path.read_bytes()
+    for lacking in (frame, len(whole) // 2):
+        path.write_bytes(whole[:-lacking])
+        for use in (audio.info, audio.read, audio.bits):
+            with pytest.raises(InputError, match=rf"a.{suffix}: .*damaged"):
+                use(path)
+    path.write_bytes(whole[: -4000 * frame])
+    if suffix != "caf":  # libsndfile itself refuses half of one
+        with pytest.raises(
+            InputError, match=r"damaged audio file: ends after 0\.500125 of 1\.00013 s; copy or make it"
+        ):
+            audio.info(path)
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFF000, 0x80000000], ids=hex)
+def test_a_wav_header_without_a_usable_length_reads_to_its_end(tmp_path, length):
+    """As programs write it to a pipe, because they cannot go back and fill it in."""
+    path, sound = tmp_path / "a.wav", noise(2, 1000)
+    soundfile.write(path, sound.T, 8000, subtype="FLOAT")
+    content = bytearray(path.read_bytes())
+    for begin in (4, content.index(b"data") + 4):
+        content[begin : begin + 4] = length.to_bytes(4, "little")
+    path.write_bytes(content[:-80])
+    np.testing.assert_array_equal(audio.read(path)[0], sound[:, :-10])
+
+
+def test_a_wav_file_that_was_never_closed_reads_to_its_end(tmp_path):
+    path, sound = tmp_path / "a.wav", noise(1, 1000)
+    soundfile.write(path, sound.T, 8000, subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    content[4:8], content[40:44] = (8).to_bytes(4, "little"), bytes(4)
+    path.write_bytes(content)
+    assert audio.info(path).samples == 1000
+
+
+def test_a_file_that_is_cut_behind_its_samples_is_whole(tmp_path):
+    path = tmp_path / "a.wav"
+    with soundfile.SoundFile(path, "w", 8000, 1, subtype="PCM_16") as file:
+        file.write(noise(1, 1000)[0])
+        file.title = "a title, in a chunk of its own at the end"
+    content = path.read_bytes()
+    assert content.rindex(b"a title") > content.index(b"data") + 2000
+    path.write_bytes(content[:-20])
+    assert audio.info(path).samples == 1000
+
+
+def test_resolution_of_sample_formats(tmp_path):
+    for subtype, expected in {"PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "FLOAT": 24}.items():
+        soundfile.write(tmp_path / "a.wav", noise(1, 10).T, 8000, subtype=subtype)
+        assert audio.bits(tmp_path / "a.wav") == expected
 
 
 def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Bad songs: what is said of each, and that none is left out unless it was asked for, and then by name."""
+"""Bad songs and bad places: each is named, and none is skipped unless asked."""
 
 import logging
 import os
@@ -16,6 +16,7 @@ from bsm.data import musdb18
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import check, folder_tracks
 from bsm.errors import InputError
+from bsm.files import check_writable
 from bsm.inference import plan_outputs
 
 RATE = 16000
@@ -89,7 +90,7 @@ BAD = {
     mono_part: r"other\.wav \(8000 samples, 16000 Hz, 1 channels\) differs .*; make the song's files equal",
     short_part: r"other\.wav \(7999 samples.* differs from vocals\.wav.*; make the song's files equal",
     without_vocals: r"song without vocals; add vocals\.wav",
-    cut_wav: r"other\.wav.*(differs from|damaged)",
+    cut_wav: r"other\.wav: damaged audio file: ends after",
 }
 
 
@@ -202,6 +203,19 @@ def test_an_output_that_is_a_folder_is_known_before_separating(tmp_path):
     (tmp_path / "a.accompaniment.wav").mkdir()
     with pytest.raises(InputError, match=r"a\.accompaniment\.wav: is a folder; name a file"):
         plan_outputs([tmp_path / "a.wav"], None, overwrite=True)
+
+
+def test_names_that_are_too_long_are_known_before_computing(tmp_path):
+    song = tmp_path / f"{'x' * 245}.wav"
+    audio.write(song, noise(0), RATE)
+    with pytest.raises(InputError, match="vocals.wav: file name of 256 bytes, more than the 255 allowed"):
+        plan_outputs([song], None)
+    check_writable(tmp_path / "new" / ("x" * 255))
+    with pytest.raises(InputError, match="file name of 256 bytes"):
+        check_writable(tmp_path / "a.json", tmp_path / ("ü" * 128) / "b.json")
+    with pytest.raises(InputError, match="cannot be read .*too long"):
+        audio.info(tmp_path / ("x" * 256))
+    assert list(tmp_path.iterdir()) == [song]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="this system limits no file sizes")

@@ -1,6 +1,7 @@
 """The floors of the package: which room may import which, read from the source without importing it."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 
 import pytest
@@ -73,6 +74,15 @@ def test_no_arrow_leads_upward(lower, upper):
 
 def test_no_modules_import_each_other():
     TopologicalSorter(arrows(top_level=True)).prepare()  # names the modules of a cycle
+
+
+def test_audio_and_files_have_one_door_each():
+    """Only bsm.audio uses libsndfile; files are written to the temporary paths of bsm.files.replacing."""
+    for path in FILES.values():
+        text = path.read_text()
+        assert path.name == "audio.py" or not re.search(r"^\s*(import|from) soundfile", text, re.MULTILINE), path
+        written = set(re.findall(r"(\w+)\.(?:write_text\(|write_bytes\(|open\(\"[wx])", text))
+        assert written <= {"temporary", "_CLEAR"}, path  # _CLEAR: a file of /proc
 
 
 def test_nothing_that_ships_patches():

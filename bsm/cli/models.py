@@ -70,11 +70,12 @@ def separate(
     Existing files are replaced with --overwrite only; a file in SONGS is never replaced. The command stops at the first
     song that it cannot separate, and keeps the outputs of those before it. Repeat it with --skip-existing to continue.
     """
-    from bsm.inference import find_songs, plan_outputs, separate_file
+    from bsm.inference import check_windows, find_songs, plan_outputs, separate_file
     from bsm.weights.files import load_model
 
     if not verbose:
         logging.getLogger("bsm").setLevel(logging.WARNING)
+    check_windows(options["window"], options["hop"], whole=options["whole"])
     targets = plan_outputs(find_songs(songs), output, overwrite=overwrite, skip_existing=skip_existing)
     model = load_model(_find_weights(weights)).to(device)
     for number, (song, paths) in enumerate(targets.items(), 1):

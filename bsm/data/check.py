@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
 from bsm import audio
@@ -22,7 +19,6 @@ from bsm.errors import InputError
 _CLIP = (ACCOMPANIMENT, VOCALS)  # the channels of a clip, in order
 _BLOCK = 60.0  # seconds read at a time
 _SILENT = 2.0**-15  # a peak of one step of 16 bits, which dither alone reaches
-_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 24, "FLOAT": 24, "DOUBLE": 24}  # as float32 holds them; others: 8
 
 
 @dataclass(frozen=True)
@@ -195,8 +191,6 @@ def _check_song(song: Song, rate: int, known: DataSet | None) -> list[Finding]:
             found.append(Finding(part.path, f"unreadable: {_why(part.path, header)}"))
             continue
         infos[name] = header
-        if (lacking := _lacking(part.path)) > 0:
-            found.append(Finding(part.path, f"truncated: {lacking:,} bytes fewer than its header says"))
     others = "the song's other files have"
     usual_channels, usual_samples = (_usual([getattr(i, of) for i in infos.values()]) for of in ("channels", "samples"))
     channels, whose = (known.channels, "the data set has") if known else (usual_channels, others)
@@ -288,15 +282,4 @@ def _label(song: Song, name: str) -> str:
 
 
 def _bits(path: Path) -> int:
-    return _BITS.get(soundfile.info(os.fsencode(path)).subtype, 8) if path.suffix in SUFFIXES else 24
-
-
-def _lacking(path: Path) -> int:
-    """Return how many bytes a WAV file is shorter than its header says; libsndfile does not report it."""
-    if path.suffix != ".wav":
-        return 0
-    with path.open("rb") as file:
-        head = file.read(8)
-    if head[:4] != b"RIFF" or head[4:] in (b"\xff" * 4, b"\0" * 4):  # a stream's header does not state the length
-        return 0
-    return struct.unpack("<I", head[4:])[0] + 8 - path.stat().st_size
+    return audio.bits(path) if path.suffix in SUFFIXES else 24

@@ -14,6 +14,7 @@ from bsm.data.layouts import open_tracks
 from bsm.data.musdb18 import need_ffmpeg
 from bsm.evaluate import METRICS, Journal, digest, evaluate, fingerprint, model_separator
 from bsm.files import check_writable, sha256
+from bsm.inference import check_windows
 from bsm.study.published import WINDOW, published_songs
 from bsm.study.records import mark, write_result
 from bsm.study.stats import bootstrap_interval, summary
@@ -81,6 +82,7 @@ def evaluate_weights(
             be written, or its file holds the scores of other settings.
     """
     started = mark()
+    check_windows(window, hop, whole=whole)
     skipped: dict[str, str] = {}
     layout, tracks = open_tracks(root, split, skipped=skipped if skip_bad else None)
     model = load_model(weights).to(device)
@@ -89,9 +91,9 @@ def evaluate_weights(
     settings |= {"layout": layout, "split": split, "files": fingerprint(tracks)}
     settings |= {"whole": True} if whole else {"window": window, "hop": hop}
     output = output or FOLDER / f"{weights.stem}-{root.resolve().name}-{digest(settings)}.json"
-    check_writable(output)
-    need_ffmpeg("cSDR needs")
     journal = Journal(output.with_suffix(".tracks.jsonl"), settings)
+    check_writable(output, journal.path)
+    need_ffmpeg("cSDR needs")
     separator = model_separator(model, window=window, hop=hop, whole=whole, batch_size=batch_size)
     records = evaluate(tracks, {"model": separator}, processes=processes, journal=journal)
     rows = {name: _statistics([record[name] for record in records]) for name in METRICS}

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bsm.errors import InputError
-from bsm.files import git_revision, sha256, write_text
+from bsm.files import sha256, write_text
+from bsm.versions import git_revision
 
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parents[2]

@@ -180,5 +180,5 @@ def writing(run: Path, kept: int) -> Iterator[None]:
             chain.append(cause)
         full = any(text in str(e) for e in chain for text in _FULL)
         checkpoint = f"the checkpoint of step {kept} is kept" if kept else "there is no checkpoint yet"
-        reason = "disk full" if full else f"cannot be written ({chain[-1]})"
-        raise InputError(f"{run}: {reason}; {checkpoint}; make room and run the same command again") from error
+        reason, mend = ("disk full", "free some space") if full else (f"cannot be written ({chain[-1]})", "mend that")
+        raise InputError(f"{run}: {reason}; {checkpoint}; {mend} and run the same command again") from error

@@ -21,13 +21,14 @@ from bsm.baseline import RoformerConfig
 from bsm.config import ModelConfig, TrainConfig
 from bsm.data.mixing import MixingDataset, validation_segments
 from bsm.data.tracks import Track
-from bsm.files import TEMPORARY, git_revision, write_text
+from bsm.files import TEMPORARY, write_text
 from bsm.memory import keep_freed_memory
 from bsm.networks import build
 from bsm.train.distributed import RankSampler, Stopped, StopRequest, first_alone, ignore_signals, make_fabric
 from bsm.train.journal import Journal, load_state, prune, save_best, save_state, writing
 from bsm.train.run import claim, run_identity
 from bsm.train.trainer import VALIDATION_SEGMENTS, Trainer
+from bsm.versions import git_revision
 from bsm.weights.files import save_model
 
 log = logging.getLogger(__name__)

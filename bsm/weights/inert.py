@@ -1,4 +1,4 @@
-"""Tensors out of files of ``torch.save``, without running anything that the files pickle."""
+"""Read tensors from files of ``torch.save`` without running any code that the files name."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ _DTYPES = {
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a dictionary written by ``torch.save``; tensors and plain values alone are taken.
+    """Read tensors and plain values from a dictionary written by ``torch.save``.
 
-    PyTorch's own restricted reader goes first. It refuses whole files for one foreign object, and a Lightning
-    checkpoint holds many (its hyper-parameters, callbacks). Such a file is read again with every foreign class and
-    function replaced by a placeholder that does nothing: none is imported, none is called.
+    Tries PyTorch's restricted reader first. It refuses a file that holds any other object, and a Lightning checkpoint
+    holds many, such as hyper-parameters and callbacks. Such a file is read again with a placeholder for every foreign
+    class and function. The placeholder does nothing; no foreign code is imported or called.
 
     Args:
-        path: a file in any of PyTorch's formats; one with foreign objects must be in the zip format (since 2020).
+        path: a file in any of PyTorch's formats. A file with foreign objects must be in the zip format (since 2020).
 
     Returns:
-        The dictionary. Its ``state_dict``, or itself where it has none, holds tensors on the CPU; elsewhere a file with
-        foreign objects may hold placeholders.
+        The dictionary. The weights are its ``state_dict`` or, without one, the dictionary itself. They are tensors on
+        the CPU. Other entries of a file with foreign objects may be placeholders.
 
     Raises:
-        InputError: damaged, not such a file, or no dictionary.
+        InputError: the file is damaged, is not of ``torch.save``, or holds no dictionary.
     """
     try:
-        # A mapped file is read as far as it is used: a Lightning file is three quarters optimiser state.
+        # Mapped: only what is used is read. Three quarters of a Lightning file are optimiser state.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if not zipfile.is_zipfile(path):
             raise InputError(
-                f"{path}: not a weights file, or an old one with more than tensors in it ({_first_line(error)}); "
-                "fetch or copy it again, or save it anew with a PyTorch of 1.6 or later"
+                f"{path}: not a weights file, or one in the old format that holds more than tensors "
+                f"({_first_line(error)}); fetch or copy it again, or save it again with PyTorch 1.6 or later"
             ) from error
         content = _read_inert(path)
-    except Exception as error:  # a damaged file raises whatever its bytes lead to; nothing of it has run
+    except Exception as error:  # a damaged file may raise any error; none of its code has run
         raise _damaged(path, error) from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__} where a dictionary of weights is wanted")
@@ -77,7 +77,7 @@ def _first_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class _Storage:
-    """A tensor's numbers, still in the file."""
+    """The numbers of tensors, still in the file."""
 
     name: str
     dtype: torch.dtype
@@ -86,7 +86,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _View:
-    """A tensor to be made of a storage."""
+    """A tensor to be made from a storage."""
 
     storage: _Storage
     offset: int
@@ -99,10 +99,10 @@ def _read_inert(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             if len(pickles) != 1:
-                raise InputError(f"{path}: a zip file, but not one of torch.save; fetch or copy it again")
+                raise InputError(f"{path}: a zip file that torch.save did not write; fetch or copy it again")
             folder = pickles[0].removesuffix("data.pkl")
             if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
-                raise InputError(f"{path}: written on a big-endian machine, which is not read")
+                raise InputError(f"{path}: written on a big-endian machine, which is not supported; save it on another")
             content, foreign = _unpickle(_stored(archive, pickles[0]))
             if not isinstance(content, dict):
                 raise InputError(f"{path}: holds a {type(content).__name__} where a dictionary of weights is wanted")
@@ -118,13 +118,13 @@ def _read_inert(path: Path) -> dict[str, Any]:
                     weights[name] = storages[value.storage].as_strided(value.size, value.stride, value.offset)
     except InputError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # a damaged file may raise any error, as above
         raise _damaged(path, error) from error
     return content
 
 
 def _stored(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Read a member that is not compressed, as PyTorch leaves them: a small file cannot unfold into a huge one."""
+    """Read a member that is not compressed. PyTorch never compresses; a small file must not expand into a huge one."""
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
         raise pickle.UnpicklingError(f"{name} is compressed")
     return archive.read(name)
@@ -138,14 +138,14 @@ def _read_storage(archive: zipfile.ZipFile, folder: str, storage: _Storage) -> T
 
 
 def _unpickle(data: bytes) -> tuple[Any, set[str]]:
-    """Unpickle with placeholders for all but tensors and ordered dictionaries; return the names of what was replaced.
+    """Unpickle with placeholders for all but tensors and ordered dictionaries; return the names of what they replace.
 
-    The classes are made anew on every call, so that no pickle can leave a change in them behind.
+    Each call defines its own classes, so that no pickle can change the classes of a later call.
     """
     foreign: set[str] = set()
 
     class Placeholder:
-        """Takes whatever pickle does to an object, and does nothing."""
+        """Accepts whatever pickle does to an object, and does nothing."""
 
         def __new__(cls, *args: Any, **kwargs: Any) -> Placeholder:
             return super().__new__(cls)
@@ -161,14 +161,14 @@ def _unpickle(data: bytes) -> tuple[Any, set[str]]:
             self.dtype = dtype
 
     def rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
-        if isinstance(storage, Placeholder):  # of a type that no weights have
+        if isinstance(storage, Placeholder):  # not a type of tensor that weights have
             return storage
         numbers = (offset, *size, *stride)
         if not isinstance(storage, _Storage) or not all(type(n) is int and n >= 0 for n in numbers):
-            raise pickle.UnpicklingError("a tensor of impossible shape")
+            raise pickle.UnpicklingError("a tensor has an impossible shape")
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if math.prod(size) and last >= storage.numel:
-            raise pickle.UnpicklingError("a tensor that reaches beyond its storage")
+            raise pickle.UnpicklingError("a tensor reaches beyond its storage")
         return _View(storage, offset, tuple(size), tuple(stride))
 
     known = {
@@ -177,7 +177,7 @@ def _unpickle(data: bytes) -> tuple[Any, set[str]]:
         ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
     }
 
-    class Unpickler(pickle._Unpickler):  # in Python: the C one allocates whatever place a pickle names in its memo
+    class Unpickler(pickle._Unpickler):  # the Python one: the C one allocates a memo of any size that a pickle names
         dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
 
         def find_class(self, module: str, name: str) -> Any:

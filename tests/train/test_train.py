@@ -114,9 +114,7 @@ def test_clipping_bounds_the_step(tracks, tmp_path, monkeypatch):
     train(tmp_path / "run", MODEL, CONFIG.replace(steps=2, clip=0.01), tracks, device="cpu")
     assert len(seen) == 2
     assert all(norm.item() == pytest.approx(0.01, rel=1e-3) for norm in seen)
-    assert all(
-        record["grad_norm"] > 0.1 for record in read_log(tmp_path / "run")
-    )  # before clipping
+    assert all(record["grad_norm"] > 0.1 for record in read_log(tmp_path / "run"))  # before clipping
 
 
 def test_the_baseline_trains_through_the_same_loop(tracks, tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ def config(channels=2, rate=RATE):
 
 
 class Stand(nn.Module):
-    """Returns what it is given, or a function of it, and keeps the shapes that it saw."""
+    """A stand-in for a model: returns its input, or a function of it, and records the shapes of its inputs."""
 
     def __init__(self, channels=2, rate=RATE, function=lambda x: x):
         super().__init__()
@@ -121,7 +121,7 @@ def test_identity_through_another_rate():
 @pytest.mark.parametrize("samples", [1, 799, 800, 801, 2400, 3001])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_windows_are_independent(model, samples, channels):
-    """Without overlap: the model on each window by hand, the last one filled up with zeros."""
+    """Without overlap: apply the model to each window by hand; the last one is padded with zeros."""
     mixture = noise(channels, samples)
     stereo = mixture.expand(2, -1)
     parts = []
@@ -137,7 +137,7 @@ def test_windows_are_independent(model, samples, channels):
 
 
 def test_overlapping_windows_are_cross_faded(model):
-    """Against the triangle written out, at a length at which the last window sticks out."""
+    """Compare with the triangle written out, for a recording that ends inside the last window."""
     mixture, size, step = noise(2, 2900), 800, 300
     total, weights = torch.zeros(2, 2900 + size), torch.zeros(2900 + size)
     triangle = torch.tensor([min(i + 1, size - i) for i in range(size)], dtype=torch.float32)
@@ -201,7 +201,7 @@ print(peaks[1] - peaks[0])
     ids=["all masks at once", "all rows at once"],
 )
 def test_a_whole_song_is_not_held_in_all_its_layers(expand, mask_expansion, seconds, most):
-    """In a fresh process, MiB that more seconds take, where the named fault would take far more."""
+    """Measure, in a fresh process, the MiB that more seconds take. The named fault would take far more."""
     if sys.platform != "linux":
         pytest.skip("peak memory is counted otherwise here")
     command = [sys.executable, "-c", SONG, *map(str, (expand, mask_expansion, seconds))]
@@ -279,7 +279,7 @@ def write(path, samples=1000, channels=2, **options):
 
 
 def test_an_estimate_that_is_not_finite_is_refused():
-    with pytest.raises(InputError, match="estimate holds NaN .* weights are damaged"):
+    with pytest.raises(InputError, match="estimate has NaN .* weights are damaged"):
         separate(Stand(function=lambda x: x / 0), noise(2, 1000), RATE)
 
 
@@ -290,7 +290,8 @@ def test_songs_of_folders(tmp_path, caplog):
     (tmp_path / "folder.wav").mkdir()
     inside = [tmp_path / name for name in ("a.FLAC", "b.wav", "stem.vocals.wav")]  # the last belongs to no song here
     assert find_songs([tmp_path]) == inside
-    assert "passed over" in caplog.text and "b.vocals.wav" in caplog.text and "a.accompaniment.wav" in caplog.text
+    (line,) = caplog.messages
+    assert line == f"skipped earlier outputs: {tmp_path}/a.accompaniment.wav, {tmp_path}/b.vocals.wav"
     assert find_songs([inside[1], tmp_path, Path("gone.wav")]) == [inside[1], inside[0], inside[2], Path("gone.wav")]
     assert find_songs([tmp_path / "b.vocals.wav"]) == [tmp_path / "b.vocals.wav"]  # named, not found
     with pytest.raises(InputError, match=r"folder.wav: is a folder without audio files"):
@@ -313,7 +314,7 @@ def test_what_is_there_is_replaced_only_when_asked(tmp_path, name, folder):
     song, place = write(tmp_path / "mix.wav"), tmp_path / (folder or ".")
     place.mkdir(exist_ok=True)
     write(place / name)
-    with pytest.raises(InputError, match=rf"{name}: is there already.*--overwrite"):
+    with pytest.raises(InputError, match=rf"{name}: exists, and is an output of .*--overwrite"):
         plan_outputs([song], folder and place)
     assert place / name in plan_outputs([song], folder and place, overwrite=True)[song]
 
@@ -342,7 +343,7 @@ def test_loudness_is_kept_or_turned_down_by_a_stated_gain(tmp_path, caplog, subt
 
 
 def test_a_progress_bar_ends_at_its_end(model, capsys, monkeypatch):
-    # Shown at every update, as in any pass that lasts. (The attribute bsm.separate is the function.)
+    # Shown at every update, as in any pass that takes long.
     monkeypatch.setattr(bsm.inference, "tqdm", partial(tqdm, mininterval=0))
     mixture = noise(2, 3000)
     expected = separate(model, mixture, RATE, window=0.1, hop=0.05, batch_size=2)
