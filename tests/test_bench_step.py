@@ -121,7 +121,7 @@ def test_the_clock_changes_no_gradient():
     assert clock.seconds == counted  # the hooks are gone
 
 
-@pytest.mark.parametrize(("name", "part"), [("ssm", parts.SCAN), ("conv1d", parts.CONV), ("in_proj", parts.PRODUCTS)])
+@pytest.mark.parametrize(("name", "part"), [("ssm", parts.SCAN), ("conv1d", parts.CONV), ("out_proj", parts.PRODUCTS)])
 def test_each_layers_time_is_its_parts(name, part):
     """A layer that sleeps shows up under its part's name, in both directions."""
     model = BSMamba2(ModelConfig.preset("tiny"))

@@ -155,7 +155,7 @@ def test_scores_that_are_kept_are_of_one_evaluation(settings, tmp_path):
     first, same, other = (published.journal(settings, "scores", tracks, window=window) for window in (8.0, 8.0, 4.0))
     assert first.path == same.path != other.path
     assert first.path.parent == tmp_path / "runs/smoke" and first.path.name.startswith("scores-")
-    assert first.settings["window"] == 8.0 and {"data", "code"} <= first.settings.keys()
+    assert first.settings["window"] == 8.0 and {"data", "scoring"} <= first.settings.keys()
     source = (Path(__file__).parents[1] / "notebooks/01_train.ipynb").read_text()
     assert 'evaluate(tracks[\\"test\\"], separators, journal=kept)' in source
 
