@@ -53,7 +53,7 @@ def costs(
     times = repeated({name: partial(run, config) for name, config in losses.items()}, repeats)
     records = []
     for name, config in losses.items():
-        with TransformCount() as counter:
+        with TransformCount(config, estimate) as counter:
             bsmamba2_loss(estimate, target, config)
         records.append({"variant": name, "seconds": times[name], "transforms": counter.total})
     return records

@@ -167,7 +167,8 @@ def stfts() -> dict[str, int]:
     target, estimate = torch.randn(2, 1, 2, 8192, generator=torch.Generator().manual_seed(0))
     counts = {}
     for name, loss in (("as described", DESCRIBED_LOSS), ("three windows", AFTER_LOSS), ("here", EXACT_LOSS)):
-        with TransformCount() as counter:
+        config = getattr(LOSSES[loss], "keywords", {}).get("config", LossConfig())
+        with TransformCount(config, estimate) as counter:
             LOSSES[loss](estimate, target)
         counts[name] = counter.total
     return counts

@@ -39,15 +39,30 @@ ANEW, EACH, AVERAGED = "each channel, windows made anew", "each channel, window 
 
 
 class TransformCount(TorchDispatchMode):
-    """Counts the forward transforms of real signals: a call for all channels of a batch is one."""
+    """Count the transforms of real signals in a loss; one transform takes all frames of all channels of a batch.
 
-    def __init__(self) -> None:
+    A call may transform several windows at once, or a part of the frames, so frames are what is counted.
+
+    Args:
+        config: the loss.
+        estimate: ``(..., samples)``, what the loss is computed of.
+    """
+
+    def __init__(self, config: LossConfig, estimate: Tensor) -> None:
         super().__init__()
-        self.total = 0
+        self._config, self._shape, self._transforms = config, estimate.shape, 0.0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.total += function is torch.ops.aten._fft_r2c.default
+        if function is torch.ops.aten._fft_r2c.default:
+            n_fft, samples = args[0].shape[-1], self._shape[-1]
+            frames = 1 + (samples if self._config.center else max(0, samples - n_fft)) // self._config.hop_length
+            self._transforms += args[0].numel() / n_fft / (frames * self._shape[:-1].numel())
         return function(*args, **(kwargs or {}))
+
+    @property
+    def total(self) -> int:
+        """Number of transforms so far."""
+        return round(self._transforms)
 
 
 def losses(seconds: float = 1.0, *, batch: int = 2, repeats: int = 5, device: str = "cpu") -> list[dict[str, Any]]:
@@ -65,7 +80,8 @@ def losses(seconds: float = 1.0, *, batch: int = 2, repeats: int = 5, device: st
     records = []
     times = repeated({name: partial(run, function) for name, function in LOSSES.items()}, repeats)
     for name, function in LOSSES.items():
-        with TransformCount() as counter:
+        config = getattr(function, "keywords", {}).get("config", LossConfig())
+        with TransformCount(config, estimate) as counter:
             run(function)
         records.append({"loss": name, "seconds": times[name], "transforms": counter.total})
     return records
