@@ -27,7 +27,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     the file system allows.
 
     Raises:
-        InputError: a folder cannot be made, or the file cannot be written; an OSError inside the block counts as that.
+        InputError: a folder cannot be made, or the file cannot be written.
+        OSError: the block failed on another file.
     """
     path, temporary = Path(path), None
     try:
@@ -43,9 +44,10 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp lets only the owner read
         temporary.replace(path)
     except OSError as error:
+        name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+        if name and TEMPORARY not in name and not path.is_relative_to(name):
+            raise
         reason = error.strerror or str(error)
-        if error.filename and TEMPORARY not in str(error.filename):
-            reason += f": {error.filename}"
         raise InputError(f"{path}: cannot be written ({reason}); make room there, or make it writable") from error
     finally:
         if temporary:
@@ -73,8 +75,10 @@ def check_writable(*paths: Path) -> None:
             made or written.
     """
     for path in paths:
-        # Path.exists would raise OSError for a name that is too long.
-        base = next(parent for parent in path.absolute().parents if os.path.exists(parent))  # noqa: PTH110
+        # Path.exists would raise OSError for a name that is too long, and miss a link that leads nowhere.
+        base = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+        if not base.is_dir() or not os.access(base, os.W_OK | os.X_OK):
+            raise InputError(f"{path.parent}: cannot be written; name another place with -o")
         longest = os.pathconf(base, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
         for name in path.absolute().relative_to(base).parts:
             if (length := len(os.fsencode(name))) > longest:
@@ -83,8 +87,6 @@ def check_writable(*paths: Path) -> None:
                 )
         if path.is_dir():
             raise InputError(f"{path}: is a folder; name a file, or another place with -o")
-        if not base.is_dir() or not os.access(base, os.W_OK | os.X_OK):
-            raise InputError(f"{path.parent}: cannot be written; name another place with -o")
 
 
 def sha256(path: str | os.PathLike) -> str:

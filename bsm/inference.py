@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,8 @@ def plan_outputs(
         paths = _outputs(song, folder)
         if (other := song_of.setdefault(paths[0], song)) != song:
             raise InputError(f"{other} and {song} would both be written to {paths[0]}; separate them one by one")
-        if skip_existing and all(path.exists() and path.resolve() not in given for path in paths):
+        # Path.exists would raise OSError for a name that is too long.
+        if skip_existing and all(os.path.exists(path) and path.resolve() not in given for path in paths):  # noqa: PTH110
             continue
         check_writable(*paths)
         for path in paths:
