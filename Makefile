@@ -75,7 +75,7 @@ resume: profile env  ## go on after a run that was killed: remove its lock, then
 	@$(MAKE) reproduce
 
 test: env ffmpeg  ## run the tests (PYTEST_ARGS=...)
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(CORES) $(PYTEST_ARGS)
 
 oracles: .venv/.oracles  ## install mamba-ssm's references, so that `make test` compares the scans with them (1 GB)
 
