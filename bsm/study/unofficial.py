@@ -96,7 +96,7 @@ class Block(nn.Module):
         return x + self.out_norm((self.mixer(u) + self.mixer(u.flip(1)).flip(1)) / 2)
 
 
-class DualPath(nn.Module):
+class UnofficialDualPath(nn.Module):
     """Alternate "time" blocks and band blocks; ``(batch, frames, bands, dim)`` throughout."""
 
     def __init__(self, config: UnofficialConfig) -> None:
@@ -123,7 +123,7 @@ class UnofficialModel(nn.Module):
             nn.Sequential(nn.Linear(2 * width, dim), nn.LayerNorm(dim), nn.GELU(), nn.Linear(dim, dim))
             for width in self.bands
         )
-        self.dual_path = DualPath(config)
+        self.dual_path = UnofficialDualPath(config)
         self.mask_estimator = nn.ModuleList(
             nn.Sequential(nn.RMSNorm(dim), nn.Linear(dim, 2 * dim), nn.GLU(), nn.Linear(dim, 2 * width), nn.Tanh())
             for width in self.bands
