@@ -11,8 +11,8 @@ from bsm.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory() and keep_freed_memory()
 def churn():
-    for _ in range(50):
-        (torch.ones(1_000_000) + 1).sum()
+    for _ in range(5):  # of 40 MB: glibc always asks the system for more than 32 MB, whatever was freed before
+        (torch.ones(10_000_000) + 1).sum()
 churn()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 churn()
