@@ -1,6 +1,5 @@
 """Files appear whole or not at all, and an error names the file that it is about."""
 
-import os
 
 import pytest
 
@@ -13,7 +12,7 @@ def test_a_block_that_fails_leaves_the_old_file_alone(tmp_path):
     with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
         temporary.write_text("half")
         raise ZeroDivisionError
-    assert path.read_text() == "old" and os.listdir(path.parent) == ["a.txt"]
+    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
     write_text(path, "new")
     assert path.read_text() == "new"
 
