@@ -1,6 +1,5 @@
 """Files appear whole or not at all, and an error names the file that it is about."""
 
-
 import pytest
 
 from bsm.errors import InputError
