@@ -19,6 +19,7 @@ from bsm.errors import InputError
 from bsm.model import band_groups
 
 PREFIX = "model."
+NAMED = 4  # tensors that a message names; of others it gives the number
 TRANSFORMS = ("featurizer.", "inverse_featurizer.", "multi_featurizer.", "augmentations.")
 """Names of other parts of the Lightning module: transforms whose Hann windows are saved with it."""
 
@@ -121,7 +122,9 @@ def infer_config(tensors: dict[str, Any]) -> ModelConfig:
             for name, shape in shapes.items():
                 if re.fullmatch(pattern, name) and len(shape) > axis:
                     return shape[axis]
-        raise InputError(f"holds no tensor of this model that shows its {what} ({_some(tensors)})")
+        raise InputError(
+            f"holds no tensor of this model that shows its {what} ({len(tensors)} tensors: {some(sorted(tensors))})"
+        )
 
     def count(pattern: str) -> int:
         return max((int(match[1]) for match in (re.match(pattern, name) for name in shapes) if match), default=-1) + 1
@@ -170,6 +173,8 @@ def _channels(numbers: list[int]) -> int:
     return next((c for c in fitting if bins[c] > 1 and (bins[c] - 1).bit_count() == 1), fitting[0])
 
 
-def _some(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    return f"{len(listed)} tensors: {', '.join(listed[:4])}{', ...' if len(listed) > 4 else ''}"
+def some(names: Iterable[str], separator: str = ", ") -> str:
+    """Join the first :data:`NAMED` names, and say how many more there are."""
+    names = list(names)
+    more = len(names) - NAMED
+    return separator.join([*names[:NAMED], *([f"and {more} more"] if more > 0 else [])])

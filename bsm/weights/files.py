@@ -16,13 +16,11 @@ from bsm.errors import InputError
 from bsm.files import replacing, write_text
 from bsm.model import BSMamba2
 from bsm.networks import build, network_name, read_config
-from bsm.weights.author import PREFIX, TRANSFORMS, from_author, from_first_layout, infer_config, to_author
+from bsm.weights.author import PREFIX, TRANSFORMS, from_author, from_first_layout, infer_config, some, to_author
 from bsm.weights.inert import read_checkpoint
 from bsm.weights.registry import locate
 
 log = logging.getLogger(__name__)
-
-NAMED = 4  # tensors that a message names; of others it gives the number
 
 
 def save_model(model: nn.Module, path: Path, card: dict[str, Any]) -> Path:
@@ -172,12 +170,12 @@ def _check(wanted: dict[str, Tensor], tensors: dict[str, Any], strict: bool) -> 
     """
     faults = []
     if missing := [name for name in wanted if name not in tensors]:
-        faults.append(f"{len(missing)} missing: {_some(missing)}")
+        faults.append(f"{len(missing)} missing: {some(missing)}")
     if unexpected := sorted(tensors.keys() - wanted.keys()):
         if strict:
-            faults.append(f"{len(unexpected)} unexpected: {_some(unexpected)}")
+            faults.append(f"{len(unexpected)} unexpected: {some(unexpected)}")
         else:
-            log.warning("ignored %d unexpected tensors: %s", len(unexpected), _some(unexpected))
+            log.warning("ignored %d unexpected tensors: %s", len(unexpected), some(unexpected))
     other = []
     for name in wanted.keys() & tensors.keys():
         given, shape = tensors[name], tuple(wanted[name].shape)
@@ -186,11 +184,6 @@ def _check(wanted: dict[str, Tensor], tensors: dict[str, Any], strict: bool) -> 
         elif tuple(given.shape) != shape:
             other.append(f"{name} has {tuple(given.shape)}, wanted {shape}")
     if other:
-        faults.append(_some(sorted(other), "; "))
+        faults.append(some(sorted(other), "; "))
     if faults:
         raise InputError(f"its tensors do not fit the model: {'; '.join(faults)}")
-
-
-def _some(names: list[str], separator: str = ", ") -> str:
-    more = len(names) - NAMED
-    return separator.join([*names[:NAMED], *([f"and {more} more"] if more > 0 else [])])

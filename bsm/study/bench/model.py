@@ -61,13 +61,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor, backend: str, train: bool
 
 def _block(config: ModelConfig) -> BiMamba2Block:
     torch.manual_seed(SEED)
-    return BiMamba2Block(
-        config.dim,
-        d_state=config.d_state,
-        headdim=config.headdim,
-        expand=config.expand,
-        d_conv=config.d_conv,
-    )
+    return BiMamba2Block.of(config)
 
 
 def block(
