@@ -186,7 +186,7 @@ def training_batch(seed: int, update: int, size: int, probe: Probe, longest_gap:
     gap = math.exp(rng.uniform(math.log(probe.shortest_gap), math.log(longest_gap)))
     condition = Condition(gap, rng.uniform(0, probe.longest_lead))
     timbres = rng.integers(2, size=size)
-    return _stack([example([TRAIN, seed, update, i], condition, probe, t) for i, t in enumerate(timbres)])
+    return mixtures_and_targets([example([TRAIN, seed, update, i], condition, probe, t) for i, t in enumerate(timbres)])
 
 
 def curriculum(probe: Probe, progress: float) -> float:
@@ -200,7 +200,8 @@ def curriculum(probe: Probe, progress: float) -> float:
     return min(probe.longest_gap, first * 2 ** math.floor(1.5 * progress * (doublings + 1)))
 
 
-def _stack(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+def mixtures_and_targets(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Stack examples of one length: mixtures and targets, each ``(examples, 1, samples)``."""
     mixtures, targets = (np.stack([getattr(e, name) for e in examples]) for name in ("mixture", "target"))
     return torch.from_numpy(mixtures)[:, None], torch.from_numpy(targets)[:, None]
 
@@ -276,7 +277,7 @@ def score(
     rows = []
     for batch in _batches(examples, batch_size):
         made = [example([split, seed, i], condition, probe, timbre=i % 2) for i in batch]
-        estimates = network(_stack(made)[0])[:, 0].numpy()
+        estimates = network(mixtures_and_targets(made)[0])[:, 0].numpy()
         for item, estimate in zip(made, estimates, strict=True):
             heard, target, other = (sound[item.play] for sound in (estimate, item.target, item.other))
             parts = {n: float(heard @ v / (v @ v)) for n, v in (("target", target), ("other", other))}
