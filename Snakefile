@@ -113,22 +113,22 @@ rule variant:
 
 
 rule data_notebook:
-    input: SONGS, "notebooks/00_data.ipynb", sources("data/describe", "study/figures")
+    input: SONGS, "notebooks/01_data.ipynb", sources("data/describe", "study/figures")
     output:
-        f"{REPORTS}/notebooks/00_data.ipynb",
+        f"{REPORTS}/notebooks/01_data.ipynb",
         f"{REPORTS}/results/data.json",
         f"{REPORTS}/tables/data.md",
         multiext(f"{REPORTS}/figures/", "data_vocal_regions.png", "data_levels.png", "data_example.png"),
     params: values("threshold_db", "example", "timelines")
     resources: mem_mb=8000, runtime=120
     benchmark: f"{REPORTS}/benchmarks/data_notebook.tsv"
-    shell: "bsm study 00_data --profile {PROFILE}"
+    shell: "bsm study 01_data --profile {PROFILE}"
 
 
 rule train_notebook:
-    input: expand(WEIGHTS, name=BACKBONES, seed=config["seed"]), "notebooks/01_train.ipynb", DRAWING
+    input: expand(WEIGHTS, name=BACKBONES, seed=config["seed"]), "notebooks/04_train.ipynb", DRAWING
     output:
-        f"{REPORTS}/notebooks/01_train.ipynb",
+        f"{REPORTS}/notebooks/04_train.ipynb",
         multiext(
             f"{REPORTS}/results/", "training.json", "scores.json", "real_clip.json", "separation_speed.json"
         ),
@@ -138,7 +138,7 @@ rule train_notebook:
     threads: THREADS
     resources: mem_mb=16000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/train_notebook.tsv"
-    shell: "bsm study 01_train --profile {PROFILE}"
+    shell: "bsm study 04_train --profile {PROFILE}"
 
 
 rule scan_notebook:
@@ -167,10 +167,10 @@ rule scan_notebook:
 
 rule published_notebook:
     input:
-        f"{RUN}/model.safetensors", "notebooks/04_published_model.ipynb",
+        f"{RUN}/model.safetensors", "notebooks/10_published_model.ipynb",
         DRAWING, sources("study/bench", "study/published"),
     output:
-        f"{REPORTS}/notebooks/04_published_model.ipynb",
+        f"{REPORTS}/notebooks/10_published_model.ipynb",
         multiext(f"{REPORTS}/results/", "published_model.json", "model_speed.json"),
         multiext(f"{REPORTS}/tables/", "published_model.md", "published_clip.md", "model_speed.md", "model_costs.md"),
         multiext(f"{REPORTS}/figures/", "published_model.png", "model_speed.png"),
@@ -183,15 +183,15 @@ rule published_notebook:
     threads: THREADS  # alone, because it measures time
     resources: mem_mb=32000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/published_notebook.tsv"
-    shell: "bsm study 04_published_model --profile {PROFILE}"
+    shell: "bsm study 10_published_model --profile {PROFILE}"
 
 
 rule step_notebook:
     input:
-        SONGS, "notebooks/07_step_profile.ipynb",
+        SONGS, "notebooks/03_training_step.ipynb",
         DRAWING, sources("study/bench", "study/ledger", "study/plan", "study/rules", "study/step_profile"),
     output:
-        f"{REPORTS}/notebooks/07_step_profile.ipynb",
+        f"{REPORTS}/notebooks/03_training_step.ipynb",
         f"{REPORTS}/results/step_profile.json",
         multiext(
             f"{REPORTS}/tables/", "step_claims.md", "step_breakdown.md", "step_facts.md", "step_memory.md",
@@ -207,16 +207,16 @@ rule step_notebook:
     threads: THREADS  # alone, because it measures time
     resources: mem_mb=32000, runtime=480
     benchmark: f"{REPORTS}/benchmarks/step_notebook.tsv"
-    shell: "bsm study 07_step_profile --profile {PROFILE}"
+    shell: "bsm study 03_training_step --profile {PROFILE}"
 
 
 rule stft_ablation_notebook:
     input:
         expand(WEIGHTS, name=variants.of_notebook(variants.STFT, ABLATIONS), seed=SEEDS),
-        "notebooks/05_ablation_stft.ipynb",
+        "notebooks/08_ablation_stft.ipynb",
         DRAWING, sources("study/ablation", "study/bench", "study/losses", "study/sizes"),
     output:
-        f"{REPORTS}/notebooks/05_ablation_stft.ipynb",
+        f"{REPORTS}/notebooks/08_ablation_stft.ipynb",
         f"{REPORTS}/results/ablation_stft.json",
         multiext(f"{REPORTS}/tables/ablation_stft_", "cost.md", "blindness.md", "scores.md", "mono.md"),
         multiext(f"{REPORTS}/figures/ablation_stft_", "blindness.png", "scores.png"),
@@ -224,15 +224,15 @@ rule stft_ablation_notebook:
     threads: THREADS  # alone, because it measures time
     resources: mem_mb=16000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/stft_ablation_notebook.tsv"
-    shell: "bsm study 05_ablation_stft --profile {PROFILE} {SEED_OPTION}"
+    shell: "bsm study 08_ablation_stft --profile {PROFILE} {SEED_OPTION}"
 
 
 rule size_ablation_notebook:
     input:
         expand(WEIGHTS, name=variants.of_notebook(variants.SIZE, ABLATIONS), seed=SEEDS),
-        "notebooks/06_ablation_size.ipynb", DRAWING, sources("study/ablation", "study/bench", "study/sizes"),
+        "notebooks/09_ablation_size.ipynb", DRAWING, sources("study/ablation", "study/bench", "study/sizes"),
     output:
-        f"{REPORTS}/notebooks/06_ablation_size.ipynb",
+        f"{REPORTS}/notebooks/09_ablation_size.ipynb",
         f"{REPORTS}/results/ablation_size.json",
         multiext(f"{REPORTS}/tables/ablation_size_", "published.md", "cost.md", "scores.md", "deviations.md"),
         multiext(f"{REPORTS}/figures/ablation_size_", "bands.png", "scores.png", "deviations.png"),
@@ -240,13 +240,13 @@ rule size_ablation_notebook:
     threads: THREADS  # alone, because it measures time
     resources: mem_mb=16000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/size_ablation_notebook.tsv"
-    shell: "bsm study 06_ablation_size --profile {PROFILE} {SEED_OPTION}"
+    shell: "bsm study 09_ablation_size --profile {PROFILE} {SEED_OPTION}"
 
 
 rule input_length_notebook:
-    input: MODELS, "notebooks/08_input_length.ipynb", DRAWING, sources("study/input_length", "study/subjects")
+    input: MODELS, "notebooks/05_input_length.ipynb", DRAWING, sources("study/input_length", "study/subjects")
     output:
-        f"{REPORTS}/notebooks/08_input_length.ipynb",
+        f"{REPORTS}/notebooks/05_input_length.ipynb",
         f"{REPORTS}/results/input_length.json",
         multiext(f"{REPORTS}/tables/", "input_length.md", "input_length_answer.md", "input_length_cost.md"),
         multiext(f"{REPORTS}/figures/", "input_length.png", "input_length_differences.png"),
@@ -256,15 +256,15 @@ rule input_length_notebook:
     threads: THREADS  # alone, because it measures time
     resources: mem_mb=32000, runtime=720, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/input_length_notebook.tsv"
-    shell: "bsm study 08_input_length --profile {PROFILE} {SEED_OPTION}"
+    shell: "bsm study 05_input_length --profile {PROFILE} {SEED_OPTION}"
 
 
 rule occurrence_notebook:
     input:
-        MODELS, "notebooks/09_vocal_occurrence.ipynb",
+        MODELS, "notebooks/06_vocal_occurrence.ipynb",
         DRAWING, sources("study/occurrence", "study/occurrence_figures", "study/subjects"),
     output:
-        f"{REPORTS}/notebooks/09_vocal_occurrence.ipynb",
+        f"{REPORTS}/notebooks/06_vocal_occurrence.ipynb",
         f"{REPORTS}/results/vocal_occurrence.json",
         multiext(
             f"{REPORTS}/tables/vocal_occurrence_", "duration.md", "onset.md", "share.md", "answer.md"
@@ -282,7 +282,7 @@ rule occurrence_notebook:
     threads: THREADS
     resources: mem_mb=16000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/occurrence_notebook.tsv"
-    shell: "bsm study 09_vocal_occurrence --profile {PROFILE} {SEED_OPTION}"
+    shell: "bsm study 06_vocal_occurrence --profile {PROFILE} {SEED_OPTION}"
 
 
 rule structure:
@@ -315,8 +315,8 @@ rule report:
         rules.input_length_notebook.output, rules.occurrence_notebook.output,
         [path for name in config.get("beside", []) for path in sorted(Path(f"reports/{name}/results").glob("*.json"))],
         made_by_hand(),
-        "notebooks/03_report.ipynb", "reports/claims.yaml",
+        "notebooks/11_report.ipynb", "reports/claims.yaml",
         sources("study/claims", "study/cost", "study/ledger", "study/report", "study/report_results", "study/rules"),
-    output: f"{REPORTS}/report.md", f"{REPORTS}/tables/cost.md", f"{REPORTS}/notebooks/03_report.ipynb"
+    output: f"{REPORTS}/report.md", f"{REPORTS}/tables/cost.md", f"{REPORTS}/notebooks/11_report.ipynb"
     resources: mem_mb=8000, runtime=30
-    shell: "bsm study 03_report --profile {PROFILE}"
+    shell: "bsm study 11_report --profile {PROFILE}"

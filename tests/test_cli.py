@@ -393,7 +393,7 @@ def test_help_and_version(command):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("data", "prepare"), ("train",), ("readme",), ("study", "01_train", "--profile")], ids=" ".join
+    "arguments", [("data", "prepare"), ("train",), ("readme",), ("study", "04_train", "--profile")], ids=" ".join
 )
 def test_a_wrong_profile(command, tmp_path, arguments):
     result = command(*arguments, "nope", cwd=tmp_path)
@@ -403,22 +403,22 @@ def test_a_wrong_profile(command, tmp_path, arguments):
 
 def test_study_refuses_what_it_does_not_know(command, tmp_path):
     output = ("-o", tmp_path / "out.ipynb")
-    assert_refused(command("study", "99_none", *output), "no notebook '99_none'; choose one of: 00_data")
-    assert_refused(command("study", "01_train", *output, "-p", "sead", "1"), "no parameter 'sead'; it has: profile")
-    assert_refused(command("study", "01_train", *output, "-p", "seed", "one"), "'seed' must be of type int")
-    assert_refused(command("study", "01_train", *output, "-p", "seed", "[1"), "not YAML")
+    assert_refused(command("study", "99_none", *output), "no notebook '99_none'; choose one of: 01_data")
+    assert_refused(command("study", "04_train", *output, "-p", "sead", "1"), "no parameter 'sead'; it has: profile")
+    assert_refused(command("study", "04_train", *output, "-p", "seed", "one"), "'seed' must be of type int")
+    assert_refused(command("study", "04_train", *output, "-p", "seed", "[1"), "not YAML")
     assert tree(tmp_path) == []
 
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """Return the function that calls `bsm study 08_input_length`, and gives the copy's path and the parameters."""
+    """Return the function that calls `bsm study 05_input_length`, and gives the copy's path and the parameters."""
     ran = []
     monkeypatch.setattr("bsm.study.notebooks.run_notebook", lambda _, output, **given: ran.append((output, given)))
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        bsm.cli.cli(["study", "08_input_length", "--profile", "smoke", *arguments], standalone_mode=False)
+        bsm.cli.cli(["study", "05_input_length", "--profile", "smoke", *arguments], standalone_mode=False)
         output, given = ran.pop()
         return output, given["parameters"]
 
@@ -426,11 +426,11 @@ def study(tmp_path, monkeypatch):
 
 
 def test_an_executed_notebook_lies_beside_its_results(study, tmp_path):
-    name = "notebooks/08_input_length.ipynb"
+    name = "notebooks/05_input_length.ipynb"
     assert study()[0] == ROOT / "reports/smoke" / name
     assert study("-p", "out", "made")[0] == tmp_path / "made" / name
     assert study("-p", "out", "made", "-o", "other.ipynb")[0] == Path("other.ipynb")
-    assert study("-p", "weights", "m.pt")[0] == ROOT / "runs/08_input_length" / name  # apart from the profile's
+    assert study("-p", "weights", "m.pt")[0] == ROOT / "runs/05_input_length" / name  # apart from the profile's
 
 
 def test_the_notebooks_that_keep_other_models_apart_are_named():
@@ -630,7 +630,7 @@ def test_python_m_and_the_installed_command():
     """Real processes, not forks, also report a missing file in one line."""
     installed = Path(sys.executable).with_name("bsm")
     commands = [[sys.executable, "-m", "bsm"], *([[str(installed)]] if installed.exists() else [])]
-    arguments = ["study", "01_train", "--profile", "nope"]
+    arguments = ["study", "04_train", "--profile", "nope"]
     for process in [
         subprocess.Popen([*c, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for c in commands
     ]:

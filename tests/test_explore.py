@@ -84,5 +84,5 @@ def test_other_networks_have_no_backend(explorer):
 def test_the_notebook_runs_untouched(tmp_path):
     """It is no part of the study, which would run it."""
     Profile.load("smoke").prepare_data()
-    output = run_notebook("10_explore", tmp_path / "out.ipynb", profile="smoke")
+    output = run_notebook("explore", tmp_path / "out.ipynb", profile="smoke")
     assert "application/vnd.jupyter.widget-view+json" in output.read_text()

@@ -192,8 +192,8 @@ def test_the_short_trainings_use_the_scans_of_the_device_they_run_on():
 
 
 def test_the_steps_table_names_the_machine_that_measured():
-    machine = _assigned("07_step_profile", "machine")
-    text = ast.parse(_assigned("07_step_profile", "text"), mode="eval").body
+    machine = _assigned("03_training_step", "machine")
+    text = ast.parse(_assigned("03_training_step", "text"), mode="eval").body
     caption = next(ast.unparse(k.value) for k in text.keywords if k.arg == "caption")
     names = {"step_preset": "tiny", "step_batch": 1, "step_seconds": 4.0}
     assert "step_profile" in machine and "provenance" in machine
@@ -277,9 +277,9 @@ def test_a_kernels_command_is_its_parents(monkeypatch):
     import psutil
 
     monkeypatch.setattr("sys.argv", ["/somewhere/ipykernel_launcher.py", "-f", "/run/kernel-1.json"])
-    parent = [str(records.ROOT / ".venv/bin/python3"), str(records.ROOT / ".venv/bin/bsm"), "study", "00_data"]
+    parent = [str(records.ROOT / ".venv/bin/python3"), str(records.ROOT / ".venv/bin/bsm"), "study", "01_data"]
     monkeypatch.setattr(psutil.Process, "parent", lambda self: SimpleNamespace(cmdline=lambda: parent))
-    assert records.provenance(records.mark())["command"] == "bsm study 00_data"
+    assert records.provenance(records.mark())["command"] == "bsm study 01_data"
 
 
 def report_of(tmp_path, **changes):
@@ -388,6 +388,12 @@ def test_table_markdown():
         "*Scores. Data: demo. These numbers are not comparable with the paper's numbers.*",
     ]
     assert "| c | – |" in figures.table_markdown(frame.set_index("track")[["uSDR (dB)"]], caption="Scores.")
+
+
+def test_a_notebook_that_was_renamed_is_named_in_the_chain_of_its_results():
+    text = provenance.chain(records.ROOT / "reports/demo/results/input_length.json")
+    assert "command: bsm study 08_input_length --profile demo" in text
+    assert "(the notebook is now called 05_input_length)" in text
 
 
 def test_provenance_command(tmp_path):

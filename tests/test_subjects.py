@@ -100,14 +100,14 @@ def test_what_is_not_there_is_told(settings, chosen, options, message):
     ("out", "chosen", "dataset", "folder"),
     [
         ("", None, "", ""),
-        ("", "a.safetensors", "", "runs/08_input_length"),
-        ("", None, "data/mine", "runs/08_input_length"),
+        ("", "a.safetensors", "", "runs/05_input_length"),
+        ("", None, "data/mine", "runs/05_input_length"),
         ("there", "a.safetensors", "data/mine", "there"),
         ("there", None, "", "there"),
     ],
 )
 def test_what_is_measured_of_others_stays_out_of_the_reports(out, chosen, dataset, folder, caplog):
-    found = results_folder("08_input_length", out, chosen, dataset)
+    found = results_folder("05_input_length", out, chosen, dataset)
     assert found == (str(ROOT / folder) if folder.startswith("runs") else folder)
     assert [r.getMessage() for r in caplog.records] == (
         [f"not the profile's own models and songs: results go to {folder}, or to `out`"] if found != out else []

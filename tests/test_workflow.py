@@ -14,7 +14,7 @@ import yaml
 from bsm.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
-EXPLORE = "10_explore"  # for people: no part of the study
+EXPLORE = "explore"  # for people: no part of the study
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb") if path.stem != EXPLORE)
 
 
@@ -93,7 +93,7 @@ def test_outputs_are_what_the_notebook_writes(plan, name):
 SNAKEFILE = (ROOT / "Snakefile").read_text()
 
 
-@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name != "03_report"])
+@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name != "11_report"])
 def test_a_notebook_depends_on_every_value_that_it_declares(name):
     """Its inputs follow the other values: those of the training, the seeds and the compared networks."""
     from bsm.study.notebooks import _defaults
@@ -106,7 +106,7 @@ def test_a_notebook_depends_on_every_value_that_it_declares(name):
     assert declared - followed <= named
 
 
-@pytest.mark.parametrize("name", ["01_train", "04_published_model", "08_input_length", "09_vocal_occurrence"])
+@pytest.mark.parametrize("name", ["04_train", "10_published_model", "05_input_length", "06_vocal_occurrence"])
 def test_a_notebook_that_separates_does_so_on_the_profiles_device(name):
     from bsm.study.notebooks import _defaults
 
@@ -165,11 +165,11 @@ def test_profiles_and_notebooks_agree(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_notebook_and_the_command_train_the_same_run(path):
-    """Every training value of a profile reaches 01_train; otherwise its run would differ from that of `bsm train`."""
+    """Every training value of a profile reaches 04_train; otherwise its run would differ from that of `bsm train`."""
     from bsm.study.notebooks import _defaults
     from bsm.study.profiles import Profile
 
-    notebook = ROOT / "notebooks" / "01_train.ipynb"
+    notebook = ROOT / "notebooks" / "04_train.ipynb"
     defaults = _defaults(nbformat.read(notebook, as_version=4), notebook)
     profile = Profile.load(path.stem)
     assert set(profile.values) & set(TrainConfig.__dataclass_fields__) <= set(defaults)

@@ -173,7 +173,7 @@ TRAINED = {"model", "variant"}
         ),
         pytest.param("reports/claims.yaml", "# The claims", "# All claims", {"report"}, None, marks=pytest.mark.slow),
         pytest.param(
-            "notebooks/08_input_length.ipynb",
+            "notebooks/05_input_length.ipynb",
             "# How long",
             "# For how long",
             {"input_length_notebook", "report"},
@@ -215,14 +215,14 @@ def test_what_is_measured_by_hand_is_in_the_report_once_it_is_there(study, path)
 @pytest.mark.slow
 def test_a_failed_rule_leaves_nothing_half_made_and_the_rest_goes_on(study):
     folder = study.folder
-    lengths = study.study_command("08_input_length")
+    lengths = study.study_command("05_input_length")
     made = [folder / path for path in study.outputs[lengths]]
-    other = folder / study.outputs[study.study_command("09_vocal_occurrence")][0]
+    other = folder / study.outputs[study.study_command("06_vocal_occurrence")][0]
     report, before = folder / "reports/smoke/report.md", other.read_text()
     written = report.read_text()
     with (
-        Edited(folder / "notebooks/08_input_length.ipynb", "# How long", "# For how long"),
-        Edited(folder / "notebooks/09_vocal_occurrence.ipynb", "# Vocals", "# Voices"),
+        Edited(folder / "notebooks/05_input_length.ipynb", "# How long", "# For how long"),
+        Edited(folder / "notebooks/06_vocal_occurrence.ipynb", "# Vocals", "# Voices"),
     ):
         failed = study.snakemake("--keep-going", FAIL=lengths)
         assert failed.returncode != 0
@@ -236,11 +236,11 @@ def test_a_failed_rule_leaves_nothing_half_made_and_the_rest_goes_on(study):
 
 @pytest.mark.slow
 def test_a_killed_run_is_recovered_by_what_make_resume_does(study):
-    lengths = study.study_command("08_input_length")
+    lengths = study.study_command("05_input_length")
     made = [study.folder / path for path in study.outputs[lengths]]
     recipe = subprocess.run(["make", "-n", "resume", "PROFILE=smoke"], cwd=ROOT, capture_output=True, text=True).stdout
     assert re.search(r"snakemake .*--unlock.*\n(.*\n)*.*snakemake .*--rerun-incomplete", recipe)
-    with Edited(study.folder / "notebooks/08_input_length.ipynb", "# How long", "# How very long"):
+    with Edited(study.folder / "notebooks/05_input_length.ipynb", "# How long", "# How very long"):
         run = subprocess.Popen(
             study.command(), cwd=study.folder, env=study.environment | {"HANG": lengths}, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

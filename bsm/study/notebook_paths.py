@@ -13,7 +13,7 @@ from bsm.errors import InputError
 from bsm.study.records import ROOT
 from bsm.weights import registry as weights
 
-OTHERS = ("08_input_length", "09_vocal_occurrence")
+OTHERS = ("05_input_length", "06_vocal_occurrence")
 """Notebooks that keep results about other models or songs apart from the profile's reports."""
 PATHS = ("out", "run", "dataset", "weights")
 """Parameters whose values are paths, or mappings of names to paths."""

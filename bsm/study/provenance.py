@@ -14,6 +14,18 @@ from bsm.study.records import ROOT, checksum, read_result
 _LONG = 12  # digits of a checksum that are shown
 _MANY = 8  # inputs that are shown one by one
 _KINDS = ("code", "markdown")
+_RENAMED = {
+    "00_data": "01_data",
+    "01_train": "04_train",
+    "03_report": "11_report",
+    "04_published_model": "10_published_model",
+    "05_ablation_stft": "08_ablation_stft",
+    "06_ablation_size": "09_ablation_size",
+    "07_step_profile": "03_training_step",
+    "08_input_length": "05_input_length",
+    "09_vocal_occurrence": "06_vocal_occurrence",
+}
+"""Notebooks by the names they had up to version 0.1, which commands in older results give."""
 
 
 def chain(file: Path) -> str:
@@ -102,7 +114,7 @@ def _result(path: Path) -> list[str]:
         "seed": record.get("seed"),
         "seeds": record["parameters"].get("seeds"),  # of several trainings
         "revision": f"{git.get('revision', 'unknown')}{dirty}",
-        "command": made.get("command"),
+        "command": _command(made.get("command")),
         "device": f"{made.get('device')}, {made.get('threads')} threads; {made.get('platform')}",
         "took": ", ".join(f"{v:.1f} s {k} time" for k, v in took.items() if v is not None) or None,
         "started": made.get("started"),
@@ -117,6 +129,12 @@ def _result(path: Path) -> list[str]:
         *(f"  {name}: {value}" for name, value in facts.items() if value is not None),
         *(f"  input: {line}" for line in inputs or ["none" if "inputs" in record else "not recorded"]),
     ]
+
+
+def _command(command: str | None) -> str | None:
+    """Return a command as it was given, and what its notebook is called now where that has another name."""
+    renamed = [new for old, new in _RENAMED.items() if old in (command or "").split()]
+    return f"{command} (the notebook is now called {renamed[0]})" if renamed else command
 
 
 def _input(name: str, digest: str) -> str:

@@ -17,8 +17,8 @@ from bsm.study.subjects import song_of
 
 NOTEBOOKS = ROOT / "notebooks"
 LONG = "speed"
-"""Under ``reports``: what notebook 04 measures over longer passes than any profile has time for, called by hand."""
-_OWN_SECTION = ("00_data", "01_train", "02_scan_backends", "03_report", "04_published_model")
+"""Under ``reports``: what notebook 10 measures over longer passes than any profile has time for, called by hand."""
+_OWN_SECTION = ("01_data", "04_train", "02_scan_backends", "11_report", "10_published_model")
 
 
 def table(settings: Profile, name: str) -> str:
