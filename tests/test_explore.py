@@ -11,8 +11,8 @@ from bsm.errors import InputError
 from bsm.inference import separate
 from bsm.networks import build, network_config
 from bsm.study import explore
-from bsm.study.notebooks import run_notebook
 from bsm.study.profiles import Profile
+from bsm.study.run import run_notebook
 from bsm.weights.files import save_model
 
 RATE = 44100
