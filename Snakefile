@@ -156,7 +156,7 @@ for notebook in NOTEBOOKS:
         input: needed(notebook), f"notebooks/{notebook.name}.ipynb", sources(*notebook.modules(), *DRAWING)
         output: notebook.files(REPORTS), [f"{REPORTS}/report.md"] if about["needs"] == "results" else []
         params:
-            values(*(set(notebook.parameters) - PASSED)),
+            values(*sorted(set(notebook.parameters) - PASSED)),
             # Read when the job runs, and the loop has ended: the command takes nothing from the loop's variables.
             name=notebook.name,
             seeds=f" -p seeds '{SEEDS}'" if "seeds" in notebook.parameters else "",
