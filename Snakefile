@@ -72,13 +72,13 @@ def needed(notebook):
         "networks": expand(WEIGHTS, name=BACKBONES, seed=SEEDS),
         "variants": expand(WEIGHTS, name=variants.of_notebook(notebook.name, ABLATIONS), seed=SEEDS),
         "results": [*results, *rules.structure.output, *(rules.data_loading.output if MADE else []), *beside]
-        + made_by_hand() + ["reports/claims.yaml"],
+        + made_by_hand(),
     }[notebook.about["needs"]]
 
 
 def made_by_hand():
-    """Return the report's files that no rule makes, as far as they exist: of `bsm repeat` and of longer passes."""
-    found = [Path(f"{REPORTS}/results/repeat.json"), Path(f"{REPORTS}/tables/repeat.md")]
+    """Return the report's files that no rule makes, as far as they exist: the ledger, `bsm repeat`, longer passes."""
+    found = [Path(f"{REPORTS}/results/repeat.json"), Path(f"{REPORTS}/tables/repeat.md"), Path("reports/claims.yaml")]
     found += sorted(Path("reports/speed").glob("*/model_*")) if "bench_seconds" in config else []
     return [str(path) for path in found if path.is_file()]
 
