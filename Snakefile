@@ -70,7 +70,7 @@ def made_by_hand():
 # What a trained model depends on: the songs, the recipe's version, and the profile's values that can change weights.
 # The seed is in the run's name.
 TRAINING = sorted({"model", "skip_bad", *TrainConfig.__dataclass_fields__} - {"seed", *NO_EFFECT})
-DRAWING = sources("study/figures", "study/stats")
+DRAWING = sources("study/figures", "stats")
 
 
 rule all:

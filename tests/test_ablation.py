@@ -18,7 +18,7 @@ from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, REPRODUCED
 from bsm.study.profiles import Profile
 from bsm.study.rules.ablation import slight_loss
 from bsm.study.rules.structure import bands_equal_mel
-from bsm.study.stats import crossed_interval
+from bsm.stats import crossed_interval
 from bsm.study.variants import changed
 from bsm.weights.files import save_model
 

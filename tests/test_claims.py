@@ -12,7 +12,7 @@ from bsm.cli import cli
 from bsm.errors import InputError
 from bsm.study import claims, ledger
 from bsm.study.records import ROOT, mark, write_result
-from bsm.study.stats import bootstrap_interval
+from bsm.stats import bootstrap_interval
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from bsm.errors import InputError
 from bsm.evaluate import METRICS, digest
 from bsm.study import notebook_paths, profiles
 from bsm.study.records import ROOT
-from bsm.study.stats import bootstrap_interval
+from bsm.stats import bootstrap_interval
 from bsm.weights.files import save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -19,7 +19,7 @@ import torch
 
 from bsm.errors import InputError
 from bsm.study import figures, provenance, records, repeat
-from bsm.study.stats import crossed_interval
+from bsm.stats import crossed_interval
 
 mpl.use("Agg")
 

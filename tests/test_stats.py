@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bsm.study.stats import bootstrap_interval, paired_difference, summary
+from bsm.stats import bootstrap_interval, paired_difference, summary
 
 
 def test_coverage_on_normal_data():

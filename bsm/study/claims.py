@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bsm.study.stats import Interval
+from bsm.stats import Interval
 
 REPRODUCED, CONTRADICTED, PARTLY = "reproduced", "contradicted", "partly"
 BLOCKED, UNTESTED = "blocked", "untested"

@@ -17,7 +17,7 @@ from bsm.files import check_writable, sha256
 from bsm.inference import check_windows
 from bsm.study.published import WINDOW, published_songs
 from bsm.study.records import mark, write_result
-from bsm.study.stats import bootstrap_interval, summary
+from bsm.stats import bootstrap_interval, summary
 from bsm.versions import SCORING
 from bsm.weights.files import load_model
 

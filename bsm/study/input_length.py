@@ -16,7 +16,7 @@ from bsm.errors import InputError
 from bsm.evaluate import evaluate
 from bsm.study.bench import repeated
 from bsm.study.figures import interval_plot
-from bsm.study.stats import SAME, Interval, crossed_interval, interval_text, verdict
+from bsm.stats import SAME, Interval, crossed_interval, interval_text, verdict
 from bsm.study.subjects import Subject, song_of
 
 WHOLE = "whole"

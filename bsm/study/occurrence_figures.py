@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from bsm.activity import Region, frame_rms
 from bsm.study.figures import COLOURS, interval_plot, mark_regions
 from bsm.study.occurrence import by_model
-from bsm.study.stats import Interval
+from bsm.stats import Interval
 
 _COLOURS = ("blue", "vermilion", "green", "purple")
 _RANGE = -80.0  # dB, the lowest error that is drawn

@@ -17,7 +17,7 @@ from bsm.study.cost import benchmarks, cost_table
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
 from bsm.study.report_results import figure, files, further, published, scan, scores, table
-from bsm.study.stats import summary
+from bsm.stats import summary
 
 _RESULTS = ("data", "training", "scores", "real_clip", "separation_speed")
 _SCAN = ("scan_backends", "direct_term")

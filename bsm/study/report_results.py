@@ -12,7 +12,7 @@ from bsm.errors import InputError
 from bsm.study.profiles import Profile
 from bsm.study.provenance import Contents, contents
 from bsm.study.records import ROOT, read_result
-from bsm.study.stats import crossed_interval, interval_text, verdict
+from bsm.stats import crossed_interval, interval_text, verdict
 from bsm.study.subjects import song_of
 
 NOTEBOOKS = ROOT / "notebooks"

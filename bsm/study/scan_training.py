@@ -20,7 +20,7 @@ from bsm.loss import bsmamba2_loss
 from bsm.model import BSMamba2
 from bsm.scan.feedthrough import CHUNK
 from bsm.study.bench.step import frames
-from bsm.study.stats import interval_text
+from bsm.stats import interval_text
 
 REFERENCE = "sequential"
 APPROXIMATE = "feedthrough"

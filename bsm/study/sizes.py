@@ -21,7 +21,7 @@ from bsm.model import BSMamba2
 from bsm.study.bench import repeated
 from bsm.study.bench.memory import KEPT
 from bsm.study.figures import COLOURS
-from bsm.study.stats import interval_words, ratio
+from bsm.stats import interval_words, ratio
 from bsm.study.variants import BASE, VARIANTS, changed
 
 PRESETS = ("paper", "vram", "small", "tiny")

@@ -8,7 +8,7 @@ import numpy as np
 
 from bsm.study.ablation import differences, gain_of
 from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, RE_TRAINED, REPRODUCED, Finding, rule
-from bsm.study.stats import Interval, interval_words
+from bsm.stats import Interval, interval_words
 
 REDUCED = "loss-3-magnitude"
 PARTS = {

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, RE_EXECUTED, REPRODUCED, Finding, rule
-from bsm.study.stats import bootstrap_interval, interval_words
+from bsm.stats import bootstrap_interval, interval_words
 
 
 @rule(RE_EXECUTED)

@@ -11,7 +11,7 @@ import pandas as pd
 from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, RE_TRAINED, REPRODUCED, Finding, rule
 from bsm.study.input_length import METRICS, counted, differences, shown
 from bsm.study.occurrence import AFTER, BEFORE, SDR, by_model
-from bsm.study.stats import Interval, crossed_interval, interval_words
+from bsm.stats import Interval, crossed_interval, interval_words
 
 OURS, THEIRS = "BSMamba2", "BS-RoFormer"
 REAL = "on real singing (a part of MIR-1K, models trained on it)"

@@ -30,7 +30,7 @@ from bsm.study.claims import (
 )
 from bsm.study.plan import EPOCHS, STEPS
 from bsm.study.rules.data import AGAIN
-from bsm.study.stats import bootstrap_interval, gain_words, interval_words, ratio
+from bsm.stats import bootstrap_interval, gain_words, interval_words, ratio
 from bsm.study.step_profile import REST, shares
 
 STEP_SECONDS = {"000": (60, 12), "001": (61, 12.5), "002": (63, 13)}  # before and after, by document

@@ -13,7 +13,7 @@ import numpy as np
 
 from bsm.study.ablation import gain_of
 from bsm.study.claims import COMPUTED, CONTRADICTED, PARTLY, READ, REPRODUCED, Finding, rule
-from bsm.study.stats import gain_words
+from bsm.stats import gain_words
 from bsm.study.variants import BASE, VARIANTS
 
 
