@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from bsm.cli import cli
 from bsm.errors import InputError
+from bsm.stats import bootstrap_interval
 from bsm.study import claims, ledger
 from bsm.study.records import ROOT, mark, write_result
-from bsm.stats import bootstrap_interval
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import pytest
 
 from bsm.activity import Region
 from bsm.errors import InputError
+from bsm.stats import crossed_interval
 from bsm.study import occurrence as study
 from bsm.study import occurrence_figures as plots
 from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, REPRODUCED
 from bsm.study.rules.separation import intermittent
-from bsm.stats import crossed_interval
 
 RATE = 1000
 REGIONS = [Region(1.0, 3.0), Region(3.4, 3.8)]

@@ -20,9 +20,9 @@ from bsm.data.tracks import VOCALS, Track
 from bsm.errors import InputError
 from bsm.inference import separate
 from bsm.metrics import usdr
+from bsm.stats import Interval, crossed_interval, interval_text, verdict
 from bsm.study.figures import COLOURS, HOLLOW, draw_interval
 from bsm.study.profiles import Profile
-from bsm.stats import Interval, crossed_interval, interval_text, verdict
 from bsm.study.subjects import card_of, trained_alike
 from bsm.study.variants import BASE, VARIANTS, changed
 from bsm.weights.files import load_model

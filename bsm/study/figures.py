@@ -21,8 +21,8 @@ from scipy.signal import ShortTimeFFT
 from scipy.signal.windows import hann
 
 from bsm.files import replacing
-from bsm.study.records import results_used
 from bsm.stats import FEWEST, Interval, Values, bootstrap_interval, crossed_interval
+from bsm.study.records import results_used
 
 # Okabe and Ito (2008), without black.
 COLOURS = {

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.evaluate import evaluate
+from bsm.stats import SAME, Interval, crossed_interval, interval_text, verdict
 from bsm.study.bench import repeated
 from bsm.study.figures import interval_plot
-from bsm.stats import SAME, Interval, crossed_interval, interval_text, verdict
 from bsm.study.subjects import Subject, song_of
 
 WHOLE = "whole"

@@ -16,9 +16,9 @@ from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.evaluate import METRICS, Journal, digest, fingerprint
 from bsm.files import sha256
+from bsm.stats import FEWEST, bootstrap_interval, crossed_interval, interval_text
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
-from bsm.stats import FEWEST, bootstrap_interval, crossed_interval, interval_text
 from bsm.versions import SCORING
 from bsm.weights import registry as weights
 

@@ -11,13 +11,13 @@ import torch
 from bsm.config import ModelConfig
 from bsm.files import write_text
 from bsm.model import BSMamba2
+from bsm.stats import summary
 from bsm.study import ledger
 from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, REPRODUCED, STATUSES, UNTESTED
 from bsm.study.cost import benchmarks, cost_table
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
 from bsm.study.report_results import figure, files, further, published, scan, scores, table
-from bsm.stats import summary
 
 _RESULTS = ("data", "training", "scores", "real_clip", "separation_speed")
 _SCAN = ("scan_backends", "direct_term")

@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from bsm.errors import InputError
+from bsm.stats import crossed_interval, interval_text, verdict
 from bsm.study.profiles import Profile
 from bsm.study.provenance import Contents, contents
 from bsm.study.records import ROOT, read_result
-from bsm.stats import crossed_interval, interval_text, verdict
 from bsm.study.subjects import song_of
 
 NOTEBOOKS = ROOT / "notebooks"

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from bsm.stats import Interval, interval_words
 from bsm.study.ablation import differences, gain_of
 from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, RE_TRAINED, REPRODUCED, Finding, rule
-from bsm.stats import Interval, interval_words
 
 REDUCED = "loss-3-magnitude"
 PARTS = {

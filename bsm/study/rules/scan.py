@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from bsm.stats import bootstrap_interval, gain_words, interval_words, paired_difference, ratio
 from bsm.study.claims import (
     BLOCKED,
     CONTRADICTED,
@@ -24,7 +25,6 @@ from bsm.study.claims import (
     judge_ratio,
     rule,
 )
-from bsm.stats import bootstrap_interval, gain_words, interval_words, paired_difference, ratio
 
 _BOTH = "forward + backward"
 _KERNEL, _CONV_KERNEL = "selective", "cuda"  # the backends that call the claims' kernels: Mamba-1's scan, causal-conv1d

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, RE_EXECUTED, REPRODUCED, Finding, rule
 from bsm.stats import bootstrap_interval, interval_words
+from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, RE_EXECUTED, REPRODUCED, Finding, rule
 
 
 @rule(RE_EXECUTED)

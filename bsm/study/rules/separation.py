@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bsm.stats import Interval, crossed_interval, interval_words
 from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, RE_TRAINED, REPRODUCED, Finding, rule
 from bsm.study.input_length import METRICS, counted, differences, shown
 from bsm.study.occurrence import AFTER, BEFORE, SDR, by_model
-from bsm.stats import Interval, crossed_interval, interval_words
 
 OURS, THEIRS = "BSMamba2", "BS-RoFormer"
 REAL = "on real singing (a part of MIR-1K, models trained on it)"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bsm.stats import bootstrap_interval, gain_words, interval_words, ratio
 from bsm.study.ablation import gain_of
 from bsm.study.bench.memory import GIB, predicted_bytes
 from bsm.study.bench.parts import SCAN
@@ -30,7 +31,6 @@ from bsm.study.claims import (
 )
 from bsm.study.plan import EPOCHS, STEPS
 from bsm.study.rules.data import AGAIN
-from bsm.stats import bootstrap_interval, gain_words, interval_words, ratio
 from bsm.study.step_profile import REST, shares
 
 STEP_SECONDS = {"000": (60, 12), "001": (61, 12.5), "002": (63, 13)}  # before and after, by document

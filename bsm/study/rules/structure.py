@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from bsm.stats import gain_words
 from bsm.study.ablation import gain_of
 from bsm.study.claims import COMPUTED, CONTRADICTED, PARTLY, READ, REPRODUCED, Finding, rule
-from bsm.stats import gain_words
 from bsm.study.variants import BASE, VARIANTS
 
 
