@@ -211,5 +211,4 @@ def draw(ax: Axes, records: Sequence[dict[str, Any]], rows: Sequence[dict[str, A
 def gain_of(rows: Sequence[dict[str, Any]], variant: str) -> Interval | None:
     """Return a variant's difference from the base, None where it was not trained."""
     row = next((r for r in rows if r["variant"] == variant), None)
-    nan = float("nan")  # which a result file holds as null
-    return row and Interval(*(nan if row[name] is None else row[name] for name in Interval._fields))
+    return row and Interval.of(row)

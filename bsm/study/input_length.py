@@ -293,7 +293,7 @@ def draw_differences(axes: Sequence[Axes], rows: Sequence[dict[str, Any]], train
     windows = sorted({window for _, _, window in plain} | set(trained.values()))
     for ax, (metric, label) in zip(axes, METRICS.items(), strict=True):
         found = {model: [plain.get((metric, model, w)) for w in windows] for model in trained}
-        gains = {m: [r and Interval(*(r[name] for name in Interval._fields)) for r in own] for m, own in found.items()}
+        gains = {m: [r and Interval.of(r) for r in own] for m, own in found.items()}
         ax.axhline(0, color="0.4", linewidth=0.8)
         _draw(ax, windows, gains, trained)
         few = min((r for (name, *_), r in plain.items() if name == metric), key=lambda r: r["n"], default=None)
