@@ -30,7 +30,7 @@ FLIPPED, DELAYED, MIXTURE, SILENCE = "sign flipped", "1 ms late", "mixture", "si
 
 
 def configs(model: ModelConfig, train: TrainConfig) -> dict[str, LossConfig]:
-    """Return the base's loss, and by variant every loss that notebook ``05_ablation_stft`` scores."""
+    """Return the base's loss, and by variant every loss that notebook ``08_ablation_stft`` scores."""
     names = [name for name, v in VARIANTS.items() if name == BASE or (v.notebook == STFT and v.loss)]
     return {name: changed(name, model, train)[1].loss for name in names}
 
