@@ -86,10 +86,7 @@ def test_a_cpu_settles_the_algorithm_and_nothing_about_a_gpu(tmp_path):
     put(tmp_path, benchmark())
     found = judged(tmp_path)
     line = found["scan-8x (CPU)"]
-    assert (
-        line.finding.verdict == SUPPORTED
-        and line.finding.measured == "30.0x [29.7, 30.3]"[:5] + line.finding.measured[5:]
-    )
+    assert line.finding.verdict == SUPPORTED and line.finding.measured.startswith("30.0x [30.0, ")
     assert "101 steps" in " ".join(line.finding.reasons) and line.evidence == "CPU timing" and line.devices
     assert line.files == (f"{tmp_path.name}/demo/results/scan_backends.json",)
     assert found["conv-3x (CPU)"].finding.verdict == NOT_SUPPORTED
@@ -173,19 +170,19 @@ def test_values_that_a_rule_cannot_read_are_named(tmp_path):
 
 
 def test_a_new_claim_is_one_function(tmp_path, monkeypatch):
-    monkeypatch.setattr("bsm.study.claims.claim.CLAIMS", {})
-    monkeypatch.setattr(ledger, "CLAIMS", (claims := __import__("bsm.study.claims.claim", fromlist=["CLAIMS"]).CLAIMS))
+    for name in [*CLAIMS]:
+        monkeypatch.delitem(CLAIMS, name)
+    tests = [computed(number=Values("n", "two"))]
 
-    @claim(
-        "two-is-two", "Two is two", figure="2", source="nobody", tests=[computed(number=Values("n", "two"))], limit=2
-    )
+    @claim("two-is-two", "Two is two", figure="2", source="nobody", tests=tests, limit=2)
     def two(number, *, limit):
         return Finding(SUPPORTED if number == limit else NOT_SUPPORTED, str(number))
 
     put(tmp_path, {"n": {"two": 2}})
-    assert verdicts(tmp_path) == {"two-is-two": SUPPORTED} and set(claims) == {"two-is-two"}
+    assert verdicts(tmp_path) == {"two-is-two": SUPPORTED}
     with pytest.raises(ValueError, match="there are two claims 'two-is-two'"):
         claim("two-is-two", "Again", figure="", source="", tests=[])(two)
+    del CLAIMS["two-is-two"]
 
 
 def test_the_page_says_what_the_results_say():
