@@ -28,7 +28,7 @@ REPORTS = f"reports/{PROFILE}"
 # A job with this many threads runs alone: --cores lowers the number on one machine, max-threads on a cluster. A cluster
 # also reads memory (MB), time (minutes) and GPUs. Models of synthesised songs are small enough to train on a CPU.
 THREADS = 1024
-DRAWING = ("study/figures", "study/stats")  # of every notebook
+DRAWING = ("study/figures", "stats")  # of every notebook
 GPU = 0 if MADE else 1
 
 if not MADE and not Path(DATA).is_dir():

@@ -20,10 +20,10 @@ from bsm.data.tracks import VOCALS, Track
 from bsm.errors import InputError
 from bsm.inference import separate
 from bsm.metrics import usdr
-from bsm.study.compare import interval_of, paired, table, tidy, words
+from bsm.stats import Interval
+from bsm.study.compare import corrected, paired, table, tidy, words
 from bsm.study.figures import COLOURS, HOLLOW, draw_interval
 from bsm.study.profiles import Profile
-from bsm.study.stats import Interval
 from bsm.study.subjects import card_of, trained_alike
 from bsm.study.variants import BASE, VARIANTS, changed
 from bsm.weights.files import load_model
@@ -121,10 +121,10 @@ def differences(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         records: of :func:`scores`, or as a result file holds them.
 
     Returns:
-        One record of :func:`bsm.study.compare.paired` per ``variant``.
+        One record of :func:`bsm.study.compare.paired` per ``variant``; verdicts are corrected for their number.
     """
     tables = {name: table(own, "usdr") for name, own in tidy(records).groupby("system", sort=False)}
-    return [{"variant": name} | paired(own, tables[BASE]) for name, own in tables.items() if name != BASE]
+    return corrected([{"variant": name} | paired(own, tables[BASE]) for name, own in tables.items() if name != BASE])
 
 
 def score_table(
@@ -164,16 +164,16 @@ def draw(ax: Axes, records: Sequence[dict[str, Any]], rows: Sequence[dict[str, A
     for y, row in enumerate(rows):
         songs = (tables[row["variant"]] - base).mean(axis=1, skipna=False)
         ax.plot(songs, np.full(len(songs), y - 0.22), "o", color=COLOURS["blue"], alpha=0.5, markersize=3.5)
-        draw_interval(ax, y, interval_of(row), across=True)
+        draw_interval(ax, y, Interval.of(row), across=True)
     labels = [textwrap.fill(VARIANTS[row["variant"]].asks, 38) for row in rows]
     ax.set(yticks=range(len(rows)), yticklabels=labels, ylim=(len(rows) - 0.5, -0.5))
     seeds = base.shape[1]
     title = f"points: {len(base)} songs" + (f", means of {seeds} trainings" if seeds > 1 else "")
-    hollow = f"\n{HOLLOW}" if any(np.isnan(interval_of(row).low) for row in rows) else ""
+    hollow = f"\n{HOLLOW}" if any(np.isnan(Interval.of(row).low) for row in rows) else ""
     ax.set(xlabel=f"uSDR against the paper's design (dB){hollow}", title=f"{title}; bars: 95 %")
 
 
 def gain_of(rows: Sequence[dict[str, Any]], variant: str) -> Interval | None:
     """Return a variant's difference from the base, None where it was not trained."""
     row = next((r for r in rows if r["variant"] == variant), None)
-    return row and interval_of(row)
+    return row and Interval.of(row)

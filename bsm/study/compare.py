@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 
 from bsm.data import mir1k
-from bsm.study.stats import Interval, crossed_interval, verdict
+from bsm.stats import Interval, crossed_interval, interval_words, verdict, verdicts
 
 NAMES = ("system", "model", "variant", "separator")
 """What records call the system whose score they hold, whoever wrote them."""
 ROWS = ["song", "track", "region"]
 """Index of a table of :func:`table`; ``song`` is what tracks are drawn with, see :func:`cluster_of`."""
-UNCORRECTED = "not corrected for the number of comparisons"
+CORRECTED = "verdicts are corrected for the number of comparisons (Holm)"
+"""What a table says whose verdicts are those of :func:`corrected`."""
 
 
 def song_of(track: str) -> str:
@@ -96,22 +97,18 @@ def paired(first: pd.DataFrame, second: pd.DataFrame | None = None, *, more_is_b
     return found._asdict() | counts | {"verdict": verdict(found, more_is_better=more_is_better)}
 
 
-def interval_of(record: Mapping[str, Any]) -> Interval:
-    """Return the interval in a record of :func:`paired`, or of a result file, which holds NaN as null."""
-    known = {name: record[name] for name in Interval._fields if name in record}
-    return Interval(**{name: np.nan if value is None else value for name, value in known.items()})
+def corrected(rows: Sequence[dict[str, Any]], *, more_is_better: bool = True) -> list[dict[str, Any]]:
+    """Return records of :func:`paired` of one table, with verdicts that are corrected for their number (Holm, 1979)."""
+    found = verdicts([Interval.of(row) for row in rows], more_is_better=more_is_better)
+    return [row | {"verdict": said} for row, said in zip(rows, found, strict=True)]
 
 
-def words(found: Interval | Mapping[str, Any] | None, digits: int = 2) -> str:
-    """Write an estimate with its 95 % interval, ``1.97 [1.75, 2.19]``; the estimate alone without one."""
+def words(found: Interval | Mapping[str, Any] | None) -> str:
+    """Write an estimate with its 95 % interval, ``1.97 [1.75, 2.19]``; a dash where there is none."""
     if found is None:
         return "–"
-    found = found if isinstance(found, Interval) else interval_of(found)
-    if np.isnan(found.estimate):
-        return "–"
-    estimate = round(found.estimate, digits) + 0.0  # no negative zero
-    ends = "" if np.isnan(found.low) else f" [{found.low:.{digits}f}, {found.high:.{digits}f}]"
-    return f"{estimate:.{digits}f}{ends}"
+    found = found if isinstance(found, Interval) else Interval.of(found)
+    return "–" if np.isnan(found.estimate) else interval_words(found, digits=2)
 
 
 def counted(counts: Mapping[str, Any]) -> str:

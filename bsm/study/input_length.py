@@ -18,10 +18,10 @@ from bsm.audio import AudioInfo
 from bsm.data.tracks import Source, Track
 from bsm.errors import InputError
 from bsm.evaluate import evaluate
+from bsm.stats import SAME, Interval
 from bsm.study.bench import repeated
-from bsm.study.compare import counted, interval_of, paired, song_of, table, tidy, words
+from bsm.study.compare import corrected, counted, paired, song_of, table, tidy, words
 from bsm.study.figures import interval_plot
-from bsm.study.stats import SAME, Interval
 from bsm.study.subjects import Subject
 
 WHOLE = "whole"
@@ -195,16 +195,17 @@ def differences(records: Sequence[dict[str, Any]], trained: dict[str, float]) ->
 
     Returns:
         One record of :func:`bsm.study.compare.paired` per ``model``, ``metric``, ``window``, ``hop`` and the window
-        that it is compared ``against``, s, without overlap.
+        that it is compared ``against``, s, without overlap; a metric's verdicts are corrected for their number.
     """
     rows = []
     for metric in METRICS:
-        tables = tables_of(records, metric)
+        tables, found = tables_of(records, metric), []
         for (model, window, hop), own in tables.items():
             against = window if hop != window else trained[model]
             if (window, hop) != (against, against) and (model, against, against) in tables:
                 row = {"model": model, "metric": metric, "window": window, "hop": hop, "against": against}
-                rows.append(row | paired(own, tables[model, against, against]))
+                found.append(row | paired(own, tables[model, against, against]))
+        rows += corrected(found)
     return rows
 
 
@@ -307,7 +308,7 @@ def draw_scores(axes: Sequence[Axes], records: Sequence[dict[str, Any]], trained
         tables = tables_of(records, metric)
         windows = sorted({w for _, w, h in tables if w == h})
         found = {m: [paired(tables[m, w, w]) for w in windows] for m in trained}
-        _draw(ax, windows, {m: [interval_of(mean) for mean in own] for m, own in found.items()}, trained)
+        _draw(ax, windows, {m: [Interval.of(mean) for mean in own] for m, own in found.items()}, trained)
         ax.set(
             ylabel=f"{label}, mean", title=f"{label.split()[0]}, {counted(next(iter(found.values()))[0])}; bars: 95 %"
         )
@@ -319,7 +320,7 @@ def draw_differences(axes: Sequence[Axes], rows: Sequence[dict[str, Any]], train
     windows = sorted({window for _, _, window in plain} | set(trained.values()))
     for ax, (metric, label) in zip(axes, METRICS.items(), strict=True):
         found = {model: [plain.get((metric, model, w)) for w in windows] for model in trained}
-        gains = {model: [row and interval_of(row) for row in own] for model, own in found.items()}
+        gains = {model: [row and Interval.of(row) for row in own] for model, own in found.items()}
         ax.axhline(0, color="0.4", linewidth=0.8)
         _draw(ax, windows, gains, trained)
         few = min((r for (name, *_), r in plain.items() if name == metric), key=lambda r: r["n"], default=None)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from bsm.activity import Region, vocal_regions, vocal_share
 from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.study.compare import ROWS, counted, paired, song_of, table, tidy, words
+from bsm.study.compare import ROWS, corrected, counted, paired, song_of, table, tidy, words
 from bsm.study.subjects import Subject
 
 CAP = 100.0
@@ -203,9 +203,13 @@ def compare(
                 "undefined": int((~whole).sum()),
                 "means": means,
                 "differences": gains,
-                "verdicts": {other: gain["verdict"] for other, gain in gains.items()},
+                "verdicts": {},
             }
         )
+    for other in models[1:]:
+        found = corrected([row["differences"][other] for row in rows], more_is_better=more)
+        for row, gain in zip(rows, found, strict=True):
+            row["differences"][other], row["verdicts"][other] = gain, gain["verdict"]
     return rows
 
 

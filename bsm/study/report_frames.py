@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bsm.study import input_length, occurrence
-from bsm.study.ablation import score_table
-from bsm.study.compare import UNCORRECTED, counted, paired, table, tidy, words
+from bsm.study import ablation, input_length, occurrence
+from bsm.study.compare import CORRECTED, corrected, counted, paired, table, tidy, words
 from bsm.study.subjects import LABELS
 
 METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)", "si_sdr": "SI-SDR (dB)"}
@@ -25,19 +24,23 @@ def held_out(records: Sequence[Mapping[str, Any]]) -> Frames:
         records: of :func:`bsm.evaluate.evaluate`.
     """
     systems = dict(iter(tidy(records).groupby("system", sort=False)))
-    rows, gains, some = [], [], {}
+    rows, gains, found_of = [], [], {}
     for name, own in systems.items():
-        found = {metric: paired(table(own, metric)) for metric in METRICS}
-        means = {label: words(found[metric]) for metric, label in METRICS.items()}
+        found_of[name] = {metric: paired(table(own, metric)) for metric in METRICS}
+        means = {label: words(found_of[name][metric]) for metric, label in METRICS.items()}
         rows.append({"": name} | means | {"median cSDR": own["csdr"].astype(float).median()})
-        some = some or found["usdr"]
-        if name != OURS:
-            found = {metric: paired(table(systems[OURS], metric), table(own, metric)) for metric in METRICS}
-            gain = {f"{OURS} minus": name} | {label: words(found[metric]) for metric, label in METRICS.items()}
-            gains.append(gain | {"uSDR reads": found["usdr"]["verdict"]})
+    others = [name for name in systems if name != OURS]
+    by_metric = {
+        metric: corrected([paired(table(systems[OURS], metric), table(systems[name], metric)) for name in others])
+        for metric in METRICS
+    }
+    for number, name in enumerate(others):
+        gain = {label: words(by_metric[metric][number]) for metric, label in METRICS.items()}
+        gains.append({f"{OURS} minus": name} | gain | {"uSDR reads": by_metric["usdr"][number]["verdict"]})
+    some = counted(found_of[OURS]["usdr"])
     return [
-        (pd.DataFrame(rows), f"Mean scores, {counted(some)}, one training of each network; in brackets 95 % intervals"),
-        (pd.DataFrame(gains), f"Mean differences, paired by song; {UNCORRECTED}"),
+        (pd.DataFrame(rows), f"Mean scores, {some}, one training of each network; in brackets 95 % intervals"),
+        (pd.DataFrame(gains), f"Mean differences, paired by song; {CORRECTED}"),
     ]
 
 
@@ -52,11 +55,13 @@ def recording(records: Sequence[Mapping[str, Any]]) -> Frames:
 
 def windows(values: Mapping[str, Any]) -> Frames:
     """List scores by the window that a model sees, and the difference from the length of its training."""
+    rows = input_length.differences(values["scores"], values["trained"])
+    filled = "" if "seconds" in values["scores"][0] else "; last windows beyond a song's end were filled with silence"
     note = (
-        f"Scores by window, {_some(values)}; differences from the training's window, and with overlap from the same "
-        f"window without; {UNCORRECTED}"
+        f"Scores by window, {_some(rows)}; differences from the training's window, and with overlap from the same "
+        f"window without; {CORRECTED}{filled}"
     )
-    return [(input_length.score_table(values["scores"], values["differences"]), note)]
+    return [(input_length.score_table(values["scores"], rows), note)]
 
 
 def regions(values: Mapping[str, Any], parameters: Mapping[str, Any]) -> Frames:
@@ -64,18 +69,19 @@ def regions(values: Mapping[str, Any], parameters: Mapping[str, Any]) -> Frames:
     groups = occurrence.grouped(values["regions"], "duration", parameters["duration_bins"])
     compared = occurrence.compare(values["regions"], occurrence.SDR, groups)
     shown = occurrence.comparison_table(compared, "duration", {occurrence.SDR: "SDR (dB)"})
-    note = f"SDR inside vocal regions by their duration, paired by region, drawn by cluster; {UNCORRECTED}"
+    note = f"SDR inside vocal regions by their duration, paired by region, drawn by cluster; {CORRECTED}"
     return [(shown, note)]
 
 
 def variants(values: Mapping[str, Any]) -> Frames:
     """List what each change of the base does to uSDR, the worst first."""
-    note = f"uSDR against the base, trained alike; {_some(values)}; {UNCORRECTED}"
-    return [(score_table(values["scores"], values["differences"]), note)]
+    rows = ablation.differences(values["scores"])
+    note = f"uSDR against the base, trained alike; {_some(rows)}; {CORRECTED}"
+    return [(ablation.score_table(values["scores"], rows), note)]
 
 
-def _some(values: Mapping[str, Any]) -> str:
-    return counted(values["differences"][0]) if values["differences"] else "nothing to compare"
+def _some(rows: Sequence[Mapping[str, Any]]) -> str:
+    return counted(rows[0]) if rows else "nothing to compare"
 
 
 def published(values: Mapping[str, Any]) -> Frames:
