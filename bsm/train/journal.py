@@ -16,11 +16,10 @@ from typing import Any, Self
 
 import torch
 from lightning_fabric.loggers import TensorBoardLogger
-from safetensors import SafetensorError
 from torch import nn
 
 from bsm.errors import InputError
-from bsm.files import replacing, write_text
+from bsm.files import write_text
 from bsm.weights.files import save_model
 
 _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
@@ -139,13 +138,6 @@ def _best(run: Path, step: int) -> Path:
 # ---- the checkpoint
 
 
-def save_state(path: Path, state: dict[str, Any]) -> Path:
-    """Write a training state: nested dictionaries of tensors and plain values."""
-    with replacing(path) as temporary, temporary.open("wb") as file:  # PyTorch's own file loses the reason of a failure
-        torch.save(state, file)
-    return path
-
-
 def load_state(path: Path) -> dict[str, Any]:
     """Read a training state onto the CPU.
 
@@ -174,7 +166,7 @@ def writing(run: Path, kept: int) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError, InputError) as error:
+    except (OSError, RuntimeError, InputError) as error:
         chain: list[BaseException] = [error]
         while cause := chain[-1].__cause__ or chain[-1].__context__:
             chain.append(cause)
