@@ -27,6 +27,16 @@ from bsm.files import replacing
 
 log = logging.getLogger(__name__)
 
+_READABLE = (
+    "wave?|bwf|rf64|w64|flac|og[ga]|opus|mp[23]|aif[fc]?|caf|au|snd|voc|8?svx|nist|sph|ircam|sf|paf|pvf|avr|wve|sds"
+)
+_FOREIGN = (
+    "m4[abv]|aac|mp4|mov|wm[av]|asf|mk[av]|webm|avi|flv|mpe?g|3gp|e?ac3|dts|ape|wv|tta|mpc|amr|r[am]|dsf|dff|alac"
+)
+READABLE = re.compile(rf"\.({_READABLE})$", re.IGNORECASE)
+"""Ends of the names of audio files that libsndfile reads. A file named by the user may have any name."""
+FOREIGN = re.compile(rf"\.({_FOREIGN})$", re.IGNORECASE)
+"""Ends of the names of audio and video files that libsndfile does not read."""
 _FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".aif": "AIFF", ".aiff": "AIFF", ".w64": "W64"}
 _BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 24, "FLOAT": 24, "DOUBLE": 24}  # as float32 holds them; others: 8
 _LARGEST = 2**32 - 2**20  # bytes of samples that a length of 32 bits can state, with room for the header
@@ -207,6 +217,11 @@ def resample(audio: np.ndarray, source_rate: int, target_rate: int) -> np.ndarra
     return out
 
 
+def convert(path: Path) -> str:
+    """Say how to make a readable file of one in a format that libsndfile does not read."""
+    return f"convert it first, as with: ffmpeg -i '{path.name}' '{path.stem}.wav'"
+
+
 # ---- opening
 
 
@@ -235,9 +250,8 @@ def _open(path: str | os.PathLike) -> Iterator[tuple[soundfile.SoundFile, np.nda
         excess = _stated_excess(path, file)
     except (OSError, soundfile.SoundFileError, TypeError) as error:
         # TypeError: soundfile opens a suffix such as .raw only with a format given.
-        raise InputError(
-            f"{path}: not an audio file, or a damaged one ({_reason(error)}); give WAV, FLAC, OGG or MP3"
-        ) from error
+        fix = convert(path) if FOREIGN.search(path.name) else "give WAV, FLAC, OGG or MP3"
+        raise InputError(f"{path}: not an audio file, or a damaged one ({_reason(error)}); {fix}") from error
     with file:
         decoded = _decode(path, file) if unstated else None
         if decoded is None and file.frames * (excess - 1) > 0.5:  # more than rounding

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.inference import separate
+from bsm.inference import check_channels, separate
 from bsm.metrics import bleedless_fullness, csdr_frames, ideal_ratio_mask, si_sdr, usdr
 from bsm.model import BSMamba2
 
@@ -42,6 +42,32 @@ BASELINES: dict[str, Separator] = {
     "ideal ratio mask": lambda track: ideal_ratio_mask(track.mixture(), track.read("vocals"), track.accompaniment()),
 }
 """Baselines for a score: no separation, no output, and an oracle that knows the sources."""
+
+
+def fitting(tracks: Sequence[Track], channels: int, skipped: dict[str, str] | None = None) -> list[Track]:
+    """Return the tracks that a model can separate.
+
+    Args:
+        tracks: the tracks.
+        channels: the model's.
+        skipped: where given, other tracks are skipped, logged and entered here: name -> fault.
+
+    Raises:
+        InputError: a track has other channels; with ``skipped``, all have.
+    """
+    found = []
+    for track in tracks:
+        try:
+            check_channels(track.channels, channels)
+        except InputError as error:
+            fault = f"{track.name}: {error}"
+            if skipped is None or len(skipped) + 1 == len(tracks):
+                raise InputError(fault) from error
+            skipped[track.name] = fault
+            log.warning("skipping song %s", fault)
+        else:
+            found.append(track)
+    return found
 
 
 def score(reference: np.ndarray, estimate: np.ndarray, rate: int) -> dict[str, Any]:
@@ -90,8 +116,8 @@ def evaluate(
         One record per track and separator, in that order: ``track``, ``separator`` and the scores of :func:`score`.
 
     Raises:
-        InputError: A track cannot be separated, a scoring process died, or the journal cannot be read or written or
-            holds the scores of other settings.
+        InputError: A track cannot be separated, a scoring process died or cannot start, or the journal cannot be read
+            or written or holds the scores of other settings.
         OSError: The journal's folder cannot be made.
     """
     done: dict[tuple[str, str], dict[str, Any]] = {}
@@ -122,6 +148,7 @@ def _scored(
     pool = ProcessPoolExecutor(
         processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     )
+    started = pool.submit(int)  # A script without a main guard fails here at once, in the spawned process.
     try:
         for track, name in jobs:
             try:
@@ -134,6 +161,10 @@ def _scored(
             yield from _finished(waiting, most=processes)
         yield from _finished(waiting, most=0)
     except BrokenProcessPool as error:
+        if started.exception():
+            raise InputError(
+                "no scoring process could start; in a script, call this below `if __name__ == '__main__':`"
+            ) from error
         raise InputError(
             f"a scoring process died, perhaps because memory ran out; use fewer than {processes} processes"
         ) from error
@@ -218,12 +249,8 @@ class Journal:
 
 
 def fingerprint(tracks: Sequence[Track]) -> str:
-    """Return a short hash that changes if songs change: of names, rates, lengths, and the files' sizes and times."""
-    parts = []
-    for track in tracks:
-        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in track.files]
-        parts.append([track.name, track.rate, track.samples, sorted(stats)])
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    """Return a short hash of the songs' identities. It changes if songs change, and not if they are copied."""
+    return hashlib.sha256(json.dumps([track.identity() for track in tracks]).encode()).hexdigest()[:16]
 
 
 def digest(settings: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from functools import cache
@@ -137,6 +138,19 @@ class DataSet(Entry):
     def work(self) -> Path:
         """The folder that keeps an unfinished fetch."""
         return self.place.with_name(f".fetching-{self.name}")
+
+    @property
+    def record(self) -> Path:
+        """The file in its folder that says from which files it was unpacked."""
+        return self.place / "fetched.json"
+
+    @property
+    def fetched(self) -> dict[str, Any] | None:
+        """Size and checksum of the downloaded files by name; None where it was not fetched here."""
+        try:
+            return json.loads(self.record.read_text(encoding="utf-8"))["files"] if self.record.is_file() else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.record}: damaged ({error!r}); move its folder away, and fetch it again") from error
 
 
 def names() -> list[str]:

@@ -15,7 +15,7 @@ from bsm.baseline import RoformerConfig
 from bsm.config import NO_EFFECT, ModelConfig, TrainConfig
 from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.files import alone, content_checksum
+from bsm.files import alone
 from bsm.networks import NETWORKS, network_name
 from bsm.versions import RECIPE
 from bsm.weights.files import load_model
@@ -53,22 +53,8 @@ def run_identity(
                     f"{model.sample_rate} Hz, {model.channels}"
                 )
     settings = {"network": network_name(model), "model": model.to_dict(), "train": config.to_dict()}
-    settings |= {"data": {split: [_song(track) for track in tracks[split]] for split in SPLITS}, "recipe": RECIPE}
+    settings |= {"data": {split: [track.identity() for track in tracks[split]] for split in SPLITS}, "recipe": RECIPE}
     return json.loads(json.dumps(settings))
-
-
-def _song(track: Track) -> dict[str, Any]:
-    """Return a song's fingerprint: its format and the checksums of its files, whatever the folder that they are in."""
-    sources = dict(track.sources) | ({"mixture": track.mixture_source} if track.mixture_source else {})
-    checksums = {path: content_checksum(path) for path in track.files}
-    files = {name: checksums[source.path] for name, source in sorted(sources.items())}
-    return {
-        "name": track.name,
-        "samples": track.samples,
-        "rate": track.rate,
-        "channels": track.channels,
-        "files": files,
-    }
 
 
 @dataclass(frozen=True)
