@@ -44,14 +44,13 @@ _LARGEST = 2**32 - 2**20  # bytes of samples that a length of 32 bits can state,
 # bytes of these the length counts, and the alignment of chunks.
 _CHUNKS = {
     b"RIFF": (12, "<4sI", 0, 2),
-    b"RF64": (12, "<4sI", 0, 2),
     b"RIFX": (12, ">4sI", 0, 2),
     b"FORM": (12, ">4sI", 0, 2),  # AIFF
     b"riff": (40, "<16sQ", 24, 8),  # W64
     b"caff": (8, ">4sQ", 0, 1),
 }
 _SAMPLES = {b"data": 0, b"SSND": 8, b"BODY": 0}  # chunks of samples, and the bytes before the first sample
-# What libsndfile notes of the length stated by AVR and MPC2K, MATLAB 5 and WVE files; and what a NIST file states.
+# What libsndfile notes of the length that RF64, AVR, MPC2K, MATLAB 5 and WVE files state; and what a NIST file states.
 _FRAMES = re.compile(r"(?:\bFrames +: |\bCols : |Data length |sample_count -i )(\d+)")
 _UNSTATED = 2**63 - 1  # frames that libsndfile reports where a file does not state its length
 
@@ -278,15 +277,11 @@ def _stated_excess(path: Path, opened: soundfile.SoundFile) -> float:
         elif head[:4] in _CHUNKS:
             first, layout, counted, alignment = _CHUNKS[head[:4]]
             file.seek(first)
-            long = None
             while len(chunk := file.read(struct.calcsize(layout))) == struct.calcsize(layout):
                 name, length = struct.unpack(layout, chunk)
                 length, at = max(0, length - counted), file.tell()
-                if name == b"ds64":  # RF64: the length of the data chunk, which has no room for it
-                    long = int.from_bytes(file.read(16)[8:], "little")
-                elif name[:4] in _SAMPLES:
-                    begin = at + _SAMPLES[name[:4]]
-                    stated = (length if long is None else long) - _SAMPLES[name[:4]]
+                if name[:4] in _SAMPLES:
+                    begin, stated = at + _SAMPLES[name[:4]], length - _SAMPLES[name[:4]]
                     break
                 if at + length > size:
                     break

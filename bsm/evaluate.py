@@ -45,28 +45,21 @@ BASELINES: dict[str, Separator] = {
 
 
 def fitting(tracks: Sequence[Track], channels: int, skipped: dict[str, str] | None = None) -> list[Track]:
-    """Return the tracks that a model can separate.
-
-    Args:
-        tracks: the tracks.
-        channels: the model's.
-        skipped: where given, other tracks are skipped, logged and entered here: name -> fault.
+    """Return the tracks that a model of so many channels can separate; log the others and enter them in ``skipped``.
 
     Raises:
-        InputError: a track has other channels; with ``skipped``, all have.
+        InputError: a track has other channels, and ``skipped`` is None; or all tracks have.
     """
     found = []
     for track in tracks:
         try:
-            check_channels(track.channels, channels)
-        except InputError as error:
-            fault = f"{track.name}: {error}"
-            if skipped is None or len(skipped) + 1 == len(tracks):
-                raise InputError(fault) from error
-            skipped[track.name] = fault
-            log.warning("skipping song %s", fault)
-        else:
+            check_channels(track.channels, channels, track.name)
             found.append(track)
+        except InputError as error:
+            if skipped is None or (track is tracks[-1] and not found):
+                raise
+            skipped[track.name] = str(error)
+            log.warning("skipping song %r: %s", track.name, error)
     return found
 
 

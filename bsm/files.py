@@ -99,11 +99,17 @@ def _target(path: Path) -> Path:
     Raises:
         InputError: that is a folder, a pipe or a device.
     """
-    if path.is_dir():
+    # Unlike Path's methods, these raise for no name.
+    if os.path.isdir(path):  # noqa: PTH112
         raise InputError(f"{path}: is a folder; name a file, or another place with -o")
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
         raise InputError(f"{path}: is a pipe or a device; name a file to write to")
-    return path.resolve() if path.is_symlink() else path
+    return real(path) if os.path.islink(path) else path  # noqa: PTH114
+
+
+def real(path: Path) -> Path:
+    """Return a path without symbolic links. Unlike Path.resolve, it takes links in a circle."""
+    return Path(os.path.realpath(path))
 
 
 @contextlib.contextmanager

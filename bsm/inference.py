@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from bsm import audio, fast
 from bsm.errors import InputError, lacks_memory
-from bsm.files import check_writable
+from bsm.files import check_writable, real
 from bsm.model import BSMamba2
 
 log = logging.getLogger(__name__)
@@ -114,14 +114,14 @@ def check_windows(window: float, hop: float | None = None, *, whole: bool = Fals
         raise InputError(f"hop must be from {least:g} s to the window of {window:g} s, got {hop:g} s")
 
 
-def check_channels(channels: int, wanted: int) -> None:
+def check_channels(channels: int, wanted: int, name: str | Path = "the recording") -> None:
     """Check that a recording's channels fit a model: as many as the model's, or one of the two is mono.
 
     Raises:
         InputError: they do not fit.
     """
     if channels not in (1, wanted) and wanted != 1:
-        raise InputError(f"the recording has {channels} channels; the model takes {wanted}, or mono; mix it down first")
+        raise InputError(f"{name} has {channels} channels; the model takes {wanted}, or mono; mix it down first")
 
 
 def _to_model_channels(wave: Tensor, wanted: int) -> Tensor:
@@ -248,18 +248,18 @@ def plan_outputs(
     """
     targets: dict[Path, list[Path]] = {}
     song_of: dict[Path, Path] = {}
-    given = {song.resolve() for song in songs}
+    given = {real(song) for song in songs}
     for song in songs:
         audio.info(song)
         paths = _outputs(song, folder)
         if (other := song_of.setdefault(paths[0], song)) != song:
             raise InputError(f"{other} and {song} would both be written to {paths[0]}; separate them one by one")
         # Path.exists would raise OSError for a name that is too long.
-        if skip_existing and all(os.path.exists(path) and path.resolve() not in given for path in paths):  # noqa: PTH110
+        if skip_existing and all(os.path.exists(path) and real(path) not in given for path in paths):  # noqa: PTH110
             continue
         check_writable(*paths)
         for path in paths:
-            if path.resolve() in given:
+            if real(path) in given:
                 raise InputError(
                     f"{path}: is one of the songs, and an output of {song}; leave out one of the two, or name another "
                     "folder with -o"
@@ -273,19 +273,6 @@ def plan_outputs(
     if len(targets) < len(songs):
         log.warning("skipped %d of %d song(s), which are separated already", len(songs) - len(targets), len(songs))
     return targets
-
-
-def check_songs(songs: Iterable[Path], channels: int) -> None:
-    """Check, before computing, that the songs' channels fit a model of so many channels.
-
-    Raises:
-        InputError: a song does not fit; the message names it.
-    """
-    for song in songs:
-        try:
-            check_channels(audio.info(song).channels, channels)
-        except InputError as error:
-            raise InputError(f"{song}: {error}") from error
 
 
 def separate_file(

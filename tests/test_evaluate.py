@@ -204,12 +204,12 @@ def test_tracks_of_other_channels_are_known_before_computing(tracks, tmp_path):
             audio.write(tmp_path / name / f"{source}.wav", np.zeros((channels, 100), np.float32), RATE)
     mono, six = folder_tracks(tmp_path, "test")
     assert fitting([*tracks, mono], 2) == [*tracks, mono] and fitting([six, mono], 1) == [six, mono]
-    with pytest.raises(InputError, match="six: the recording has 6 channels; the model takes 2, or mono"):
+    with pytest.raises(InputError, match="six has 6 channels; the model takes 2, or mono"):
         fitting([*tracks, six], 2)
     skipped = {}
     assert fitting([mono, six], 2, skipped) == [mono]
     assert list(skipped) == ["six"]
-    with pytest.raises(InputError, match="six: the recording has 6 channels"):
+    with pytest.raises(InputError, match="six has 6 channels"):
         fitting([six], 2, {})
 
 

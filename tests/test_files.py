@@ -6,6 +6,7 @@ import stat
 
 import pytest
 
+from bsm import audio
 from bsm.errors import InputError
 from bsm.files import alone, check_writable, replacing, write_text
 
@@ -37,6 +38,16 @@ def test_a_link_is_written_through(tmp_path):
     for text in ("new", "newer"):
         write_text(tmp_path / "link", text)
         assert (tmp_path / "link").is_symlink() and (tmp_path / "there").read_text() == text
+
+
+def test_links_in_a_circle(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match="cannot be read .Too many levels of symbolic links"):
+        audio.info(tmp_path / "loop")
+    for write in (check_writable, lambda path: write_text(path, "text")):
+        with pytest.raises(InputError, match="cannot be written"):
+            write(tmp_path / "loop" / "a.txt")
+    check_writable(tmp_path / "loop")
 
 
 def test_what_is_no_regular_file_is_not_replaced(tmp_path):

@@ -20,7 +20,7 @@ from bsm import audio
 from bsm.bands import equal
 from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
-from bsm.inference import check_songs, find_songs, plan_outputs, separate, separate_file
+from bsm.inference import check_channels, find_songs, plan_outputs, separate, separate_file
 from bsm.model import BSMamba2
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -352,11 +352,11 @@ def test_what_cannot_be_read_in_a_folder_is_named_once(tmp_path, caplog):
         find_songs([tmp_path])
 
 
-def test_songs_that_do_not_fit_the_model_are_known_before_computing(tmp_path):
-    songs = [write(tmp_path / "a.wav"), write(tmp_path / "six.wav", channels=6)]
-    check_songs(songs, 1)
-    with pytest.raises(InputError, match=r"six.wav: the recording has 6 channels; the model takes 2, or mono"):
-        check_songs(songs, 2)
+def test_channels_that_fit_a_model():
+    for channels, wanted in ((6, 1), (1, 2), (2, 2), (6, 6)):
+        check_channels(channels, wanted)
+    with pytest.raises(InputError, match=r"six.wav has 6 channels; the model takes 2, or mono"):
+        check_channels(6, 2, "six.wav")
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -114,6 +114,15 @@ def test_audio_files_that_are_no_sources_are_named(tmp_path, caplog):
     assert line == f"{tmp_path}/a: audio files that are no sources, not used: {', '.join(UNUSED)}"
 
 
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    make_song(tmp_path / "a", ["vocals", "drums"])
+    (tmp_path / "b").symlink_to("gone")
+    with pytest.raises(InputError, match=r"b: cannot be read .No such file or directory"):
+        folder_tracks(tmp_path, "test")
+    assert [track.name for track in folder_tracks(tmp_path, "test", {})] == ["a"]
+    assert any("cannot be read" in finding.what for finding in verify(tmp_path) if finding.fault)
+
+
 def test_a_folder_that_cannot_be_read_is_called_so(tmp_path, monkeypatch):
     make_song(tmp_path / "a", ["vocals", "drums"])
     real = Path.iterdir

@@ -71,7 +71,8 @@ def separate(
     song that it cannot separate, and keeps the outputs of those before it. Repeat it with --skip-existing to continue.
     If a folder has audio or video files that cannot be read, they are named, and the exit status is 2.
     """
-    from bsm.inference import check_songs, check_windows, find_songs, plan_outputs, separate_file
+    from bsm import audio
+    from bsm.inference import check_channels, check_windows, find_songs, plan_outputs, separate_file
     from bsm.weights.files import load_model
 
     if not verbose:
@@ -80,7 +81,8 @@ def separate(
     found, left_out = find_songs(songs)
     targets = plan_outputs(found, output, overwrite=overwrite, skip_existing=skip_existing)
     model = load_model(_find_weights(weights)).to(device)
-    check_songs(targets, model.config.channels)
+    for song in targets:
+        check_channels(audio.info(song).channels, model.config.channels, song)
     for number, (song, paths) in enumerate(targets.items(), 1):
         label = f"{number}/{len(targets)} {song.name}" if len(targets) > 1 else song.name
         separate_file(model, song, paths, progress=label if sys.stderr.isatty() else False, **options)

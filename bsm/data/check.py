@@ -13,7 +13,18 @@ from tqdm import tqdm
 from bsm import audio
 from bsm.data import mir1k, musdb18, registry
 from bsm.data.registry import DataSet
-from bsm.data.tracks import ACCOMPANIMENT, MIXTURE, SUFFIXES, VOCALS, AudioFile, Source, lacks, song_files, source_names
+from bsm.data.tracks import (
+    ACCOMPANIMENT,
+    MIXTURE,
+    SUFFIXES,
+    VOCALS,
+    AudioFile,
+    Source,
+    broken,
+    lacks,
+    song_files,
+    source_names,
+)
 from bsm.errors import InputError
 
 _CLIP = (ACCOMPANIMENT, VOCALS)  # the channels of a clip, in order
@@ -103,7 +114,7 @@ def find_songs(root: Path, layout: str | None) -> dict[Path, str]:
     clips = mir1k.clips(root)
     if layout == "clips" or (layout is None and clips):
         return {path: name for name, path in clips.items()}
-    songs = {}
+    songs = {path: path.name for path in (*_visible(root, "*"), *_visible(root, "*/*")) if broken(path)}
     for folder in [root, *_visible(root, "*/"), *_visible(root, "*/*/")]:
         # An empty folder, or one that cannot be read, is a song without files.
         leaf = folder != root and not _visible(folder, "*/")

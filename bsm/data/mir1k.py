@@ -47,12 +47,8 @@ def clips(root: Path) -> dict[str, Path]:
 def clip_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -> list[Track]:
     """Open the clips of one split. The singer decides the split of a clip, whatever its folder.
 
-    A clip's sources are ``vocals`` and ``accompaniment``, mono; the mixture is their sum.
-
-    Args:
-        root: the data set's folder.
-        split: ``train``, ``valid`` or ``test``.
-        skipped: see :func:`bsm.data.tracks.open_songs`.
+    A clip's sources are ``vocals`` and ``accompaniment``, mono; the mixture is their sum. The arguments are those of
+    :func:`bsm.data.layouts.open_tracks`.
 
     Raises:
         InputError: there are no clips of that split; or one cannot be read, is not stereo, or is not at 16 kHz.

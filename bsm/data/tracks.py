@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -168,15 +169,8 @@ def folder_tracks(root: Path, split: str, skipped: dict[str, str] | None = None)
     """Open the songs of a folder, ``<root>/<song>/{mixture,vocals,<other sources>}.wav`` (or ``.flac``).
 
     A song without ``mixture`` is the sum of its sources, which must then be two at least. :func:`source_names` says
-    which files are sources.
-
-    Args:
-        root: the folder of song folders; hidden ones are skipped.
-        split: the songs' split.
-        skipped: see :func:`open_songs`.
-
-    Returns:
-        The songs, sorted by name.
+    which files are sources. Hidden folders are skipped. Songs are sorted by name. ``skipped`` is that of
+    :func:`open_songs`.
 
     Raises:
         InputError: the folder is missing or has no songs; or :func:`song_track` refuses a song.
@@ -184,7 +178,8 @@ def folder_tracks(root: Path, split: str, skipped: dict[str, str] | None = None)
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give a folder that holds one folder per song")
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    # A link that leads nowhere may have been a song: it is opened, which says so.
+    folders = sorted(p for p in root.iterdir() if (p.is_dir() or broken(p)) and not p.name.startswith("."))
     if not folders:
         raise InputError(f"{root}: no songs in it; expected <song>/vocals.wav and the other sources")
     return open_songs({folder.name: lambda folder=folder: song_track(folder, split) for folder in folders}, skipped)
@@ -260,6 +255,11 @@ def song_track(folder: Path, split: str) -> Track:
     if fault := lacks(files):
         raise InputError(f"{folder}: {fault}")
     return Track(folder.name, split, {name: files[name] for name in source_names(files)}, files.get(MIXTURE))
+
+
+def broken(path: Path) -> bool:
+    """Return whether a path is a link that leads nowhere."""
+    return path.is_symlink() and not os.path.exists(path)  # noqa: PTH110 (Path.exists raises for a circle)
 
 
 def lacks(sounds: Iterable[str]) -> str:

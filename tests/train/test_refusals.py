@@ -292,7 +292,9 @@ def test_a_full_disk_keeps_the_last_checkpoint(whole, tracks, tmp_path, monkeypa
     unspied = torch.save
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", save)
-        with pytest.raises(InputError, match="run: disk full; the checkpoint of step 2 is kept; free some") as error:
+        with pytest.raises(
+            InputError, match="cannot be written .No space left.*; the checkpoint of step 2 is kept; then run"
+        ) as error:
             train(run, MODEL, CONFIG, tracks, device="cpu")
         assert "\n" not in str(error.value)
     assert saved == [2, 4]
