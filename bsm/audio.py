@@ -1,6 +1,7 @@
 """Read and write audio files, and change sample rates. No other module reads or writes audio.
 
-Audio in memory is float32 of shape ``(channels, samples)``; full scale is 1.
+Audio in memory is float32 of shape ``(channels, samples)``; full scale is 1. A file to read that is missing, no audio,
+damaged, truncated or without samples raises an InputError.
 """
 
 from __future__ import annotations
@@ -76,22 +77,13 @@ class AudioInfo:
 
 
 def info(path: str | os.PathLike) -> AudioInfo:
-    """Read the header of an audio file. A file that does not state its length is decoded to its end.
-
-    Raises:
-        InputError: the file is missing, a folder, not audio, truncated, or has no samples; or its length is not stated
-            and decoding it fails.
-    """
+    """Read the header of an audio file. A file that does not state its length is decoded to its end."""
     with _open(path) as (file, decoded):
         return AudioInfo(file.samplerate, file.channels, file.frames if decoded is None else len(decoded))
 
 
 def bits(path: str | os.PathLike) -> int:
-    """Return the resolution of a file's samples as float32 holds them: 16 or 24 bits; 8 for any other sample format.
-
-    Raises:
-        InputError: the file is missing, a folder, not audio, truncated, or has no samples.
-    """
+    """Return the resolution of a file's samples as float32 holds them: 16 or 24 bits; 8 for any other format."""
     with _open(path) as (file, _):
         return _BITS.get(file.subtype, 8)
 
@@ -113,8 +105,7 @@ def read(
         The audio, float32 ``(channels, samples)``, and its rate in Hz.
 
     Raises:
-        InputError: the file is missing, a folder, not audio, damaged or truncated; it has no samples, or NaN or
-            infinite ones; or the part lies outside the file.
+        InputError: the file cannot be read, or has NaN or infinite samples; or the part lies outside the file.
     """
     with _open(path) as (file, decoded):
         samples = file.frames if decoded is None else len(decoded)
@@ -208,12 +199,9 @@ def resample(audio: np.ndarray, source_rate: int, target_rate: int) -> np.ndarra
     if source_rate == target_rate:
         return audio.copy()
     length = round(audio.shape[1] * target_rate / source_rate)
-    made = soxr.resample(audio.T, source_rate, target_rate, quality="HQ").T
+    made = soxr.resample(audio.T, source_rate, target_rate, quality="HQ").T[:, :length]
     # soxr may return a sample more or less than the exact ratio.
-    out = np.zeros((audio.shape[0], length), np.float32)
-    kept = min(length, made.shape[1])
-    out[:, :kept] = made[:, :kept]
-    return out
+    return np.ascontiguousarray(np.pad(made, ((0, 0), (0, length - made.shape[1]))))
 
 
 def convert(path: Path) -> str:

@@ -178,8 +178,8 @@ def _finished(waiting: dict[Future, dict[str, str]], most: int) -> Iterator[dict
 class Journal:
     """Keep scores in a file as they are computed, so that a stopped evaluation can resume.
 
-    The file has JSON lines: first the settings, then one record per line. Undefined values stay NaN, which Python reads
-    although strict JSON lacks it. A last line that was cut short is scored again.
+    The file has JSON lines: first the settings, then one record per line. Undefined values stay NaN: Python
+    reads it, but strict JSON lacks it. A last line that was cut short is scored again.
 
     Args:
         path: the file. The first record creates it.

@@ -196,10 +196,10 @@ def find_songs(places: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Find the songs among files and folders. A folder's songs are the audio files directly inside it.
 
     In folders, skips hidden files and earlier outputs: ``<song>.vocals.wav`` and ``<song>.accompaniment.wav`` of a song
-    in the same folder. Logs the outputs that it skips. A file in ``places`` is a song whatever its name.
+    in the same folder. Logs the outputs that it skips. A file in ``places`` is always a song.
 
     Returns:
-        The songs, each once; and the audio and video files in folders that cannot be read, which are logged.
+        The songs, each once; and the audio and video files in folders that cannot be read. The log names the latter.
 
     Raises:
         InputError: a folder has no audio files that can be read.
@@ -271,7 +271,7 @@ def plan_outputs(
                 )
         targets[song] = paths
     if len(targets) < len(songs):
-        log.warning("skipped %d of %d song(s), which are separated already", len(songs) - len(targets), len(songs))
+        log.warning("skipped %d of %d song(s): they are separated already", len(songs) - len(targets), len(songs))
     return targets
 
 

@@ -71,19 +71,6 @@ def cli() -> None:
     """Separate vocals with BSMamba2, and reproduce the study of it."""
 
 
-for command in (
-    data,
-    train,
-    separate,
-    evaluate,
-    bench,
-    plan,
-    study,
-    campaign,
-    readme,
-    claims,
-    provenance,
-    repeat,
-    weights,
-):
+COMMANDS = (data, train, separate, evaluate, bench, plan, study, campaign, readme, claims, provenance, repeat, weights)
+for command in COMMANDS:
     cli.add_command(command)

@@ -11,25 +11,14 @@ import numpy as np
 from tqdm import tqdm
 
 from bsm import audio
-from bsm.data import mir1k, musdb18, registry
+from bsm.data import mir1k, musdb18, registry, tracks
 from bsm.data.registry import DataSet
-from bsm.data.tracks import (
-    ACCOMPANIMENT,
-    MIXTURE,
-    SUFFIXES,
-    VOCALS,
-    AudioFile,
-    Source,
-    broken,
-    lacks,
-    song_files,
-    source_names,
-)
+from bsm.data.tracks import ACCOMPANIMENT, MIXTURE, SUFFIXES, VOCALS, AudioFile, Source
 from bsm.errors import InputError
 
 _CLIP = (ACCOMPANIMENT, VOCALS)  # the channels of a clip, in order
 _BLOCK = 60.0  # seconds read at a time
-_SILENT = 2.0**-15  # a peak of one step of 16 bits, which dither alone reaches
+_SILENT = 2.0**-15  # a peak of one step of 16 bits; dither alone reaches it
 
 
 @dataclass(frozen=True)
@@ -84,8 +73,8 @@ def verify(target: str | Path, *, fill: bool = False) -> list[Finding]:
         The findings. The data set is good if none of them is a fault.
 
     Raises:
-        InputError: there is no such data set or folder, it has no songs, or ffmpeg or stempeg, which stem files need,
-            is missing.
+        InputError: there is no such data set or folder; it has no songs; or it has stem files, and ffmpeg or stempeg is
+            missing.
     """
     known = registry.load(str(target)) if str(target) in registry.names() else None
     if fill and known is None:
@@ -114,7 +103,7 @@ def find_songs(root: Path, layout: str | None) -> dict[Path, str]:
     clips = mir1k.clips(root)
     if layout == "clips" or (layout is None and clips):
         return {path: name for name, path in clips.items()}
-    songs = {path: path.name for path in (*_visible(root, "*"), *_visible(root, "*/*")) if broken(path)}
+    songs = {path: path.name for path in (*_visible(root, "*"), *_visible(root, "*/*")) if tracks.broken(path)}
     for folder in [root, *_visible(root, "*/"), *_visible(root, "*/*/")]:
         # An empty folder, or one that cannot be read, is a song without files.
         leaf = folder != root and not _visible(folder, "*/")
@@ -132,7 +121,7 @@ def _song(place: Path, name: str) -> Song:
     try:
         if stems:
             return Song(place, name, musdb18.streams(place), coded=True)
-        files, unused = song_files(place)
+        files, unused = tracks.song_files(place)
         return Song(place, name, files, unused=tuple(unused))
     except InputError as error:
         return Song(place, name, {}, unreadable=_why(place, error))
@@ -195,7 +184,7 @@ def _check_song(song: Song, rate: int, known: DataSet | None) -> list[Finding]:
     Args:
         song: the song.
         rate: samples per second of the data set.
-        known: the data set, which has the expected sounds and channels; without it, a song needs only vocals.
+        known: the data set with the expected sounds and channels. Without it, a song needs vocals and another sound.
     """
     if song.unreadable:
         return [Finding(song.place, f"unreadable: {song.unreadable}")]
@@ -206,7 +195,7 @@ def _check_song(song: Song, rate: int, known: DataSet | None) -> list[Finding]:
         for name in wanted
         if name not in song.parts
     ]
-    if known is None and song.parts and not found and (fault := lacks(song.parts)):
+    if known is None and song.parts and not found and (fault := tracks.lacks(song.parts)):
         found.append(Finding(song.place, fault))
     if song.unused:
         unused = ", ".join(path.name for path in song.unused)
@@ -240,7 +229,7 @@ def _check_samples(song: Song, parts: dict[str, Source], *, sound: bool) -> Iter
     A silent source is a note; silent vocals and a silent mixture are faults.
     """
     reading, peaks = dict(parts), dict.fromkeys(parts, 0.0)
-    sums = _Sum(parts) if sound and MIXTURE in parts and len(source_names(parts)) > 1 else None
+    sums = _Sum(parts) if sound and MIXTURE in parts and len(tracks.source_names(parts)) > 1 else None
     length = max((part.info.samples for part in parts.values()), default=0)
     step = max((round(_BLOCK * part.info.rate) for part in parts.values()), default=1)
     for start in range(0, length, step):
@@ -269,7 +258,7 @@ class _Sum:
     """Measure block by block how far a song's mixture is from the sum of its sources."""
 
     def __init__(self, parts: dict[str, Source]) -> None:
-        self.sources = source_names(parts)
+        self.sources = tracks.source_names(parts)
         self.bits = min(_bits(parts[name].path) for name in (*self.sources, MIXTURE))
         self.peak = self.energy = self.rest = 0.0
 
@@ -310,4 +299,4 @@ def _label(song: Song, name: str) -> str:
 
 
 def _bits(path: Path) -> int:
-    return audio.bits(path) if path.suffix in SUFFIXES else 24
+    return audio.bits(path) if path.suffix.lower() in SUFFIXES else 24

@@ -33,7 +33,7 @@ def fetch(name: str, source: str | None = None) -> Path:
 
     Args:
         name: a data set whose manifest names files to download.
-        source: another address (http, https) of the file, or a local path, which is left as it is.
+        source: another address (http, https) of the file, or a local path; that file is left as it is.
 
     Returns:
         The data set's folder.
@@ -53,14 +53,15 @@ def fetch(name: str, source: str | None = None) -> Path:
             f"{wanted.place}: is there, but not from `bsm data fetch`; check it with `bsm data verify {name}`, or "
             "move it away"
         )
-    try:
-        # The lock is outside the work folder, which the process that holds it deletes.
-        with alone(wanted.work.with_suffix(".lock"), f"another process is fetching {name!r}"):
-            if wanted.fetched is None:
-                _fetch(wanted, source)
-            shutil.rmtree(wanted.work, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{wanted.work}: {error}; fix that and run the same command again") from error
+    if wanted.fetched is None or wanted.work.exists():
+        try:
+            # The lock is outside the work folder, because its holder deletes that folder.
+            with alone(wanted.work.with_suffix(".lock"), f"another process is fetching {name!r}"):
+                if wanted.fetched is None:
+                    _fetch(wanted, source)
+                shutil.rmtree(wanted.work, ignore_errors=True)
+        except OSError as error:
+            raise InputError(f"{wanted.work}: {error}; fix that and run the same command again") from error
     songs = check.find_songs(wanted.place, wanted.layout)
     if lacking := [str(fault) for fault in check.check_names(wanted, songs) if fault.where not in songs]:
         named = "; ".join(lacking[:3]) + (f"; and {len(lacking) - 3} more" if len(lacking) > 3 else "")

@@ -155,7 +155,7 @@ def stem_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -
     """Open one split of MUSDB18, or of its 7 s sample: ``<root>/{train,test}/<song>.stem.mp4``.
 
     The mixture is the file's own, as in every published score on MUSDB18. The accompaniment is the sum of drums, bass
-    and other, which is musdb's target. The arguments are those of :func:`bsm.data.layouts.open_tracks`.
+    and other, as in musdb. The arguments are those of :func:`bsm.data.layouts.open_tracks`.
 
     Raises:
         InputError: songs are missing, a song cannot be read, or ffmpeg or stempeg is missing.

@@ -178,7 +178,7 @@ def folder_tracks(root: Path, split: str, skipped: dict[str, str] | None = None)
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give a folder that holds one folder per song")
-    # A link that leads nowhere may have been a song: it is opened, which says so.
+    # A link that leads nowhere may have been a song. Opening it gives the error.
     folders = sorted(p for p in root.iterdir() if (p.is_dir() or broken(p)) and not p.name.startswith("."))
     if not folders:
         raise InputError(f"{root}: no songs in it; expected <song>/vocals.wav and the other sources")

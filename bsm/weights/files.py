@@ -29,7 +29,7 @@ _WRAPPED = re.compile(r"^(?:(?:model|module|_orig_mod)\.)+|\b_orig_mod\.")  # Li
 
 
 def save_model(model: nn.Module, path: Path, card: dict[str, Any]) -> Path:
-    """Write weights as safetensors, and a JSON card with the network, its configuration and whatever is given.
+    """Write weights as safetensors, and a JSON card with the network, its configuration and the given values.
 
     Args:
         model: one of :data:`bsm.networks.NETWORKS`.
@@ -161,7 +161,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
 
 
 def _configuration(text: str | None) -> tuple[str, dict[str, Any]]:
-    """Return the network's name and its configuration, which is empty where the file holds none."""
+    """Return the network's name and its configuration; the latter is empty where the file holds none."""
     try:
         values = json.loads(text or "{}")
         return values.pop("network", "bsmamba2"), values
@@ -170,7 +170,7 @@ def _configuration(text: str | None) -> tuple[str, dict[str, Any]]:
 
 
 def _build(tensors: dict[str, Any], config_text: str | None, strict: bool) -> nn.Module:
-    """Make the model of a file's tensors, whatever their layout."""
+    """Make the model of a file's tensors, of any layout."""
     network, values = _configuration(config_text)
     ours = network != "bsmamba2" or any(name.startswith("dual_path.") for name in tensors)
     if ours and config_text is None:

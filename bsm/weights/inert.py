@@ -69,7 +69,7 @@ def _inert(foreign: set[str]) -> SimpleNamespace:
     """
 
     class Placeholder:
-        """Accepts whatever pickle does to an object, and does nothing."""
+        """Accept everything that pickle does to an object, and do nothing."""
 
         def __new__(cls, *args: Any, **kwargs: Any) -> Self:
             return super().__new__(cls)

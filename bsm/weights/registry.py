@@ -107,7 +107,7 @@ def fetch(name: str, source: str | None = None) -> Path:
 
     Args:
         name: an entry of the list.
-        source: another address (http, https) of the file, or a local path, which is copied.
+        source: another address (http, https) of the file, or a local path; that file is copied.
 
     Raises:
         InputError: no weights have that name, or :func:`bsm.download.obtain` fails.

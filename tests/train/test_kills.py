@@ -56,7 +56,9 @@ def test_killed_trainings_end_as_the_whole_one(whole, tracks, tmp_path, workers)
     )
 
 
-def test_killed_fetches_end_complete(write_set, http_server, url):
+@pytest.fixture
+def published(write_set, http_server, url):
+    """Publish a data set of 200 files; return the checkout that it is fetched into."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as file:
         for name, content in MEMBERS.items():
@@ -65,11 +67,22 @@ def test_killed_fetches_end_complete(write_set, http_server, url):
     checksum = f"md5:{hashlib.md5(http_server.body).hexdigest()}"
     archive = {"file": "set.zip", "url": f"{url}/good", "size": len(http_server.body), "checksum": checksum}
     splits = {"test": {"songs": 1, "names": ["b"]}}
-    home = write_set(archive, inside="Set", channels=1, sources=["vocals", "other"], mixture="none", splits=splits)
+    return write_set(archive, inside="Set", channels=1, sources=["vocals", "other"], mixture="none", splits=splits)
 
-    def check():
-        folder = home / "data" / "set"
-        assert {f"Set/{p.relative_to(folder)}": p.read_bytes() for p in folder.rglob("*.wav")} == MEMBERS
-        assert sorted(path.name for path in (home / "data").iterdir()) == [".fetching-set.lock", "set"]
 
-    campaign(lambda: fetch.fetch("set"), check, lambda: shutil.rmtree(home / "data"))
+def check_fetched(home):
+    folder = home / "data" / "set"
+    assert {f"Set/{p.relative_to(folder)}": p.read_bytes() for p in folder.rglob("*.wav")} == MEMBERS
+    assert sorted(path.name for path in (home / "data").iterdir()) == [".fetching-set.lock", "set"]
+
+
+def test_killed_fetches_end_complete(published):
+    campaign(lambda: fetch.fetch("set"), lambda: check_fetched(published), lambda: shutil.rmtree(published / "data"))
+
+
+def test_fetches_at_once_end_complete(published):
+    for _ in range(KILLS):
+        children = [fork(lambda: fetch.fetch("set")) for _ in range(3)]
+        assert 0 in [finished(child) for child in children]  # the others are refused, or find it complete
+        check_fetched(published)
+        shutil.rmtree(published / "data")
