@@ -209,7 +209,7 @@ def _start(campaign: Campaign, checkout: Path, run: Run) -> subprocess.Popen:
     arguments = (str(campaign.result(run.name).resolve()), run.kind, str(checkout.parent), run.settings)
     call = f"from bsm.study.campaign import train; train(*{arguments!r})"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)}
-    with path.open("w") as output:
+    with path.open("a") as output:
         return subprocess.Popen(
             [sys.executable, "-c", call], cwd=checkout, env=environment, stdout=output, stderr=output
         )
