@@ -22,9 +22,9 @@ import bsm.weights.registry
 from bsm import audio
 from bsm.errors import InputError
 from bsm.evaluate import METRICS, digest
-from bsm.study import notebook_paths, profiles
+from bsm.stats import bootstrap_interval
+from bsm.study import profiles
 from bsm.study.records import ROOT
-from bsm.study.stats import bootstrap_interval
 from bsm.weights.files import save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -39,7 +39,7 @@ SERVER = """
 import json, os, sys, traceback
 import torch
 from bsm.cli import main
-import bsm.devices, bsm.weights.files, bsm.inference, bsm.study.evaluation, bsm.study.notebook_paths
+import bsm.devices, bsm.weights.files, bsm.inference, bsm.study.evaluation, bsm.study.run
 torch.set_num_threads(1)
 with torch.device("meta"):  # its first use is slow, too
     torch.empty(1).uniform_(1, 2).log_()
@@ -454,7 +454,7 @@ def test_help_and_version(command):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("data", "prepare"), ("train",), ("readme",), ("study", "01_train", "--profile")], ids=" ".join
+    "arguments", [("data", "prepare"), ("train",), ("readme",), ("study", "04_train", "--profile")], ids=" ".join
 )
 def test_a_wrong_profile(command, tmp_path, arguments):
     result = command(*arguments, "nope", cwd=tmp_path)
@@ -464,22 +464,22 @@ def test_a_wrong_profile(command, tmp_path, arguments):
 
 def test_study_refuses_what_it_does_not_know(command, tmp_path):
     output = ("-o", tmp_path / "out.ipynb")
-    assert_refused(command("study", "99_none", *output), "no notebook '99_none'; choose one of: 00_data")
-    assert_refused(command("study", "01_train", *output, "-p", "sead", "1"), "no parameter 'sead'; it has: profile")
-    assert_refused(command("study", "01_train", *output, "-p", "seed", "one"), "'seed' must be of type int")
-    assert_refused(command("study", "01_train", *output, "-p", "seed", "[1"), "not YAML")
+    assert_refused(command("study", "99_none", *output), "no notebook '99_none'; choose one of: 01_data")
+    assert_refused(command("study", "04_train", *output, "-p", "sead", "1"), "no parameter 'sead'; it has: profile")
+    assert_refused(command("study", "04_train", *output, "-p", "seed", "one"), "'seed' must be of type int")
+    assert_refused(command("study", "04_train", *output, "-p", "seed", "[1"), "not YAML")
     assert tree(tmp_path) == []
 
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """Return the function that calls `bsm study 08_input_length`, and gives the copy's path and the parameters."""
+    """Return the function that calls `bsm study 05_input_length`, and gives the copy's path and the parameters."""
     ran = []
-    monkeypatch.setattr("bsm.study.notebooks.run_notebook", lambda _, output, **given: ran.append((output, given)))
+    monkeypatch.setattr("bsm.study.run.run_notebook", lambda _, output, **given: ran.append((output, given)))
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        bsm.cli.cli(["study", "08_input_length", "--profile", "smoke", *arguments], standalone_mode=False)
+        bsm.cli.cli(["study", "05_input_length", "--profile", "smoke", *arguments], standalone_mode=False)
         output, given = ran.pop()
         return output, given["parameters"]
 
@@ -487,17 +487,11 @@ def study(tmp_path, monkeypatch):
 
 
 def test_an_executed_notebook_lies_beside_its_results(study, tmp_path):
-    name = "notebooks/08_input_length.ipynb"
+    name = "notebooks/05_input_length.ipynb"
     assert study()[0] == ROOT / "reports/smoke" / name
     assert study("-p", "out", "made")[0] == tmp_path / "made" / name
     assert study("-p", "out", "made", "-o", "other.ipynb")[0] == Path("other.ipynb")
-    assert study("-p", "weights", "m.pt")[0] == ROOT / "runs/08_input_length" / name  # apart from the profile's
-
-
-def test_the_notebooks_that_keep_other_models_apart_are_named():
-    """The command decides where the executed notebook goes, and the notebook itself where its results go."""
-    found = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb") if "results_folder(" in path.read_text("utf-8")}
-    assert found == set(notebook_paths.OTHERS)
+    assert study("-p", "weights", "m.pt")[0] == ROOT / "runs/05_input_length" / name  # apart from the profile's
 
 
 def test_paths_given_to_a_notebook_are_the_callers(study, tmp_path):
@@ -709,7 +703,7 @@ def test_python_m_and_the_installed_command():
     """Real processes, not forks, also report a missing file in one line."""
     installed = Path(sys.executable).with_name("bsm")
     commands = [[sys.executable, "-m", "bsm"], *([[str(installed)]] if installed.exists() else [])]
-    arguments = ["study", "01_train", "--profile", "nope"]
+    arguments = ["study", "04_train", "--profile", "nope"]
     for process in [
         subprocess.Popen([*c, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for c in commands
     ]:

@@ -16,7 +16,12 @@ from bsm.cli.options import device_option
     "--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of weights and segments.  [default: the profile's]"
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Number of optimiser updates.  [default: the profile's]")
-@click.option("--backbone", default="bsmamba2", show_default=True, help="Network: bsmamba2 or bs-roformer.")
+@click.option(
+    "--backbone",
+    default="bsmamba2",
+    show_default=True,
+    help="Network: bsmamba2, bs-roformer, or a time block such as none.",
+)
 @click.option("--variant", help="Variant of bsmamba2 for the ablations, such as base.")
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: under runs/]")
 @device_option()

@@ -160,6 +160,7 @@ def _batches(trainer: Trainer, tracks: Sequence[Track], segment: int) -> Iterato
         seed=config.seed,
         gain=config.gain,
         silence_probability=config.silence_probability,
+        window_seconds=config.window_seconds,
         length=config.steps * config.update_segments,
     )
     sampler = RankSampler(config, first_update=trainer.step, rank=fabric.global_rank, processes=fabric.world_size)
