@@ -284,7 +284,7 @@ def song_files(folder: Path) -> tuple[dict[str, AudioFile], list[Path]]:
     try:
         inside = sorted(folder.iterdir(), key=lambda path: (path.suffix.lower() != ".wav", path.name))
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from error
+        raise InputError(f"{folder}: cannot be read ({error.strerror}); check the path and its permissions") from error
     for path in inside:
         if path.name.startswith(".") or not (audio.READABLE.search(path.name) or audio.FOREIGN.search(path.name)):
             continue
