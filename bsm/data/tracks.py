@@ -44,15 +44,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class AudioFile:
-    """A sound that is an audio file, or one channel of it.
-
-    Attributes:
-        path: the file.
-        channel: the channel of a file that holds another sound in each; by default all channels.
-    """
+    """A sound that is an audio file, or one channel of it."""
 
     path: Path
-    channel: int | None = None
+    channel: int | None = None  # of a file that holds another sound in each; by default all channels
 
     @cached_property
     def info(self) -> audio.AudioInfo:
