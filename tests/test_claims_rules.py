@@ -11,6 +11,7 @@ from bsm.study.bench import spectra
 from bsm.study.bench.parts import OPTIMISER, SCAN
 from bsm.study.bench.step import BEFORE, OURS, REDUCED
 from bsm.study.claims import data, exact, learning, scan, step
+from bsm.study.claims import published as paper
 from bsm.study.claims.claim import BLOCKED, INCONCLUSIVE, INCONSISTENT, NOT_SUPPORTED, SUPPORTED, judge_ratio
 
 
@@ -291,12 +292,12 @@ def published(csdrs, usdr, status="measured"):
 )
 def test_published_scores(csdrs, usdr, verdict):
     given = {"csdr": 11.03, "usdr": 10.7, "tolerance": 0.1}
-    assert learning.sdr_1103(published(csdrs, usdr), **given).verdict == verdict
-    assert learning.sdr_1103(published(csdrs, usdr, "blocked"), **given).verdict == BLOCKED
+    assert paper.sdr_1103(published(csdrs, usdr), **given).verdict == verdict
+    assert paper.sdr_1103(published(csdrs, usdr, "blocked"), **given).verdict == BLOCKED
 
 
 def test_ten_epochs_reach_it_where_mean_and_median_do():
     given = {"csdr": 11.03, "usdr": 10.7, "tolerance": 0.1}
     for csdrs, verdict in (((12.0,) * 3, SUPPORTED), ((11.0, 11.0, 9.0), INCONCLUSIVE), ((9.0,) * 3, NOT_SUPPORTED)):
-        assert learning.ten_epochs(published(csdrs, 12.0)["scores"], **given).verdict == verdict
-    assert learning.ten_epochs(published((12.0,) * 3, 9.0)["scores"], **given).verdict == NOT_SUPPORTED
+        assert paper.ten_epochs(published(csdrs, 12.0)["scores"], **given).verdict == verdict
+    assert paper.ten_epochs(published((12.0,) * 3, 9.0)["scores"], **given).verdict == NOT_SUPPORTED
