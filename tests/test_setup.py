@@ -1,5 +1,6 @@
 """The set-up files agree with each other, and what git holds is clean."""
 
+import os
 import re
 import subprocess
 import tomllib
@@ -73,3 +74,14 @@ def test_no_registry_and_no_machine_path_in_git():
             continue
         found += [f"{path.relative_to(ROOT)}: {hit[0]}" for hit in places.finditer(text)]
     assert not found
+
+
+@pytest.mark.parametrize("user", ["0", "1000"])
+def test_the_lab_starts_as_root_and_passes_options_on(tmp_path, user):
+    (tmp_path / "id").write_text(f"#!/bin/sh\necho {user}\n")
+    (tmp_path / "id").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["make", "-n", "lab", "ARGS=--no-browser --port 9999"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment).stdout
+    assert ("--allow-root" in shown) == (user == "0")
+    assert "--no-browser --port 9999" in shown
