@@ -38,7 +38,7 @@ def render(ledger: Path | None) -> None:
     """Write every row's status and figures into the ledger, CLAIMS.md in its folder, and the README's table."""
     from bsm.study import ledger as book
     from bsm.study.profiles import Profile
-    from bsm.study.report import refresh_readme
+    from bsm.study.readme import refresh_readme
 
     ledger = ledger or book.LEDGER
     rows = book.render(ledger)

@@ -39,6 +39,6 @@ def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], 
 def readme(profile: str) -> None:
     """Update the README's tables from the reports of a PROFILE."""
     from bsm.study.profiles import Profile
-    from bsm.study.report import refresh_readme
+    from bsm.study.readme import refresh_readme
 
     click.echo("README.md updated" if refresh_readme(Profile.load(profile)) else "README.md is up to date")

@@ -54,25 +54,6 @@ def write_report(settings: Profile) -> Path:
     return write_text(settings.reports / "report.md", "\n".join(sections))
 
 
-def refresh_readme(settings: Profile, readme: Path = ROOT / "README.md") -> bool:
-    """Put the profile's tables between README's markers ``<!-- table:NAME -->`` and ``<!-- end -->``.
-
-    Returns:
-        Whether anything changed.
-    """
-    before = text = readme.read_text(encoding="utf-8")
-    position = 0
-    while (start := text.find("<!-- table:", position)) >= 0:
-        opened = text.index("-->", start) + len("-->")
-        name = text[start + len("<!-- table:") : opened - len("-->")].strip()
-        close = text.index("<!-- end -->", opened)
-        text = f"{text[:opened]}\n{table(settings, name)}{text[close:]}"
-        position = text.index("<!-- end -->", opened)
-    if text != before:
-        write_text(readme, text)
-    return text != before
-
-
 def _revisions(settings: Profile, claims: list[ledger.Row]) -> str:
     """Return, as a list, the revisions that the report's and the claims' results were made at, and which at which."""
     made = defaultdict(list)

@@ -1,0 +1,77 @@
+"""The README's parts that are made from results: everything between a marker and ``<!-- end -->``.
+
+Markers: ``<!-- table:NAME -->`` for a table of the profile's report, ``<!-- claims: ID ID -->`` for some rows of the
+ledger, ``<!-- tally -->`` for the count of its verdicts, ``<!-- doors -->`` for what the two commands took.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from bsm.errors import InputError
+from bsm.files import write_text
+from bsm.study import doors, ledger
+from bsm.study.figures import table_markdown
+from bsm.study.profiles import Profile
+from bsm.study.records import ROOT
+from bsm.study.report_results import table
+
+README = ROOT / "README.md"
+WORDS = 15
+"""The most words of a cell."""
+_PART = re.compile(
+    r"(<!-- (?P<kind>table|claims|tally|doors):? ?(?P<what>[^>]*?) ?-->\n).*?(?=<!-- end -->)", re.DOTALL
+)
+
+
+def refresh_readme(settings: Profile, readme: Path = README) -> bool:
+    """Make the README's parts anew.
+
+    Returns:
+        Whether anything changed.
+
+    Raises:
+        InputError: a table is missing, or the ledger has no such claim.
+    """
+    before = readme.read_text(encoding="utf-8")
+    text = _PART.sub(lambda part: part[1] + _made(settings, part["kind"], part["what"]), before)
+    if text != before:
+        write_text(readme, text)
+    return text != before
+
+
+def _made(settings: Profile, kind: str, what: str) -> str:
+    if kind == "table":
+        return table(settings, what)
+    if kind == "doors":
+        return doors.table(settings)
+    rows = ledger.load()
+    return f"{ledger.tally(rows)}.\n" if kind == "tally" else claims_table(rows, what.split())
+
+
+def claims_table(rows: list[ledger.Row], names: list[str]) -> str:
+    """Return some rows of the ledger as a table whose cells have at most :data:`WORDS` words."""
+    known = {row["id"]: row for row in rows}
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"the ledger has no claim {', '.join(unknown)}; there are: {', '.join(known)}")
+    chosen = [known[name] for name in names]
+    frame = pd.DataFrame(
+        {
+            "claim": [shorten(row["claim"]) for row in chosen],
+            "verdict": [row["status"] for row in chosen],
+            "measured here": [shorten(row["measured"]) or None for row in chosen],
+        }
+    )
+    return table_markdown(frame, caption="").removesuffix("\n*.*\n")
+
+
+def shorten(text: str) -> str:
+    """Cut a text to at most :data:`WORDS` words, at the last comma or semicolon outside of brackets if there is one."""
+    if len(text.split()) <= WORDS:
+        return text
+    ends = [found.start() for found in re.finditer(r"[;,] (?![^()]*\))", text)]
+    fitting = [end for end in ends if len(text[:end].split()) <= WORDS]
+    return text[: fitting[-1]] if fitting else " ".join(text.split()[:WORDS]) + " ..."
