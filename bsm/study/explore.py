@@ -216,7 +216,10 @@ class Explorer:
             self.button.disabled, self.button.icon = False, ""
 
     def show(self) -> None:
-        """Display what :meth:`separate` made: its time, its score where the truth is known, sounds and spectrograms."""
+        """Display what :meth:`separate` made: its time, its score if the truth is known, each sound with a picture.
+
+        All sounds are at one gain. Levels are relative to the mixture's loudest.
+        """
         length = self.mixture.shape[1] / self.rate
         lines = [f"{self.seconds:.1f} s of computing for {length:.1f} s of audio."]
         signals = {"mixture": self.mixture, "estimated vocals": self.estimate}
@@ -225,14 +228,14 @@ class Explorer:
             signals["true vocals"] = self.vocals
         signals["what remains"] = self.mixture - self.estimate
         display(Markdown(" ".join(lines)))
-        figures.players(signals, self.rate)
-        with figures.style():
-            figure, axes = plt.subplots(len(signals), 1, figsize=(7, 2 * len(signals)), sharex=True)
-            peak = None  # the mixture's, for all
-            for ax, (name, signal) in zip(axes, signals.items(), strict=True):
+        loudest = max(1.0, *(float(np.abs(signal).max()) for signal in signals.values()))
+        peak = None  # the mixture's, for all
+        for name, signal in signals.items():
+            figures.players({name: signal / loudest}, self.rate)
+            with figures.style():
+                figure, ax = plt.subplots(figsize=(7, 2))
                 image = figures.spectrogram(ax, signal, self.rate, peak=peak)
                 peak = image.peak
-                ax.set(title=name, xlabel="time (s)" if ax is axes[-1] else "")
-            figure.colorbar(image, ax=axes, label="level re the mixture's loudest (dB)")
-        display(figure)
-        plt.close(figure)
+                figure.colorbar(image, ax=ax, label="level (dB)")
+            display(figure)
+            plt.close(figure)
