@@ -22,7 +22,7 @@ import bsm.weights.registry
 from bsm import audio
 from bsm.errors import InputError
 from bsm.evaluate import METRICS, digest
-from bsm.study import notebook_paths, profiles
+from bsm.study import profiles
 from bsm.study.records import ROOT
 from bsm.study.stats import bootstrap_interval
 from bsm.weights.files import save_model
@@ -39,7 +39,7 @@ SERVER = """
 import json, os, sys, traceback
 import torch
 from bsm.cli import main
-import bsm.devices, bsm.weights.files, bsm.inference, bsm.study.evaluation, bsm.study.notebook_paths
+import bsm.devices, bsm.weights.files, bsm.inference, bsm.study.evaluation, bsm.study.run
 torch.set_num_threads(1)
 with torch.device("meta"):  # its first use is slow, too
     torch.empty(1).uniform_(1, 2).log_()
@@ -414,7 +414,7 @@ def test_study_refuses_what_it_does_not_know(command, tmp_path):
 def study(tmp_path, monkeypatch):
     """Return the function that calls `bsm study 05_input_length`, and gives the copy's path and the parameters."""
     ran = []
-    monkeypatch.setattr("bsm.study.notebooks.run_notebook", lambda _, output, **given: ran.append((output, given)))
+    monkeypatch.setattr("bsm.study.run.run_notebook", lambda _, output, **given: ran.append((output, given)))
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -431,12 +431,6 @@ def test_an_executed_notebook_lies_beside_its_results(study, tmp_path):
     assert study("-p", "out", "made")[0] == tmp_path / "made" / name
     assert study("-p", "out", "made", "-o", "other.ipynb")[0] == Path("other.ipynb")
     assert study("-p", "weights", "m.pt")[0] == ROOT / "runs/05_input_length" / name  # apart from the profile's
-
-
-def test_the_notebooks_that_keep_other_models_apart_are_named():
-    """The command decides where the executed notebook goes, and the notebook itself where its results go."""
-    found = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb") if "results_folder(" in path.read_text("utf-8")}
-    assert found == set(notebook_paths.OTHERS)
 
 
 def test_paths_given_to_a_notebook_are_the_callers(study, tmp_path):

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import yaml
+
 from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.data import demo
 from bsm.data.layouts import SPLITS, open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.files import write_text
-from bsm.study import variants
-from bsm.study.notebooks import load_profile
+from bsm.study import notebook, variants
 from bsm.study.records import ROOT
 
 if TYPE_CHECKING:
@@ -24,6 +25,37 @@ DEFAULT = "demo"
 """Profile whose songs and model commands use if none are named."""
 
 log = logging.getLogger(__name__)
+
+
+def profiles() -> list[str]:
+    """Return the names of the profiles, ``notebooks/profiles/<name>.yaml``."""
+    return sorted(path.stem for path in (notebook.NOTEBOOKS / "profiles").glob("*.yaml"))
+
+
+def load_profile(profile: str | Path) -> dict[str, Any]:
+    """Read a profile: a flat mapping of parameters that all notebooks share.
+
+    Args:
+        profile: a name from :func:`profiles`, or the path of a ``.yaml`` file.
+
+    Raises:
+        InputError: no such profile, or not a flat mapping.
+    """
+    path = Path(profile)
+    if path.suffix not in (".yaml", ".yml"):
+        path = notebook.NOTEBOOKS / "profiles" / f"{profile}.yaml"
+    if not path.is_file():
+        raise InputError(f"there is no profile {str(profile)!r}; choose one of: {', '.join(profiles()) or 'none here'}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise InputError(f"{path}: a profile is a flat mapping, one 'name: value' per line")
+    if nested := [name for name, value in values.items() if isinstance(value, dict)]:
+        raise InputError(f"{path}: '{nested[0]}' holds a mapping; a profile is flat, one 'name: value' per line")
+    return values
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from bsm.study import doors, ledger
 from bsm.study.figures import table_markdown
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
-from bsm.study.report_results import table
+from bsm.study.report import table
 
 README = ROOT / "README.md"
 WORDS = 15
