@@ -28,7 +28,7 @@ REPORTS = f"reports/{PROFILE}"
 # A job with this many threads runs alone: --cores lowers the number on one machine, max-threads on a cluster. A cluster
 # also reads memory (MB), time (minutes) and GPUs. Models of synthesised songs are small enough to train on a CPU.
 THREADS = 1024
-DRAWING = ("study/figures", "study/stats")  # of every notebook
+DRAWING = ("study/figures", "stats")  # of every notebook
 GPU = 0 if MADE else 1
 
 if not MADE and not Path(DATA).is_dir():
@@ -72,7 +72,7 @@ def needed(notebook):
         "networks": expand(WEIGHTS, name=BACKBONES, seed=SEEDS),
         "variants": expand(WEIGHTS, name=variants.of_notebook(notebook.name, ABLATIONS), seed=SEEDS),
         "results": [*results, *rules.structure.output, *(rules.data_loading.output if MADE else []), *beside]
-        + made_by_hand() + ["reports/claims.yaml"],
+        + made_by_hand(),
     }[notebook.about["needs"]]
 
 

@@ -1,4 +1,4 @@
-"""Separation metrics: uSDR, cSDR (museval), SI-SDR, bleedless and fullness; the ideal ratio mask as an oracle."""
+"""Separation metrics: uSDR, cSDR (museval), SI-SDR, level, bleedless, fullness; the ideal ratio mask as an oracle."""
 
 from __future__ import annotations
 
@@ -63,6 +63,22 @@ def si_sdr(reference: Audio, estimate: Audio) -> float:
     tiny = np.finfo(np.float64).eps
     target = s * (np.sum(s * e) / (np.sum(s**2) + tiny))
     return _db(np.sum(target**2) + tiny, np.sum((e - target) ** 2) + tiny)
+
+
+def level(reference: Audio, estimate: Audio) -> float:
+    """Return the level of an estimate relative to its reference, over all samples and channels.
+
+    An estimate that is too quiet hides in uSDR, where silence scores 0 dB, and not here.
+
+    Returns:
+        dB; minus infinity for a silent estimate, NaN for a silent reference.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    s, e = _pair(reference, estimate)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(10 * np.log10(np.square(e).sum() / np.square(s).sum())) if s.any() else float("nan")
 
 
 def csdr(reference: Audio, estimate: Audio, rate: int, *, window: float = 1.0, hop: float = 1.0) -> float:

@@ -13,12 +13,9 @@ from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
 from bsm.scan.feedthrough import CHUNK
+from bsm.stats import crossed_interval
 from bsm.study import ablation, figures, losses, plan, scan_training, sizes
-from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, REPRODUCED
 from bsm.study.profiles import Profile
-from bsm.study.rules.ablation import slight_loss
-from bsm.study.rules.structure import bands_equal_mel
-from bsm.study.stats import crossed_interval
 from bsm.study.variants import changed
 from bsm.weights.files import save_model
 
@@ -312,25 +309,3 @@ def test_exact_backends_end_within_rounding(trained):
 def test_segments_in_which_nothing_is_left_out_are_refused(tracks, small_config):
     with pytest.raises(InputError, match=f"have 69 frames; take more than {CHUNK}"):
         scan_training.trainings(small_config, TrainConfig(steps=1), tracks, ["sequential"], seconds=0.1)
-
-
-@pytest.mark.parametrize(
-    ("gain", "seeds", "status"),
-    [(-0.1, 3, REPRODUCED), (-1.0, 3, CONTRADICTED), (-0.41, 3, PARTLY), (0.5, 3, REPRODUCED), (-1.0, 1, PARTLY)],
-)
-def test_rule_on_the_reduced_loss(gain, seeds, status):
-    made = records({"loss-3-magnitude": gain, "loss-reduced": 1.0, "loss-magnitude": -2.0}, seeds=range(seeds))
-    found = slight_loss(made, margin=0.41, seeds=3)
-    assert found.status == status
-    assert f"costs {-gain:.2f}" in found.measured
-    assert "magnitudes alone: 2.00" in found.measured
-
-
-def test_rule_on_the_reduced_loss_without_it():
-    assert slight_loss(records({"mono": 0.0}), margin=0.41, seeds=3).status == BLOCKED
-
-
-def test_rule_on_bands_says_what_was_trained():
-    trained = ablation.differences(records({"bands-equal": -0.3}))
-    found = bands_equal_mel({"author": [1, 2], "equal": [2, 1], "mel": [2, 1]}, trained)
-    assert "; equal bands -0.30" in found.measured and "; mel bands" not in found.measured

@@ -22,9 +22,9 @@ import bsm.weights.registry
 from bsm import audio
 from bsm.errors import InputError
 from bsm.evaluate import METRICS, digest
+from bsm.stats import bootstrap_interval
 from bsm.study import profiles
 from bsm.study.records import ROOT
-from bsm.study.stats import bootstrap_interval
 from bsm.weights.files import save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,11 +8,9 @@ import pytest
 
 from bsm.activity import Region
 from bsm.errors import InputError
+from bsm.stats import crossed_interval
 from bsm.study import occurrence as study
 from bsm.study import occurrence_figures as plots
-from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, REPRODUCED
-from bsm.study.rules.separation import intermittent
-from bsm.study.stats import crossed_interval
 
 RATE = 1000
 REGIONS = [Region(1.0, 3.0), Region(3.4, 3.8)]
@@ -266,24 +264,3 @@ def test_two_parts_of_songs_are_set_against_each_other():
     assert found.estimate == pytest.approx(1, abs=0.1)
     assert 0.8 < found.low < found.estimate < found.high < 1.2
     assert math.isnan(crossed_interval(values, against=np.zeros(40, bool)).estimate)  # nothing to set it against
-
-
-@pytest.mark.parametrize(
-    ("gain", "songs", "status"), [(1, 5, REPRODUCED), (-1, 5, CONTRADICTED), (0, 5, PARTLY), (1, 1, PARTLY)]
-)
-def test_rule_on_intermittent_vocals(gain, songs, status):
-    long = [r | {"region": r["region"] + 9} for r in records(-50 * gain, songs=songs, duration=5.0)]
-    finding = intermittent(records(gain, songs=songs) + long, shorter=2)
-    assert finding.status == status
-    assert f"which is {51 * gain:.2f} (" in finding.measured  # longer ones have it the other way
-    assert intermittent(records(1, models=("BSMamba2",)), shorter=2).status == BLOCKED
-
-
-def test_an_advantage_everywhere_says_nothing_of_intermittent_vocals():
-    short = records(1, songs=6)
-    long = [r | {"region": r["region"] + 9} for r in records(1, songs=6, duration=5.0)]
-    finding = intermittent(short + long, shorter=2)
-    assert finding.status == PARTLY and "not seen to be more so" in finding.measured
-    # A region that the recording cuts short is not known to be short: with these alone there is nothing to judge.
-    finding = intermittent([r | {"cut": True} for r in short] + long, shorter=2)
-    assert finding.status == PARTLY and "(0 songs)" in finding.measured

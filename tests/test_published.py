@@ -10,9 +10,9 @@ import pytest
 from bsm import audio
 from bsm.data.tracks import load_tracks
 from bsm.evaluate import METRICS
+from bsm.stats import bootstrap_interval, crossed_interval, interval_text
 from bsm.study import published
 from bsm.study.profiles import Profile
-from bsm.study.stats import bootstrap_interval, crossed_interval, interval_text
 from bsm.weights import registry as weights
 from bsm.weights.files import save_model
 

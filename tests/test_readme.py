@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from bsm.errors import InputError
-from bsm.study import doors, ledger, readme
+from bsm.study import doors, readme
+from bsm.study.claims import ledger
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, mark, write_result
 
@@ -31,8 +32,8 @@ def test_it_is_read_in_a_few_minutes():
 
 def test_what_we_found_has_five_rows_and_one_of_them_is_blocked():
     (found,) = re.findall(r"## What we found\n\n<!-- claims: (.+) -->", TEXT)
-    status = {row["id"]: row["status"] for row in ledger.load()}
-    verdicts = [status[name] for name in found.split()]
+    judged = {line.claim.id: line.finding.verdict for line in ledger.lines()}
+    verdicts = [judged[name] for name in found.split()]
     assert len(verdicts) == 5 and "blocked" in verdicts
 
 
@@ -53,7 +54,7 @@ def test_every_part_is_made_anew_once(tmp_path):
     ("marker", "message"),
     [
         ("table:gone", "gone.md: missing; run `make reproduce PROFILE=demo`"),
-        ("claims: gone", "the ledger has no claim gone; there are: scan-8x"),
+        ("claims: gone", "there is no claim gone; there are: "),
     ],
 )
 def test_what_is_missing_is_named(tmp_path, marker, message):

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from bsm.errors import InputError
+from bsm.stats import crossed_interval
 from bsm.study import figures, provenance, records, repeat
-from bsm.study.stats import crossed_interval
 
 mpl.use("Agg")
 

@@ -28,7 +28,6 @@ def plan(tmp_path_factory):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     shutil.copy(ROOT / "Snakefile", copy)
     (copy / "reports").mkdir()
-    shutil.copy(ROOT / "reports" / "claims.yaml", copy / "reports")
     command = [sys.executable, "-m", "snakemake", "-n", "-p", "--cores", "2", "--config", "profile=smoke"]
     environment = os.environ | {"XDG_CACHE_HOME": str(copy / ".cache")}
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, env=environment)

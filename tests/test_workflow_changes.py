@@ -42,7 +42,6 @@ class Study:
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_*"))
         shutil.copy(ROOT / "Snakefile", folder)
         (folder / "reports").mkdir()
-        shutil.copy(ROOT / "reports" / "claims.yaml", folder / "reports")
         stand_ins = folder / "stand-ins"
         stand_ins.mkdir()
         path = f"{stand_ins}{os.pathsep}{os.environ['PATH']}"
@@ -192,7 +191,14 @@ ALL = SCORED | {"notebook_01_data", "notebook_02_scan_backends", "notebook_03_tr
             None,
             marks=pytest.mark.slow,
         ),
-        pytest.param("reports/claims.yaml", "# The claims", "# All claims", {REPORT}, None, marks=pytest.mark.slow),
+        pytest.param(
+            "bsm/study/claims/exact.py",
+            '"""Claims that',
+            '"""All claims that',
+            {REPORT},
+            None,
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "notebooks/05_input_length.ipynb",
             "# How long",

@@ -20,9 +20,9 @@ from bsm.data.tracks import VOCALS, Track
 from bsm.errors import InputError
 from bsm.inference import separate
 from bsm.metrics import usdr
+from bsm.stats import Interval, crossed_interval, interval_text, verdict
 from bsm.study.figures import COLOURS, HOLLOW, draw_interval
 from bsm.study.profiles import Profile
-from bsm.study.stats import Interval, crossed_interval, interval_text, verdict
 from bsm.study.subjects import card_of, trained_alike
 from bsm.study.variants import BASE, VARIANTS, changed
 from bsm.weights.files import load_model
@@ -211,5 +211,4 @@ def draw(ax: Axes, records: Sequence[dict[str, Any]], rows: Sequence[dict[str, A
 def gain_of(rows: Sequence[dict[str, Any]], variant: str) -> Interval | None:
     """Return a variant's difference from the base, None where it was not trained."""
     row = next((r for r in rows if r["variant"] == variant), None)
-    nan = float("nan")  # which a result file holds as null
-    return row and Interval(*(nan if row[name] is None else row[name] for name in Interval._fields))
+    return row and Interval.of(row)

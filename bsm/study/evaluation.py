@@ -15,9 +15,9 @@ from bsm.data.musdb18 import need_ffmpeg
 from bsm.evaluate import METRICS, Journal, digest, evaluate, fingerprint, model_separator
 from bsm.files import check_writable, sha256
 from bsm.inference import check_windows
+from bsm.stats import bootstrap_interval, summary
 from bsm.study.published import WINDOW, published_songs
 from bsm.study.records import mark, write_result
-from bsm.study.stats import bootstrap_interval, summary
 from bsm.versions import SCORING
 from bsm.weights.files import load_model
 

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.evaluate import evaluate
+from bsm.stats import SAME, Interval, crossed_interval, interval_text, verdict
 from bsm.study.bench import repeated
 from bsm.study.figures import interval_plot
-from bsm.study.stats import SAME, Interval, crossed_interval, interval_text, verdict
 from bsm.study.subjects import Subject, song_of
 
 WHOLE = "whole"
@@ -293,7 +293,7 @@ def draw_differences(axes: Sequence[Axes], rows: Sequence[dict[str, Any]], train
     windows = sorted({window for _, _, window in plain} | set(trained.values()))
     for ax, (metric, label) in zip(axes, METRICS.items(), strict=True):
         found = {model: [plain.get((metric, model, w)) for w in windows] for model in trained}
-        gains = {m: [r and Interval(*(r[name] for name in Interval._fields)) for r in own] for m, own in found.items()}
+        gains = {m: [r and Interval.of(r) for r in own] for m, own in found.items()}
         ax.axhline(0, color="0.4", linewidth=0.8)
         _draw(ax, windows, gains, trained)
         few = min((r for (name, *_), r in plain.items() if name == metric), key=lambda r: r["n"], default=None)

@@ -18,10 +18,10 @@ from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.data.tracks import VOCALS, Track
 from bsm.loss import bsmamba2_loss, loss_terms
 from bsm.metrics import usdr
+from bsm.stats import Interval, bootstrap_interval, interval_text, interval_words, ratio
 from bsm.study.bench import repeated
 from bsm.study.bench.spectra import TransformCount
 from bsm.study.figures import interval_plot
-from bsm.study.stats import Interval, bootstrap_interval, interval_text, interval_words, ratio
 from bsm.study.variants import BASE, STFT, VARIANTS, changed
 
 LATE = 1e-3  # s

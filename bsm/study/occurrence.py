@@ -16,7 +16,7 @@ from tqdm import tqdm
 from bsm.activity import Region, vocal_regions, vocal_share
 from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.study.stats import crossed_interval, interval_text, verdict
+from bsm.stats import crossed_interval, interval_text, verdict
 from bsm.study.subjects import Subject, song_of
 
 CAP = 100.0

@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bsm.activity import Region, frame_rms
+from bsm.stats import Interval
 from bsm.study.figures import COLOURS, interval_plot, mark_regions
 from bsm.study.occurrence import by_model
-from bsm.study.stats import Interval
 
 _COLOURS = ("blue", "vermilion", "green", "purple")
 _RANGE = -80.0  # dB, the lowest error that is drawn

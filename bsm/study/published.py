@@ -16,9 +16,9 @@ from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.evaluate import METRICS, Journal, digest, fingerprint
 from bsm.files import sha256
+from bsm.stats import FEWEST, bootstrap_interval, crossed_interval, interval_text
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
-from bsm.study.stats import FEWEST, bootstrap_interval, crossed_interval, interval_text
 from bsm.versions import SCORING
 from bsm.weights import registry as weights
 
@@ -183,7 +183,7 @@ def _songs(dataset: str, missing: list[str]) -> tuple[str, list[Track] | None]:
 def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.DataFrame:
     """Summarise scores over songs by separator and metric, with mean and median: a published score may be either.
 
-    Both have a bootstrap 95 % interval over songs, of at least :data:`bsm.study.stats.FEWEST`; the median has none
+    Both have a bootstrap 95 % interval over songs, of at least :data:`bsm.stats.FEWEST`; the median has none
     where tracks are clips of songs, which belong together.
 
     Args:

@@ -1,19 +1,21 @@
 """The README's parts that are made from results: everything between a marker and ``<!-- end -->``.
 
-Markers: ``<!-- table:NAME -->`` for a table of the profile's report, ``<!-- claims: ID ID -->`` for some rows of the
-ledger, ``<!-- tally -->`` for the count of its verdicts, ``<!-- doors -->`` for what the two commands took.
+Markers: ``<!-- table:NAME -->`` for a table of the profile's report, ``<!-- claims: ID ID -->`` for some claims,
+``<!-- tally -->`` for the count of their verdicts, ``<!-- doors -->`` for what the two commands took.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from bsm.errors import InputError
 from bsm.files import write_text
-from bsm.study import doors, ledger
+from bsm.study import doors
+from bsm.study.claims import ledger
 from bsm.study.figures import table_markdown
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
@@ -34,7 +36,7 @@ def refresh_readme(settings: Profile, readme: Path = README) -> bool:
         Whether anything changed.
 
     Raises:
-        InputError: a table is missing, or the ledger has no such claim.
+        InputError: a table is missing, or there is no such claim.
     """
     before = readme.read_text(encoding="utf-8")
     text = _PART.sub(lambda part: part[1] + _made(settings, part["kind"], part["what"]), before)
@@ -48,21 +50,27 @@ def _made(settings: Profile, kind: str, what: str) -> str:
         return table(settings, what)
     if kind == "doors":
         return doors.table(settings)
-    rows = ledger.load()
-    return f"{ledger.tally(rows)}.\n" if kind == "tally" else claims_table(rows, what.split())
+    judged = ledger.lines()
+    return f"{ledger.tally(judged)}.\n" if kind == "tally" else claims_table(judged, what.split())
 
 
-def claims_table(rows: list[ledger.Row], names: list[str]) -> str:
-    """Return some rows of the ledger as a table whose cells have at most :data:`WORDS` words."""
-    known = {row["id"]: row for row in rows}
-    if unknown := [name for name in names if name not in known]:
-        raise InputError(f"the ledger has no claim {', '.join(unknown)}; there are: {', '.join(known)}")
-    chosen = [known[name] for name in names]
+def claims_table(judged: Sequence[ledger.Line], ids: Sequence[str]) -> str:
+    """Return some claims as a table whose cells have at most :data:`WORDS` words.
+
+    Of a claim with several tests, the first that is not blocked stands for it.
+    """
+    found: dict[str, list[ledger.Line]] = {}
+    for line in judged:
+        found.setdefault(line.claim.id, []).append(line)
+    if unknown := [name for name in ids if name not in found]:
+        raise InputError(f"there is no claim {', '.join(unknown)}; there are: {', '.join(found)}")
+    chosen = [min(found[name], key=lambda line: line.finding.verdict == ledger.BLOCKED) for name in ids]
     frame = pd.DataFrame(
         {
-            "claim": [shorten(row["claim"]) for row in chosen],
-            "verdict": [row["status"] for row in chosen],
-            "measured here": [shorten(row["measured"]) or None for row in chosen],
+            "claim": [shorten(line.claim.text) for line in chosen],
+            "verdict": [line.finding.verdict for line in chosen],
+            "evidence": [line.evidence for line in chosen],
+            "measured here": [shorten(line.finding.measured) or None for line in chosen],
         }
     )
     return table_markdown(frame, caption="").removesuffix("\n*.*\n")

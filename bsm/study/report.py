@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 import torch
 
 from bsm.config import ModelConfig
 from bsm.errors import InputError
 from bsm.files import write_text
 from bsm.model import BSMamba2
-from bsm.study import ledger, repeat
+from bsm.stats import summary
+from bsm.study import repeat
+from bsm.study.claims import ledger
 from bsm.study.cost import benchmarks, cost_table
 from bsm.study.figures import table_markdown
 from bsm.study.notebook import Notebook, study_notebooks
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
 from bsm.study.report_frames import FRAMES, OURS, held_out
-from bsm.study.stats import summary
 from bsm.study.subjects import LABELS
 
 LONGER = Profile({"profile": "speed", "title": "longer passes than a profile has time for, measured by hand"})
@@ -55,7 +55,7 @@ def write_report(settings: Profile) -> Path:
 
 
 def _context(settings: Profile) -> dict[str, Any]:
-    claims = ledger.evaluated(ledger.load(), settings.profile)
+    claims = ledger.lines(settings.profile)
     names = ["data", "training", "separation_speed", *["published_model"] * ("bench_seconds" in settings.values)]
     results = {name: read_result(settings.result(name)) for name in names}
     share = summary([r["vocal_share"] for r in results["data"]["values"] if r["split"] == "test"])
@@ -70,7 +70,7 @@ def _context(settings: Profile) -> dict[str, Any]:
     return {
         "settings": settings,
         "claims": claims,
-        "claims_table": _claims_table(claims),
+        "claims_table": ledger.short_table(claims),
         "tally": ledger.tally(claims),
         "revisions": _revisions(settings, notebooks, claims),
         "results": results,
@@ -167,16 +167,10 @@ def _part(settings: Profile, notebook: Notebook, folder: Path) -> dict[str, Any]
     }
 
 
-def _claims_table(claims: list[ledger.Row]) -> str:
-    """Return the claims in a narrow table; their text and reasons stand below it, in the template."""
-    rows = [{"claim": f"`{r['id']}`", "status": r["status"], "evidence": r["evidence"] or "–"} for r in claims]
-    return table_markdown(pd.DataFrame(rows), caption=ledger.tally(claims))
-
-
-def _revisions(settings: Profile, notebooks: list[Notebook], claims: list[ledger.Row]) -> dict[str, list[str]]:
+def _revisions(settings: Profile, notebooks: list[Notebook], claims: list[ledger.Line]) -> dict[str, list[str]]:
     """Return by revision which results the report shows and the claims are judged by."""
     shown = {name for nb in notebooks for name in nb.saved("values")}
-    files = {*settings.reports.glob("results/*.json"), *(ROOT / name for row in claims for name in row["result"])}
+    files = {*settings.reports.glob("results/*.json"), *(ROOT / name for line in claims for name in line.files)}
     files |= {other.result(name) for other in _beside(settings) for name in shown}
     made = defaultdict(list)
     for path in sorted(path for path in files if path.is_file()):

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from bsm.stats import Interval, crossed_interval, verdict
 from bsm.study import input_length, occurrence
-from bsm.study.stats import Interval, crossed_interval, verdict
 from bsm.study.subjects import LABELS, song_of
 from bsm.study.variants import VARIANTS
 

@@ -180,7 +180,7 @@ class Save:
         """Show what the results that this notebook saves say about the claims; nothing where they stand apart."""
         if self.settings.values.get("out"):
             return
-        from bsm.study.ledger import claims_table
+        from bsm.study.claims.ledger import claims_table
 
         table = claims_table(self.settings.profile, self.notebook.saved("values"))
         self._show(figures.table_markdown(table, caption="What this says about the claims"), None)
