@@ -77,8 +77,8 @@ def needed(notebook):
 
 
 def made_by_hand():
-    """Return the report's files that no rule makes, as far as they exist: of `bsm repeat` and of longer passes."""
-    found = [Path(f"{REPORTS}/results/repeat.json"), Path(f"{REPORTS}/tables/repeat.md")]
+    """Return the report's files that no rule makes, as far as they exist: the ledger, `bsm repeat`, longer passes."""
+    found = [Path(f"{REPORTS}/results/repeat.json"), Path(f"{REPORTS}/tables/repeat.md"), Path("reports/claims.yaml")]
     found += sorted(Path("reports/speed").glob("*/model_*")) if "bench_seconds" in config else []
     return [str(path) for path in found if path.is_file()]
 
@@ -156,7 +156,7 @@ for notebook in NOTEBOOKS:
         input: needed(notebook), f"notebooks/{notebook.name}.ipynb", sources(*notebook.modules(), *DRAWING)
         output: notebook.files(REPORTS), [f"{REPORTS}/report.md"] if about["needs"] == "results" else []
         params:
-            values(*(set(notebook.parameters) - PASSED)),
+            values(*sorted(set(notebook.parameters) - PASSED)),
             # Read when the job runs, and the loop has ended: the command takes nothing from the loop's variables.
             name=notebook.name,
             seeds=f" -p seeds '{SEEDS}'" if "seeds" in notebook.parameters else "",

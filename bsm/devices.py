@@ -1,6 +1,9 @@
-"""Choose the device that PyTorch computes on."""
+"""Choose the device that PyTorch computes on, and its precision."""
 
 from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -18,8 +21,14 @@ def choose_device(name: str = "auto") -> str:
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # torchrun gives each of its processes a GPU
     try:
-        torch.empty(1, device=name).item()
+        torch.empty(1, device=own if name == "cuda" else name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device {name!r} is not available; use --device cpu") from error
     return name
+
+
+def full_precision(device: str) -> AbstractContextManager:
+    """Switch autocast off on a device; the meta device, whose tensors have no values, knows none."""
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)

@@ -157,8 +157,8 @@ def test_comparisons_are_paired_per_region_and_clustered_by_song():
     (same,) = study.compare(records(0.0), "sdr", {"all": records(0.0)})
     assert same["verdicts"] == {"BS-RoFormer": "no difference seen"}
     text = study.answer([same], {"sdr": "SDR (dB)"})
-    assert text.startswith("- SDR (dB), all: BSMamba2 minus BS-RoFormer +0.00 [")
-    assert text.endswith("n = 15 in 5 song(s), 2 training seed(s)]: no difference seen.\n")
+    assert text.startswith("- SDR (dB), all: BSMamba2 minus BS-RoFormer 0.00 [")
+    assert text.endswith("n = 15 of 5 songs x 2 seeds: no difference seen.\n")
 
 
 def test_seeds_that_disagree_and_clips_of_a_song_widen_an_interval():
@@ -214,9 +214,9 @@ def test_groups_and_table():
     }
     rows = study.compare(made, "sdr", groups)
     table = study.comparison_table(rows, "duration", {"sdr": "SDR (dB)"})
-    assert list(table["n"]) == [15, 0, 15, 30]
-    assert list(table["songs"]) == [5, 0, 5, 10]
-    assert table["BSMamba2 minus BS-RoFormer (dB)"].iloc[3] == pytest.approx(1.5)
+    assert list(table["n (songs)"]) == ["15 (5)", "0 (0)", "15 (5)", "30 (10)"]
+    assert table["minus BS-RoFormer"].iloc[3].startswith("1.50 [")
+    assert table["minus BS-RoFormer"].iloc[1] == "–"
     figure, ax = plt.subplots()
     plots.draw_bins(ax, rows, "differences")
     assert [label.get_text() for label in ax.get_xticklabels()] == ["under 1\nn=15", "1 to 2\nn=0", "2 on\nn=15"]

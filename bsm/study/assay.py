@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bsm.data import mir1k
 from bsm.stats import Interval, crossed_interval, interval_words
 from bsm.study.baselines import EQUALISER
+from bsm.study.compare import cluster_of
 from bsm.study.published import PUBLISHED
 
 BEATS, AT_LEAST = 2.0, 1.0
@@ -40,11 +40,6 @@ class Assay:
 
     sensitive: bool
     reasons: tuple[str, ...]
-
-
-def cluster_of(track: str) -> str:
-    """Return what tracks are drawn with: the singer of a clip of MIR-1K, whose clips are alike; else the song."""
-    return track.partition("_")[0] if mir1k.song_of(track) else track
 
 
 def table_of(scores: pd.DataFrame, separator: str, metric: str = "usdr") -> pd.DataFrame:

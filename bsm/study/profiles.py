@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
-from bsm.config import LossConfig, ModelConfig, TrainConfig
+from bsm.config import TIME_BLOCKS, LossConfig, ModelConfig, TrainConfig
 from bsm.data import demo
 from bsm.data.layouts import SPLITS, open_tracks
 from bsm.data.tracks import Track
@@ -48,7 +48,7 @@ def load_profile(profile: str | Path) -> dict[str, Any]:
         raise InputError(f"there is no profile {str(profile)!r}; choose one of: {', '.join(profiles()) or 'none here'}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     values = {} if values is None else values
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
@@ -126,7 +126,7 @@ class Profile:
 
     @property
     def backbones(self) -> list[str]:
-        """Names of the networks that this profile trains (:data:`bsm.networks.NETWORKS`)."""
+        """Names of the networks that this profile trains; see :meth:`model_config`."""
         return self.values.get("backbones", ["bsmamba2"])
 
     def run_folder(self, seed: int, name: str = "bsmamba2") -> Path:
@@ -136,13 +136,18 @@ class Profile:
     def model_config(self, backbone: str = "bsmamba2") -> ModelConfig | RoformerConfig:
         """Return a network's configuration; any but BSMamba2 gets as many parameters.
 
+        Args:
+            backbone: a network (:data:`bsm.networks.NETWORKS`), or what takes the place of Mamba2 along the frames
+                (:data:`bsm.config.TIME_BLOCKS`), such as ``none``.
+
         Raises:
             InputError: an unknown network or size.
             BackendUnavailable: bs-roformer is asked for and not installed.
         """
         from bsm.networks import network_config  # slow to import: other mistakes are told at once
 
-        return network_config(backbone, ModelConfig.preset(self.model))
+        model = ModelConfig.preset(self.model)
+        return model.replace(time_block=backbone) if backbone in TIME_BLOCKS else network_config(backbone, model)
 
     def train_config(self) -> TrainConfig:
         """Return the training configuration: every value that the profile names, the author's for the rest.

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bsm.data import mir1k
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.evaluate import METRICS, Journal, digest, fingerprint
 from bsm.files import sha256
 from bsm.stats import FEWEST, bootstrap_interval, crossed_interval, interval_text
+from bsm.study.compare import cluster_of
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
 from bsm.versions import SCORING
@@ -191,7 +191,7 @@ def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.Dat
         published: set the published scores beside them.
     """
     frame = pd.DataFrame(records)
-    frame["song"] = frame["track"].map(lambda track: mir1k.song_of(track) or track)
+    frame["song"] = frame["track"].map(cluster_of)
     rows = []
     for separator, group in frame.groupby("separator", sort=False):
         for metric in METRICS:

@@ -16,7 +16,7 @@ from bsm.errors import InputError
 from bsm.files import write_text
 from bsm.model import BSMamba2
 from bsm.stats import summary
-from bsm.study import repeat
+from bsm.study import profiles, repeat
 from bsm.study.claims import ledger
 from bsm.study.cost import benchmarks, cost_table
 from bsm.study.figures import table_markdown
@@ -89,7 +89,7 @@ def _headline(settings: Profile) -> list[str]:
     means, gains = held_out(read_result(settings.result("scores"))["values"])
     scores = "; ".join(f"{name} {score}" for name, score in zip(means[0][""], means[0]["uSDR (dB)"], strict=True))
     lines = [f"uSDR on held-out songs, in dB: {scores}."]
-    for name, gain, reads in zip(*(gains[0].iloc[:, column] for column in range(3)), strict=True):
+    for name, gain, reads in zip(gains[0].iloc[:, 0], gains[0]["uSDR (dB)"], gains[0]["uSDR reads"], strict=True):
         if name in LABELS.values():
             lines.append(f"{OURS} minus {name}, paired by song: {gain} dB, {reads}.")
     return lines
@@ -125,7 +125,9 @@ def fits(text: str) -> bool:
 
 def _beside(settings: Profile) -> list[Profile]:
     longer = [LONGER] * ("bench_seconds" in settings.values)
-    return [Profile.load(name) for name in settings.values.get("beside", [])] + longer
+    known = profiles.profiles()
+    named = settings.values.get("beside", [])  # a study without a profile, such as `long`, is named by its folder
+    return [Profile.load(n) if n in known else Profile({"profile": n, "title": n}) for n in named] + longer
 
 
 def _has(settings: Profile, notebook: Notebook) -> bool:

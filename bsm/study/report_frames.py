@@ -5,40 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from bsm.stats import Interval, crossed_interval, verdict
-from bsm.study import input_length, occurrence
-from bsm.study.subjects import LABELS, song_of
-from bsm.study.variants import VARIANTS
+from bsm.study import ablation, input_length, occurrence
+from bsm.study.compare import CORRECTED, corrected, counted, paired, table, tidy, words
+from bsm.study.subjects import LABELS
 
-METRICS = {"usdr": "uSDR", "csdr": "cSDR", "si_sdr": "SI-SDR"}
-UNCORRECTED = "not corrected for the number of comparisons"
+METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)", "si_sdr": "SI-SDR (dB)"}
 OURS = LABELS["bsmamba2"]
 Frames = list[tuple[pd.DataFrame, str]]
 """Tables, each with what is said below it."""
-
-
-def interval(found: Interval | Mapping[str, Any], digits: int = 2, unit: str = "") -> str:
-    """Write an estimate with its 95 % interval, such as ``1.97 [1.75, 2.19]``; the estimate alone without one."""
-    estimate, low, high = found[:3] if isinstance(found, tuple) else (found[k] for k in ("estimate", "low", "high"))
-    if estimate is None or np.isnan(estimate):
-        return "–"
-    estimate = round(estimate, digits) + 0.0  # no negative zero
-    if low is None or np.isnan(low):
-        return f"{estimate:.{digits}f}{unit}"
-    return f"{estimate:.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _counted(tracks: int, songs: int) -> str:
-    return f"{songs} songs" if songs == tracks else f"{tracks} clips of {songs} songs"
-
-
-def _by_song(records: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, list[str]]:
-    """Return scores as a frame of a row per track, a column per metric and separator; and the song of each row."""
-    frame = pd.DataFrame(records).pivot(index="track", columns="separator", values=list(METRICS)).astype(float)
-    return frame, [song_of(track) for track in frame.index]
 
 
 def held_out(records: Sequence[Mapping[str, Any]]) -> Frames:
@@ -47,98 +23,65 @@ def held_out(records: Sequence[Mapping[str, Any]]) -> Frames:
     Args:
         records: of :func:`bsm.evaluate.evaluate`.
     """
-    frame, songs = _by_song(records)
-    names = list(dict.fromkeys(record["separator"] for record in records))
-    rows, gains = [], []
-    for name in names:
-        row = {"": name}
-        for metric, label in METRICS.items():
-            row[f"{label} (dB)"] = interval(crossed_interval(frame[metric][[name]], songs))
-        rows.append(row)
-    for name in (name for name in names if name != OURS):
-        row = {f"{OURS} minus": name}
-        for metric, label in METRICS.items():
-            found = crossed_interval((frame[metric][OURS] - frame[metric][name]).to_frame(), songs)
-            row[f"{label} (dB)"] = interval(found)
-            if metric == "usdr":
-                row["in uSDR"] = verdict(found)
-        gains.append(row)
-    count = _counted(len(songs), len(set(songs)))
+    systems = dict(iter(tidy(records).groupby("system", sort=False)))
+    rows, gains, found_of = [], [], {}
+    for name, own in systems.items():
+        found_of[name] = {metric: paired(table(own, metric)) for metric in METRICS}
+        means = {label: words(found_of[name][metric]) for metric, label in METRICS.items()}
+        rows.append({"": name} | means | {"median cSDR": own["csdr"].astype(float).median()})
+    others = [name for name in systems if name != OURS]
+    by_metric = {
+        metric: corrected([paired(table(systems[OURS], metric), table(systems[name], metric)) for name in others])
+        for metric in METRICS
+    }
+    for number, name in enumerate(others):
+        gain = {label: words(by_metric[metric][number]) for metric, label in METRICS.items()}
+        gains.append({f"{OURS} minus": name} | gain | {"uSDR reads": by_metric["usdr"][number]["verdict"]})
+    some = counted(found_of[OURS]["usdr"])
     return [
-        (pd.DataFrame(rows), f"Mean scores over {count}, one training of each network; in brackets 95 % intervals"),
-        (pd.DataFrame(gains), f"Mean differences, paired over {count}"),
+        (pd.DataFrame(rows), f"Mean scores, {some}, one training of each network; in brackets 95 % intervals"),
+        (pd.DataFrame(gains), f"Mean differences, paired by song; {CORRECTED}"),
     ]
 
 
 def recording(records: Sequence[Mapping[str, Any]]) -> Frames:
     """List the scores of one recording by separator."""
     frame = pd.DataFrame(records)[["separator", *METRICS]]
-    names = {"separator": ""} | {metric: f"{label} (dB)" for metric, label in METRICS.items()}
+    names = {"separator": ""} | METRICS
     return [
         (frame.rename(columns=names), "One real recording; a model that heard other songs meets something new here")
     ]
 
 
 def windows(values: Mapping[str, Any]) -> Frames:
-    """List uSDR by the window that a model sees, and the difference from the length of its training."""
-    found = {(r["model"], r["window"], r["hop"]): r for r in values["differences"] if r["metric"] == "usdr"}
-    rows = []
-    for (model, window, hop), table in input_length.tables_of(values["scores"], "usdr").items():
-        plain = None if np.isinf(window) else window
-        gain = found.get((model, plain, plain if np.isinf(hop) else hop))
-        rows.append(
-            {
-                "model": model,
-                "window": input_length.shown(window) + ("" if hop == window else ", half overlapped"),
-                "uSDR (dB)": table.to_numpy().mean(),
-                "difference (dB)": interval(gain) if gain else "–",
-                "reads": gain["verdict"] if gain else "as trained",
-                "_order": (hop != window, window),
-            }
-        )
-    frame = pd.DataFrame(rows)
-    frame = frame.iloc[sorted(range(len(frame)), key=lambda i: (frame["model"][i] != OURS, *frame["_order"][i]))]
-    counts = next(iter(values["differences"]), {"songs": 0, "seeds": 0})
+    """List scores by the window that a model sees, and the difference from the length of its training."""
+    rows = input_length.differences(values["scores"], values["trained"])
+    filled = "" if "seconds" in values["scores"][0] else "; last windows beyond a song's end were filled with silence"
     note = (
-        f"uSDR by window, mean over {counts['songs']} songs and {counts['seeds']} training(s), and the paired "
-        f"difference from the training's own window (with overlap: from the same window without); {UNCORRECTED}"
+        f"Scores by window, {_some(rows)}; differences from the training's window, and with overlap from the same "
+        f"window without; {CORRECTED}{filled}"
     )
-    return [(frame.drop(columns="_order"), note)]
+    return [(input_length.score_table(values["scores"], rows), note)]
 
 
 def regions(values: Mapping[str, Any], parameters: Mapping[str, Any]) -> Frames:
     """List the SDR inside vocal regions by their duration, and the first model's gain over the second."""
     groups = occurrence.grouped(values["regions"], "duration", parameters["duration_bins"])
     compared = occurrence.compare(values["regions"], occurrence.SDR, groups)
-    rows = []
-    for row in compared:
-        line = {"duration": row["group"], "regions": row["regions"], "songs": row["songs"]}
-        line |= {f"{model} (dB)": mean["estimate"] for model, mean in row["means"].items()}
-        for other, gain in row["differences"].items():
-            line[f"minus {other} (dB)"] = interval(gain)
-            line["reads"] = row["verdicts"][other]
-        rows.append(line)
-    note = "SDR inside vocal regions by their duration, paired by region; whole songs are drawn for the intervals"
-    return [(pd.DataFrame(rows), note)]
+    shown = occurrence.comparison_table(compared, "duration", {occurrence.SDR: "SDR (dB)"})
+    note = f"SDR inside vocal regions by their duration, paired by region, drawn by cluster; {CORRECTED}"
+    return [(shown, note)]
 
 
 def variants(values: Mapping[str, Any]) -> Frames:
     """List what each change of the base does to uSDR, the worst first."""
-    found = sorted(values["differences"], key=lambda row: row["estimate"])
-    rows = [
-        {
-            "change": VARIANTS[row["variant"]].asks if row["variant"] in VARIANTS else row["variant"],
-            "difference (dB)": interval(row),
-            "reads": row["verdict"],
-        }
-        for row in found
-    ]
-    some = next(iter(found), {"songs": 0, "seeds": 0})
-    note = (
-        f"uSDR against the base, trained alike; {some['songs']} songs, {some['seeds']} training(s) of each; "
-        f"{UNCORRECTED}"
-    )
-    return [(pd.DataFrame(rows), note)]
+    rows = ablation.differences(values["scores"])
+    note = f"uSDR against the base, trained alike; {_some(rows)}; {CORRECTED}"
+    return [(ablation.score_table(values["scores"], rows), note)]
+
+
+def _some(rows: Sequence[Mapping[str, Any]]) -> str:
+    return counted(rows[0]) if rows else "nothing to compare"
 
 
 def published(values: Mapping[str, Any]) -> Frames:

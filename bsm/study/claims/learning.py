@@ -19,8 +19,6 @@ from bsm.study.assay import INSENSITIVE, MARGIN, Assay, assay, cluster_of, paire
 from bsm.study.claims.claim import (
     BLOCKED,
     DEMO,
-    FULL,
-    GPU,
     INCONCLUSIVE,
     LONG,
     MIR,
@@ -38,6 +36,7 @@ OURS, THEIRS = "BSMamba2", "BS-RoFormer"
 BASE, REDUCED_LOSS = "base", "loss-3-magnitude"
 NO_TIME, RESHAPED, BLIND_LOSS = "none", "time-reshaped", "loss-blind"
 """Positive controls: no time blocks, a time path that mixes its rows, and a loss without the target in its spectra."""
+METRICS = {"usdr": "uSDR", "csdr": "cSDR"}
 FILLED = 0.9
 """Share of a window that is sound and no padding, on average, for its length to count."""
 BASELINES = Values("baselines", optional=True)
@@ -116,13 +115,15 @@ def windows_of(scores: Records, songs: Records) -> dict[float, list[Mapping[str,
     return {window: found[window] for window in sorted(found) if found[window]}
 
 
-def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: float, metric: str) -> Interval | None:
-    """Return what a model gains by a window against that of its training, paired; None where it was not scored."""
-    if any(name not in set(frames[w]["separator"]) for w in (window, to)):
-        return None
-    one, two = (table_of(frames[w], name, metric) for w in (window, to))
-    tracks = one.index.intersection(two.index)
-    return crossed_interval(one.loc[tracks] - two.loc[tracks], tracks.get_level_values("cluster"))
+def between(one: pd.DataFrame, two: pd.DataFrame) -> Interval:
+    """Return the mean difference of two tables of :func:`bsm.study.assay.table_of`, paired by track and seed."""
+    gain = (one - two).dropna()
+    return crossed_interval(gain, gain.index.get_level_values("cluster"))
+
+
+def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: float, metric: str) -> Interval:
+    """Return what a model gains by a window against that of its training; NaN where it was not scored."""
+    return between(*(table_of(frames[w], name, metric) for w in (window, to)))
 
 
 @claim(
@@ -165,15 +166,16 @@ def stable_1_16(
     frames = {w: tidy(r, "model") for w, r in windows_of(scores, songs).items() if shortest <= w <= longest}
     if own not in frames:
         return Finding(BLOCKED, "", (f"Windows of {own:g} s, as in training, were not scored.",))
-    changes = {(w, m): change(frames, OURS, w, own, m) for w in frames if w != own for m in ("usdr", "csdr")}
+    changes = {(w, m): change(frames, OURS, w, own, m) for w in frames if w != own for m in METRICS}
     judged = [equivalence(gain) for gain in changes.values()]
     judged += [INCONCLUSIVE] * (not {shortest, longest} <= set(frames))
     for w, frame in frames.items():
         if NO_TIME in set(frame["separator"]):
-            judged.append(equivalence(_over_none(frames, w, own)))
+            over_none = [table_of(frames[v], OURS) - table_of(frames[v], NO_TIME) for v in (w, own)]
+            judged.append(equivalence(between(*over_none)))
     case, far = max(changes.items(), key=lambda pair: abs(pair[1].estimate))
     degraded = [change(frames, RESHAPED, w, own, "usdr") for w in frames if w != own]
-    seen = any(gain is not None and gain.high < 0 for gain in degraded)
+    seen = any(gain.high < 0 for gain in degraded)
     gate = assay(pd.concat([frames[own], tidy(baselines)]), [OURS], NO_TIME)
     told = f"A network known to degrade, `{RESHAPED}`, {'is' if seen else 'is not'} seen to"
     gate = Assay(gate.sensitive and seen, (*gate.reasons, told))
@@ -183,14 +185,8 @@ def stable_1_16(
     ]
     if real:
         reasons.append(_sensitivity(real, real_segments, real_songs))
-    measured = f"at most {interval_words(far, ' dB')} {case[1]} at {case[0]:g} s"
+    measured = f"at most {interval_words(far, ' dB')} {METRICS[case[1]]} at {case[0]:g} s"
     return gated(Finding(worst(judged), measured, reasons), gate)
-
-
-def _over_none(frames: Mapping[float, pd.DataFrame], window: float, own: float) -> Interval:
-    gains = [table_of(frames[w], OURS) - table_of(frames[w], NO_TIME) for w in (window, own)]
-    changed = (gains[0] - gains[1]).dropna()
-    return crossed_interval(changed, changed.index.get_level_values("cluster"))
 
 
 def _sensitivity(scores: Records, segments: Mapping[str, float], songs: Records) -> str:
@@ -249,8 +245,7 @@ def overlap_gains(scores: Records) -> dict[float, Interval]:
     gains = {}
     for window in sorted({r["window"] for r in scores if r["hop"] != r["window"]}):
         tables = [table_of(tidy(scores, "model", window=window, hop=hop), OURS) for hop in (window / 2, window)]
-        gain = (tables[0] - tables[1]).dropna()
-        gains[window] = crossed_interval(gain, gain.index.get_level_values("cluster"))
+        gains[window] = between(*tables)
     return gains
 
 
@@ -326,84 +321,3 @@ def by_duration(gains: pd.DataFrame, title: str, edges: Sequence[float] = (1, 2,
     rises = [b > a for a, b in zip(values, values[1:], strict=False)]
     way = "it grows with the duration" if all(rises) else "it falls with it" if not any(rises) else "no one direction"
     return f"{title}: {', '.join(f'{name} {value:.2f} dB' for name, value in found.items())}; {way}."
-
-
-SCORES_FROM = "MUSDB18-HQ and the author's weights"
-
-
-@claim(
-    "sdr-1103",
-    "The published model reaches a cSDR of 11.03 dB and a uSDR of 10.70 dB on MUSDB18-HQ",
-    figure="11.03, 10.70 dB",
-    source="003",
-    tests=[
-        Test(
-            "MUSDB18-HQ",
-            FULL,
-            {"published": Values("published_model")},
-            needs=SCORES_FROM,
-            command="bsm study 10_published_model --profile demo -p dataset data/musdb18-hq",
-            takes="hours on a CPU",
-        )
-    ],
-    csdr=11.03,
-    usdr=10.7,
-    tolerance=0.1,
-)
-def sdr_1103(published: Mapping[str, Any], *, csdr: float, usdr: float, tolerance: float) -> Finding:
-    """Score the published model on the published songs: both figures within ``tolerance`` dB count as the same.
-
-    uSDR is a mean over songs. Whether the cSDR is a mean or a median, the author does not say: a verdict takes both.
-    """
-    if published["status"] != "measured":
-        return Finding(BLOCKED, "", tuple(published["missing"]))
-    csdrs, mean = summary_of(published["scores"])
-    fits = [abs(value - csdr) <= tolerance for value in csdrs.values()]
-    fits_usdr = abs(mean - usdr) <= tolerance
-    verdict = SUPPORTED if all(fits) and fits_usdr else INCONCLUSIVE if any(fits) and fits_usdr else NOT_SUPPORTED
-    return Finding(verdict, words_of(csdrs, mean), (f"Within {tolerance:g} dB counts as the same.", SPREAD))
-
-
-@claim(
-    "ten-epochs",
-    "Ten epochs reach the paper's SDR",
-    figure="10 epochs",
-    source="002",
-    tests=[
-        Test(
-            "GPU",
-            FULL,
-            {"scores": Values("ten_epochs")},
-            (GPU,),
-            needs="MUSDB18-HQ and a GPU",
-            command="bsm train paper --steps 1000 && bsm evaluate --device cuda --data data/musdb18-hq "
-            "--weights runs/paper/bsmamba2-paper-seed0/model.safetensors -o reports/gpu/results/ten_epochs.json",
-            takes="days",
-            comparable_only=True,
-        )
-    ],
-    csdr=11.03,
-    usdr=10.7,
-    tolerance=0.1,
-)
-def ten_epochs(scores: Records, *, csdr: float, usdr: float, tolerance: float) -> Finding:
-    """Score the paper's model after ten epochs: reached means no more than ``tolerance`` dB below the paper's."""
-    csdrs, mean = summary_of(scores)
-    reached = [value >= csdr - tolerance for value in csdrs.values()]
-    enough = mean >= usdr - tolerance
-    verdict = SUPPORTED if all(reached) and enough else INCONCLUSIVE if any(reached) and enough else NOT_SUPPORTED
-    return Finding(verdict, words_of(csdrs, mean), (f"At most {tolerance:g} dB below counts as reached.", SPREAD))
-
-
-SPREAD = "Whether the published cSDR is a mean or a median over songs is not stated: both must fit."
-
-
-def summary_of(records: Records) -> tuple[dict[str, float], float]:
-    """Return the cSDR over songs as mean and as median, and the mean uSDR, dB."""
-    scores = pd.DataFrame([r for r in records if r["separator"] != "mixture"]).astype({"csdr": float, "usdr": float})
-    return {"mean": scores["csdr"].mean(), "median": scores["csdr"].median()}, scores["usdr"].mean()
-
-
-def words_of(csdrs: Mapping[str, float], usdr: float) -> str:
-    """Write the scores of a model: cSDR as mean and as median over songs, and uSDR."""
-    return f"cSDR {', '.join(f'{name} {value:.2f}' for name, value in csdrs.items())}; uSDR {usdr:.2f} dB"
