@@ -36,8 +36,8 @@ def test_a_sensitive_assay_lets_a_verdict_through():
 @pytest.mark.parametrize(
     ("changed", "options", "said"),
     [
-        ({"theirs": 1.9}, {}, "theirs minus static equaliser, 3 seed(s): 1.9"),  # an arm that learned too little
-        ({}, {"noise": 4.0}, "minus static equaliser"),  # the low end is not 1 dB
+        ({"theirs": 1.5}, {}, "`theirs` minus static equaliser, 3 seed(s): 1."),  # an arm that learned too little
+        ({}, {"noise": 4.0}, "` minus static equaliser"),  # the low end is not 1 dB
         ({"none": 4.0}, {}, "`none` is not seen to lose"),
         ({}, {"seeds": 1}, "1 seed(s)"),
         ({}, {"songs": 4}, "needs 2 dB"),  # too few songs for an interval
@@ -55,9 +55,9 @@ def test_an_insensitive_assay_says_so_whatever_it_measured(changed, options, sai
 def test_what_was_not_scored_shows_no_sensitivity():
     frame = scores(SENSITIVE)
     gate = assay(frame[frame["separator"] != EQUALISER], ["ours", "theirs"], "none")
-    assert not gate.sensitive and "there are no scores of static equaliser on these songs" in gate.reasons
+    assert not gate.sensitive and "There are no scores of static equaliser on these songs" in gate.reasons
     gate = assay(frame[frame["separator"] != "none"], ["ours", "theirs"], "none")
-    assert not gate.sensitive and "the positive control `none` was not trained" in gate.reasons
+    assert not gate.sensitive and "The positive control `none` was not trained" in gate.reasons
 
 
 def test_pairing_sees_what_the_spread_of_songs_hides():

@@ -206,7 +206,7 @@ def test_the_committed_results_give_the_verdicts_that_they_should():
         assert found[name] == (NOT_SUPPORTED, "CPU timing"), name
     for name in ("epochs-750-150", "step-60-12"):
         assert found[name] == (INCONSISTENT, EXACT), name
-    for name in ("vram-32gb", "memory-5-10 (definitions)", "arch-100", "loss-exact", "stft-15", "bands-equal-mel"):
+    for name in ("vram-32gb", "memory-5-10 (counted)", "arch-100", "loss-exact", "stft-15", "bands-equal-mel"):
         assert found[name] == (NOT_SUPPORTED, EXACT), name
     for name in ("data-2x", "loader-4x", "parity-1e5", "sdr-1103", "ten-epochs"):
         assert found[name][0] == BLOCKED, name

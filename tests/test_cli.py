@@ -273,6 +273,67 @@ def test_one_bad_song_among_good_ones(separate, tmp_path):
     assert (tmp_path / "a.vocals.wav").stat().st_mtime_ns == before
 
 
+def test_what_a_folder_holds_but_cannot_be_read_is_told_by_line_and_status(separate, tmp_path):
+    for name in ("a.wav", "e.WAVE"):
+        write_noise(tmp_path / name, format="WAV")
+    for name in ("b.m4a", "c.mp4", "h.wma"):
+        (tmp_path / name).touch()
+    result = separate(".")
+    assert (result.status, result.out) == (2, outputs("a", "e"))
+    (line,) = result.err
+    assert "left out 3 file(s) that cannot be read: b.m4a, c.mp4, h.wma; convert it first" in line
+
+
+def test_six_channels_among_good_songs_are_known_before_computing(separate, tmp_path):
+    write_noise(tmp_path / "a.wav")
+    write_noise(tmp_path / "six.wav", channels=6)
+    assert_refused(separate("a.wav", "six.wav"), "six.wav has 6 channels; the model takes 2, or mono")
+    assert tree(tmp_path) == ["a.wav", "six.wav"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--threads", "0"),
+        ("--threads", "99999999999"),
+        ("--batch-size", "0"),
+        ("--device", "abacus"),
+        ("--device", "cuda:99"),
+        ("--window", "0"),
+        ("--window", "nan"),
+        ("--hop", "1e-9"),
+        ("--hop", "9"),
+    ],
+)
+def test_options_out_of_range(separate, tmp_path, option, value):
+    write_noise(tmp_path / "a.wav")
+    assert_refused(separate("a.wav", option, value), option.strip("-").partition("-")[0])
+    assert tree(tmp_path) == ["a.wav"]
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**63), str(10**30)])
+def test_seeds_out_of_range(command, seed):
+    assert_refused(command("train", "smoke", "--seed", seed), "--seed")
+
+
+def test_pipes_are_neither_read_nor_replaced(separate, tmp_path):
+    for name in ("in.wav", "a.vocals.wav"):
+        os.mkfifo(tmp_path / name)
+    write_noise(tmp_path / "a.wav")
+    assert_refused(separate("in.wav"), "in.wav: a pipe or device cannot be read; save the sound to a file")
+    assert_refused(separate("a.wav", "--overwrite"), "a.vocals.wav: is a pipe or a device; name a file to write to")
+    assert (tmp_path / "a.vocals.wav").is_fifo()
+
+
+def test_a_console_that_cannot_print_a_name(tmp_path):
+    run = [sys.executable, "-m", "bsm", "provenance", "歌.json"]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, env=environment)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert b"\\u6b4c.json" in line
+
+
 def test_two_songs_that_would_write_one_file(separate, tmp_path):
     for name in ("a.wav", "a.flac"):
         write_noise(tmp_path / name)
@@ -569,6 +630,24 @@ def test_evaluate_keeps_its_scores_unasked(command, weights, songs, tmp_path):
     journal.write_text(f"{json.dumps(settings)}\n{json.dumps(kept | {'usdr': 12.5})}\n")
     assert command(*arguments, cwd=tmp_path).status == 0
     assert json.loads(path.read_text())["values"][0]["usdr"] == 12.5  # not scored again
+
+
+def test_evaluate_tells_songs_of_other_channels_before_computing(command, weights, songs, tmp_path):
+    for name in ("vocals", "other"):
+        write_noise(songs / "b" / f"{name}.wav", 2 * RATE, channels=6)
+    arguments = ["evaluate", "--weights", weights, "--data", "songs", "--processes", "1", "-o", "scores.json"]
+    assert_refused(command(*arguments, cwd=tmp_path), "b has 6 channels; the model takes 2, or mono")
+    assert tree(tmp_path) == ["songs", *(f"songs/{path}" for path in tree(songs))]
+    result = command(*arguments, "--skip-bad", cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert result.err[-1] == "skipped, not scored: b"
+
+
+def test_evaluate_does_not_replace_what_is_no_file(command, weights, songs, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    arguments = ["evaluate", "--weights", weights, "--data", "songs", "-o", "pipe"]
+    assert_refused(command(*arguments, cwd=tmp_path), "pipe: is a pipe or a device; name a file to write to")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_evaluate_skips_bad_songs_only_when_asked(command, weights, songs, tmp_path):

@@ -87,21 +87,21 @@ def assay(scores: pd.DataFrame, arms: Sequence[str], control: str, *, metric: st
     known, reasons, passed = set(scores["separator"]), [], []
     for arm in arms:
         if missing := [name for name in (arm, EQUALISER) if name not in known]:
-            reasons.append(f"there are no scores of {' and '.join(missing)} on these songs")
+            reasons.append(f"There are no scores of {' and '.join(missing)} on these songs")
             passed.append(False)
             continue
         gain, seeds = paired(scores, arm, EQUALISER, metric), table_of(scores, arm, metric).shape[1]
         passed.append(gain.estimate >= BEATS and gain.low >= AT_LEAST and seeds >= SEEDS)
         wanted = f"needs {BEATS:g} dB, its low end {AT_LEAST:g} dB, {SEEDS} seeds"
-        reasons.append(f"{arm} minus {EQUALISER}, {seeds} seed(s): {interval_words(gain, ' dB')} ({wanted})")
+        reasons.append(f"`{arm}` minus {EQUALISER}, {seeds} seed(s): {interval_words(gain, ' dB')} ({wanted})")
     if control in known and arms[0] in known:
         loss = paired(scores, arms[0], control, metric)
         passed.append(loss.low > 0)
         seen = "is seen to lose" if passed[-1] else "is not seen to lose"
-        reasons.append(f"the positive control `{control}` {seen}: {arms[0]} gains {interval_words(loss, ' dB')}")
+        reasons.append(f"The positive control `{control}` {seen}: {arms[0]} gains {interval_words(loss, ' dB')}")
     else:
         passed.append(False)
-        reasons.append(f"the positive control `{control}` was not trained")
+        reasons.append(f"The positive control `{control}` was not trained")
     return Assay(all(passed), tuple(dict.fromkeys(reasons)))
 
 

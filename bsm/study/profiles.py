@@ -48,7 +48,7 @@ def load_profile(profile: str | Path) -> dict[str, Any]:
         raise InputError(f"there is no profile {str(profile)!r}; choose one of: {', '.join(profiles()) or 'none here'}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     values = {} if values is None else values
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):

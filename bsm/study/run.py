@@ -111,7 +111,7 @@ def read_parameters(texts: Mapping[str, str]) -> dict[str, Any]:
     """
     try:
         values = {name: yaml.safe_load(text) for name, text in texts.items()}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"a parameter's value is not YAML: {error}") from error
     return {name: _absolute(name, value) if name in PATHS else value for name, value in values.items()}
 

@@ -140,7 +140,7 @@ def claim(
 
 def computed(**inputs: Values) -> Test:
     """Return a test of what follows from definitions and counts, the same on every machine."""
-    return Test("definitions", EXACT, inputs)
+    return Test("by definition", EXACT, inputs)
 
 
 def on_cpu(**inputs: Values) -> Test:

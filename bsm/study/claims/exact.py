@@ -35,7 +35,7 @@ TENSORS = "exact"  # the profile of results that depend on no machine and no son
 
 def counted(**inputs: Values) -> Test:
     """Return a test by counting tensors without values."""
-    return replace(computed(**inputs), command="bsm claims count", takes="a minute")
+    return replace(computed(**inputs), on="counted", command="bsm claims count", takes="a minute")
 
 
 @claim(
@@ -169,8 +169,8 @@ def step_60_12() -> Finding:
         " against ".join(", ".join(map(str, values)) + " s" for values in totals),
         (
             "The same step has another length in each document.",
-            f"The listed parts add up to {' and '.join(f'{b} to {a} s' for b, a in sorted(listed))}.",
-            f"Those of {', '.join(without)} are no sum of parts.",
+            f"The listed parts add up to {' and '.join(f'{b:g} to {a:g} s' for b, a in sorted(listed))}.",
+            f"The totals of {', '.join(without)} are no sum of parts.",
             "Nothing is left for projections, norms and optimiser, whose time no change of theirs shortens.",
         ),
     )

@@ -175,7 +175,7 @@ def stable_1_16(
     degraded = [change(frames, RESHAPED, w, own, "usdr") for w in frames if w != own]
     seen = any(gain is not None and gain.high < 0 for gain in degraded)
     gate = assay(pd.concat([frames[own], tidy(baselines)]), [OURS], NO_TIME)
-    told = f"a network known to degrade, `{RESHAPED}`, {'is' if seen else 'is not'} seen to"
+    told = f"A network known to degrade, `{RESHAPED}`, {'is' if seen else 'is not'} seen to"
     gate = Assay(gate.sensitive and seen, (*gate.reasons, told))
     reasons = [
         f"Windows of {', '.join(f'{w:g}' for w in frames)} s, which songs fill to {100 * FILLED:g} % or more.",
@@ -376,7 +376,8 @@ def sdr_1103(published: Mapping[str, Any], *, csdr: float, usdr: float, toleranc
             {"scores": Values("ten_epochs")},
             (GPU,),
             needs="MUSDB18-HQ and a GPU",
-            command="bsm train paper --max-steps 1000",
+            command="bsm train paper --steps 1000 && bsm evaluate --device cuda --data data/musdb18-hq "
+            "--weights runs/paper/bsmamba2-paper-seed0/model.safetensors -o reports/gpu/results/ten_epochs.json",
             takes="days",
             comparable_only=True,
         )

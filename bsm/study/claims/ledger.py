@@ -20,6 +20,7 @@ from bsm.study.claims import data, exact, learning, scan, step  # noqa: F401 (re
 from bsm.study.claims.claim import (
     BLOCKED,
     CLAIMS,
+    CPU_TIMING,
     GPU,
     INCONCLUSIVE,
     INCONSISTENT,
@@ -201,7 +202,8 @@ def page(judged: Sequence[Line]) -> str:
     found = {verdict: [x for x in judged if x.finding.verdict == verdict] for verdict in VERDICTS}
 
     def listed(verdict: str) -> str:
-        return "\n".join(f"- {x.claim.text} [{x.evidence}]." for x in found[verdict]) or "- None."
+        where = {CPU_TIMING: "On a CPU, without a GPU's kernels: "}
+        return "\n".join(f"- {where.get(x.evidence, '')}{x.claim.text}." for x in found[verdict]) or "- None."
 
     sections = [
         "# Claims",
@@ -219,7 +221,7 @@ def page(judged: Sequence[Line]) -> str:
         "## Claim by claim",
         *(_section([x for x in judged if x.claim is claim]) for claim in CLAIMS.values()),
     ]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(section.strip() for section in sections) + "\n"
 
 
 def _section(tests: Sequence[Line]) -> str:
