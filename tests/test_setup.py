@@ -12,6 +12,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+import bsm
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -85,3 +87,9 @@ def test_the_lab_starts_as_root_and_passes_options_on(tmp_path, user):
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment).stdout
     assert ("--allow-root" in shown) == (user == "0")
     assert "--no-browser --port 9999" in shown
+
+
+def test_the_version_is_the_same_everywhere():
+    released = re.findall(r"^## (?:Unreleased: )?([\d.]+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
+    assert PROJECT["version"] == bsm.__version__ == cited == released
