@@ -59,7 +59,7 @@ class Allocations(TorchDispatchMode):
         self.now -= self._sizes.pop(key)
 
 
-class _KernelScan(torch.autograd.Function):
+class KernelScan(torch.autograd.Function):
     """Allocate what mamba-ssm's Triton kernels allocate, ``mamba_chunk_scan_combined`` of version 2.3, without z."""
 
     @staticmethod
@@ -92,7 +92,7 @@ def _workspace(x: Tensor, B: Tensor) -> list[Tensor]:
 class _KernelModule(nn.Module):
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return the kernels' output, shaped as ``x``."""
-        return _KernelScan.apply(*(inputs[name] for name in ("x", "dt", "A", "B", "C", "D")))
+        return KernelScan.apply(*(inputs[name] for name in ("x", "dt", "A", "B", "C", "D")))
 
 
 def step_memory(preset: str, seconds: float, batch: int, recompute: bool) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def scan_memory() -> dict[str, int]:
     numbers = [2 * channels * rows, 2 * state * rows, channels * (state + 2), 2 * BANDS * channels * chunks * state]
     return {
         "loop": saved_bytes(indexed_loop, *inputs),
-        "triton": saved_bytes(_KernelScan.apply, *inputs),
+        "triton": saved_bytes(KernelScan.apply, *inputs),
         "selective": 4 * sum(numbers),
     }
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bsm.stats import Interval, crossed_interval, interval_words
-from bsm.study.assay import INSENSITIVE, MARGIN, Assay, assay, cluster_of, paired, table_of, within
+from bsm.study.assay import INSENSITIVE, MARGIN, Assay, assay, gain_of, within
 from bsm.study.claims.claim import (
     BLOCKED,
     DEMO,
@@ -30,6 +30,7 @@ from bsm.study.claims.claim import (
     Values,
     claim,
 )
+from bsm.study.compare import ROWS, paired, table, tidy
 
 Records = Sequence[Mapping[str, Any]]
 OURS, THEIRS = "BSMamba2", "BS-RoFormer"
@@ -47,14 +48,14 @@ def trained(**inputs: Values) -> Test:
     return Test("small models", SMALL, inputs, (LONG, DEMO))
 
 
-def tidy(records: Records, name: str = "separator", **where: Any) -> pd.DataFrame:
-    """Return records as scores of :mod:`bsm.study.assay`: those in which ``where`` holds, named by the field ``name``.
+def scored(*records: Records) -> pd.DataFrame:
+    """Return records of scores as one tidy frame."""
+    return pd.concat([tidy(part) for part in records if part])
 
-    None in ``where`` and in a record is the whole song.
-    """
-    own = [r for r in records if all(r[field] == value for field, value in where.items())]
-    frame = pd.DataFrame(own).rename(columns={name: "separator"})
-    return frame if "seed" in frame or frame.empty else frame.assign(seed=None)
+
+def of(frame: pd.DataFrame, name: str, metric: str = "usdr") -> pd.DataFrame:
+    """Return a system's table of a metric."""
+    return table(frame[frame["system"] == name], metric)
 
 
 def gated(found: Finding, gate: Assay) -> Finding:
@@ -85,10 +86,10 @@ def worst(verdicts: Sequence[str]) -> str:
 )
 def slight_loss(scores: Records, baselines: Records = (), *, margin: float) -> Finding:
     """Compare models trained with both losses: slight means no more than the paper's advantage over BS-RoFormer."""
-    frame = pd.concat([tidy(scores, "variant"), tidy(baselines)])
-    if not {BASE, REDUCED_LOSS} <= set(frame["separator"]):
+    frame = scored(scores, baselines)
+    if not {BASE, REDUCED_LOSS} <= set(frame["system"]):
         return Finding(BLOCKED, "", (f"The variant `{REDUCED_LOSS}` was not trained.",))
-    lost = paired(frame, BASE, REDUCED_LOSS)
+    lost = gain_of(frame, BASE, REDUCED_LOSS)
     verdict = SUPPORTED if lost.high <= margin else NOT_SUPPORTED if lost.low > margin else INCONCLUSIVE
     reasons = (f"Slight means at most {margin:g} dB, the paper's advantage over {THEIRS}.",)
     found = Finding(verdict, f"costs {interval_words(lost, ' dB')} uSDR", reasons)
@@ -100,30 +101,25 @@ def padding(seconds: float, window: float | None) -> float:
     return 1.0 if window is None else seconds / (np.ceil(round(seconds / window, 6)) * window)
 
 
-def windows_of(scores: Records, songs: Records) -> dict[float, list[Mapping[str, Any]]]:
+def windows_of(scores: Records, songs: Records) -> dict[float, pd.DataFrame]:
     """Return by window the scores without overlap of those tracks whose windows are filled.
 
     A last window that is padded with zeros is shorter than it says: a song of 24 s has no second window of 16 s.
+
+    Args:
+        scores: records by window; they may say themselves how many ``seconds`` of a song were scored.
+        songs: records of songs, with ``seconds``.
     """
     seconds = {song["track"]: song["seconds"] for song in songs}
-    found: dict[float, list[Mapping[str, Any]]] = {}
-    for r in scores:
-        if r["window"] is not None and r["hop"] == r["window"]:
-            kept = found.setdefault(r["window"], [])
-            if padding(seconds[r["track"]], r["window"]) >= FILLED:
-                kept.append(r)
-    return {window: found[window] for window in sorted(found) if found[window]}
+    plain = [r for r in scores if r["window"] is not None and r["hop"] == r["window"]]
+    filled = [r for r in plain if padding(r.get("seconds", seconds.get(r["track"])), r["window"]) >= FILLED]
+    return dict(sorted(tidy(filled).groupby("window"), key=lambda pair: pair[0])) if filled else {}
 
 
-def between(one: pd.DataFrame, two: pd.DataFrame) -> Interval:
-    """Return the mean difference of two tables of :func:`bsm.study.assay.table_of`, paired by track and seed."""
-    gain = (one - two).dropna()
-    return crossed_interval(gain, gain.index.get_level_values("cluster"))
-
-
-def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: float, metric: str) -> Interval:
-    """Return what a model gains by a window against that of its training; NaN where it was not scored."""
-    return between(*(table_of(frames[w], name, metric) for w in (window, to)))
+def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: float, metric: str) -> Interval | None:
+    """Return what a model gains by a window against that of its training, paired; None where it was not scored."""
+    tables = [of(frames[w], name, metric) for w in (window, to)]
+    return None if any(t.empty for t in tables) else Interval.of(paired(*tables))
 
 
 @claim(
@@ -163,20 +159,20 @@ def stable_1_16(
     be stable as well, and a network known to degrade, whose time path mixes its rows, must be seen to.
     """
     own = segments[OURS]
-    frames = {w: tidy(r, "model") for w, r in windows_of(scores, songs).items() if shortest <= w <= longest}
+    frames = {w: frame for w, frame in windows_of(scores, songs).items() if shortest <= w <= longest}
     if own not in frames:
         return Finding(BLOCKED, "", (f"Windows of {own:g} s, as in training, were not scored.",))
     changes = {(w, m): change(frames, OURS, w, own, m) for w in frames if w != own for m in METRICS}
     judged = [equivalence(gain) for gain in changes.values()]
     judged += [INCONCLUSIVE] * (not {shortest, longest} <= set(frames))
     for w, frame in frames.items():
-        if NO_TIME in set(frame["separator"]):
-            over_none = [table_of(frames[v], OURS) - table_of(frames[v], NO_TIME) for v in (w, own)]
-            judged.append(equivalence(between(*over_none)))
+        if NO_TIME in set(frame["system"]):
+            over_none = [of(frames[v], OURS) - of(frames[v], NO_TIME) for v in (w, own)]
+            judged.append(equivalence(Interval.of(paired(*over_none))))
     case, far = max(changes.items(), key=lambda pair: abs(pair[1].estimate))
     degraded = [change(frames, RESHAPED, w, own, "usdr") for w in frames if w != own]
-    seen = any(gain.high < 0 for gain in degraded)
-    gate = assay(pd.concat([frames[own], tidy(baselines)]), [OURS], NO_TIME)
+    seen = any(gain is not None and gain.high < 0 for gain in degraded)
+    gate = assay(pd.concat([frames[own], *[tidy(baselines)] * bool(baselines)]), [OURS], NO_TIME)
     told = f"A network known to degrade, `{RESHAPED}`, {'is' if seen else 'is not'} seen to"
     gate = Assay(gate.sensitive and seen, (*gate.reasons, told))
     reasons = [
@@ -190,7 +186,7 @@ def stable_1_16(
 
 
 def _sensitivity(scores: Records, segments: Mapping[str, float], songs: Records) -> str:
-    frames = {w: tidy(r, "model") for w, r in windows_of(scores, songs).items()}
+    frames = windows_of(scores, songs)
     shortest = min(frames)
     drops = {name: change(frames, name, shortest, segments[name], "usdr") for name in (OURS, THEIRS)}
     words = " and ".join(f"{name} {interval_words(gain, ' dB')}" for name, gain in drops.items())
@@ -202,7 +198,7 @@ def _sensitivity(scores: Records, segments: Mapping[str, float], songs: Records)
 
 
 def _singers(frame: pd.DataFrame) -> str:
-    return f"{frame['track'].map(cluster_of).nunique()} singers of MIR-1K"
+    return f"{frame['song'].nunique()} singers of MIR-1K"
 
 
 @claim(
@@ -235,17 +231,18 @@ def nonoverlap_8(
             f"On real singing ({_singers(tidy(real))}, one seed), overlap gains {interval_words(other, ' dB')} at "
             f"{length:g} s."
         )
-    frame = pd.concat([tidy(scores, "model", window=window, hop=window), tidy(baselines)])
+    frame = scored([r for r in scores if r["window"] == r["hop"] == window], baselines)
     found = Finding(verdict, f"overlap gains {interval_words(gain, ' dB')} uSDR", reasons)
     return gated(found, assay(frame, [OURS], NO_TIME))
 
 
 def overlap_gains(scores: Records) -> dict[float, Interval]:
     """Return by window what an overlap by half gains BSMamba2, paired."""
+    frame = tidy(scores) if scores else pd.DataFrame({"window": [], "hop": []})
     gains = {}
-    for window in sorted({r["window"] for r in scores if r["hop"] != r["window"]}):
-        tables = [table_of(tidy(scores, "model", window=window, hop=hop), OURS) for hop in (window / 2, window)]
-        gains[window] = between(*tables)
+    for window in sorted(frame[frame["hop"] != frame["window"]]["window"].unique()):
+        own = frame[frame["window"] == window]
+        gains[window] = Interval.of(paired(*(of(own[own["hop"] == hop], OURS) for hop in (window / 2, window))))
     return gains
 
 
@@ -276,7 +273,7 @@ def intermittent(
     if gains.empty:
         return Finding(BLOCKED, "", (f"Both {OURS} and {THEIRS} are needed.",))
     short = gains.index.get_level_values("duration") < shorter
-    owners = gains.index.get_level_values("cluster")
+    owners = gains.index.get_level_values("song")
     gain, more = crossed_interval(gains[short], owners[short]), crossed_interval(gains, owners, against=~short)
     holds, fails = gain.low > 0 and more.low > 0, gain.high < 0 or more.high < 0
     reasons = [
@@ -286,10 +283,9 @@ def intermittent(
     ]
     if real:
         reasons.append(by_duration(advantage(real), "On real singing (MIR-1K, one seed), by duration"))
-    frame = pd.concat([tidy(scores), tidy(baselines)])
     verdict = SUPPORTED if holds else NOT_SUPPORTED if fails else INCONCLUSIVE
     found = Finding(verdict, f"{interval_words(gain, ' dB')} in regions under {shorter:g} s", reasons)
-    return gated(found, assay(frame, [OURS, THEIRS], NO_TIME))
+    return gated(found, assay(scored(scores, baselines), [OURS, THEIRS], NO_TIME))
 
 
 def advantage(regions: Records, edges: Sequence[float] = (1, 2, 4)) -> pd.DataFrame:
@@ -299,15 +295,10 @@ def advantage(regions: Records, edges: Sequence[float] = (1, 2, 4)) -> pd.DataFr
         regions: records of vocal regions by model and seed.
         edges: inner edges of the bins, s: a region that the recording cuts short is in the last, open one, or in none.
     """
-    frame = pd.DataFrame([r for r in regions if not r["cut"] or r["duration"] >= edges[-1]])
-    frame = frame.assign(cluster=frame["track"].map(cluster_of)).astype({"sdr": float})
-    index = ["cluster", "track", "region", "duration"]
-    tables = [
-        own.pivot(index=index, columns="seed", values="sdr")
-        for name in (OURS, THEIRS)
-        if len(own := frame[frame["model"] == name])
-    ]
-    return (tables[0] - tables[1]).dropna() if len(tables) == 2 else pd.DataFrame()
+    frame = tidy([r for r in regions if not r["cut"] or r["duration"] >= edges[-1]])
+    gains = (of(frame, OURS, "sdr") - of(frame, THEIRS, "sdr")).dropna()
+    durations = frame.groupby(ROWS)["duration"].first().reindex(gains.index)
+    return gains.set_index(pd.Index(durations, name="duration"), append=True)
 
 
 def by_duration(gains: pd.DataFrame, title: str, edges: Sequence[float] = (1, 2, 4)) -> str:

@@ -68,7 +68,7 @@ def sdr_1103(published: Mapping[str, Any], *, csdr: float, usdr: float, toleranc
             {"scores": Values("ten_epochs")},
             (GPU,),
             needs="MUSDB18-HQ and a GPU",
-            command="bsm train paper --steps 1000 && bsm evaluate --device cuda --data data/musdb18-hq "
+            command="bsm train paper --steps 1000 && bsm evaluate --data data/musdb18-hq "
             "--weights runs/paper/bsmamba2-paper-seed0/model.safetensors -o reports/gpu/results/ten_epochs.json",
             takes="days",
             comparable_only=True,
