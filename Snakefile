@@ -144,7 +144,7 @@ rule train_notebook:
 rule scan_notebook:
     input:
         f"{RUN}/model.safetensors", "notebooks/02_scan_backends.ipynb",
-        DRAWING, sources("scan", "study/bench", "study/scan_training"),
+        DRAWING, sources("scan", "study/speed", "study/scan_training"),
     output:
         f"{REPORTS}/notebooks/02_scan_backends.ipynb",
         multiext(f"{REPORTS}/results/", "scan_backends.json", "direct_term.json", "scan_training.json"),
@@ -168,7 +168,7 @@ rule scan_notebook:
 rule published_notebook:
     input:
         f"{RUN}/model.safetensors", "notebooks/04_published_model.ipynb",
-        DRAWING, sources("study/bench", "study/published"),
+        DRAWING, sources("study/speed", "study/published"),
     output:
         f"{REPORTS}/notebooks/04_published_model.ipynb",
         multiext(f"{REPORTS}/results/", "published_model.json", "model_speed.json"),
@@ -189,7 +189,7 @@ rule published_notebook:
 rule step_notebook:
     input:
         SONGS, "notebooks/07_step_profile.ipynb",
-        DRAWING, sources("study/bench", "study/ledger", "study/plan", "study/rules", "study/step_profile"),
+        DRAWING, sources("study/speed", "study/ledger", "study/rules", "study/step_profile"),
     output:
         f"{REPORTS}/notebooks/07_step_profile.ipynb",
         f"{REPORTS}/results/step_profile.json",
@@ -214,7 +214,7 @@ rule stft_ablation_notebook:
     input:
         expand(WEIGHTS, name=variants.of_notebook(variants.STFT, ABLATIONS), seed=SEEDS),
         "notebooks/05_ablation_stft.ipynb",
-        DRAWING, sources("study/ablation", "study/bench", "study/losses", "study/sizes"),
+        DRAWING, sources("study/ablation", "study/speed", "study/losses", "study/sizes"),
     output:
         f"{REPORTS}/notebooks/05_ablation_stft.ipynb",
         f"{REPORTS}/results/ablation_stft.json",
@@ -230,7 +230,7 @@ rule stft_ablation_notebook:
 rule size_ablation_notebook:
     input:
         expand(WEIGHTS, name=variants.of_notebook(variants.SIZE, ABLATIONS), seed=SEEDS),
-        "notebooks/06_ablation_size.ipynb", DRAWING, sources("study/ablation", "study/bench", "study/sizes"),
+        "notebooks/06_ablation_size.ipynb", DRAWING, sources("study/ablation", "study/speed", "study/sizes"),
     output:
         f"{REPORTS}/notebooks/06_ablation_size.ipynb",
         f"{REPORTS}/results/ablation_size.json",
@@ -286,7 +286,7 @@ rule occurrence_notebook:
 
 
 rule structure:
-    input: sources("study/bench/spectra", "study/structure", "study/unofficial")
+    input: sources("study/speed/spectra", "study/structure", "study/unofficial")
     output: f"{REPORTS}/results/structure.json"
     params: recipe=RECIPE
     resources: mem_mb=8000, runtime=30
@@ -294,7 +294,7 @@ rule structure:
 
 
 rule data_loading:
-    input: SONGS, sources("study/bench/data")
+    input: SONGS, sources("study/speed/data")
     output: f"{REPORTS}/results/data_loading.json"
     threads: THREADS  # alone, because it measures time
     resources: mem_mb=8000, runtime=60

@@ -13,11 +13,12 @@ from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
 from bsm.scan.feedthrough import CHUNK
-from bsm.study import ablation, figures, losses, plan, scan_training, sizes
+from bsm.study import ablation, figures, losses, scan_training, sizes
 from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, REPRODUCED
 from bsm.study.profiles import Profile
 from bsm.study.rules.ablation import slight_loss
 from bsm.study.rules.structure import bands_equal_mel
+from bsm.study.speed import plan
 from bsm.study.stats import crossed_interval
 from bsm.study.variants import changed
 from bsm.weights.files import save_model

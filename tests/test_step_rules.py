@@ -2,11 +2,11 @@
 
 import pytest
 
-from bsm.study.bench import spectra
-from bsm.study.bench.parts import OPTIMISER, SCAN
-from bsm.study.bench.step import BEFORE, OURS, REDUCED
 from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, REPRODUCED, RULES
 from bsm.study.rules import step as rules
+from bsm.study.speed import spectra
+from bsm.study.speed.parts import OPTIMISER, SCAN
+from bsm.study.speed.step import BEFORE, OURS, REDUCED
 
 
 def variants(before, reduced, ours, *, scan=0.65):

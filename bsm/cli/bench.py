@@ -39,7 +39,7 @@ def bench() -> None:
 @_device
 def bench_scan(output: Path | None, **options: Any) -> None:
     """Measure the scan backends: error, time and memory."""
-    from bsm.study.bench import scan
+    from bsm.study.speed import scan
 
     _run("scan", output, options, lambda: scan.measure(**options))
 
@@ -49,9 +49,9 @@ def bench_scan(output: Path | None, **options: Any) -> None:
 @_device
 def bench_block(output: Path | None, **options: Any) -> None:
     """Measure the convolution backends and one block of the network."""
-    from bsm.study.bench import model
+    from bsm.study.speed import blocks
 
-    _run("block", output, options, lambda: model.measure(**options))
+    _run("block", output, options, lambda: blocks.measure(**options))
 
 
 @bench.command("model")
@@ -70,7 +70,7 @@ def bench_block(output: Path | None, **options: Any) -> None:
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1), help="CPU threads.")
 def bench_model(output: Path | None, **options: Any) -> None:
     """Compare whole networks on the CPU: BSMamba2 and BS-RoFormer."""
-    from bsm.study.bench.separation import separation
+    from bsm.study.speed.model import separation
 
     _run("model", output, options, lambda: separation(**options))
 
@@ -97,8 +97,8 @@ def bench_step(output: Path | None, compile_step: bool, **options: Any) -> None:
 def bench_data(root: Path | None, output: Path | None, **options: Any) -> None:
     """Measure the loading of training segments on the CPU."""
     from bsm.data.layouts import open_tracks
-    from bsm.study.bench.data import loading
     from bsm.study.profiles import default_songs
+    from bsm.study.speed.data import loading
 
     root = root or default_songs()
     layout, tracks = open_tracks(root, "train")
@@ -117,8 +117,8 @@ def _run(
 ) -> None:
     """Measure, print the values, and write the result file if one was asked for."""
     from bsm.files import check_writable
-    from bsm.study.bench import SEED
     from bsm.study.records import mark, plain, write_result
+    from bsm.study.speed.timer import SEED
 
     started = mark()
     if output:

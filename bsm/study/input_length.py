@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.evaluate import evaluate
-from bsm.study.bench import repeated
 from bsm.study.figures import interval_plot
+from bsm.study.speed.timer import repeated
 from bsm.study.stats import SAME, Interval, crossed_interval, interval_text, verdict
 from bsm.study.subjects import Subject, song_of
 
@@ -114,7 +114,7 @@ def costs(
             continue
         span = case.window if math.isfinite(case.window) else whole_seconds
         passes = {name: _pass(subject, span) for name, subject in models.items()}
-        for name, seconds in repeated(passes, repeats, warm_up=0).items():
+        for name, seconds in repeated(passes, repeats, warm_up=0).seconds.items():
             records.append({"model": name, "window": case.window, "audio_seconds": span, "seconds": seconds})
     return records
 

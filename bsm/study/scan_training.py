@@ -19,7 +19,7 @@ from bsm.errors import InputError
 from bsm.loss import bsmamba2_loss
 from bsm.model import BSMamba2
 from bsm.scan.feedthrough import CHUNK
-from bsm.study.bench.step import frames
+from bsm.study.speed.step import frames
 from bsm.study.stats import interval_text
 
 REFERENCE = "sequential"

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bsm.study.bench.data import RESTARTED
-from bsm.study.bench.spectra import ANEW, AVERAGED
 from bsm.study.claims import BLOCKED, RE_EXECUTED, Finding, judge_ratio, rule
+from bsm.study.speed.data import RESTARTED
+from bsm.study.speed.spectra import ANEW, AVERAGED
 from bsm.study.stats import interval_words, ratio
 
 AGAIN = "needs a new run: the result file is older than the measurement of the described case"

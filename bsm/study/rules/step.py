@@ -12,10 +12,6 @@ from typing import Any
 import numpy as np
 
 from bsm.study.ablation import gain_of
-from bsm.study.bench.memory import GIB, predicted_bytes
-from bsm.study.bench.parts import SCAN
-from bsm.study.bench.spectra import AFTER_LOSS, AVERAGED, COMPLEX_LOSS, DESCRIBED_LOSS, EACH, EXACT_LOSS
-from bsm.study.bench.step import BEFORE, LOOPS, OURS, REDUCED, named
 from bsm.study.claims import (
     BLOCKED,
     COMPUTED,
@@ -28,8 +24,12 @@ from bsm.study.claims import (
     judge_ratio,
     rule,
 )
-from bsm.study.plan import EPOCHS, STEPS
 from bsm.study.rules.data import AGAIN
+from bsm.study.speed.memory import GIB, predicted_bytes
+from bsm.study.speed.parts import SCAN
+from bsm.study.speed.plan import EPOCHS, STEPS
+from bsm.study.speed.spectra import AFTER_LOSS, AVERAGED, COMPLEX_LOSS, DESCRIBED_LOSS, EACH, EXACT_LOSS
+from bsm.study.speed.step import BEFORE, LOOPS, OURS, REDUCED, named
 from bsm.study.stats import bootstrap_interval, gain_words, interval_words, ratio
 from bsm.study.step_profile import REST, shares
 

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from bsm.config import ModelConfig
 from bsm.scan import EXACT, available, scan
-from bsm.study.bench import SEED, matmul_rate, peak_memory, peak_memory_cuda, repeated
-from bsm.study.bench.yardsticks import indexed_loop, textbook
+from bsm.study.speed.timer import SEED, matmul_rate, peak_memory, peak_memory_cuda, repeated
+from bsm.study.speed.yardsticks import indexed_loop, textbook
 
 FRAMES_PER_SECOND = 100  # the paper's hop of 441 samples at 44.1 kHz
 YARDSTICKS: dict[str, Callable[..., Tensor]] = {"loop, indexed": indexed_loop, "textbook": textbook}
@@ -150,10 +150,10 @@ def speed(
                         "length": length,
                         "pass": "forward + backward" if train else "forward",
                         "backend": name,
-                        "seconds": times[name],
                         "output_error": _error(got, want),
                         "gradient_errors": errors,
                     }
+                    | times.of(name)
                 )
     return records
 
@@ -213,7 +213,7 @@ def scaling(
     config = ModelConfig.preset("paper")
     values = {length: inputs(batch, length, config, device=device) for length in lengths}
     times = repeated({str(n): partial(run, v, "chunked", True) for n, v in values.items()}, repeats)
-    return [{"length": n, "rows": batch, "seconds": times[str(n)]} for n in lengths]
+    return [{"length": n, "rows": batch} | times.of(str(n)) for n in lengths]
 
 
 def operations(rows: int, length: int, config: ModelConfig, chunk: int) -> int:
@@ -238,9 +238,9 @@ def matmul_share(seconds: float = 8.0, *, batch: int = 4, repeats: int = 3, devi
     config = ModelConfig.preset("paper")
     (_, rows, length), *_ = cases([seconds], batch, config)
     values = inputs(rows, length, config, device=device)
-    times = repeated({"chunked": partial(run, values, "chunked", False)}, repeats)["chunked"]
+    times = repeated({"chunked": partial(run, values, "chunked", False)}, repeats).of("chunked")
     count, rate = operations(rows, length, config, CHUNK), matmul_rate(device=device)
-    return {"rows": rows, "length": length, "operations": count, "rate": rate, "seconds": times, "floor": count / rate}
+    return {"rows": rows, "length": length, "operations": count, "rate": rate, "floor": count / rate} | times
 
 
 def directions(seconds: float = 8.0, *, batch: int = 4, repeats: int = 3, device: str = "cpu") -> dict[str, Any]:
@@ -260,7 +260,7 @@ def directions(seconds: float = 8.0, *, batch: int = 4, repeats: int = 3, device
         y, _ = scan(*leaves, backend="chunked", reverse=True, final_state=False)
         y.sum().backward()
 
-    return {"rows": rows, "length": length, "seconds": repeated({"flipped": flipped, "native": native}, repeats)}
+    return {"rows": rows, "length": length} | repeated({"flipped": flipped, "native": native}, repeats).all()
 
 
 def _error(got: Tensor, want: Tensor) -> float:
