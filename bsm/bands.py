@@ -15,6 +15,12 @@ paper's table then holds bin for bin, with every edge within half a bin of the p
 373, inside the paper's 52nd band (360 to 384). 13 bins of that band are left.
 """
 
+COARSE_16K: tuple[int, ...] = (6,) * 8 + (12,) * 4 + (24,) * 4 + (48,) * 3 + (37,)
+"""A coarser :data:`PAPER_16K` of 20 bands: those below 2 kHz joined in threes, the others in twos."""
+
+COARSE_8K: tuple[int, ...] = (16,) * 4 + (32,) * 4 + (64, 1)
+"""10 bands up to 4 kHz, for 8 kHz audio and a transform of 512 points: narrow where voices have their harmonics."""
+
 
 def equal(bins: int, bands: int) -> tuple[int, ...]:
     """Divide ``bins`` into ``bands`` widths that differ by at most one.

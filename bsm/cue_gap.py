@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bsm.config import LossConfig
+from bsm.config import LossConfig, TrainConfig
 from bsm.loss import bsmamba2_loss
 from bsm.metrics import usdr
 
@@ -34,7 +34,18 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 RATE = 8000  # Hz
-LOSS = LossConfig.at_rate(RATE).replace(hop_length=80)
+TRAINING = TrainConfig(
+    steps=2000,
+    batch_size=4,
+    accumulate=1,
+    lr=4e-3,
+    schedule="cosine",
+    warmup=50,
+    validate_every=200,
+    precision="32-true",
+    loss=LossConfig.at_rate(RATE).replace(hop_length=80),
+)
+"""Settings of a training on one CPU core in a few minutes; fields about songs and files have no effect here."""
 # Formants of the two timbres: (centre, width) in Hz of each.
 TIMBRES = (((600, 120), (1100, 200)), ((1700, 250), (2600, 300)))
 LOWEST, SEMITONES = 110.0, 25  # pitch of the lowest note in Hz, and number of notes
@@ -175,7 +186,7 @@ def training_batch(seed: int, update: int, size: int, probe: Probe, longest_gap:
     gap = math.exp(rng.uniform(math.log(probe.shortest_gap), math.log(longest_gap)))
     condition = Condition(gap, rng.uniform(0, probe.longest_lead))
     timbres = rng.integers(2, size=size)
-    return _stack([example([TRAIN, seed, update, i], condition, probe, t) for i, t in enumerate(timbres)])
+    return mixtures_and_targets([example([TRAIN, seed, update, i], condition, probe, t) for i, t in enumerate(timbres)])
 
 
 def curriculum(probe: Probe, progress: float) -> float:
@@ -189,68 +200,55 @@ def curriculum(probe: Probe, progress: float) -> float:
     return min(probe.longest_gap, first * 2 ** math.floor(1.5 * progress * (doublings + 1)))
 
 
-def _stack(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+def mixtures_and_targets(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Stack examples of one length: mixtures and targets, each ``(examples, 1, samples)``."""
     mixtures, targets = (np.stack([getattr(e, name) for e in examples]) for name in ("mixture", "target"))
     return torch.from_numpy(mixtures)[:, None], torch.from_numpy(targets)[:, None]
 
 
 def train(
-    network: nn.Module,
-    probe: Probe,
-    *,
-    updates: int,
-    seed: int,
-    lr: float,
-    batch_size: int = 8,
-    warmup: int = 50,
-    clip: float = 3.0,
-    validations: int = 10,
-    stop: Callable[[], bool] = lambda: False,
+    network: nn.Module, probe: Probe, config: TrainConfig = TRAINING, *, stop: Callable[[], bool] = lambda: False
 ) -> list[dict[str, float]]:
-    """Train a network on the probe with AdamW: linear warm-up, cosine decay; keep the weights of the best validation.
+    """Train a network on the probe with AdamW, and leave it with the weights of the best validation.
+
+    A validation scores 66 examples: at the shortest gap, at the longest of the curriculum, and halfway between. Only
+    those of the training's second half can be the best, because before it a curriculum asks for less.
 
     Args:
         network: maps ``(batch, 1, samples)`` at :data:`RATE` to the same shape; it is changed in place.
         probe: the training's range.
-        updates: optimiser updates.
-        seed: chooses the examples; seed the network's initial weights before it is built.
-        lr: highest learning rate.
-        batch_size: examples per update.
-        warmup: updates over which the rate rises.
-        clip: largest gradient norm.
-        validations: how often the network is scored on 64 validation examples of the training's range.
+        config: number of updates, batch size, learning rate, clipping, validations, loss. Its seed chooses the
+            examples; seed the network's initial weights before it is built.
         stop: asked before each update; where it returns True, the training ends there.
 
     Returns:
         One record per validation: ``update``, ``loss`` (mean since the last), ``sdr`` (mean, dB), ``right`` (share).
     """
-    optimizer = torch.optim.AdamW(network.parameters(), lr=lr)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, fused=True)
     history: list[dict[str, float]] = []
     losses, best = [], None
     network.train()
-    for update in tqdm(range(updates), desc="cue and gap", unit="update"):
+    for update in tqdm(range(config.steps), desc="cue and gap", unit="update", mininterval=10):
         if stop():
             break
-        rate = lr * min((update + 1) / warmup, (1 + math.cos(math.pi * update / updates)) / 2)
         for group in optimizer.param_groups:
-            group["lr"] = rate
-        longest = curriculum(probe, update / updates)
-        mixture, target = training_batch(seed, update, batch_size, probe, longest)
-        loss = bsmamba2_loss(network(mixture), target, LOSS)
+            group["lr"] = config.learning_rate(update)
+        longest = curriculum(probe, update / config.steps)
+        mixture, target = training_batch(config.seed, update, config.batch_size, probe, longest)
+        loss = bsmamba2_loss(network(mixture), target, config.loss)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        if (update + 1) % max(1, updates // validations) == 0 or update + 1 == updates:
+        if (update + 1) % config.validate_every == 0 or update + 1 == config.steps:
             gaps = (probe.shortest_gap, math.sqrt(probe.shortest_gap * longest), longest)
             rows = [row for gap in gaps for row in score(network, Condition(gap), probe, examples=22, split=VALID)]
             record = {"update": update + 1, "loss": float(np.mean(losses))}
             record |= {name: float(np.mean([row[name] for row in rows])) for name in ("sdr", "right")}
             history.append(record)
             losses = []
-            # Only the last part counts for the choice: before it, a curriculum asks for less.
-            if update >= updates / 2 and (best is None or record["sdr"] > best[0]):
+            if update >= config.steps / 2 and (best is None or record["sdr"] > best[0]):
                 best = record["sdr"], copy.deepcopy(network.state_dict())
             network.train()
     if best is not None:
@@ -279,7 +277,7 @@ def score(
     rows = []
     for batch in _batches(examples, batch_size):
         made = [example([split, seed, i], condition, probe, timbre=i % 2) for i in batch]
-        estimates = network(_stack(made)[0])[:, 0].numpy()
+        estimates = network(mixtures_and_targets(made)[0])[:, 0].numpy()
         for item, estimate in zip(made, estimates, strict=True):
             heard, target, other = (sound[item.play] for sound in (estimate, item.target, item.other))
             parts = {n: float(heard @ v / (v @ v)) for n, v in (("target", target), ("other", other))}

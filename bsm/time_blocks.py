@@ -62,6 +62,17 @@ class FeedForward(nn.Module):
         return x + self.layers(x)
 
 
+class Attention(nn.Module):
+    """Softmax attention of queries to keys and values, each ``(rows, heads, frames, headdim)``.
+
+    It has no parameters. As a module it can be followed by hooks, and replaced in an analysis.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return what the queries gather, in the shape of the values."""
+        return F.scaled_dot_product_attention(q, k, v)
+
+
 class AttentionBlock(nn.Module):
     """Multi-head softmax attention over all frames, then a feed-forward part.
 
@@ -83,13 +94,13 @@ class AttentionBlock(nn.Module):
         self.convs = nn.ModuleList(
             CausalConv1d(n, config.d_conv, reverse=bool(future)) for future, n in enumerate(channels) if n
         )
+        self.attention = Attention()
         self.out_proj = nn.Linear(config.d_inner, config.dim, bias=False)
         self.feed_forward = FeedForward(config.dim, mamba2_parameters(config) - _count(self))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(rows, frames, dim)`` to the same shape."""
-        q, k, v = self.qkv_heads(self.norm(x))  # each (rows, H, T, P)
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = self.attention(*self.qkv_heads(self.norm(x)))  # (rows, H, T, P)
         return self.feed_forward(x + self.out_proj(y.transpose(1, 2).flatten(2)))
 
     def qkv_heads(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bsm import cue_gap
-from bsm.cue_gap import RATE, Condition, Probe, curriculum, example, score, tone, train, training_batch
+from bsm.cue_gap import RATE, TRAINING, Condition, Probe, curriculum, example, score, tone, train, training_batch
 
 PROBE = Probe()
+SHORT = TRAINING.replace(steps=30, seed=1, lr=1e-2, batch_size=2, warmup=2, validate_every=10)
 
 
 def brightness(sound):
@@ -143,9 +144,9 @@ def test_training_lowers_the_loss_and_repeats():
     for _ in range(2):
         torch.manual_seed(0)
         network = Filter()
-        histories.append(train(network, PROBE, updates=30, seed=1, lr=1e-2, batch_size=2, warmup=2, validations=3))
+        histories.append(train(network, PROBE, SHORT))
     assert histories[0] == histories[1]
     losses = [record["loss"] for record in histories[0]]
     assert [record["update"] for record in histories[0]] == [10, 20, 30] and losses[-1] < losses[0]
     asked = iter([False, False, True])
-    assert train(Filter(), PROBE, updates=30, seed=1, lr=1e-2, batch_size=2, stop=lambda: next(asked)) == []
+    assert train(Filter(), PROBE, SHORT, stop=lambda: next(asked)) == []

@@ -14,7 +14,7 @@ from bsm.cli.data import data
 from bsm.cli.models import evaluate, separate
 from bsm.cli.plan import plan
 from bsm.cli.provenance import provenance, repeat
-from bsm.cli.study import readme, study
+from bsm.cli.study import campaign, readme, study
 from bsm.cli.train import train
 from bsm.cli.weights import weights
 from bsm.errors import BackendUnavailable, InputError
@@ -58,5 +58,19 @@ def cli() -> None:
     """Separate vocals with BSMamba2, and reproduce the study of it."""
 
 
-for command in (data, train, separate, evaluate, bench, plan, study, readme, claims, provenance, repeat, weights):
+for command in (
+    data,
+    train,
+    separate,
+    evaluate,
+    bench,
+    plan,
+    study,
+    campaign,
+    readme,
+    claims,
+    provenance,
+    repeat,
+    weights,
+):
     cli.add_command(command)

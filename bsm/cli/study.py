@@ -35,6 +35,26 @@ def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], 
 
 
 @click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--cores", default=1, show_default=True, type=click.IntRange(1), help="Trainings at a time.")
+@click.option("--status", is_flag=True, help="Show what is done and what is left, and train nothing.")
+def campaign(file: Path, cores: int, status: bool) -> None:
+    """Work through the trainings that a campaign FILE lists, and go on where it was interrupted."""
+    from bsm.study.campaign import Campaign, frozen_checkout, work
+
+    todo = Campaign(file)
+    if not status and (failed := work(todo, frozen_checkout(todo.revision), cores)):
+        raise click.ClickException(f"{len(failed)} trainings failed: {', '.join(failed)}")
+    table = todo.status()
+    click.echo(
+        table.groupby("arm").agg(runs=("done", "size"), done=("done", "sum"), minutes=("minutes", "mean")).round(1)
+    )
+    click.echo(
+        f"{table['done'].sum()} of {len(table)} runs are done; about {todo.minutes_left():.0f} core-minutes are left"
+    )
+
+
+@click.command()
 @click.argument("profile", default="demo")
 def readme(profile: str) -> None:
     """Update the README's tables from the reports of a PROFILE."""

@@ -32,19 +32,6 @@ VALIDATION_SEGMENTS = 4  # of each validation song
 SILENT = 1e-5  # mean square, 50 dB below full scale: these vocals are only the start or end of a word
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Return the learning rate of the update that follows ``step`` others.
-
-    The rate rises linearly from ``lr / warmup`` to ``lr``. Then it stays there, or falls to 0 along half a cosine.
-    """
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    if config.schedule == "constant":
-        return config.lr
-    done = (step - config.warmup) / (config.steps - config.warmup)
-    return config.lr * (1 + math.cos(math.pi * done)) / 2
-
-
 def recompute_blocks(model: nn.Module) -> None:
     """Apply gradient checkpointing: keep each block's input, and compute the block again for its gradients.
 
@@ -141,7 +128,7 @@ class Trainer:
         losses, self.signum = gathered[:, :-1], int(gathered[:, -1].max())
         norm = clip_grad_norm_(self.parameters, self.config.clip, foreach=True)  # no precision here scales gradients
         record = {"step": self.step + 1, "loss": losses.mean().item(), "grad_norm": norm.item()}
-        record["lr"] = learning_rate(self.config, self.step)
+        record["lr"] = self.config.learning_rate(self.step)
         if math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"]):
             for group in self.optimizer.param_groups:
                 group["lr"] = record["lr"]

@@ -17,7 +17,7 @@ from bsm.loss import bsmamba2_loss
 from bsm.model import BSMamba2
 from bsm.train import read_log, train
 from bsm.train.journal import Ranking
-from bsm.train.trainer import AveragedWeights, learning_rate
+from bsm.train.trainer import AveragedWeights
 from bsm.versions import RECIPE
 from bsm.weights.files import load_model
 from runs import CONFIG, MODEL, RATE, ROFORMER, Interrupted, assert_same_run, interrupt_after, scalars
@@ -171,9 +171,9 @@ def test_values_that_cannot_be(changes, told):
 
 def test_schedules():
     constant = CONFIG.replace(steps=10, lr=1.0, warmup=4)
-    assert [learning_rate(constant, step) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert [constant.learning_rate(step) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
     cosine = constant.replace(schedule="cosine", steps=12)
-    found = [learning_rate(cosine, step) for step in (3, 4, 8, 11, 12)]
+    found = [cosine.learning_rate(step) for step in (3, 4, 8, 11, 12)]
     assert found == pytest.approx([1, 1, 0.5, (1 + np.cos(np.pi * 7 / 8)) / 2, 0])
 
 
@@ -181,7 +181,7 @@ def test_a_schedule_is_followed_and_resumed(tracks, tmp_path, monkeypatch):
     config = CONFIG.replace(schedule="cosine", warmup=2)
     train(tmp_path / "whole", MODEL, config, tracks, device="cpu")
     rates = [record["lr"] for record in read_log(tmp_path / "whole")]
-    assert rates == [learning_rate(config, step) for step in range(7)]
+    assert rates == [config.learning_rate(step) for step in range(7)]
     state = torch.load(tmp_path / "whole" / "state.ckpt", weights_only=True)
     assert state["optimizer"]["param_groups"][0]["lr"] == rates[-1]
     with monkeypatch.context() as patch:

@@ -1,0 +1,233 @@
+"""A campaign: many trainings, worked through in order of priority on some cores, from a frozen checkout.
+
+A YAML file says what to train::
+
+    revision: probe-1              # a git tag or commit; the code that trains
+    experiments:
+      - name: cue-gap-0.5          # begins the names of its results
+        arms: [mamba2, attention]
+        seeds: [2, 3]
+        settings: {longest_gap: 0.5, steps: 2000}
+        tuning: {seed: 100, rates: [0.002, 0.004]}
+
+Results lie in ``results/`` next to that file. A run is done when its result is there, so a campaign goes on
+after any interruption. An arm's learning rate is tuned first: the rates given, then halves and doubles, until both
+neighbours of the best are worse.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from bsm.errors import InputError
+from bsm.study.records import ROOT, read_result
+from bsm.train.run import lock
+
+log = logging.getLogger(__name__)
+
+POLL = 1.0  # s between looks at the running trainings
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a campaign.
+
+    Attributes:
+        name: of its result file, without suffix.
+        arm: what is trained.
+        settings: arguments of :func:`bsm.study.memory.experiment`; None while the learning rate is not known.
+    """
+
+    name: str
+    arm: str
+    settings: dict[str, Any] | None
+
+
+class Campaign:
+    """What a campaign's file asks for, and what is done of it.
+
+    Args:
+        path: the YAML file.
+
+    Raises:
+        InputError: The file cannot be read, or a field is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.results = path, path.parent / "results"
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            self.revision: str = content["revision"]
+            self.experiments: list[dict[str, Any]] = content["experiments"]
+        except FileNotFoundError:
+            raise InputError(f"{path}: there is no such campaign file") from None
+        except (yaml.YAMLError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not a campaign ({error}); it needs 'revision' and 'experiments'") from None
+
+    def result(self, name: str) -> Path:
+        """Return the path of a run's result."""
+        return self.results / f"{name}.json"
+
+    def runs(self) -> list[Run]:
+        """List all runs that are known by now, in order of priority: an experiment's tuning, then its seeds.
+
+        A seed's runs of all arms come before the next seed's, so that a campaign that ends early compares all arms.
+        """
+        found = []
+        for experiment in self.experiments:
+            tuning = {arm: self._tuning(experiment, arm) for arm in experiment["arms"]}
+            found += [run for runs, _ in tuning.values() for run in runs]
+            for seed in experiment["seeds"]:
+                for arm, (_, rate) in tuning.items():
+                    settings = {"arm": arm, "seed": seed, "lr": rate, **experiment.get("settings", {})}
+                    name = f"{experiment['name']}-{arm}-seed{seed}"
+                    found.append(Run(name, arm, None if rate is None else settings))
+        return found
+
+    def _tuning(self, experiment: dict[str, Any], arm: str) -> tuple[list[Run], float | None]:
+        """Return the trainings that choose an arm's learning rate, and the rate once it is known."""
+        tuning = experiment["tuning"]
+        if tuning.get("seed") in experiment["seeds"]:
+            raise InputError(
+                f"{self.path}: seed {tuning['seed']} chooses learning rates, so it must not count as a result"
+            )
+        if "as" in tuning:  # another experiment's rates
+            other = next(e for e in self.experiments if e["name"] == tuning["as"])
+            return [], self._tuning(other, arm)[1]
+        settings = {"arm": arm, "seed": tuning["seed"], "asked": False, **experiment.get("settings", {})}
+        scores: dict[float, float | None] = {}
+
+        def run(rate: float) -> Run:
+            return Run(f"{experiment['name']}-{arm}-lr{rate:g}", arm, settings | {"lr": rate})
+
+        runs = [run(rate) for rate in tuning["rates"]]
+        for rate, tried in zip(tuning["rates"], runs, strict=True):
+            scores[rate] = self._validation(tried.name)
+        while all(score is not None for score in scores.values()):
+            best = max(scores, key=lambda rate: scores[rate])
+            neighbours = [rate for rate in (best / 2, best * 2) if rate not in scores]
+            if not neighbours:
+                return runs, best
+            for rate in neighbours:
+                runs.append(run(rate))
+                scores[rate] = self._validation(runs[-1].name)
+        return runs, None
+
+    def _validation(self, name: str) -> float | None:
+        """Return a finished training's best validation SDR in its second half, dB; None if it is not finished."""
+        if not self.result(name).is_file():
+            return None
+        history = read_result(self.result(name))["values"]["history"]
+        return max(record["sdr"] for record in history[len(history) // 2 :])
+
+    def status(self) -> pd.DataFrame:
+        """Return one row per run: ``name``, ``arm``, ``done``, and ``minutes`` of processor time if it is done."""
+        rows = []
+        for run in self.runs():
+            row = {"name": run.name, "arm": run.arm, "done": self.result(run.name).is_file(), "minutes": None}
+            if row["done"]:
+                row["minutes"] = read_result(self.result(run.name))["provenance"]["cpu_seconds"] / 60
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def minutes_left(self) -> float:
+        """Estimate the processor time of the runs that are left, from finished runs of the same arm, or of any."""
+        status = self.status()
+        known = status.groupby("arm")["minutes"].mean()
+        left = status[~status["done"]]["arm"].map(known).fillna(status["minutes"].mean())
+        return float(left.sum())
+
+
+def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
+    """Train whatever is left of a campaign, each run in a process of its own with one thread.
+
+    Args:
+        campaign: what to do.
+        checkout: folder of the code that trains (:func:`frozen_checkout`).
+        cores: how many runs at a time.
+
+    Returns:
+        The names of the runs that failed. They are not tried again before the next call.
+
+    Raises:
+        InputError: Another process works on a campaign.
+    """
+    running: dict[str, subprocess.Popen] = {}
+    failed: list[str] = []
+    checkout.parent.mkdir(parents=True, exist_ok=True)
+    with lock(checkout.parent):
+        try:
+            while True:
+                for name, process in list(running.items()):
+                    if process.poll() is not None:
+                        del running[name]
+                        if process.returncode or not campaign.result(name).is_file():
+                            failed.append(name)
+                            log.error("%s failed; see %s", name, _log_file(checkout, name))
+                        else:
+                            log.info("%s is done; about %.0f core-minutes are left", name, campaign.minutes_left())
+                ready = [run for run in campaign.runs() if run.settings and not campaign.result(run.name).is_file()]
+                ready = [run for run in ready if run.name not in running and run.name not in failed]
+                for run in ready[: cores - len(running)]:
+                    log.info("%s begins", run.name)
+                    running[run.name] = _start(campaign, checkout, run)
+                if not running:
+                    return failed
+                time.sleep(POLL)
+        finally:
+            for process in running.values():
+                process.terminate()
+
+
+def _log_file(checkout: Path, name: str) -> Path:
+    return checkout.parent / "logs" / f"{name}.log"
+
+
+def _start(campaign: Campaign, checkout: Path, run: Run) -> subprocess.Popen:
+    path = _log_file(checkout, run.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    call = (
+        f"from bsm.study.campaign import train; train({str(campaign.result(run.name).resolve())!r}, **{run.settings!r})"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)}
+    with path.open("w") as output:
+        return subprocess.Popen(
+            [sys.executable, "-c", call], cwd=checkout, env=environment, stdout=output, stderr=output
+        )
+
+
+def train(result: str, **settings: Any) -> None:
+    """Train one run in this process, with one thread, and write its result."""
+    import torch
+
+    from bsm.memory import keep_freed_memory
+    from bsm.study.memory import experiment
+
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    experiment(Path(result), **settings)
+
+
+def frozen_checkout(revision: str, folder: Path = ROOT / "runs" / "campaign") -> Path:
+    """Return a checkout of a revision in a folder of its own, so that work on the code does not disturb a campaign.
+
+    Raises:
+        InputError: git does not know the revision.
+    """
+    checkout = folder / revision
+    if not checkout.is_dir():
+        command = ["git", "-C", str(ROOT), "worktree", "add", "--force", "--detach", str(checkout), revision]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise InputError(f"no checkout of revision {revision!r}: {done.stderr.strip()}")
+    return checkout

@@ -1,0 +1,344 @@
+"""The probe's experiment: arms that are trained alike, what they are asked, and where they keep the cue.
+
+An arm is a time block in the paper's design made small, or ``bs-roformer``. See :mod:`bsm.cue_gap` for the probe.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bsm.config import TIME_BLOCKS, ModelConfig, StftConfig
+from bsm.cue_gap import (
+    RATE,
+    TEST,
+    TRAINING,
+    VERSION,
+    Condition,
+    Example,
+    Probe,
+    example,
+    mixtures_and_targets,
+    score,
+    train,
+)
+from bsm.mamba2 import BiMamba2Block
+from bsm.model import BSMamba2
+from bsm.networks import build, network_config
+from bsm.scan import scan
+from bsm.study.records import mark, write_result
+from bsm.time_blocks import AttentionBlock, LSTMBlock
+from bsm.versions import RECIPE
+from bsm.weights.files import save_model
+
+ARMS = (*TIME_BLOCKS, "bs-roformer")
+DATA = f"cue and gap, tones, version {VERSION}"
+ENDPOINT = 8  # times the longest training gap
+TRAINING_FRAMES = 1.75 * RATE / 256  # length of a typical training example: lead-in, cue, gap and play
+
+
+def network(arm: str, *, seed: int, hop_length: int = 256) -> nn.Module:
+    """Build an arm's network with the initial weights of a seed.
+
+    Args:
+        arm: one of :data:`ARMS`.
+        seed: of the initial weights.
+        hop_length: samples from frame to frame at 8 kHz.
+
+    Raises:
+        BackendUnavailable: The arm is ``bs-roformer``, and that package is not installed.
+    """
+    config = ModelConfig.preset("probe-8k").replace(stft=StftConfig(512, hop_length))
+    torch.manual_seed(seed)
+    if arm == "bs-roformer":
+        return build(network_config(arm, config))
+    return build(config.replace(time_block=arm))
+
+
+def experiment(
+    path: Path, *, arm: str, seed: int, lr: float, longest_gap: float = 0.5, hop_length: int = 256, steps: int = 2000,
+    asked: bool = True,
+) -> None:  # fmt: skip
+    """Train an arm on the probe, ask it all its questions, and write the result and the weights.
+
+    Args:
+        path: of the result, a JSON file; the weights take the same name with ``.safetensors``.
+        arm: one of :data:`ARMS`.
+        seed: of the initial weights and the training examples.
+        lr: highest learning rate.
+        longest_gap: the training's range, s.
+        hop_length: samples from frame to frame.
+        steps: updates.
+        asked: False for a training that only serves the choice of a learning rate.
+    """
+    started, probe = mark(), Probe(longest_gap)
+    model = network(arm, seed=seed, hop_length=hop_length)
+    config = TRAINING.replace(seed=seed, lr=lr, steps=steps, validate_every=max(1, steps // 10))
+    history = train(model, probe, config)
+    values: dict[str, Any] = {"history": history, "training_cpu_seconds": round(mark().cpu - started.cpu, 1)}
+    if asked:
+        values["answers"] = [answer(model, question, probe) for question in questions(arm, probe)]
+        gaps = (longest_gap, ENDPOINT * longest_gap)
+        values["traces"] = [trace for gap in gaps for trace in traces(model, probe, gap)]
+        save_model(model, path.with_suffix(".safetensors"), {"data": DATA, "seed": seed, "arm": arm})
+    settings = {"arm": arm, "parameters": sum(p.numel() for p in model.parameters())}
+    settings |= {"model": model.config, "train": config, "probe": probe, "recipe": RECIPE}
+    measured = "cue and gap: SDR in dB and the two voices' parts in the output, example by example"
+    write_result(
+        path, measured=measured, parameters=settings, values=values, seed=seed, started=started, data=DATA, inputs=[]
+    )
+
+
+# ---- what is asked
+
+
+@dataclass(frozen=True)
+class Question:
+    """A condition under which a trained network is scored.
+
+    Attributes:
+        name: short and unique.
+        condition: of the examples.
+        examples: how many.
+        change: ``None``; ``cut``, no memory across the middle of the gap; or ``sharpen``, attention's logits multiplied
+            by the ratio of the logarithms of the lengths, of this example and of a training example.
+    """
+
+    name: str
+    condition: Condition
+    examples: int = 200
+    change: str | None = None
+
+
+def questions(arm: str, probe: Probe) -> list[Question]:
+    """Return what an arm is asked after training; the longest gap of the training's range is R.
+
+    Gaps from 0.25 s to 16 R tell memory within the range from memory beyond it. ``lead`` has the length of a long gap
+    before the cue instead of after it; ``deleted`` cuts a long gap out. With ``swapped`` cues the choice must flip;
+    with memory ``cut``, it must fall to chance.
+    """
+    longest = probe.longest_gap
+    far = ENDPOINT * longest
+    gaps = sorted({0.25, *(longest * 2**power for power in range(-1, 5))})
+    asked = [Question(f"gap {gap:g}", Condition(gap), 400 if gap == far else 200) for gap in gaps]
+    asked += [Question(f"lead {lead:g}", Condition(longest, lead)) for lead in (far, 2 * far)]
+    asked += [Question(f"deleted {far:g}", Condition(far, deleted=True))]
+    asked += [Question(f"swapped {gap:g}", Condition(gap, swapped=True), 100) for gap in (longest, far)]
+    if arm in ("mamba2", "lstm", "attention", "attention-nopos"):
+        asked += [Question(f"cut {gap:g}", Condition(gap), 100, "cut") for gap in (longest, 2 * longest)]
+    if arm in ("attention", "attention-nopos"):
+        asked += [Question(f"sharpened gap {far:g}", Condition(far), 200, "sharpen")]
+        asked += [Question(f"sharpened lead {far:g}", Condition(longest, far), 200, "sharpen")]
+    return asked
+
+
+def answer(model: nn.Module, question: Question, probe: Probe) -> dict[str, Any]:
+    """Score a network under one question.
+
+    Returns:
+        The question, the number of ``frames`` of an example, and of each example ``sdr`` in dB and the parts ``target``
+        and ``other`` of the two voices in the output (:func:`bsm.cue_gap.score`), as columns.
+    """
+    condition, hop = question.condition, model.config.stft.hop_length
+    seconds = condition.lead + probe.cue + condition.gap + probe.play
+    changes: list[Callable[[nn.Module], nn.Module | None]] = []
+    if question.change == "cut":
+        frame = round((condition.lead + probe.cue + condition.gap / 2) * RATE / hop)
+        changes.append(lambda part: _cut(part, frame))
+    elif question.change == "sharpen":
+        factor = math.log(seconds * RATE / hop) / math.log(TRAINING_FRAMES * 256 / hop)
+        changes.append(lambda part: _Sharpened(factor) if isinstance(part, nn.Module) else None)
+    with _memories_replaced(model, *changes):
+        rows = score(model, condition, probe, examples=question.examples)
+    columns = {name: [round(row[name], 3) for row in rows] for name in ("sdr", "target", "other")}
+    about = {"gap": condition.gap, "lead": condition.lead, "deleted": condition.deleted, "swapped": condition.swapped}
+    heard = seconds - (condition.gap if condition.deleted else 0)
+    return {"name": question.name, **about, "change": question.change, "frames": round(heard * RATE / hop)} | columns
+
+
+# ---- interventions on what carries the cue from past to future
+
+
+def memories(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Find what carries information from past frames to future ones: (owner, attribute) in each time block.
+
+    These are the scan of the forward mixer, the LSTM, and the attention. Other blocks have none.
+    """
+    if not isinstance(model, BSMamba2):
+        return
+    for block, _ in model.dual_path.layers:
+        if isinstance(block, BiMamba2Block):
+            yield block.forward_direction.mixer, "ssm"
+        elif isinstance(block, LSTMBlock):
+            yield block, "lstm"
+        elif isinstance(block, AttentionBlock):
+            yield block, "attention"
+
+
+@contextmanager
+def _memories_replaced(model: nn.Module, *changes: Callable[[nn.Module], nn.Module | None]) -> Iterator[None]:
+    """Replace each memory of a network by what each change makes of it, within the block."""
+    found = [(owner, name, getattr(owner, name)) for owner, name in memories(model)]
+    if changes and not found:
+        raise ValueError("this network has no memory that could be changed")
+    try:
+        for change in changes:
+            for owner, name, part in found:
+                setattr(owner, name, change(part))
+        yield
+    finally:
+        for owner, name, part in found:
+            setattr(owner, name, part)
+
+
+def _cut(part: nn.Module, frame: int) -> nn.Module:
+    """Return a memory that carries nothing from before ``frame`` to that frame or a later one."""
+    kind = {"Scan": _CutScan, "LSTM": _CutLSTM, "Attention": _CutAttention}[type(part).__name__]
+    return kind(part, frame)
+
+
+class _Cut(nn.Module):
+    def __init__(self, part: nn.Module, frame: int) -> None:
+        super().__init__()
+        self.part, self.frame = part, frame
+
+
+class _CutScan(_Cut):
+    """The state is zero at the frame."""
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        halves = ({k: v.split([self.frame, v.shape[1] - self.frame], dim=1)[i] if v.ndim > 1 else v
+                   for k, v in inputs.items()} for i in range(2))  # fmt: skip
+        return torch.cat([self.part(**half) for half in halves], dim=1)
+
+
+class _CutLSTM(_Cut):
+    """The state of the forward direction is zero at the frame; the backward direction is as it was."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        size = self.part.hidden_size
+        forwards = [self.part(half)[0][..., :size] for half in (x[:, : self.frame], x[:, self.frame :])]
+        return torch.cat([torch.cat(forwards, dim=1), self.part(x)[0][..., size:]], dim=-1), None
+
+
+class _CutAttention(_Cut):
+    """Queries at the frame and later do not see earlier keys."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        late = torch.arange(q.shape[-2]) >= self.frame
+        seen = ~(late[:, None] & ~late)
+        return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+
+
+class _Sharpened(nn.Module):
+    """Attention with its logits multiplied by a factor."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(self.factor * q, k, v)
+
+
+# ---- where the cue is kept
+
+
+def traces(model: nn.Module, probe: Probe, gap: float, *, pairs: int = 10) -> list[dict[str, Any]]:
+    """Follow the cue through a network over a gap: one record for each time block that has a memory.
+
+    Each pair of examples differs in its cue alone. Depending on the block, a record has
+
+    - ``mass``: of attention, by head: the weight that queries in the play stretch give to the cue's frames, and
+      ``uniform``, what equal weights would give;
+    - ``half_life``: of Mamba2, by head: time in s over which the state halves, the median over the gap's frames;
+    - ``difference``: of Mamba2: distance between the states of a pair, relative to their norm, at ``times`` in s after
+      the cue.
+    """
+    condition = Condition(gap)
+    made = [
+        example([TEST, 1, index], Condition(gap, swapped=swapped), probe, timbre=index % 2)
+        for swapped in (False, True)
+        for index in range(pairs)
+    ]
+    seen = _calls(model, mixtures_and_targets(made)[0])
+    frames = _frames(made[0], model.config.stft.hop_length)
+    records = []
+    for layer, (part, inputs) in enumerate(seen):
+        record: dict[str, Any] = {"layer": layer, "gap": gap}
+        if type(part).__name__ == "Attention":
+            record |= _mass(*inputs[:2], frames)
+        elif type(part).__name__ == "Scan":
+            record |= _state(inputs[0], frames, pairs, model.config.stft.hop_length / RATE, condition)
+        records.append(record)
+    return records
+
+
+def _frames(made: Example, hop: int) -> dict[str, slice]:
+    return {n: slice(round(s.start / hop), round(s.stop / hop)) for n, s in (("cue", made.cue), ("play", made.play))}
+
+
+@torch.no_grad()
+def _calls(model: nn.Module, mixtures: Tensor) -> list[tuple[nn.Module, Any]]:
+    """Run a network, and return each memory with the inputs that it got, over all slabs of rows."""
+    calls: dict[nn.Module, list] = {}
+    hooks = []
+    for owner, name in memories(model):
+        part = getattr(owner, name)
+        calls[part] = []
+
+        def keep(part: nn.Module, args: tuple, kwargs: dict) -> None:
+            calls[part].append((*args, kwargs) if args else (kwargs,))
+
+        hooks.append(part.register_forward_pre_hook(keep, with_kwargs=True))
+    try:
+        model(mixtures)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [(part, _joined(got)) for part, got in calls.items()]
+
+
+def _joined(calls: list[tuple]) -> tuple:
+    """Put the rows of several calls together; what has no rows (vectors of weights) is the same in each."""
+
+    def join(values: tuple) -> Any:
+        if isinstance(values[0], dict):
+            return {k: join(tuple(v[k] for v in values)) for k in values[0]}
+        return torch.cat(values) if values[0].ndim > 1 else values[0]
+
+    return tuple(join(values) for values in zip(*calls, strict=True))
+
+
+def _mass(q: Tensor, k: Tensor, frames: dict[str, slice]) -> dict[str, Any]:
+    logits = q[..., frames["play"], :] @ k.mT / math.sqrt(q.shape[-1])
+    mass = logits.softmax(-1)[..., frames["cue"]].sum(-1).mean((0, 2))  # (rows, heads, queries) -> (heads,)
+    cue = frames["cue"]
+    return {"mass": [round(v, 4) for v in mass.tolist()], "uniform": round((cue.stop - cue.start) / k.shape[-2], 4)}
+
+
+def _state(
+    inputs: dict[str, Tensor], frames: dict[str, slice], pairs: int, frame_seconds: float, condition: Condition
+) -> dict[str, Any]:
+    end = frames["cue"].stop
+    rate = -inputs["A"] * inputs["dt"][:, end : frames["play"].start]  # decay per frame, (rows, frames, heads)
+    half_life = (math.log(2) / rate * frame_seconds).flatten(0, 1).median(0).values
+    times = [t for t in (0, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16) if t <= condition.gap]
+    differences = []
+    for time in times:
+        upto = {k: v[:, : end + round(time / frame_seconds)] if v.ndim > 1 else v for k, v in inputs.items()}
+        state = scan(**upto)[1].unflatten(0, (2, pairs, -1))  # (cue, pair, band, heads, headdim, N)
+        distance = (state[0] - state[1]).flatten(1).norm(dim=1)
+        differences.append(round((distance / state.flatten(2).norm(dim=2).mean(0)).mean().item(), 4))
+    return {
+        "half_life": [round(v, 3) for v in half_life.tolist()],
+        "times": times,
+        "difference": differences,
+    }
