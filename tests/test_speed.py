@@ -16,7 +16,7 @@ from bsm.model import BSMamba2
 from bsm.scan import EXACT, available
 from bsm.study import records, sizes
 from bsm.study.records import plain, read_result
-from bsm.study.speed import blocks, plan, scan
+from bsm.study.speed import blocks, peers, plan, scan
 from bsm.study.speed import model as bench
 from bsm.study.speed.blocks import direct_share
 from bsm.study.speed.timer import peak_memory_cuda
@@ -299,3 +299,23 @@ def test_what_was_measured_is_said_even_if_it_cannot_be_written(tmp_path, monkey
     done = CliRunner().invoke(cli, ["bench", "block", "--json", str(tmp_path / "r.json")])
     assert isinstance(done.exception, InputError)
     assert json.loads(done.stdout) == {"conv": None, "block": None}
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_a_peers_scan_is_the_scan(name):
+    if name not in peers.installed():
+        pytest.skip(f"needs {name}: {peers.missing()[name]}")
+    for length in (7, 40):
+        values = scan.inputs(2, length, ModelConfig.preset("tiny"))
+        want, want_grads = scan.run(values, "sequential", True)
+        got, got_grads = scan.run(values, name, True)
+        for a, b in zip([got, *got_grads], [want, *want_grads], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_packages_that_are_missing_are_named(monkeypatch, caplog, devices):
+    monkeypatch.setattr(peers, "find_spec", lambda module: None)
+    with caplog.at_level("INFO"):
+        found = scan.measure([0.1], repeats=1, device="cpu")
+    assert not peers.installed() and set(found["missing"]) == set(peers.PEERS)
+    assert "pip install niverel-mamba" in caplog.text

@@ -77,15 +77,31 @@ def bench_model(output: Path | None, **options: Any) -> None:
 
 @bench.command("step")
 @_shared(1.0)
-@_preset
+@click.option("--preset", help="Size of the network.  [default: paper; with --against, all that it compares]")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Segments per batch.")
 @click.option("--precision", default="32-true", show_default=True, type=click.Choice(["32-true", "bf16-mixed"]))
 @_device
 @click.option("--compile", "compile_step", is_flag=True, help="Also time torch.compile; compiling takes minutes.")
-def bench_step(output: Path | None, compile_step: bool, **options: Any) -> None:
-    """Measure a training step part by part, and its memory."""
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    help="Checkout of another revision: compare steps of both in turn, with batch, length and precision of their own.",
+)
+def bench_step(output: Path | None, compile_step: bool, against: Path | None, **options: Any) -> None:
+    """Measure a training step part by part, and its memory; or compare the steps of two revisions."""
+    if against:
+        from bsm.study.speed import against as compare
+
+        preset, repeats = options["preset"], options["repeats"]
+        pairs = compare.cases([preset] if preset else compare.SIZES)
+        settings = {"against": against, "preset": preset, "repeats": repeats, "device": "cpu"}
+        _run(
+            "step against another revision", output, settings, lambda: compare.measure(against, pairs, repeats=repeats)
+        )
+        return
     from bsm.study.step_profile import measure_preset
 
+    options["preset"] = options["preset"] or "paper"
     _run("step", output, options, lambda: measure_preset(**options, compile_step=compile_step))
 
 
