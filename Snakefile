@@ -1,11 +1,13 @@
 # The study as a graph: songs -> trained models -> executed notebooks -> report.
 # `make reproduce PROFILE=demo` runs it on this machine's cores. A second run makes only what has changed: songs, models
-# and scores follow the versions in bsm/versions.py, and a notebook also follows the modules of bsm/study that it names.
+# and scores follow the versions in bsm/versions.py. Every notebook has the same rule: it says itself which parameters it
+# has, what it needs and what it saves (bsm/study/notebook.py), and it follows the modules of bsm/study that it imports.
 
 from pathlib import Path
 
 from bsm.config import NO_EFFECT, ModelConfig, TrainConfig
 from bsm.study import variants
+from bsm.study.notebook import study_notebooks
 from bsm.versions import GENERATOR_VERSION, RECIPE, SCORING
 
 PROFILE = config.get("profile", "demo")
@@ -18,17 +20,15 @@ BACKBONES = config.get("backbones", ["bsmamba2"])
 if isinstance(config.get("seeds"), int):  # `make reproduce SEEDS=3` gives their number; a profile lists them
     config["seeds"] = [config["seed"] + number for number in range(config["seeds"])]
 SEEDS = config.setdefault("seeds", [config["seed"]])
-SEED_OPTION = f"-p seeds '{SEEDS}'"
 RUNS = f"runs/{PROFILE}/{{name}}-{config['model']}-seed{{seed}}"
-RUN = RUNS.format(name="bsmamba2", seed=config["seed"])
 WEIGHTS = f"{RUNS}/model.safetensors"
-MODELS = expand(WEIGHTS, name=BACKBONES, seed=SEEDS)
 # The ablations: the variants that the profile names, or else all of them. Without `ablation_steps` there are none.
 ABLATIONS = [name for name in config.get("variants") or variants.VARIANTS if "ablation_steps" in config]
 REPORTS = f"reports/{PROFILE}"
 # A job with this many threads runs alone: --cores lowers the number on one machine, max-threads on a cluster. A cluster
 # also reads memory (MB), time (minutes) and GPUs. Models of synthesised songs are small enough to train on a CPU.
 THREADS = 1024
+DRAWING = ("study/figures", "stats")  # of every notebook
 GPU = 0 if MADE else 1
 
 if not MADE and not Path(DATA).is_dir():
@@ -60,9 +60,25 @@ def sources(*modules):
     return sorted(str(path) for paths in found.values() for path in paths)
 
 
+def needed(notebook):
+    """Return the files that a notebook needs, apart from its source."""
+    results = [path for other in NOTEBOOKS if other.about["needs"] != "results" for path in other.files(REPORTS)]
+    beside = [path for name in config.get("beside", []) for path in sorted(Path(f"reports/{name}/results").glob("*.json"))]
+    return {
+        "nothing": [],
+        "songs": [SONGS],
+        "network": expand(WEIGHTS, name=BACKBONES[0], seed=config["seed"]),
+        "backbones": expand(WEIGHTS, name=BACKBONES, seed=config["seed"]),
+        "networks": expand(WEIGHTS, name=BACKBONES, seed=SEEDS),
+        "variants": expand(WEIGHTS, name=variants.of_notebook(notebook.name, ABLATIONS), seed=SEEDS),
+        "results": [*results, *rules.structure.output, *(rules.data_loading.output if MADE else []), *beside]
+        + made_by_hand(),
+    }[notebook.about["needs"]]
+
+
 def made_by_hand():
-    """Return the report's files that no rule makes, as far as they exist: of `bsm repeat` and of longer passes."""
-    found = [Path(f"{REPORTS}/results/repeat.json"), Path(f"{REPORTS}/tables/repeat.md")]
+    """Return the report's files that no rule makes, as far as they exist: the ledger, `bsm repeat`, longer passes."""
+    found = [Path(f"{REPORTS}/results/repeat.json"), Path(f"{REPORTS}/tables/repeat.md"), Path("reports/claims.yaml")]
     found += sorted(Path("reports/speed").glob("*/model_*")) if "bench_seconds" in config else []
     return [str(path) for path in found if path.is_file()]
 
@@ -70,7 +86,10 @@ def made_by_hand():
 # What a trained model depends on: the songs, the recipe's version, and the profile's values that can change weights.
 # The seed is in the run's name.
 TRAINING = sorted({"model", "skip_bad", *TrainConfig.__dataclass_fields__} - {"seed", *NO_EFFECT})
-DRAWING = sources("study/figures", "study/stats")
+# A profile leaves out the notebooks whose own value it does not give.
+NOTEBOOKS = [notebook for notebook in study_notebooks() if notebook.about.get("only_with", "profile") in config]
+# Parameters that change nothing in a notebook's results, and those that follow from the command.
+PASSED = {"profile", "out", "run", "seeds", *NO_EFFECT}
 
 
 rule all:
@@ -112,179 +131,6 @@ rule variant:
     shell: "bsm train {PROFILE} --variant {wildcards.name} --seed {wildcards.seed}"
 
 
-rule data_notebook:
-    input: SONGS, "notebooks/00_data.ipynb", sources("data/describe", "study/figures")
-    output:
-        f"{REPORTS}/notebooks/00_data.ipynb",
-        f"{REPORTS}/results/data.json",
-        f"{REPORTS}/tables/data.md",
-        multiext(f"{REPORTS}/figures/", "data_vocal_regions.png", "data_levels.png", "data_example.png"),
-    params: values("threshold_db", "example", "timelines")
-    resources: mem_mb=8000, runtime=120
-    benchmark: f"{REPORTS}/benchmarks/data_notebook.tsv"
-    shell: "bsm study 00_data --profile {PROFILE}"
-
-
-rule train_notebook:
-    input: expand(WEIGHTS, name=BACKBONES, seed=config["seed"]), "notebooks/01_train.ipynb", DRAWING
-    output:
-        f"{REPORTS}/notebooks/01_train.ipynb",
-        multiext(
-            f"{REPORTS}/results/", "training.json", "scores.json", "real_clip.json", "separation_speed.json"
-        ),
-        multiext(f"{REPORTS}/tables/", "scores.md", "differences.md", "real_clip.md"),
-        multiext(f"{REPORTS}/figures/", "training.png", "scores.png", "separation_example.png"),
-    params: values("window", "example", "device"), scoring=SCORING
-    threads: THREADS
-    resources: mem_mb=16000, runtime=480, gpu=GPU
-    benchmark: f"{REPORTS}/benchmarks/train_notebook.tsv"
-    shell: "bsm study 01_train --profile {PROFILE}"
-
-
-rule scan_notebook:
-    input:
-        f"{RUN}/model.safetensors", "notebooks/02_scan_backends.ipynb",
-        DRAWING, sources("scan", "study/speed", "study/scan_training"),
-    output:
-        f"{REPORTS}/notebooks/02_scan_backends.ipynb",
-        multiext(f"{REPORTS}/results/", "scan_backends.json", "direct_term.json", "scan_training.json"),
-        multiext(
-            f"{REPORTS}/tables/", "scan_backends.md", "scan_memory.md", "scan_facts.md", "direct_term.md",
-            "feedthrough.md", "scan_training.md",
-        ),
-        f"{REPORTS}/figures/scan_backends.png",
-    params:
-        values(
-            "scan_seconds", "scan_repeats", "scan_band_rows", "memory_seconds", "scaling_frames", "block_seconds",
-            "compile_block", "scan_train_steps", "scan_train_seconds", "scan_rows",
-        ),
-        recipe=RECIPE,
-    threads: THREADS  # alone, because it measures time
-    resources: mem_mb=32000, runtime=240
-    benchmark: f"{REPORTS}/benchmarks/scan_notebook.tsv"
-    shell: "bsm study 02_scan_backends --profile {PROFILE}"
-
-
-rule published_notebook:
-    input:
-        f"{RUN}/model.safetensors", "notebooks/04_published_model.ipynb",
-        DRAWING, sources("study/speed", "study/published"),
-    output:
-        f"{REPORTS}/notebooks/04_published_model.ipynb",
-        multiext(f"{REPORTS}/results/", "published_model.json", "model_speed.json"),
-        multiext(f"{REPORTS}/tables/", "published_model.md", "published_clip.md", "model_speed.md", "model_costs.md"),
-        multiext(f"{REPORTS}/figures/", "published_model.png", "model_speed.png"),
-    params:
-        values(
-            "bench_preset", "bench_seconds", "bench_repeats", "profile_seconds", "published_weights",
-            "published_dataset", "device", "window", "hop", "weights", "dataset", "example",
-        ),
-        scoring=SCORING,
-    threads: THREADS  # alone, because it measures time
-    resources: mem_mb=32000, runtime=480, gpu=GPU
-    benchmark: f"{REPORTS}/benchmarks/published_notebook.tsv"
-    shell: "bsm study 04_published_model --profile {PROFILE}"
-
-
-rule step_notebook:
-    input:
-        SONGS, "notebooks/07_step_profile.ipynb",
-        DRAWING, sources("study/speed", "study/ledger", "study/rules", "study/step_profile"),
-    output:
-        f"{REPORTS}/notebooks/07_step_profile.ipynb",
-        f"{REPORTS}/results/step_profile.json",
-        multiext(
-            f"{REPORTS}/tables/", "step_claims.md", "step_breakdown.md", "step_facts.md", "step_memory.md",
-            "step_plan.md",
-        ),
-        f"{REPORTS}/figures/step_profile.png",
-    params:
-        values(
-            "step_preset", "step_seconds", "step_batch", "step_repeats", "step_sizes", "step_memory_presets",
-            "step_memory_seconds", "step_compile",
-        ),
-        recipe=RECIPE,
-    threads: THREADS  # alone, because it measures time
-    resources: mem_mb=32000, runtime=480
-    benchmark: f"{REPORTS}/benchmarks/step_notebook.tsv"
-    shell: "bsm study 07_step_profile --profile {PROFILE}"
-
-
-rule stft_ablation_notebook:
-    input:
-        expand(WEIGHTS, name=variants.of_notebook(variants.STFT, ABLATIONS), seed=SEEDS),
-        "notebooks/05_ablation_stft.ipynb",
-        DRAWING, sources("study/ablation", "study/speed", "study/losses", "study/sizes"),
-    output:
-        f"{REPORTS}/notebooks/05_ablation_stft.ipynb",
-        f"{REPORTS}/results/ablation_stft.json",
-        multiext(f"{REPORTS}/tables/ablation_stft_", "cost.md", "blindness.md", "scores.md", "mono.md"),
-        multiext(f"{REPORTS}/figures/ablation_stft_", "blindness.png", "scores.png"),
-    params: values("window", "variants", "seeds", "loss_repeats", "blind_seconds"), scoring=SCORING
-    threads: THREADS  # alone, because it measures time
-    resources: mem_mb=16000, runtime=480, gpu=GPU
-    benchmark: f"{REPORTS}/benchmarks/stft_ablation_notebook.tsv"
-    shell: "bsm study 05_ablation_stft --profile {PROFILE} {SEED_OPTION}"
-
-
-rule size_ablation_notebook:
-    input:
-        expand(WEIGHTS, name=variants.of_notebook(variants.SIZE, ABLATIONS), seed=SEEDS),
-        "notebooks/06_ablation_size.ipynb", DRAWING, sources("study/ablation", "study/speed", "study/sizes"),
-    output:
-        f"{REPORTS}/notebooks/06_ablation_size.ipynb",
-        f"{REPORTS}/results/ablation_size.json",
-        multiext(f"{REPORTS}/tables/ablation_size_", "published.md", "cost.md", "scores.md", "deviations.md"),
-        multiext(f"{REPORTS}/figures/ablation_size_", "bands.png", "scores.png", "deviations.png"),
-    params: values("window", "variants", "seeds", "size_seconds", "size_repeats"), scoring=SCORING
-    threads: THREADS  # alone, because it measures time
-    resources: mem_mb=16000, runtime=480, gpu=GPU
-    benchmark: f"{REPORTS}/benchmarks/size_ablation_notebook.tsv"
-    shell: "bsm study 06_ablation_size --profile {PROFILE} {SEED_OPTION}"
-
-
-rule input_length_notebook:
-    input: MODELS, "notebooks/08_input_length.ipynb", DRAWING, sources("study/input_length", "study/subjects")
-    output:
-        f"{REPORTS}/notebooks/08_input_length.ipynb",
-        f"{REPORTS}/results/input_length.json",
-        multiext(f"{REPORTS}/tables/", "input_length.md", "input_length_answer.md", "input_length_cost.md"),
-        multiext(f"{REPORTS}/figures/", "input_length.png", "input_length_differences.png"),
-    params:
-        values("windows", "overlap_windows", "most_songs", "cost_repeats", "seeds", "device", "weights", "dataset"),
-        scoring=SCORING,
-    threads: THREADS  # alone, because it measures time
-    resources: mem_mb=32000, runtime=720, gpu=GPU
-    benchmark: f"{REPORTS}/benchmarks/input_length_notebook.tsv"
-    shell: "bsm study 08_input_length --profile {PROFILE} {SEED_OPTION}"
-
-
-rule occurrence_notebook:
-    input:
-        MODELS, "notebooks/09_vocal_occurrence.ipynb",
-        DRAWING, sources("study/occurrence", "study/occurrence_figures", "study/subjects"),
-    output:
-        f"{REPORTS}/notebooks/09_vocal_occurrence.ipynb",
-        f"{REPORTS}/results/vocal_occurrence.json",
-        multiext(
-            f"{REPORTS}/tables/vocal_occurrence_", "duration.md", "onset.md", "share.md", "answer.md"
-        ),
-        multiext(
-            f"{REPORTS}/figures/vocal_occurrence_", "duration.png", "leakage.png", "onset.png", "share.png",
-            "timeline.png",
-        ),
-    params:
-        values(
-            "window", "threshold_db", "duration_bins", "onset_edges", "responses", "margin", "share_bins", "seeds",
-            "device", "weights", "dataset", "example",
-        ),
-        scoring=SCORING,
-    threads: THREADS
-    resources: mem_mb=16000, runtime=480, gpu=GPU
-    benchmark: f"{REPORTS}/benchmarks/occurrence_notebook.tsv"
-    shell: "bsm study 09_vocal_occurrence --profile {PROFILE} {SEED_OPTION}"
-
-
 rule structure:
     input: sources("study/speed/spectra", "study/structure", "study/unofficial")
     output: f"{REPORTS}/results/structure.json"
@@ -302,21 +148,20 @@ rule data_loading:
     shell: "bsm bench data --data {DATA} --json {output}"
 
 
-rule report:
-    input:
-        rules.data_loading.output if MADE else [],
-        rules.structure.output,
-        rules.data_notebook.output, rules.train_notebook.output,
-        # These measurements need no data set; only profiles that give their lengths make them.
-        rules.scan_notebook.output if "scan_seconds" in config else [],
-        rules.published_notebook.output if "bench_seconds" in config else [],
-        rules.step_notebook.output if "step_seconds" in config else [],
-        [rules.stft_ablation_notebook.output, rules.size_ablation_notebook.output] if ABLATIONS else [],
-        rules.input_length_notebook.output, rules.occurrence_notebook.output,
-        [path for name in config.get("beside", []) for path in sorted(Path(f"reports/{name}/results").glob("*.json"))],
-        made_by_hand(),
-        "notebooks/03_report.ipynb", "reports/claims.yaml",
-        sources("study/claims", "study/cost", "study/ledger", "study/report", "study/report_results", "study/rules"),
-    output: f"{REPORTS}/report.md", f"{REPORTS}/tables/cost.md", f"{REPORTS}/notebooks/03_report.ipynb"
-    resources: mem_mb=8000, runtime=30
-    shell: "bsm study 03_report --profile {PROFILE}"
+for notebook in NOTEBOOKS:
+    about = notebook.about
+
+    rule:
+        name: f"notebook_{notebook.name}"
+        input: needed(notebook), f"notebooks/{notebook.name}.ipynb", sources(*notebook.modules(), *DRAWING)
+        output: notebook.files(REPORTS), [f"{REPORTS}/report.md"] if about["needs"] == "results" else []
+        params:
+            values(*sorted(set(notebook.parameters) - PASSED)),
+            # Read when the job runs, and the loop has ended: the command takes nothing from the loop's variables.
+            name=notebook.name,
+            seeds=f" -p seeds '{SEEDS}'" if "seeds" in notebook.parameters else "",
+            recipe=RECIPE, scoring=SCORING,
+        threads: about.get("threads", THREADS)  # alone, because it measures time
+        resources: mem_mb=1000 * about.get("memory_gb", 8), runtime=about.get("minutes", 30), gpu=GPU * about.get("gpu", 0)
+        benchmark: f"{REPORTS}/benchmarks/{notebook.name}.tsv"
+        shell: "bsm study {params.name} --profile {PROFILE}{params.seeds}"

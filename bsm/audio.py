@@ -1,16 +1,20 @@
 """Read and write audio files, and change sample rates. No other module reads or writes audio.
 
-Audio in memory is float32 of shape ``(channels, samples)``; full scale is 1.
+Audio in memory is float32 of shape ``(channels, samples)``; full scale is 1. A file to read that is missing, no audio,
+damaged, truncated or without samples raises an InputError.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
+import shutil
+import stat
 import struct
-import threading
+import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,20 +28,31 @@ from bsm.files import replacing
 
 log = logging.getLogger(__name__)
 
+_READABLE = (
+    "wave?|bwf|rf64|w64|flac|og[ga]|opus|mp[23]|aif[fc]?|caf|au|snd|voc|8?svx|nist|sph|ircam|sf|paf|pvf|avr|wve|sds"
+)
+_FOREIGN = (
+    "m4[abv]|aac|mp4|mov|wm[av]|asf|mk[av]|webm|avi|flv|mpe?g|3gp|e?ac3|dts|ape|wv|tta|mpc|amr|r[am]|dsf|dff|alac"
+)
+READABLE = re.compile(rf"\.({_READABLE})$", re.IGNORECASE)
+"""Ends of the names of audio files that libsndfile reads. A file named by the user may have any name."""
+FOREIGN = re.compile(rf"\.({_FOREIGN})$", re.IGNORECASE)
+"""Ends of the names of audio and video files that libsndfile does not read."""
 _FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".aif": "AIFF", ".aiff": "AIFF", ".w64": "W64"}
 _BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 24, "FLOAT": 24, "DOUBLE": 24}  # as float32 holds them; others: 8
+_LARGEST = 2**32 - 2**20  # bytes of samples that a length of 32 bits can state, with room for the header
 # Containers by their first four bytes: where the first chunk begins, the layout of a chunk's name and length, how many
 # bytes of these the length counts, and the alignment of chunks.
 _CHUNKS = {
     b"RIFF": (12, "<4sI", 0, 2),
-    b"RF64": (12, "<4sI", 0, 2),
     b"RIFX": (12, ">4sI", 0, 2),
     b"FORM": (12, ">4sI", 0, 2),  # AIFF
     b"riff": (40, "<16sQ", 24, 8),  # W64
     b"caff": (8, ">4sQ", 0, 1),
 }
-_SAMPLES = {b"data": 0, b"SSND": 8}  # chunks of samples, and the bytes before the first sample
-_PIPED = 0x7FFFF000  # Programs that write to a pipe state a length of 32 bits from here on, or 0.
+_SAMPLES = {b"data": 0, b"SSND": 8, b"BODY": 0}  # chunks of samples, and the bytes before the first sample
+# What libsndfile notes of the length that RF64, AVR, MPC2K, MATLAB 5 and WVE files state; and what a NIST file states.
+_FRAMES = re.compile(r"(?:\bFrames +: |\bCols : |Data length |sample_count -i )(\d+)")
 _UNSTATED = 2**63 - 1  # frames that libsndfile reports where a file does not state its length
 
 
@@ -62,24 +77,14 @@ class AudioInfo:
 
 
 def info(path: str | os.PathLike) -> AudioInfo:
-    """Read the header of an audio file. A file that does not state its length is decoded to its end.
-
-    Raises:
-        InputError: the file is missing, a folder, not audio, truncated, or has no samples; or its length is not stated
-            and decoding it fails.
-    """
-    with _open(path) as file:
-        samples = file.frames if file.frames != _UNSTATED else len(_decode(file, path))
-        return AudioInfo(file.samplerate, file.channels, samples)
+    """Read the header of an audio file. A file that does not state its length is decoded to its end."""
+    with _open(path) as (file, decoded):
+        return AudioInfo(file.samplerate, file.channels, file.frames if decoded is None else len(decoded))
 
 
 def bits(path: str | os.PathLike) -> int:
-    """Return the resolution of a file's samples as float32 holds them: 16 or 24 bits; 8 for any other sample format.
-
-    Raises:
-        InputError: the file is missing, a folder, not audio, truncated, or has no samples.
-    """
-    with _open(path) as file:
+    """Return the resolution of a file's samples as float32 holds them: 16 or 24 bits; 8 for any other format."""
+    with _open(path) as (file, _):
         return _BITS.get(file.subtype, 8)
 
 
@@ -100,21 +105,20 @@ def read(
         The audio, float32 ``(channels, samples)``, and its rate in Hz.
 
     Raises:
-        InputError: the file is missing, a folder, not audio, damaged or truncated; it has no samples, or NaN or
-            infinite ones; or the part lies outside the file.
+        InputError: the file cannot be read, or has NaN or infinite samples; or the part lies outside the file.
     """
-    with _open(path) as file:
-        whole = _decode(file, path) if file.frames == _UNSTATED else None
-        samples = file.frames if whole is None else len(whole)
+    with _open(path) as (file, decoded):
+        samples = file.frames if decoded is None else len(decoded)
         stop = samples if stop is None else min(stop, samples)
         if not 0 <= start < stop:
             raise InputError(f"{path}: has samples 0 to {samples}, asked for {start} to {stop}; choose a part of it")
         source_rate = file.samplerate
-        if whole is None:
-            file.seek(start)
+        if decoded is None:
+            if start:  # some formats cannot seek
+                file.seek(start)
             audio = file.read(stop - start, dtype="float32", always_2d=True)
         else:
-            audio = whole[start:stop]
+            audio = decoded[start:stop]
         if len(audio) < stop - start:
             raise _truncated(path, (start + len(audio)) / source_rate, samples / source_rate)
     if not np.isfinite(audio).all():
@@ -128,6 +132,8 @@ def read(
 def write(path: str | os.PathLike, audio: np.ndarray, rate: int, *, subtype: str = "FLOAT") -> None:
     """Write an audio file, whole or not at all. Makes missing folders.
 
+    A .wav file of more than 4 GiB is written as RF64, the form of WAV whose lengths have 64 bits.
+
     Args:
         path: target; its suffix selects the format (.wav, .flac, .ogg, .aif, .aiff, .w64).
         audio: ``(channels, samples)``, floating point or int16. int16 written as PCM_16 is kept bit for bit.
@@ -136,7 +142,7 @@ def write(path: str | os.PathLike, audio: np.ndarray, rate: int, *, subtype: str
 
     Raises:
         InputError: the suffix is unknown, the format cannot hold the subtype, the audio is not two-dimensional or has
-            no samples, or NaN or infinite ones; or the file cannot be written.
+            no samples, or NaN or infinite ones; or the file is too long for its format, or cannot be written.
     """
     write_all({Path(path): audio}, rate, subtype=subtype)
 
@@ -154,7 +160,7 @@ def write_all(parts: Mapping[Path, np.ndarray], rate: int, *, subtype: str = "FL
 
 
 def _check_writing(path: Path, audio: np.ndarray, subtype: str) -> str:
-    """Check what :func:`write` is given, and return libsndfile's name of the format."""
+    """Check what :func:`write` is given, and return libsndfile's name of the format that holds it."""
     file_format = _FORMATS.get(path.suffix.lower())
     if file_format is None:
         raise InputError(f"{path}: unknown audio suffix {path.suffix!r}; use one of {', '.join(_FORMATS)}")
@@ -167,7 +173,10 @@ def _check_writing(path: Path, audio: np.ndarray, subtype: str) -> str:
         raise InputError(f"{path}: audio to write has NaN or infinite samples; check how it was computed")
     if audio.dtype.kind == "f" and subtype.startswith("PCM") and np.abs(audio).max() > 1:
         log.warning("%s: peak %.2f is clipped to 1 by %s", path, np.abs(audio).max(), subtype)
-    return file_format
+    width = {"PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}.get(subtype, 4)  # bytes
+    if audio.size * width > _LARGEST and file_format == "AIFF":
+        raise InputError(f"{path}: more than the 4 GiB that AIFF holds; choose .wav, .w64 or .flac")
+    return "RF64" if audio.size * width > _LARGEST and file_format == "WAV" else file_format
 
 
 def resample(audio: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
@@ -190,142 +199,124 @@ def resample(audio: np.ndarray, source_rate: int, target_rate: int) -> np.ndarra
     if source_rate == target_rate:
         return audio.copy()
     length = round(audio.shape[1] * target_rate / source_rate)
-    made = soxr.resample(audio.T, source_rate, target_rate, quality="HQ").T
+    made = soxr.resample(audio.T, source_rate, target_rate, quality="HQ").T[:, :length]
     # soxr may return a sample more or less than the exact ratio.
-    out = np.zeros((audio.shape[0], length), np.float32)
-    kept = min(length, made.shape[1])
-    out[:, :kept] = made[:, :kept]
-    return out
+    return np.ascontiguousarray(np.pad(made, ((0, 0), (0, length - made.shape[1]))))
+
+
+def convert(path: Path) -> str:
+    """Say how to make a readable file of one in a format that libsndfile does not read."""
+    return f"convert it first, as with: ffmpeg -i '{path.name}' '{path.stem}.wav'"
 
 
 # ---- opening
 
 
-class _Stream(soundfile.SoundFile):
-    """A file to be read from start to end. soundfile seeks after each read otherwise, which needs a stated length."""
-
-    def seekable(self) -> bool:
-        return False
-
-
 @contextlib.contextmanager
-def _open(path: str | os.PathLike) -> Iterator[soundfile.SoundFile]:
+def _open(path: str | os.PathLike) -> Iterator[tuple[soundfile.SoundFile, np.ndarray | None]]:
     """Open a file for reading. Any failure, while opening or reading, becomes an InputError of one line.
 
-    A file that does not state its length has :data:`_UNSTATED` frames; only :func:`_decode` can read it.
+    Yields:
+        The file; and all of its samples ``(samples, channels)`` if it does not state its length, otherwise None.
     """
     path = Path(path)
     try:
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder; give an audio file")
-        if not path.exists():
-            raise InputError(f"{path}: no such file; check the path")
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; check the path") from error
     except OSError as error:  # such as a name that is too long
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    name = os.fsencode(path)  # bytes, because names need not be UTF-8 and soundfile would encode text strictly
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path}: is a folder; give an audio file")
+    if not stat.S_ISREG(mode):  # reading needs several passes
+        raise InputError(f"{path}: a pipe or device cannot be read; save the sound to a file, and give that")
     try:
-        file = soundfile.SoundFile(name)
-        if file.format == "MP3" and (frames := _untagged(path)):
-            file.close()
-            file = _Stream(_piped(frames))
-        elif file.frames == _UNSTATED:
-            file.close()
-            file = _Stream(name)
-        excess = _stated_excess(path) if path.is_file() else 1.0  # a named pipe cannot be opened twice
+        # Bytes, because names need not be UTF-8 and soundfile would encode text strictly.
+        file = soundfile.SoundFile(os.fsencode(path))
+        unstated = file.frames in (0, _UNSTATED) or (file.format == "MP3" and _untagged(path))
+        excess = _stated_excess(path, file)
     except (OSError, soundfile.SoundFileError, TypeError) as error:
         # TypeError: soundfile opens a suffix such as .raw only with a format given.
-        raise InputError(
-            f"{path}: not an audio file, or a damaged one ({_reason(error)}); give WAV, FLAC, OGG or MP3"
-        ) from error
+        fix = convert(path) if FOREIGN.search(path.name) else "give WAV, FLAC, OGG or MP3"
+        raise InputError(f"{path}: not an audio file, or a damaged one ({_reason(error)}); {fix}") from error
     with file:
-        if file.frames == 0:
-            raise InputError(f"{path}: audio file without samples; give one with sound")
-        if file.frames * (excess - 1) > 0.5:  # more than rounding
+        decoded = _decode(path, file) if unstated else None
+        if decoded is None and file.frames * (excess - 1) > 0.5:  # more than rounding
             seconds = file.frames / file.samplerate
             raise _truncated(path, seconds, seconds * excess)
         try:
-            yield file
+            yield file, decoded
         except soundfile.SoundFileError as error:
             raise InputError(f"{path}: damaged audio file ({_reason(error)}); copy or make it again") from error
 
 
-def _stated_excess(path: Path) -> float:
-    """Return the bytes of samples that the header states, as a multiple of those that the file holds; at least 1.
+def _stated_excess(path: Path, opened: soundfile.SoundFile) -> float:
+    """Return the length that the header states, as a multiple of the length that the file has; at least 1.
 
     libsndfile reads a truncated file of these containers as a shorter one, without an error. The value is 1 for whole
     files, for other formats, and for headers without a usable length.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        head = file.read(12)
-        begin, stated, limit = size, 0, _PIPED
+        head = file.read(1024)
+        begin, stated = size, 0
         if head[:4] == b".snd":
-            begin, stated = struct.unpack(">II", head[4:])
+            begin, stated = struct.unpack(">II", head[4:12])
         elif head[:4] in _CHUNKS:
             first, layout, counted, alignment = _CHUNKS[head[:4]]
             file.seek(first)
-            long = None
             while len(chunk := file.read(struct.calcsize(layout))) == struct.calcsize(layout):
                 name, length = struct.unpack(layout, chunk)
                 length, at = max(0, length - counted), file.tell()
-                if name == b"ds64":  # RF64: the length of the data chunk, which has no room for it
-                    long = int.from_bytes(file.read(16)[8:], "little")
-                elif name[:4] in _SAMPLES:
-                    begin = at + _SAMPLES[name[:4]]
-                    stated = (length if long is None else long) - _SAMPLES[name[:4]]
-                    limit = _PIPED if long is None and layout.endswith("I") else 2**62
+                if name[:4] in _SAMPLES:
+                    begin, stated = at + _SAMPLES[name[:4]], length - _SAMPLES[name[:4]]
                     break
                 if at + length > size:
                     break
                 file.seek(at + length + -length % alignment)
+        else:  # other containers: what libsndfile notes of their headers
+            noted = _FRAMES.findall(opened.extra_info + head.decode("latin-1"))
+            if noted or "truncated" in opened.extra_info:
+                return max(int(noted[-1]) if noted else math.inf, opened.frames) / opened.frames
     held = size - begin
-    return stated / held if 0 < held < stated < limit else 1.0
+    # Programs that write to a pipe state 0, or about the most that 31, 32, 63 or 64 bits can say.
+    piped = (stated + 4096) % 2**31 < 8192
+    return stated / held if 0 < held < stated and not piped else 1.0
 
 
 def _truncated(path: str | os.PathLike, there: float, stated: float) -> InputError:
-    return InputError(f"{path}: damaged audio file: ends after {there:.6g} of {stated:.6g} s; copy or make it again")
+    of = f" of {stated:.6g}" if math.isfinite(stated) else ""
+    return InputError(f"{path}: damaged audio file: ends after {there:.6g}{of} s; copy or make it again")
 
 
-def _decode(file: soundfile.SoundFile, path: str | os.PathLike) -> np.ndarray:
-    """Read a file that does not state its length to its end, ``(samples, channels)``."""
-    blocks = []
-    while len(block := file.read(1 << 16, dtype="float32", always_2d=True)):
-        blocks.append(block)
-    if not blocks:
-        raise InputError(f"{path}: audio file without samples; give one with sound")
-    return np.concatenate(blocks)
-
-
-def _untagged(path: Path) -> bytes | None:
-    """Return an MPEG file from its first frame on; None if a Xing tag in that frame states the number of frames.
-
-    Without the tag, libsndfile guesses the length from the first frame's bit rate and the file's size, and stops there.
-    """
+def _untagged(path: Path) -> bool:
+    """Tell whether an MPEG file lacks a Xing tag with the number of frames. libsndfile then guesses its length."""
     with path.open("rb") as file:
         begin = 0
-        while (head := file.read(10)).startswith(b"ID3"):  # libsndfile does not skip ID3 tags in a pipe
+        while (head := file.read(10)).startswith(b"ID3"):
             begin += 10 + sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
             file.seek(begin)
-        file.seek(begin)
-        head = file.read(1 << 16).lstrip(b"\0")
-        tag = re.search(rb"(?:Xing|Info)(.{4})(.{4})", head[:200], re.DOTALL)
-        if tag and tag[1][3] & 1 and any(tag[2]):
-            return None
-        if tag:  # It lacks the count. Blank its name: the frame becomes silence, and the decoder seeks nothing.
-            head = head[: tag.start()] + bytes(4) + head[tag.start() + 4 :]
-        return head + file.read()
+        tag = re.search(rb"(?:Xing|Info)(.{4})(.{4})", file.read(1 << 12).lstrip(b"\0")[:200], re.DOTALL)
+    return not (tag and tag[1][3] & 1 and any(tag[2]))
 
 
-def _piped(content: bytes) -> int:
-    """Return the reading end of a pipe that a thread fills. The thread ends when the reader closes the pipe."""
-    end, entry = os.pipe()
+def _decode(path: Path, header: soundfile.SoundFile) -> np.ndarray:
+    """Decode a file that does not state its length to its end with ffmpeg, ``(samples, channels)``.
 
-    def fill() -> None:
-        with contextlib.suppress(BrokenPipeError), os.fdopen(entry, "wb") as pipe:
-            pipe.write(content)
-
-    threading.Thread(target=fill, daemon=True).start()
-    return end
+    Such files are MP3 without a Xing tag, FLAC from a pipe, and WAV whose header was never completed.
+    """
+    if shutil.which("ffmpeg") is None:
+        raise InputError(f"{path}: no samples, or a length that is not stated; to read it then, install ffmpeg")
+    strict = ["-xerror", "-err_detect", "explode"] if header.format == "FLAC" else []  # its frames have checksums
+    shape = ["-ac", str(header.channels), "-ar", str(header.samplerate)]
+    command = ["ffmpeg", "-nostdin", "-v", "error", *strict, "-i", f"file:{path}", "-map", "0:a:0", *shape]
+    done = subprocess.run([*command, "-f", "f32le", "-"], capture_output=True)
+    if done.returncode:
+        why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise InputError(f"{path}: damaged audio file ({why}); copy or make it again")
+    if not done.stdout:
+        raise InputError(f"{path}: audio file without samples; give one with sound")
+    return np.frombuffer(done.stdout, np.float32).reshape(-1, header.channels)
 
 
 def _reason(error: Exception) -> str:

@@ -277,6 +277,8 @@ class TrainConfig(_Config):
         processes: number of processes that ``accumulate`` is meant for. Another number of processes makes more or
             fewer passes each: an update always takes :attr:`update_segments`.
         segment_seconds: length of a training segment, s.
+        window_seconds: length of the windows in which sources must be active, s; segments are cut from them. None means
+            the segment's length, as in the author's code.
         lr: AdamW learning rate, the highest of the schedule.
         schedule: ``constant``, or ``cosine``, which falls to 0 at the last update.
         warmup: updates over which the learning rate first rises linearly.
@@ -302,6 +304,7 @@ class TrainConfig(_Config):
     accumulate: int = 6
     processes: int = 1
     segment_seconds: float = 8.0
+    window_seconds: float | None = None
     lr: float = 5e-4
     schedule: str = "constant"
     warmup: int = 0
@@ -349,14 +352,39 @@ class TrainConfig(_Config):
 
     @classmethod
     def preset(cls, name: str) -> Self:
-        """Return named settings: ``paper``, those of the author's code on two GPUs.
+        """Return named settings.
 
-        An update takes 60 segments. Training makes at most 2000 epochs of 100 updates, and validates and saves a
-        checkpoint after each epoch.
+        ``paper`` has those of the author's code on two GPUs. An update takes 60 segments. Training makes at most 2000
+        epochs of 100 updates, and validates and saves a checkpoint after each epoch.
+
+        ``study`` is for the model preset ``study-16k`` on one CPU core: segments of 1 s from active windows of 8 s,
+        and the paper's loss with its windows' durations at 16 kHz, every 5 ms.
 
         Raises:
             InputError: The name is unknown.
         """
-        if name != "paper":
-            raise InputError(f"unknown training preset {name!r}; choose paper")
-        return cls(processes=2)
+        if name not in _TRAIN_PRESETS:
+            raise InputError(f"unknown training preset {name!r}; choose one of {', '.join(_TRAIN_PRESETS)}")
+        return cls(**_TRAIN_PRESETS[name])
+
+
+_TRAIN_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"processes": 2},
+    "study": {
+        "steps": 4000,
+        "batch_size": 2,
+        "accumulate": 1,
+        "segment_seconds": 1.0,
+        "window_seconds": 8.0,
+        "lr": 4e-3,
+        "schedule": "cosine",
+        "warmup": 50,
+        "ema_decay": 0.99,
+        "validate_every": 200,
+        "checkpoint_every": 200,
+        "keep_best": 1,
+        "workers": 0,
+        "precision": "32-true",
+        "loss": LossConfig.at_rate(16000).replace(hop_length=80),
+    },
+}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from bsm.errors import InputError
@@ -18,8 +20,9 @@ def choose_device(name: str = "auto") -> str:
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # torchrun gives each of its processes a GPU
     try:
-        torch.empty(1, device=name).item()
+        torch.empty(1, device=own if name == "cuda" else name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device {name!r} is not available; use --device cpu") from error
     return name

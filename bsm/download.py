@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import requests
 from tqdm import tqdm
 
 from bsm.errors import InputError
+from bsm.files import alone
 
 TIMEOUT = 10, 60  # seconds to connect, and to wait for the next piece
 PIECE = 1 << 14  # bytes; a broken connection loses one piece at most
@@ -52,7 +50,7 @@ def obtain(
         return path
     part = part_of(target)
     try:
-        with alone(target.with_name(f"{target.name}.lock"), what):
+        with alone(target.with_name(f"{target.name}.lock"), f"another process is fetching {what}"):
             need_space(target.parent, (size or 0) - _size(part) + room, what)
             _download(source, part, what, size)
             if fault := fault_of(part, size, checksum):
@@ -75,27 +73,6 @@ def obtain(
 def part_of(target: Path) -> Path:
     """Return where an unfinished download is kept."""
     return target.with_name(f"{target.name}.part")
-
-
-@contextlib.contextmanager
-def alone(lock: Path, what: str) -> Iterator[None]:
-    """Hold a lock file during the block, in which no other process fetches the same thing.
-
-    Raises:
-        InputError: another process holds the lock.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another process is fetching {what}; wait until it ends") from error
-        except OSError:
-            pass  # the file system has no locks
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
 
 
 def need_space(folder: Path, size: int, what: str) -> None:

@@ -7,3 +7,8 @@ class InputError(ValueError):
 
 class BackendUnavailable(RuntimeError):
     """Report that the package or device of a chosen backend is missing."""
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Return whether an error of Python, NumPy or PyTorch says that memory ran out, on a CPU or a GPU."""
+    return isinstance(error, MemoryError) or any(t in str(error) for t in ("allocate memory", "out of memory"))

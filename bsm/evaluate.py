@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.inference import separate
+from bsm.inference import check_channels, separate
 from bsm.metrics import bleedless_fullness, csdr_frames, ideal_ratio_mask, si_sdr, usdr
 from bsm.model import BSMamba2
 
@@ -42,6 +42,25 @@ BASELINES: dict[str, Separator] = {
     "ideal ratio mask": lambda track: ideal_ratio_mask(track.mixture(), track.read("vocals"), track.accompaniment()),
 }
 """Baselines for a score: no separation, no output, and an oracle that knows the sources."""
+
+
+def fitting(tracks: Sequence[Track], channels: int, skipped: dict[str, str] | None = None) -> list[Track]:
+    """Return the tracks that a model of so many channels can separate; log the others and enter them in ``skipped``.
+
+    Raises:
+        InputError: a track has other channels, and ``skipped`` is None; or all tracks have.
+    """
+    found = []
+    for track in tracks:
+        try:
+            check_channels(track.channels, channels, track.name)
+            found.append(track)
+        except InputError as error:
+            if skipped is None or (track is tracks[-1] and not found):
+                raise
+            skipped[track.name] = str(error)
+            log.warning("skipping song %r: %s", track.name, error)
+    return found
 
 
 def score(reference: np.ndarray, estimate: np.ndarray, rate: int) -> dict[str, Any]:
@@ -90,8 +109,8 @@ def evaluate(
         One record per track and separator, in that order: ``track``, ``separator`` and the scores of :func:`score`.
 
     Raises:
-        InputError: A track cannot be separated, a scoring process died, or the journal cannot be read or written or
-            holds the scores of other settings.
+        InputError: A track cannot be separated, a scoring process died or cannot start, or the journal cannot be read
+            or written or holds the scores of other settings.
         OSError: The journal's folder cannot be made.
     """
     done: dict[tuple[str, str], dict[str, Any]] = {}
@@ -122,6 +141,7 @@ def _scored(
     pool = ProcessPoolExecutor(
         processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     )
+    started = pool.submit(int)  # A script without a main guard fails here at once, in the spawned process.
     try:
         for track, name in jobs:
             try:
@@ -134,6 +154,10 @@ def _scored(
             yield from _finished(waiting, most=processes)
         yield from _finished(waiting, most=0)
     except BrokenProcessPool as error:
+        if started.exception():
+            raise InputError(
+                "no scoring process could start; in a script, call this below `if __name__ == '__main__':`"
+            ) from error
         raise InputError(
             f"a scoring process died, perhaps because memory ran out; use fewer than {processes} processes"
         ) from error
@@ -154,8 +178,8 @@ def _finished(waiting: dict[Future, dict[str, str]], most: int) -> Iterator[dict
 class Journal:
     """Keep scores in a file as they are computed, so that a stopped evaluation can resume.
 
-    The file has JSON lines: first the settings, then one record per line. Undefined values stay NaN, which Python reads
-    although strict JSON lacks it. A last line that was cut short is scored again.
+    The file has JSON lines: first the settings, then one record per line. Undefined values stay NaN: Python
+    reads it, but strict JSON lacks it. A last line that was cut short is scored again.
 
     Args:
         path: the file. The first record creates it.
@@ -218,12 +242,8 @@ class Journal:
 
 
 def fingerprint(tracks: Sequence[Track]) -> str:
-    """Return a short hash that changes if songs change: of names, rates, lengths, and the files' sizes and times."""
-    parts = []
-    for track in tracks:
-        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in track.files]
-        parts.append([track.name, track.rate, track.samples, sorted(stats)])
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    """Return a short hash of the songs' identities. It changes if songs change, and not if they are copied."""
+    return hashlib.sha256(json.dumps([track.identity() for track in tracks]).encode()).hexdigest()[:16]
 
 
 def digest(settings: dict[str, Any]) -> str:

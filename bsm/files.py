@@ -1,4 +1,4 @@
-"""Write files whole or not at all, check beforehand that they can be written, and compute checksums.
+"""Write files whole or not at all, check beforehand that they can be written, lock them, and compute checksums.
 
 Every file that the package writes goes through :func:`replacing` or :func:`write_text`, except journals that grow.
 """
@@ -6,13 +6,18 @@ Every file that the package writes goes through :func:`replacing` or :func:`writ
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
+import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from bsm.errors import InputError
+
+log = logging.getLogger(__name__)
 
 TEMPORARY = ".bsm-"
 """Prefix of the names of unfinished files. A killed process leaves such a file behind."""
@@ -22,18 +27,19 @@ TEMPORARY = ".bsm-"
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path in the same folder, with the same suffix; it becomes ``path`` if the block succeeds.
 
-    Makes missing parent folders. The content reaches the disk before the name does: a crash leaves the old file or the
-    new one. If the block fails, the temporary file is deleted. Its name is short, because ``path`` may be as long as
-    the file system allows.
+    Makes missing parent folders. Writes through a symbolic link. The content reaches the disk before the name does: a
+    crash leaves the old file or the new one. If the block fails, the temporary file is deleted. Its name is short,
+    because ``path`` may be as long as the file system allows.
 
     Raises:
-        InputError: a folder cannot be made, or the file cannot be written.
+        InputError: a folder cannot be made, the path is a pipe or a device, or the file cannot be written.
         OSError: the block failed on another file.
     """
     path, temporary = Path(path), None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY, suffix=path.suffix)
+        target = _target(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=TEMPORARY, suffix=path.suffix)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -42,10 +48,10 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp lets only the owner read
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
-        if name and TEMPORARY not in name and not path.is_relative_to(name):
+        if name and TEMPORARY not in name and not target.is_relative_to(name):
             raise
         reason = error.strerror or str(error)
         raise InputError(f"{path}: cannot be written ({reason}); make room there, or make it writable") from error
@@ -71,22 +77,69 @@ def check_writable(*paths: Path) -> None:
     """Check, before computing, that files can be written in the end. Changes nothing on disk.
 
     Raises:
-        InputError: a path is a folder, a name is longer than its file system allows, or the file's folder cannot be
-            made or written.
+        InputError: a path is a folder, a pipe or a device, a name is longer than its file system allows, or the file's
+            folder cannot be made or written.
     """
-    for path in paths:
+    for path in (_target(path).absolute() for path in paths):
         # Path.exists would raise OSError for a name that is too long, and miss a link that leads nowhere.
-        base = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+        base = next(parent for parent in path.parents if os.path.lexists(parent))
         if not base.is_dir() or not os.access(base, os.W_OK | os.X_OK):
             raise InputError(f"{path.parent}: cannot be written; name another place with -o")
         longest = os.pathconf(base, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
-        for name in path.absolute().relative_to(base).parts:
+        for name in path.relative_to(base).parts:
             if (length := len(os.fsencode(name))) > longest:
                 raise InputError(
                     f"{path}: file name of {length} bytes, more than the {longest} allowed there; choose a shorter name"
                 )
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder; name a file, or another place with -o")
+
+
+def _target(path: Path) -> Path:
+    """Return the file that a path stands for: the path itself, or what it links to.
+
+    Raises:
+        InputError: that is a folder, a pipe or a device.
+    """
+    # Unlike Path's methods, these raise for no name.
+    if os.path.isdir(path):  # noqa: PTH112
+        raise InputError(f"{path}: is a folder; name a file, or another place with -o")
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
+        raise InputError(f"{path}: is a pipe or a device; name a file to write to")
+    return real(path) if os.path.islink(path) else path  # noqa: PTH114
+
+
+def real(path: Path) -> Path:
+    """Return a path without symbolic links. Unlike Path.resolve, it takes links in a circle."""
+    return Path(os.path.realpath(path))
+
+
+@contextlib.contextmanager
+def alone(lock: Path, busy: str) -> Iterator[None]:
+    """Hold a lock file during the block; the system releases it when this process ends, however it ends.
+
+    The lock belongs to this process alone: a child that outlives it does not hold it. The file stays, because a process
+    that has opened a deleted one would hold a lock that no other process sees.
+
+    Args:
+        lock: the file; missing folders are made.
+        busy: what another process does if it holds the lock, such as "another process trains here".
+
+    Raises:
+        InputError: another process holds the lock.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            owner = file.read().strip() or "not known"
+            raise InputError(f"{busy} ({owner}); wait for it, or stop it") from None
+        except OSError as error:
+            log.warning("%s: this file system has no locks (%s); start one process at a time", lock, error)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bsm import audio, fast
-from bsm.errors import InputError
-from bsm.files import check_writable
+from bsm.errors import InputError, lacks_memory
+from bsm.files import check_writable, real
 from bsm.model import BSMamba2
 
 log = logging.getLogger(__name__)
 
 OUTPUTS = ("vocals", "accompaniment")
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".w64", ".au", ".caf")
-"""Suffixes of songs in a folder. A file named by the user may have any suffix that libsndfile reads."""
+LEAST_WINDOW = 0.01  # s, one hop of the paper's STFT
+MOST_OVERLAP = 100  # windows over a sample
+PADDED = 32.0  # s; a longer window than this is not padded beyond the recording
 
 
 def separate(
@@ -44,7 +45,8 @@ def separate(
         model: on any device; its own rate and channels may differ from the recording's.
         mixture: ``(channels, samples)``.
         rate: sample rate of the mixture, Hz.
-        window: length of the model's input, s; the last window is padded with zeros.
+        window: length of the model's input, s; the last window is padded with zeros. A window above :data:`PADDED` is
+            shortened to the recording.
         hop: time between the starts of windows, s; default: no overlap, as in the author's code. Overlapping windows
             are cross-faded.
         whole: process the recording in one pass, without windows. Memory grows with its length; at paper size the
@@ -56,9 +58,9 @@ def separate(
         ``(channels, samples)`` on the CPU, with the mixture's shape and rate.
 
     Raises:
-        InputError: the mixture has no samples, values that are not finite, or a number of channels other than 1 and the
-            model's (which is not 1); the window or hop is out of range; the GPU lacks memory; or the estimate is not
-            finite.
+        InputError: the mixture has no samples, values that are not finite, or a number of channels that
+            :func:`check_channels` refuses; the window or hop is out of range; the model has half precision; the memory
+            is too small; or the estimate is not finite.
     """
     mixture = torch.as_tensor(mixture, dtype=torch.float32)
     if mixture.ndim != 2 or 0 in mixture.shape:
@@ -67,17 +69,25 @@ def separate(
         raise InputError("the mixture has NaN or infinite samples; export it again from its source")
     check_windows(window, hop, whole=whole)
     config, (channels, samples) = model.config, mixture.shape
+    check_channels(channels, config.channels)
+    dtype = next(model.parameters(), mixture).dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise InputError(f"the model's weights are {dtype}, in which it cannot separate; give model.float()")
     wave = torch.from_numpy(audio.resample(mixture.numpy(), rate, config.sample_rate))
     if wave.shape[-1] == 0:  # less than half a sample at the model's rate
         wave = wave.new_zeros(channels, 1)
     wave = _to_model_channels(wave, config.channels)
-    size = wave.shape[-1] if whole else max(1, round(window * config.sample_rate))
-    step = size if hop is None or whole else max(1, round(hop * config.sample_rate))
+    longest = max(wave.shape[-1], round(PADDED * config.sample_rate))
+    size = wave.shape[-1] if whole else min(longest, round(window * config.sample_rate))
+    step = size if hop is None or whole else min(size, max(1, round(hop * config.sample_rate)))
     try:
         estimate = _windowed(model, wave, size, step, batch_size, progress)
-    except torch.OutOfMemoryError as error:  # raised for GPUs alone
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
         raise InputError(
-            "the GPU's memory is too small for this; choose a shorter window, a smaller batch, or --device cpu"
+            "the memory is too small for this; choose a window (without --whole), a shorter one, or a smaller batch; "
+            "on a GPU, --device cpu"
         ) from error
     if not estimate.isfinite().all():
         raise InputError(
@@ -94,12 +104,24 @@ def check_windows(window: float, hop: float | None = None, *, whole: bool = Fals
     """Check the window and hop of :func:`separate`, s. The hop is not used, and not checked, if ``whole``.
 
     Raises:
-        InputError: the window is not positive and finite, or the hop is not above 0 and at most the window.
+        InputError: the window is below :data:`LEAST_WINDOW` or not finite, or the hop is not between a hundredth of the
+            window and the window.
     """
-    if not 0 < window < math.inf:
-        raise InputError(f"window must be above 0 s and finite, got {window:g} s; the default is 8 s")
-    if hop is not None and not whole and not 0 < hop <= window:
-        raise InputError(f"hop must be above 0 and at most the window of {window:g} s, got {hop:g} s")
+    if not LEAST_WINDOW <= window < math.inf:
+        raise InputError(f"window must be at least {LEAST_WINDOW:g} s and finite, got {window:g} s; the default is 8 s")
+    least = window / MOST_OVERLAP
+    if hop is not None and not whole and not least <= hop <= window:
+        raise InputError(f"hop must be from {least:g} s to the window of {window:g} s, got {hop:g} s")
+
+
+def check_channels(channels: int, wanted: int, name: str | Path = "the recording") -> None:
+    """Check that a recording's channels fit a model: as many as the model's, or one of the two is mono.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    if channels not in (1, wanted) and wanted != 1:
+        raise InputError(f"{name} has {channels} channels; the model takes {wanted}, or mono; mix it down first")
 
 
 def _to_model_channels(wave: Tensor, wanted: int) -> Tensor:
@@ -113,9 +135,7 @@ def _to_model_channels(wave: Tensor, wanted: int) -> Tensor:
         return wave[None]
     if wanted == 1:
         return wave[:, None]
-    if channels == 1:
-        return wave.expand(wanted, -1)[None]
-    raise InputError(f"the recording has {channels} channels; the model takes {wanted}, or mono; mix it down first")
+    return wave.expand(wanted, -1)[None]
 
 
 def _from_model_channels(estimate: Tensor, channels: int) -> Tensor:
@@ -128,7 +148,7 @@ def _from_model_channels(estimate: Tensor, channels: int) -> Tensor:
 @torch.inference_mode()
 def _windowed(model: BSMamba2, wave: Tensor, size: int, step: int, batch_size: int, progress: bool | str) -> Tensor:
     """Run the model on windows of ``size`` samples every ``step`` samples; ``(b, c, samples)`` in and out."""
-    device = next(model.parameters(), wave).device
+    like = next(model.parameters(), wave)
     batch, channels, samples = wave.shape
     count = 1 + max(0, -(-(samples - size) // step))
     padded = torch.nn.functional.pad(wave, (0, (count - 1) * step + size - samples))
@@ -142,7 +162,7 @@ def _windowed(model: BSMamba2, wave: Tensor, size: int, step: int, batch_size: i
         for first in range(0, count, per_pass):
             group = starts[first : first + per_pass]
             windows = torch.stack([padded[..., s : s + size] for s in group])  # (windows, b, c, size)
-            estimate = model(windows.flatten(0, 1).to(device)).float().cpu().view(windows.shape)
+            estimate = model(windows.flatten(0, 1).to(like)).float().cpu().view(windows.shape)
             for start, part in zip(group, estimate, strict=True):
                 total[..., start : start + size] += part * weight
                 weights[start : start + size] += weight
@@ -172,29 +192,39 @@ def _progress(model: nn.Module, passes: int, shown: bool | str) -> Iterator[None
 # ---- files
 
 
-def find_songs(places: Sequence[Path]) -> list[Path]:
-    """Return the songs among files and folders, each once. A folder's songs are the audio files directly inside it.
+def find_songs(places: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Find the songs among files and folders. A folder's songs are the audio files directly inside it.
 
     In folders, skips hidden files and earlier outputs: ``<song>.vocals.wav`` and ``<song>.accompaniment.wav`` of a song
-    in the same folder. Logs the outputs that it skips. A file in ``places`` is a song whatever its name.
+    in the same folder. Logs the outputs that it skips. A file in ``places`` is always a song.
+
+    Returns:
+        The songs, each once; and the audio and video files in folders that cannot be read. The log names the latter.
 
     Raises:
-        InputError: a folder has no audio files.
+        InputError: a folder has no audio files that can be read.
     """
     songs: list[Path] = []
+    left_out: list[Path] = []
     for place in places:
         if not place.is_dir():
             songs.append(place)
             continue
-        inside = [p for p in sorted(place.iterdir()) if p.suffix.lower() in SUFFIXES and p.is_file()]
-        inside = [p for p in inside if not p.name.startswith(".")]
+        files = [p for p in sorted(place.iterdir()) if p.is_file() and not p.name.startswith(".")]
+        inside = [p for p in files if audio.READABLE.search(p.name)]
+        foreign = [p for p in files if audio.FOREIGN.search(p.name)]
         if not inside:
-            raise InputError(f"{place}: is a folder without audio files; give a song, or a folder of songs")
+            fix = audio.convert(foreign[0]) if foreign else "give a song, or a folder of songs"
+            raise InputError(f"{place}: is a folder without audio files that can be read; {fix}")
+        left_out += foreign
         outputs = {path.name for song in inside for path in _outputs(song, None)}
         if skipped := [p for p in inside if p.name in outputs]:
             log.warning("skipped earlier outputs: %s", ", ".join(map(str, skipped)))
         songs += [p for p in inside if p.name not in outputs]
-    return list(dict.fromkeys(songs))
+    if left_out := list(dict.fromkeys(left_out)):
+        names = ", ".join(map(str, left_out))
+        log.warning("left out %d file(s) that cannot be read: %s; %s", len(left_out), names, audio.convert(left_out[0]))
+    return list(dict.fromkeys(songs)), left_out
 
 
 def _outputs(song: Path, folder: Path | None) -> list[Path]:
@@ -218,18 +248,18 @@ def plan_outputs(
     """
     targets: dict[Path, list[Path]] = {}
     song_of: dict[Path, Path] = {}
-    given = {song.resolve() for song in songs}
+    given = {real(song) for song in songs}
     for song in songs:
         audio.info(song)
         paths = _outputs(song, folder)
         if (other := song_of.setdefault(paths[0], song)) != song:
             raise InputError(f"{other} and {song} would both be written to {paths[0]}; separate them one by one")
         # Path.exists would raise OSError for a name that is too long.
-        if skip_existing and all(os.path.exists(path) and path.resolve() not in given for path in paths):  # noqa: PTH110
+        if skip_existing and all(os.path.exists(path) and real(path) not in given for path in paths):  # noqa: PTH110
             continue
         check_writable(*paths)
         for path in paths:
-            if path.resolve() in given:
+            if real(path) in given:
                 raise InputError(
                     f"{path}: is one of the songs, and an output of {song}; leave out one of the two, or name another "
                     "folder with -o"
@@ -241,7 +271,7 @@ def plan_outputs(
                 )
         targets[song] = paths
     if len(targets) < len(songs):
-        log.warning("skipped %d of %d song(s), which are separated already", len(songs) - len(targets), len(songs))
+        log.warning("skipped %d of %d song(s): they are separated already", len(songs) - len(targets), len(songs))
     return targets
 
 

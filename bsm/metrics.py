@@ -1,4 +1,8 @@
-"""Separation metrics: uSDR, cSDR (museval), SI-SDR, bleedless and fullness; the ideal ratio mask as an oracle."""
+"""Separation metrics: uSDR, cSDR (museval), SI-SDR, level, bleedless, fullness; the ideal ratio mask as an oracle.
+
+Each metric takes the true source (``reference``) and the separated source (``estimate``), arrays or tensors of one
+shape, (channels, samples) or (samples,). It raises a ValueError if the shapes differ. Rates are in Hz.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +31,8 @@ def usdr(reference: Audio, estimate: Audio) -> float:
     ``10 log10((sum s^2 + 1e-7) / (sum (s - s')^2 + 1e-7))`` over all samples and channels, as in the author's code and
     the Music Demixing Challenge. A silent reference gives a finite, very low value unless the estimate is silent too.
 
-    Args:
-        reference: the true source, (channels, samples) or (samples,).
-        estimate: the separated source, same shape.
-
     Returns:
         The ratio in dB.
-
-    Raises:
-        ValueError: The shapes differ.
     """
     s, e = _pair(reference, estimate)
     return _db(np.sum(s**2) + 1e-7, np.sum((s - e) ** 2) + 1e-7)
@@ -47,15 +44,8 @@ def si_sdr(reference: Audio, estimate: Audio) -> float:
     One factor for all channels scales the reference to fit the estimate best. The mean is not removed. A perfect
     estimate gives a large finite value.
 
-    Args:
-        reference: the true source, (channels, samples) or (samples,).
-        estimate: the separated source, same shape.
-
     Returns:
         The ratio in dB; NaN if the reference or the estimate is silent throughout, because then no scale fits.
-
-    Raises:
-        ValueError: The shapes differ.
     """
     s, e = _pair(reference, estimate)
     if not s.any() or not e.any():
@@ -65,15 +55,29 @@ def si_sdr(reference: Audio, estimate: Audio) -> float:
     return _db(np.sum(target**2) + tiny, np.sum((e - target) ** 2) + tiny)
 
 
+def level(reference: Audio, estimate: Audio) -> float:
+    """Return the level of an estimate relative to its reference, over all samples and channels.
+
+    An estimate that is too quiet hides in uSDR, where silence scores 0 dB, and not here.
+
+    Returns:
+        dB; minus infinity for a silent estimate, NaN for a silent reference.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    s, e = _pair(reference, estimate)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(10 * np.log10(np.square(e).sum() / np.square(s).sum())) if s.any() else float("nan")
+
+
 def csdr(reference: Audio, estimate: Audio, rate: int, *, window: float = 1.0, hop: float = 1.0) -> float:
     """Compute the chunk SDR of a track: the median of :func:`csdr_frames` over the windows with a value.
 
     Returns:
         The median in dB; NaN if no window has a value, infinity if most windows are exact.
 
-    Raises:
-        ValueError: The shapes differ, or the window or the hop is shorter than a sample.
-        InputError: ffmpeg is missing, and museval cannot be imported without it.
+    Raises: as :func:`csdr_frames`.
     """
     frames = csdr_frames(reference, estimate, rate, window=window, hop=hop)
     return float(np.nanmedian(frames)) if not np.isnan(frames).all() else float("nan")
@@ -89,8 +93,8 @@ def csdr_frames(reference: Audio, estimate: Audio, rate: int, *, window: float =
     whole window are not scored. A track shorter than a window is one window.
 
     Args:
-        reference: the true source, (channels, samples) or (samples,).
-        estimate: the separated source, same shape.
+        reference: the true source.
+        estimate: the separated source.
         rate: Hz.
         window: length of a window, s.
         hop: distance between windows, s.
@@ -99,7 +103,7 @@ def csdr_frames(reference: Audio, estimate: Audio, rate: int, *, window: float =
         SDR in dB, (windows,); NaN for a window without a value.
 
     Raises:
-        ValueError: The shapes differ, or the window or the hop is shorter than a sample.
+        ValueError: The window or the hop is shorter than a sample.
         InputError: ffmpeg is missing, and museval cannot be imported without it.
     """
     s, e = _pair(reference, estimate)
@@ -139,17 +143,9 @@ def bleedless_fullness(reference: Audio, estimate: Audio, rate: int) -> tuple[fl
 
     The computation is in float32, as in the original. The mel bands follow the rate; the original assumes 44.1 kHz.
 
-    Args:
-        reference: the true source, (channels, samples) or (samples,).
-        estimate: the separated source, same shape.
-        rate: Hz.
-
     Returns:
         Bleedless, ``100 / (1 + bleed)``, and fullness, ``100 / (1 + loss)``. 100 is perfect. Both are NaN if a signal
         is not finite.
-
-    Raises:
-        ValueError: The shapes differ.
     """
     pair = _pair(reference, estimate)
     if not all(np.isfinite(x).all() for x in pair):

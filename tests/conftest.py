@@ -1,8 +1,11 @@
 """What several test files use: a small model, small songs, a local web server, one thread for PyTorch, log levels."""
 
+import contextlib
 import http.server
 import json
 import logging
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -80,6 +83,25 @@ def log_level_left_alone():
     level = logger.level
     yield
     logger.setLevel(level)
+
+
+LOCK = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+
+
+@pytest.fixture
+def locked():
+    """Return a context manager in which another process holds a lock file."""
+
+    @contextlib.contextmanager
+    def hold(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pipe = subprocess.PIPE
+        with subprocess.Popen([sys.executable, "-S", "-c", LOCK, path], stdin=pipe, stdout=pipe) as other:
+            other.stdout.read(1)
+            yield other
+            other.communicate(b"\n")
+
+    return hold
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 import os
 import shutil
 import subprocess
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -163,16 +162,67 @@ def test_a_truncated_file_is_refused(tmp_path, file_format, suffix, subtype):
             audio.info(path)
 
 
-@pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFF000, 0x80000000], ids=hex)
-def test_a_wav_header_without_a_usable_length_reads_to_its_end(tmp_path, length):
+@pytest.mark.parametrize("file_format", ["AVR", "MPC2K", "MAT4", "MAT5", "NIST", "VOC", "SVX", "WVE"])
+def test_half_a_file_of_a_rare_format_is_refused(tmp_path, file_format):
+    path, subtype = tmp_path / "a.sound", "ALAW" if file_format == "WVE" else "PCM_16"
+    channels = 1 if file_format in ("SVX", "WVE") else 2
+    soundfile.write(path, noise(channels, 8000).T, 8000, format=file_format, subtype=subtype)
+    assert audio.info(path).samples == 8000 and audio.read(path)[0].shape == (channels, 8000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"a.sound: damaged audio file: ends after 0\.4"):
+        audio.info(path)
+
+
+@pytest.mark.parametrize("riff", [None, 36, 10_000], ids=["as the samples", "none", "right"])
+@pytest.mark.parametrize("length", [0, 0xFFFFFFFF, 0x7FFFF000, 0x80000000, 0xFFFFFFFF - 36], ids=hex)
+def test_a_wav_header_without_a_usable_length_reads_to_its_end(tmp_path, length, riff):
     """As programs write it to a pipe, because they cannot go back and fill it in."""
     path, sound = tmp_path / "a.wav", noise(2, 1000)
     soundfile.write(path, sound.T, 8000, subtype="FLOAT")
     content = bytearray(path.read_bytes())
-    for begin in (4, content.index(b"data") + 4):
-        content[begin : begin + 4] = length.to_bytes(4, "little")
+    for begin, stated in ((4, length if riff is None else riff), (content.index(b"data") + 4, length)):
+        content[begin : begin + 4] = stated.to_bytes(4, "little")
     path.write_bytes(content[:-80])
     np.testing.assert_array_equal(audio.read(path)[0], sound[:, :-10])
+    assert audio.info(path) == audio.AudioInfo(8000, 2, 990)
+
+
+def test_a_file_that_only_ffmpeg_could_read_asks_for_it(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "empty.wav", np.zeros((0, 2)), 44100)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"empty.wav: no samples, or a length that is not stated; .* install ffmpeg"):
+        audio.info(tmp_path / "empty.wav")
+
+
+def test_large_wav_files_of_which_the_header_states_a_length_are_refused_when_cut(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(2, 1000).T, 8000)
+    content = bytearray(path.read_bytes())
+    begin = content.index(b"data") + 4
+    content[begin : begin + 4] = (3 << 30).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"damaged audio file: ends after 0\.125 of"):
+        audio.info(path)
+
+
+def test_a_pipe_is_named_as_one(tmp_path):
+    os.mkfifo(tmp_path / "song")
+    for path in (tmp_path / "song", Path("/dev/null")):
+        with pytest.raises(InputError, match=f"{path}: a pipe or device cannot be read; save the sound to a file"):
+            audio.read(path)
+
+
+def test_what_exceeds_a_wav_file_is_written_as_rf64(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio, "_LARGEST", 4 * 2 * 500)
+    for samples, expected in ((500, "WAV"), (501, "RF64")):
+        sound = noise(2, samples)
+        audio.write(tmp_path / "a.wav", sound, 8000)
+        assert soundfile.info(tmp_path / "a.wav").format == expected
+        np.testing.assert_array_equal(audio.read(tmp_path / "a.wav")[0], sound)
+    audio.write(tmp_path / "a.wav", sound, 8000, subtype="PCM_16")
+    assert soundfile.info(tmp_path / "a.wav").format == "WAV"
+    with pytest.raises(InputError, match="a.aiff: more than the 4 GiB that AIFF holds"):
+        audio.write(tmp_path / "a.aiff", sound, 8000)
 
 
 def test_a_wav_file_that_was_never_closed_reads_to_its_end(tmp_path):
@@ -259,7 +309,6 @@ COVER = ("-i", "cover.ppm", "-map", "0", "-map", "1", "-c:v", "png", "-pred", "n
     ids=["variable", "constant", "no ID3", "cover", "mono 22050 Hz"],
 )
 def test_an_mp3_that_does_not_state_its_length_is_read_whole(encode, options):
-    before = threading.enumerate()
     expected, rate = audio.read(encode("tag.mp3", *options))
     path = encode("bare.mp3", *options, "-write_xing", "0")
     assert not any(tag in path.read_bytes() for tag in (b"Xing", b"Info"))
@@ -272,9 +321,6 @@ def test_an_mp3_that_does_not_state_its_length_is_read_whole(encode, options):
     np.testing.assert_array_equal(audio.read(path, start=6 * rate, stop=9 * rate)[0], sound[:, 6 * rate :])
     with pytest.raises(InputError, match=f"has samples 0 to {sound.shape[1]}, asked"):
         audio.read(path, start=8 * rate)
-    for thread in set(threading.enumerate()).difference(before):
-        thread.join(10)
-        assert not thread.is_alive()
 
 
 def test_an_mp3_whose_tag_lacks_the_length_is_read_whole(encode):

@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import re
+import signal
+import subprocess
 import sys
 import tracemalloc
 import zipfile
@@ -195,6 +197,68 @@ def test_lightning_parts_beside_the_model_are_no_fault(author, model, tmp_path):
     assert same(load_model(saved({"state_dict": author}, tmp_path / "m.ckpt")), model)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model._orig_mod.", "module.model.", "module._orig_mod."])
+@pytest.mark.parametrize("entry", [None, "state_dict", "model", "model_state_dict", "ema"])
+def test_checkpoints_as_people_have_them(prefix, entry, author, model, tmp_path):
+    tensors = {prefix + name.removeprefix("model."): value for name, value in author.items()}
+    content = tensors if entry is None else {entry: tensors, "epoch": 3, "optimizer": {"state": {}}}
+    assert same(load_model(saved(content, tmp_path / "m.pt")), model)
+    ours = {prefix + name: value.detach().clone() for name, value in model.state_dict().items()}
+    save_file(ours, tmp_path / "m.safetensors", metadata={"model": json.dumps(model.config.to_dict())})
+    assert same(load_model(tmp_path / "m.safetensors"), model)
+
+
+def test_which_weights_are_wanted_must_be_clear(author, tmp_path):
+    for content, match in (
+        ({"model": author, "ema": author}, "holds weights in the entries model, ema; save the wanted one alone"),
+        (author | {"module.final_norm.gamma": torch.ones(8)}, "holds two tensors 'final_norm.gamma', under other pre"),
+        ({"epoch": 3, "lr": 1.0}, "holds no weights by name, but 'epoch', 'lr'; load a checkpoint"),
+    ):
+        with pytest.raises(InputError, match=f"m.pt: {match}"):
+            load_model(saved(content, tmp_path / "m.pt"))
+
+
+def test_a_run_stands_for_its_weights(model, tmp_path):
+    (tmp_path / "run.json").touch()
+    with pytest.raises(InputError, match="a run without model.safetensors, so not finished; give a file of its folder"):
+        load_model(tmp_path)
+    saved({"step": 1, "ranking": {}, "averaged": {}, "model": {}}, tmp_path / "state.ckpt")
+    with pytest.raises(InputError, match="state.ckpt: a training's checkpoint; give the run's model.safetensors"):
+        load_model(tmp_path / "state.ckpt")
+    save_model(model, tmp_path / "model.safetensors", {})
+    assert same(load_model(tmp_path), model)
+
+
+@pytest.mark.parametrize("content", [b'{"dim": 8}', b"some text\nin lines", b"<html>", pickle.dumps({"a": 1})])
+def test_what_is_no_weights_file_is_called_so(content, tmp_path):
+    (tmp_path / "m.pt").write_bytes(content)
+    with pytest.raises(InputError, match=r"not a (weights|safetensors) file|holds no weights") as caught:
+        load_model(tmp_path / "m.pt")
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="this system limits no file sizes")
+@pytest.mark.parametrize("call", ["save_model(model, Path('m.safetensors'), {})", "export_author(model, 'm.ckpt')"])
+def test_a_full_disk_is_one_line(call, tmp_path):
+    """A limit on file sizes fails as a full disk does."""
+    script = f"""
+import resource, signal
+from pathlib import Path
+from bsm import BSMamba2, ModelConfig
+from bsm.weights.files import export_author, save_model
+model = BSMamba2(ModelConfig(dim=8, depth=1, d_state=8, headdim=8, expand=2, mask_expansion=1))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    {call}
+except ValueError as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert re.match(r"InputError m\.\w+: cannot be written \(File too large\); make room", done.stdout)
+    assert not {path.name for path in tmp_path.iterdir()} - {"m.json"}
+
+
 # --- What does not fit -----------------------------------------------------------------------------------------------
 
 GROUPS = [
@@ -211,20 +275,20 @@ GROUPS = [
 def test_missing_tensors_are_listed(author, strict, tmp_path):
     for missing in ([name] for name in GROUPS):
         content = {"state_dict": {k: v for k, v in author.items() if k not in missing}}
-        with pytest.raises(InputError, match=f"1 missing: {re.escape(missing[0])}$"):
+        with pytest.raises(InputError, match=f"1 missing: {re.escape(missing[0].removeprefix('model.'))}$"):
             load_model(saved(content, tmp_path / "m.ckpt"), strict=strict)
     content = {"state_dict": {k: v for k, v in author.items() if k not in GROUPS}}
     with pytest.raises(InputError) as caught:
         load_model(saved(content, tmp_path / "m.ckpt"), strict=strict)
     said = str(caught.value)
     assert f"{len(GROUPS)} missing: " in said and "and 2 more" in said and "\n" not in said
-    assert sum(name in said for name in GROUPS) == len(GROUPS) - 2
+    assert sum(name.removeprefix("model.") in said for name in GROUPS) == len(GROUPS) - 2
 
 
 def test_unexpected_tensors_are_listed_or_logged(author, model, tmp_path, caplog):
     extra = {"model.layers.0.0.extra": torch.ones(1), "stray.weight": torch.ones(2)}
     path = saved({"state_dict": author | extra}, tmp_path / "m.ckpt")
-    with pytest.raises(InputError, match=r"m\.ckpt.*2 unexpected: model\.layers\.0\.0\.extra, stray\.weight$"):
+    with pytest.raises(InputError, match=r"m\.ckpt.*2 unexpected: layers\.0\.0\.extra, stray\.weight$"):
         load_model(path)
     assert same(load_model(path, strict=False), model)
     assert "stray.weight" in caplog.text
@@ -232,7 +296,7 @@ def test_unexpected_tensors_are_listed_or_logged(author, model, tmp_path, caplog
 
 def test_missing_and_unexpected_are_one_error(author, tmp_path):
     author["model.final_norm.beta"] = author.pop("model.final_norm.gamma")
-    with pytest.raises(InputError, match=r"1 missing: model\.final_norm\.gamma; 1 unexpected: model\.final_norm\.beta"):
+    with pytest.raises(InputError, match=r"1 missing: final_norm\.gamma; 1 unexpected: final_norm\.beta"):
         load_model(saved({"state_dict": author}, tmp_path / "m.ckpt"))
 
 
@@ -261,8 +325,8 @@ def test_other_shapes_are_named(author, tmp_path):
     author["model.layers.0.0.linear.weight"] = torch.ones(16, 8, 2)
     with pytest.raises(InputError) as caught:
         load_model(saved({"state_dict": author}, tmp_path / "m.ckpt"))
-    assert "model.layers.1.1.backward_blocks.0.mixer.D has (5,), wanted (4,)" in str(caught.value)
-    assert "model.layers.0.0.linear.weight has (16, 8, 2)" in str(caught.value)
+    assert "layers.1.1.backward_blocks.0.mixer.D has (5,), wanted (4,)" in str(caught.value)
+    assert "layers.0.0.linear.weight has (16, 8, 2)" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -440,7 +504,7 @@ def test_odd_pickles_are_refused(name, author, tmp_path):
     assert peak < 50e6
 
 
-@pytest.mark.parametrize("change", ["short storage", "no storage", "compressed", "two pickles", "big endian"])
+@pytest.mark.parametrize("change", ["short storage", "no storage", "compressed", "two pickles", "program"])
 def test_odd_archives_are_refused(change, author, tmp_path):
     path = saved(foreign(author), tmp_path / "m.ckpt")
     with zipfile.ZipFile(path) as archive:
@@ -452,9 +516,9 @@ def test_odd_archives_are_refused(change, author, tmp_path):
                 if change == "no storage":
                     continue
                 data = data[:-1]
-            if member.endswith("byteorder") and change == "big endian":
-                data = b"big"
             archive.writestr(member, data)
+        if change == "program":  # PyTorch would load TorchScript
+            archive.writestr("m/constants.pkl", b"")
         if change == "two pickles":
             archive.writestr("other/data.pkl", members[next(m for m in members if m.endswith("data.pkl"))])
     with pytest.raises(InputError, match=r"m\.ckpt"):

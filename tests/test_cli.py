@@ -22,9 +22,9 @@ import bsm.weights.registry
 from bsm import audio
 from bsm.errors import InputError
 from bsm.evaluate import METRICS, digest
-from bsm.study import notebook_paths, profiles
+from bsm.stats import bootstrap_interval
+from bsm.study import profiles
 from bsm.study.records import ROOT
-from bsm.study.stats import bootstrap_interval
 from bsm.weights.files import save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -39,7 +39,7 @@ SERVER = """
 import json, os, sys, traceback
 import torch
 from bsm.cli import main
-import bsm.devices, bsm.weights.files, bsm.inference, bsm.study.evaluation, bsm.study.notebook_paths
+import bsm.devices, bsm.weights.files, bsm.inference, bsm.study.evaluation, bsm.study.run
 torch.set_num_threads(1)
 with torch.device("meta"):  # its first use is slow, too
     torch.empty(1).uniform_(1, 2).log_()
@@ -273,6 +273,67 @@ def test_one_bad_song_among_good_ones(separate, tmp_path):
     assert (tmp_path / "a.vocals.wav").stat().st_mtime_ns == before
 
 
+def test_what_a_folder_holds_but_cannot_be_read_is_told_by_line_and_status(separate, tmp_path):
+    for name in ("a.wav", "e.WAVE"):
+        write_noise(tmp_path / name, format="WAV")
+    for name in ("b.m4a", "c.mp4", "h.wma"):
+        (tmp_path / name).touch()
+    result = separate(".")
+    assert (result.status, result.out) == (2, outputs("a", "e"))
+    (line,) = result.err
+    assert "left out 3 file(s) that cannot be read: b.m4a, c.mp4, h.wma; convert it first" in line
+
+
+def test_six_channels_among_good_songs_are_known_before_computing(separate, tmp_path):
+    write_noise(tmp_path / "a.wav")
+    write_noise(tmp_path / "six.wav", channels=6)
+    assert_refused(separate("a.wav", "six.wav"), "six.wav has 6 channels; the model takes 2, or mono")
+    assert tree(tmp_path) == ["a.wav", "six.wav"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--threads", "0"),
+        ("--threads", "99999999999"),
+        ("--batch-size", "0"),
+        ("--device", "abacus"),
+        ("--device", "cuda:99"),
+        ("--window", "0"),
+        ("--window", "nan"),
+        ("--hop", "1e-9"),
+        ("--hop", "9"),
+    ],
+)
+def test_options_out_of_range(separate, tmp_path, option, value):
+    write_noise(tmp_path / "a.wav")
+    assert_refused(separate("a.wav", option, value), option.strip("-").partition("-")[0])
+    assert tree(tmp_path) == ["a.wav"]
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**63), str(10**30)])
+def test_seeds_out_of_range(command, seed):
+    assert_refused(command("train", "smoke", "--seed", seed), "--seed")
+
+
+def test_pipes_are_neither_read_nor_replaced(separate, tmp_path):
+    for name in ("in.wav", "a.vocals.wav"):
+        os.mkfifo(tmp_path / name)
+    write_noise(tmp_path / "a.wav")
+    assert_refused(separate("in.wav"), "in.wav: a pipe or device cannot be read; save the sound to a file")
+    assert_refused(separate("a.wav", "--overwrite"), "a.vocals.wav: is a pipe or a device; name a file to write to")
+    assert (tmp_path / "a.vocals.wav").is_fifo()
+
+
+def test_a_console_that_cannot_print_a_name(tmp_path):
+    run = [sys.executable, "-m", "bsm", "provenance", "歌.json"]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, env=environment)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert b"\\u6b4c.json" in line
+
+
 def test_two_songs_that_would_write_one_file(separate, tmp_path):
     for name in ("a.wav", "a.flac"):
         write_noise(tmp_path / name)
@@ -393,7 +454,7 @@ def test_help_and_version(command):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("data", "prepare"), ("train",), ("readme",), ("study", "01_train", "--profile")], ids=" ".join
+    "arguments", [("data", "prepare"), ("train",), ("readme",), ("study", "04_train", "--profile")], ids=" ".join
 )
 def test_a_wrong_profile(command, tmp_path, arguments):
     result = command(*arguments, "nope", cwd=tmp_path)
@@ -403,22 +464,22 @@ def test_a_wrong_profile(command, tmp_path, arguments):
 
 def test_study_refuses_what_it_does_not_know(command, tmp_path):
     output = ("-o", tmp_path / "out.ipynb")
-    assert_refused(command("study", "99_none", *output), "no notebook '99_none'; choose one of: 00_data")
-    assert_refused(command("study", "01_train", *output, "-p", "sead", "1"), "no parameter 'sead'; it has: profile")
-    assert_refused(command("study", "01_train", *output, "-p", "seed", "one"), "'seed' must be of type int")
-    assert_refused(command("study", "01_train", *output, "-p", "seed", "[1"), "not YAML")
+    assert_refused(command("study", "99_none", *output), "no notebook '99_none'; choose one of: 01_data")
+    assert_refused(command("study", "04_train", *output, "-p", "sead", "1"), "no parameter 'sead'; it has: profile")
+    assert_refused(command("study", "04_train", *output, "-p", "seed", "one"), "'seed' must be of type int")
+    assert_refused(command("study", "04_train", *output, "-p", "seed", "[1"), "not YAML")
     assert tree(tmp_path) == []
 
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """Return the function that calls `bsm study 08_input_length`, and gives the copy's path and the parameters."""
+    """Return the function that calls `bsm study 05_input_length`, and gives the copy's path and the parameters."""
     ran = []
-    monkeypatch.setattr("bsm.study.notebooks.run_notebook", lambda _, output, **given: ran.append((output, given)))
+    monkeypatch.setattr("bsm.study.run.run_notebook", lambda _, output, **given: ran.append((output, given)))
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        bsm.cli.cli(["study", "08_input_length", "--profile", "smoke", *arguments], standalone_mode=False)
+        bsm.cli.cli(["study", "05_input_length", "--profile", "smoke", *arguments], standalone_mode=False)
         output, given = ran.pop()
         return output, given["parameters"]
 
@@ -426,17 +487,11 @@ def study(tmp_path, monkeypatch):
 
 
 def test_an_executed_notebook_lies_beside_its_results(study, tmp_path):
-    name = "notebooks/08_input_length.ipynb"
+    name = "notebooks/05_input_length.ipynb"
     assert study()[0] == ROOT / "reports/smoke" / name
     assert study("-p", "out", "made")[0] == tmp_path / "made" / name
     assert study("-p", "out", "made", "-o", "other.ipynb")[0] == Path("other.ipynb")
-    assert study("-p", "weights", "m.pt")[0] == ROOT / "runs/08_input_length" / name  # apart from the profile's
-
-
-def test_the_notebooks_that_keep_other_models_apart_are_named():
-    """The command decides where the executed notebook goes, and the notebook itself where its results go."""
-    found = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb") if "results_folder(" in path.read_text("utf-8")}
-    assert found == set(notebook_paths.OTHERS)
+    assert study("-p", "weights", "m.pt")[0] == ROOT / "runs/05_input_length" / name  # apart from the profile's
 
 
 def test_paths_given_to_a_notebook_are_the_callers(study, tmp_path):
@@ -577,6 +632,24 @@ def test_evaluate_keeps_its_scores_unasked(command, weights, songs, tmp_path):
     assert json.loads(path.read_text())["values"][0]["usdr"] == 12.5  # not scored again
 
 
+def test_evaluate_tells_songs_of_other_channels_before_computing(command, weights, songs, tmp_path):
+    for name in ("vocals", "other"):
+        write_noise(songs / "b" / f"{name}.wav", 2 * RATE, channels=6)
+    arguments = ["evaluate", "--weights", weights, "--data", "songs", "--processes", "1", "-o", "scores.json"]
+    assert_refused(command(*arguments, cwd=tmp_path), "b has 6 channels; the model takes 2, or mono")
+    assert tree(tmp_path) == ["songs", *(f"songs/{path}" for path in tree(songs))]
+    result = command(*arguments, "--skip-bad", cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert result.err[-1] == "skipped, not scored: b"
+
+
+def test_evaluate_does_not_replace_what_is_no_file(command, weights, songs, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    arguments = ["evaluate", "--weights", weights, "--data", "songs", "-o", "pipe"]
+    assert_refused(command(*arguments, cwd=tmp_path), "pipe: is a pipe or a device; name a file to write to")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_evaluate_skips_bad_songs_only_when_asked(command, weights, songs, tmp_path):
     write_noise(songs / "b" / "other.wav", 2 * RATE, nan=True, subtype="FLOAT")
     arguments = ["evaluate", "--weights", weights, "--data", "songs", "--processes", "1", "-o", "scores.json"]
@@ -630,7 +703,7 @@ def test_python_m_and_the_installed_command():
     """Real processes, not forks, also report a missing file in one line."""
     installed = Path(sys.executable).with_name("bsm")
     commands = [[sys.executable, "-m", "bsm"], *([[str(installed)]] if installed.exists() else [])]
-    arguments = ["study", "01_train", "--profile", "nope"]
+    arguments = ["study", "04_train", "--profile", "nope"]
     for process in [
         subprocess.Popen([*c, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for c in commands
     ]:

@@ -178,5 +178,5 @@ def test_a_site_without_executed_notebooks_is_refused_in_one_line(tmp_path):
     assert done.returncode == 2
     assert "first run: make reproduce PROFILE=mine" in done.stderr
     (tmp_path / "reports" / "mine" / "notebooks").mkdir(parents=True)
-    (tmp_path / "reports" / "mine" / "notebooks" / "00_data.ipynb").touch()
+    (tmp_path / "reports" / "mine" / "notebooks" / "01_data.ipynb").touch()
     assert subprocess.run(command, cwd=tmp_path).returncode == 0

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,7 @@ import bsm.evaluate
 from bsm import audio
 from bsm.data.tracks import folder_tracks
 from bsm.errors import InputError
-from bsm.evaluate import BASELINES, METRICS, Journal, evaluate, fingerprint, model_separator, score
+from bsm.evaluate import BASELINES, METRICS, Journal, evaluate, fingerprint, fitting, model_separator, score
 from bsm.files import write_text
 from bsm.metrics import bleedless_fullness, csdr, csdr_frames, ideal_ratio_mask, si_sdr, usdr
 
@@ -196,6 +198,40 @@ def test_a_scoring_process_that_dies(tracks, in_threads, monkeypatch):
         evaluate(tracks, {"a": lambda track: np.zeros((2, 1))}, processes=3)
 
 
+def test_tracks_of_other_channels_are_known_before_computing(tracks, tmp_path):
+    for channels, name in ((6, "six"), (1, "mono")):
+        for source in ("vocals", "mixture"):
+            audio.write(tmp_path / name / f"{source}.wav", np.zeros((channels, 100), np.float32), RATE)
+    mono, six = folder_tracks(tmp_path, "test")
+    assert fitting([*tracks, mono], 2) == [*tracks, mono] and fitting([six, mono], 1) == [six, mono]
+    with pytest.raises(InputError, match="six has 6 channels; the model takes 2, or mono"):
+        fitting([*tracks, six], 2)
+    skipped = {}
+    assert fitting([mono, six], 2, skipped) == [mono]
+    assert list(skipped) == ["six"]
+    with pytest.raises(InputError, match="six has 6 channels"):
+        fitting([six], 2, {})
+
+
+SCRIPT = """
+from pathlib import Path
+from bsm.data.tracks import folder_tracks
+from bsm.evaluate import BASELINES, evaluate
+evaluate(folder_tracks(Path("songs"), "test"), {"mixture": BASELINES["mixture"]}, processes=1)
+"""
+
+
+def test_a_script_without_a_main_guard_is_told_so(tmp_path):
+    for source in ("vocals", "mixture"):
+        audio.write(tmp_path / "songs" / "a" / f"{source}.wav", np.ones((1, 4000), np.float32), RATE)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    run = [sys.executable, "script.py"]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode
+    assert "no scoring process could start; in a script, call this below `if __name__ ==" in done.stderr
+    assert "memory" not in done.stderr
+
+
 def test_a_journal_that_cannot_be_kept_is_known_before_computing(tracks, tmp_path):
     (tmp_path / "taken").touch()
     with pytest.raises(OSError, match="taken"):
@@ -243,9 +279,10 @@ def test_a_track_whose_name_is_not_utf8(tmp_path):
 
 
 def test_fingerprint_follows_the_files(tmp_path):
-    (tmp_path / "a").mkdir()
-    audio.write(tmp_path / "a" / "vocals.wav", np.zeros((1, 100)), RATE)
+    for name in ("vocals", "mixture"):
+        audio.write(tmp_path / "a" / f"{name}.wav", np.zeros((1, 100)), RATE)
     before = fingerprint(folder_tracks(tmp_path, "test"))
+    os.utime(tmp_path / "a" / "vocals.wav", (1, 1))
     assert fingerprint(folder_tracks(tmp_path, "test")) == before
     audio.write(tmp_path / "a" / "vocals.wav", np.ones((1, 100)), RATE)
     assert fingerprint(folder_tracks(tmp_path, "test")) != before

@@ -11,8 +11,8 @@ from bsm.errors import InputError
 from bsm.inference import separate
 from bsm.networks import build, network_config
 from bsm.study import explore
-from bsm.study.notebooks import run_notebook
 from bsm.study.profiles import Profile
+from bsm.study.run import run_notebook
 from bsm.weights.files import save_model
 
 RATE = 44100
@@ -84,5 +84,5 @@ def test_other_networks_have_no_backend(explorer):
 def test_the_notebook_runs_untouched(tmp_path):
     """It is no part of the study, which would run it."""
     Profile.load("smoke").prepare_data()
-    output = run_notebook("10_explore", tmp_path / "out.ipynb", profile="smoke")
+    output = run_notebook("explore", tmp_path / "out.ipynb", profile="smoke")
     assert "application/vnd.jupyter.widget-view+json" in output.read_text()

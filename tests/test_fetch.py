@@ -72,7 +72,8 @@ def assert_whole(home):
     folder = home / "data" / "set"
     files = {f"Set/{path.relative_to(folder)}": path.read_bytes() for path in folder.rglob("*.wav")}
     assert files == MEMBERS
-    assert [path.name for path in (home / "data").iterdir()] == ["set"]  # nothing is left of the work
+    # Nothing is left of the work but the lock.
+    assert sorted(path.name for path in (home / "data").iterdir()) == [".fetching-set.lock", "set"]
 
 
 def refuse(match, source=None):
@@ -117,7 +118,7 @@ def test_unknown_size_and_checksum_are_measured(how, home, publish):
     publish(body, how, size=None, checksum=None)
     fetch.fetch("set")
     assert_whole(home)
-    measured = fetch.record(registry.load("set"))["set.zip"]
+    measured = registry.load("set").fetched["set.zip"]
     assert (measured["size"], measured["checksum"]) == (len(body), f"sha256:{hashlib.sha256(body).hexdigest()}")
 
 
@@ -301,12 +302,21 @@ def test_from_a_path(home, publish, tmp_path):
     assert_whole(home)
 
 
-def test_two_at_once_are_refused(home, publish):
+def test_two_at_once_are_refused(home, publish, locked):
     publish(zipped(MEMBERS))
-    with download.alone(work(home) / "lock", "'set'"):
-        refuse("another process is fetching 'set'; wait until it ends")
+    with locked(work(home).with_suffix(".lock")):
+        refuse(r"another process is fetching 'set' \(.*\); wait for it, or stop it")
     fetch.fetch("set")
     assert_whole(home)
+
+
+def test_a_folder_that_lacks_songs_of_the_manifest_is_not_complete(home, publish):
+    publish(zipped(MEMBERS))
+    fetch.fetch("set")
+    shutil.rmtree(home / "data" / "set" / "test" / "b")
+    refuse(r"data/set: incomplete: .*test/b: missing \(test\); move the folder away, and fetch set again")
+    (home / "data" / "set" / "fetched.json").write_text("{")
+    refuse(r"fetched.json: damaged .*; move its folder away, and fetch it again")
 
 
 def test_from_another_address(home, publish, url):

@@ -20,7 +20,7 @@ from bsm import audio
 from bsm.bands import equal
 from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
-from bsm.inference import find_songs, plan_outputs, separate, separate_file
+from bsm.inference import check_channels, find_songs, plan_outputs, separate, separate_file
 from bsm.model import BSMamba2
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,7 +72,7 @@ def model():
     channels=st.integers(1, 2),
     model_channels=st.integers(1, 2),
     model_rate=st.sampled_from([8000, 44100]),
-    window=st.floats(1e-3, 1.0),
+    window=st.floats(0.01, 1.0),
     overlap=st.none() | st.floats(0.1, 1.0),
     whole=st.booleans(),
     batch_size=st.integers(1, 5),
@@ -98,7 +98,7 @@ def test_shape_and_rate_are_the_recordings(
     samples=st.integers(1, 9000),
     channels=st.integers(1, 2),
     model_channels=st.integers(1, 2),
-    window=st.floats(1 / RATE, 1.5),
+    window=st.floats(0.01, 1.5),
     overlap=st.none() | st.floats(0.05, 1.0),
     batch_size=st.integers(1, 7),
 )
@@ -241,14 +241,15 @@ def test_arrays_are_taken_too():
         (torch.tensor([[0.0, math.nan]]), {}, "NaN or infinite"),
         (torch.tensor([[0.0, math.inf]]), {}, "NaN or infinite"),
         (torch.zeros(3, 100), {}, "has 3 channels; the model takes 2, or mono"),
-        (torch.zeros(2, 100), {"hop": 0.0}, "hop must be above 0 and at most the window of 8 s, got 0 s"),
-        (torch.zeros(2, 100), {"hop": -1.0}, "hop must be above 0"),
-        (torch.zeros(2, 100), {"hop": math.nan}, "hop must be above 0"),
-        (torch.zeros(2, 100), {"hop": 3.0, "window": 2.0}, "at most the window of 2 s, got 3 s"),
-        (torch.zeros(2, 100), {"window": 0.0}, "window must be above 0 s"),
-        (torch.zeros(2, 100), {"window": -2.0}, "window must be above 0 s"),
-        (torch.zeros(2, 100), {"window": math.inf}, "window must be above 0 s"),
-        (torch.zeros(2, 100), {"window": math.nan}, "window must be above 0 s"),
+        (torch.zeros(2, 100), {"hop": 0.0}, "hop must be from 0.08 s to the window of 8 s, got 0 s"),
+        (torch.zeros(2, 100), {"hop": 1e-9}, "hop must be from 0.08 s"),
+        (torch.zeros(2, 100), {"hop": -1.0}, "hop must be from"),
+        (torch.zeros(2, 100), {"hop": math.nan}, "hop must be from"),
+        (torch.zeros(2, 100), {"hop": 3.0, "window": 2.0}, "to the window of 2 s, got 3 s"),
+        (torch.zeros(2, 100), {"window": 0.0}, "window must be at least 0.01 s"),
+        (torch.zeros(2, 100), {"window": -2.0}, "window must be at least 0.01 s"),
+        (torch.zeros(2, 100), {"window": math.inf}, "window must be at least 0.01 s"),
+        (torch.zeros(2, 100), {"window": math.nan}, "window must be at least 0.01 s"),
     ],
 )
 def test_refusals(mixture, options, match):
@@ -256,12 +257,42 @@ def test_refusals(mixture, options, match):
         separate(Stand(), mixture, RATE, **options)
 
 
-def test_a_gpu_that_is_too_small():
-    def too_much(_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 TiB.")
+@pytest.mark.parametrize(
+    "fails",
+    [
+        lambda _: torch.empty(2**60),
+        lambda _: np.zeros(2**60, np.int8),
+        lambda _: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 TiB.")),
+    ],
+    ids=["CPU", "NumPy", "GPU"],
+)
+def test_memory_that_is_too_small(fails):
+    with pytest.raises(InputError, match="the memory is too small for this; choose a window"):
+        separate(Stand(function=lambda x: x if fails(x) is None else next(fails(x))), noise(2, 100), RATE)
 
-    with pytest.raises(InputError, match="a shorter window, a smaller batch, or --device cpu"):
-        separate(Stand(function=too_much), noise(2, 100), RATE)
+
+def test_no_window_is_longer_than_a_recording_needs():
+    stand = Stand()
+    for window in (8.0, 32.0, 600.0, 1e5, 1e300):
+        separate(stand, noise(2, 1000), RATE, window=window)
+    assert [shape[-1] for shape in stand.seen] == [8 * RATE, *[32 * RATE] * 4]
+    separate(stand, noise(2, 33 * RATE), RATE, window=1e5, hop=1e4)
+    assert stand.seen[-1][-1] == 33 * RATE and len(stand.seen) == 6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_of_half_precision_is_told_what_to_do(dtype):
+    half = BSMamba2(config()).to(dtype)
+    with pytest.raises(InputError, match=f"the model's weights are {dtype}, .*give model.float()"):
+        separate(half, noise(2, 100), RATE)
+
+
+def test_a_model_of_double_precision_separates(model):
+    mixture = noise(2, 900)
+    double = BSMamba2(config()).eval()
+    double.load_state_dict(model.state_dict())
+    found = separate(double.double(), mixture, RATE, window=0.1)
+    torch.testing.assert_close(found, separate(model, mixture, RATE, window=0.1), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("rate", [0, -8000])
@@ -289,13 +320,43 @@ def test_songs_of_folders(tmp_path, caplog):
     (tmp_path / "notes.txt").touch()
     (tmp_path / "folder.wav").mkdir()
     inside = [tmp_path / name for name in ("a.FLAC", "b.wav", "stem.vocals.wav")]  # the last belongs to no song here
-    assert find_songs([tmp_path]) == inside
+    assert find_songs([tmp_path]) == (inside, [])
     (line,) = caplog.messages
     assert line == f"skipped earlier outputs: {tmp_path}/a.accompaniment.wav, {tmp_path}/b.vocals.wav"
-    assert find_songs([inside[1], tmp_path, Path("gone.wav")]) == [inside[1], inside[0], inside[2], Path("gone.wav")]
-    assert find_songs([tmp_path / "b.vocals.wav"]) == [tmp_path / "b.vocals.wav"]  # named, not found
-    with pytest.raises(InputError, match=r"folder.wav: is a folder without audio files"):
+    listed = [inside[1], inside[0], inside[2], Path("gone.wav")]
+    assert find_songs([inside[1], tmp_path, Path("gone.wav")]) == (listed, [])
+    assert find_songs([tmp_path / "b.vocals.wav"]) == ([tmp_path / "b.vocals.wav"], [])  # named, not found
+    with pytest.raises(InputError, match=r"folder.wav: is a folder without audio files that can be read; give a song"):
         find_songs([tmp_path / "folder.wav"])
+
+
+def test_what_cannot_be_read_in_a_folder_is_named_once(tmp_path, caplog):
+    for name in ("a.wav", "e.WAVE", "f.aifc", "g.oga", "i.Mp3", "j.au"):
+        write(tmp_path / name, 9000, format={"g": "OGG", "f": "AIFF", "i": "MP3", "j": "AU"}.get(name[0], "WAV"))
+    for name in ("b.m4a", "c.MP4", "h.wma", "cover.jpg"):
+        (tmp_path / name).write_bytes(b"\xff\xfe\x00")
+    songs, left_out = find_songs([tmp_path, tmp_path])
+    assert [path.name for path in songs] == ["a.wav", "e.WAVE", "f.aifc", "g.oga", "i.Mp3", "j.au"]
+    assert all(audio.info(song).samples for song in songs)
+    (line,) = caplog.messages
+    files = ", ".join(str(tmp_path / name) for name in ("b.m4a", "c.MP4", "h.wma"))
+    assert (
+        line == f"left out 3 file(s) that cannot be read: {files}; convert it first, as with: ffmpeg -i 'b.m4a' 'b.wav'"
+    )
+    for path in left_out:
+        with pytest.raises(InputError, match=f"{path.name}: not an audio file.*; convert it first, as with: ffmpeg"):
+            plan_outputs([path], None)
+    for song in songs:
+        song.unlink()
+    with pytest.raises(InputError, match="without audio files that can be read; convert it first, as with: ffmpeg"):
+        find_songs([tmp_path])
+
+
+def test_channels_that_fit_a_model():
+    for channels, wanted in ((6, 1), (1, 2), (2, 2), (6, 6)):
+        check_channels(channels, wanted)
+    with pytest.raises(InputError, match=r"six.wav has 6 channels; the model takes 2, or mono"):
+        check_channels(6, 2, "six.wav")
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

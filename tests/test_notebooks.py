@@ -7,7 +7,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from bsm.errors import InputError
-from bsm.study import notebooks
+from bsm.study import notebook, profiles, run, saving
+from bsm.study.notebook import Notebook
 
 PARAMETERS = """seed = 0  # of the random numbers
 rate: float = 1.0
@@ -25,7 +26,7 @@ def study(tmp_path, monkeypatch) -> Path:
     (folder / "profiles").mkdir(parents=True)
     (folder / "profiles/demo.yaml").write_text("seed: 7\nrate: 2\nanother_notebooks: 1\n")
     (folder / "profiles/smoke.yaml").write_text("seed: 1\n")
-    monkeypatch.setattr(notebooks, "NOTEBOOKS", folder)
+    monkeypatch.setattr(notebook, "NOTEBOOKS", folder)
     make(folder / "tiny.ipynb", "import os\nprint(seed, rate, steps, os.path.exists('pyproject.toml'))")
     return folder
 
@@ -37,7 +38,7 @@ def make(path: Path, *code: str, parameters: str = PARAMETERS) -> Path:
 
 
 def test_profile_then_explicit_parameters(study, tmp_path):
-    output = notebooks.run_notebook(
+    output = run.run_notebook(
         "tiny", tmp_path / "out/{tiny}.ipynb", profile="demo", parameters={"steps": [3], "name": "c"}
     )
     executed = nbformat.read(output, as_version=4)
@@ -62,7 +63,7 @@ def test_profile_then_explicit_parameters(study, tmp_path):
 )
 def test_parameters_must_fit(study, tmp_path, parameters, message):
     with pytest.raises(InputError, match=message):
-        notebooks.run_notebook("tiny", tmp_path / "out.ipynb", profile="demo", parameters=parameters)
+        run.run_notebook("tiny", tmp_path / "out.ipynb", profile="demo", parameters=parameters)
 
 
 @pytest.mark.parametrize(
@@ -77,39 +78,39 @@ def test_parameters_must_fit(study, tmp_path, parameters, message):
 )
 def test_elements_must_be_like_those_of_the_default(study, default, fits, refused, kinds):
     make(study / "lists.ipynb", parameters=f"values = {default}")
-    assert notebooks.parameters("lists", {"values": fits}) == {"values": fits}
+    assert saving.checked(Notebook.find("lists"), {"values": fits}) == {"values": fits}
     if refused:
         with pytest.raises(InputError, match=f"lists.ipynb: elements of parameter 'values' must be of type {kinds}, "):
-            notebooks.parameters("lists", {"values": refused})
+            saving.checked(Notebook.find("lists"), {"values": refused})
 
 
 def test_a_profile_must_fit_too(study, tmp_path):
     (study / "profiles/demo.yaml").write_text("seed: soon\n")
     with pytest.raises(InputError, match="profile demo: parameter 'seed' must be of type int"):
-        notebooks.run_notebook("tiny", tmp_path / "out.ipynb", profile="demo")
+        run.run_notebook("tiny", tmp_path / "out.ipynb", profile="demo")
 
 
 def test_profiles_and_names_are_known(study, tmp_path):
-    assert notebooks.profiles() == ["demo", "smoke"]
-    assert notebooks.load_profile(study / "profiles/smoke.yaml") == {"seed": 1}
+    assert profiles.profiles() == ["demo", "smoke"]
+    assert profiles.load_profile(study / "profiles/smoke.yaml") == {"seed": 1}
     with pytest.raises(InputError, match="no profile 'huge'; choose one of: demo, smoke"):
-        notebooks.load_profile("huge")
+        profiles.load_profile("huge")
     with pytest.raises(InputError, match="no notebook 'other'; choose one of: tiny"):
-        notebooks.run_notebook("other", tmp_path / "out.ipynb", profile="demo")
+        run.run_notebook("other", tmp_path / "out.ipynb", profile="demo")
 
 
 @pytest.mark.parametrize(("text", "message"), [("- 1\n", "flat mapping"), ("a: {b: 1}\n", "'a'"), ("a: [", "YAML")])
 def test_bad_profiles(study, text, message):
     (study / "profiles/bad.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
-        notebooks.load_profile("bad")
+        profiles.load_profile("bad")
 
 
 def test_failure_names_the_cell_and_keeps_the_partial_copy(study, tmp_path):
     source = make(study / "broken.ipynb", "before = 1\nprint(before)", "x = 1 / 0", "print('never')")
     output = tmp_path / "out.ipynb"
-    with pytest.raises(notebooks.NotebookFailed) as failure:
-        notebooks.run_notebook(source, output, profile="smoke")
+    with pytest.raises(run.NotebookFailed) as failure:
+        run.run_notebook(source, output, profile="smoke")
     message = str(failure.value)
     assert "broken.ipynb failed in cell [4], 'x = 1 / 0': ZeroDivisionError: division by zero" in message
     assert "\n" not in message
@@ -119,15 +120,15 @@ def test_failure_names_the_cell_and_keeps_the_partial_copy(study, tmp_path):
     assert any(x.get("text") == "1\n" for cell in partial.cells for x in cell.get("outputs", []))
 
     make(study / "broken.ipynb", "x = 1")
-    notebooks.run_notebook(source, output, profile="smoke")
+    run.run_notebook(source, output, profile="smoke")
     assert output.exists()
     assert not (tmp_path / "out.failed.ipynb").exists()
 
 
 def test_a_dead_kernel_is_a_failed_notebook(study, tmp_path):
     make(study / "dead.ipynb", "import os\nos._exit(1)")
-    with pytest.raises(notebooks.NotebookFailed, match=r"dead.ipynb failed .*[Kk]ernel died"):
-        notebooks.run_notebook("dead", tmp_path / "out.ipynb", profile="smoke")
+    with pytest.raises(run.NotebookFailed, match=r"dead.ipynb failed .*[Kk]ernel died"):
+        run.run_notebook("dead", tmp_path / "out.ipynb", profile="smoke")
     assert (tmp_path / "out.failed.ipynb").exists()
 
 
@@ -137,11 +138,11 @@ def test_unusable_notebooks(study, tmp_path):
     notebook.cells[1].metadata.tags = []
     nbformat.write(notebook, path)
     with pytest.raises(InputError, match="one cell must be tagged 'parameters', 0 are"):
-        notebooks.run_notebook("tiny", tmp_path / "out.ipynb", profile="demo")
+        run.run_notebook("tiny", tmp_path / "out.ipynb", profile="demo")
     for text in ("{", "[]", "{}"):
         path.write_text(text)
         with pytest.raises(InputError, match="not a notebook"):
-            notebooks.run_notebook("tiny", tmp_path / "out.ipynb", profile="demo")
+            run.run_notebook("tiny", tmp_path / "out.ipynb", profile="demo")
 
 
 def injected(cell, **values):
@@ -153,7 +154,7 @@ def injected(cell, **values):
 def test_a_notebook_checks_what_plain_papermill_passed(study):
     """papermill's command line passes a list as text."""
     given = injected("steps = '[3, 4]'", steps="[3, 4]", rate=2, name="[5]", folder="runs/a")
-    assert notebooks.parameters("tiny", given) == {
+    assert saving.checked(Notebook.find("tiny"), given) == {
         "seed": 0,
         "rate": 2.0,
         "name": "[5]",
@@ -161,7 +162,9 @@ def test_a_notebook_checks_what_plain_papermill_passed(study):
         "folder": "runs/a",
         "fast": True,
     }
-    assert notebooks.parameters("tiny", injected("folder = {'a': 'b'}", folder={"a": "b"}))["folder"] == {"a": "b"}
+    assert saving.checked(Notebook.find("tiny"), injected("folder = {'a': 'b'}", folder={"a": "b"}))["folder"] == {
+        "a": "b"
+    }
 
 
 @pytest.mark.parametrize(
@@ -177,13 +180,23 @@ def test_a_notebook_checks_what_plain_papermill_passed(study):
 )
 def test_a_notebook_refuses_what_does_not_fit(study, namespace, message):
     with pytest.raises(InputError, match=message):
-        notebooks.parameters("tiny", namespace)
+        saving.checked(Notebook.find("tiny"), namespace)
+
+
+def test_a_failed_notebooks_partial_copy_is_written_whole_or_not_at_all(study, tmp_path, monkeypatch):
+    make(study / "broken.ipynb", "1 / 0")
+    written = []
+    replacing = run.replacing
+    monkeypatch.setattr(run, "replacing", lambda path: written.append(path) or replacing(path))
+    with pytest.raises(run.NotebookFailed):
+        run.run_notebook("broken", tmp_path / "out.ipynb", profile="smoke")
+    assert written == [tmp_path / "out.ipynb", tmp_path / "out.failed.ipynb"]
 
 
 def test_a_value_out_of_range_is_refused_by_name():
-    notebooks.in_range(0, most_songs=0, cost_repeats=2)
-    notebooks.in_range(0, 3, example=3)
+    saving.in_range(0, most_songs=0, cost_repeats=2)
+    saving.in_range(0, 3, example=3)
     with pytest.raises(InputError, match="parameter 'most_songs' must be at least 0, not -3"):
-        notebooks.in_range(0, most_songs=-3)
+        saving.in_range(0, most_songs=-3)
     with pytest.raises(InputError, match="parameter 'example' must be at least 0 and at most 3, not 4"):
-        notebooks.in_range(0, 3, example=4)
+        saving.in_range(0, 3, example=4)

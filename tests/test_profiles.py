@@ -74,6 +74,14 @@ def test_every_backbone_of_a_profile_has_a_network(name):
     assert profile.train_config().loss == LossConfig.at_rate(ours.sample_rate)
 
 
+def test_a_backbone_may_be_another_time_block():
+    profile = Profile.load("demo")
+    assert profile.model_config("none") == profile.model_config().replace(time_block="none")
+    assert profile.run_folder(0, "none").name == "none-tiny-seed0"
+    with pytest.raises(InputError, match="no network 'nothing'"):
+        profile.model_config("nothing")
+
+
 def test_only_the_papers_data_and_model_are_comparable():
     assert [name for name in NAMES if Profile.load(name).comparable] == ["paper"]
     assert not Profile.of("paper", model="small").comparable

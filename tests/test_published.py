@@ -10,9 +10,9 @@ import pytest
 from bsm import audio
 from bsm.data.tracks import load_tracks
 from bsm.evaluate import METRICS
+from bsm.stats import bootstrap_interval, crossed_interval, interval_text
 from bsm.study import published
 from bsm.study.profiles import Profile
-from bsm.study.stats import bootstrap_interval, crossed_interval, interval_text
 from bsm.weights import registry as weights
 from bsm.weights.files import save_model
 
@@ -156,7 +156,7 @@ def test_scores_that_are_kept_are_of_one_evaluation(settings, tmp_path):
     assert first.path == same.path != other.path
     assert first.path.parent == tmp_path / "runs/smoke" and first.path.name.startswith("scores-")
     assert first.settings["window"] == 8.0 and {"data", "scoring"} <= first.settings.keys()
-    source = (Path(__file__).parents[1] / "notebooks/01_train.ipynb").read_text()
+    source = (Path(__file__).parents[1] / "notebooks/04_train.ipynb").read_text()
     assert 'evaluate(tracks[\\"test\\"], separators, journal=kept)' in source
 
 
@@ -200,12 +200,12 @@ def test_scores_of_clips_are_drawn_by_song():
 
 
 def test_the_notebook_shows_them_for_any_weights_and_says_whose():
-    notebook = (published.ROOT / "notebooks/04_published_model.ipynb").read_text()
+    notebook = (published.ROOT / "notebooks/10_published_model.ipynb").read_text()
     assert "published=found.paper_data" in notebook
     assert "by {found.name}" in notebook
 
 
-@pytest.mark.parametrize("name", ["01_train", "04_published_model"])
+@pytest.mark.parametrize("name", ["04_train", "10_published_model"])
 def test_figures_of_scores_draw_by_song_as_the_tables_do(name):
     source = (published.ROOT / f"notebooks/{name}.ipynb").read_text()
     calls = re.findall(r"score_plot\((.+)\)", source)

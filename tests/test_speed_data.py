@@ -11,11 +11,9 @@ from click.testing import CliRunner
 from bsm.cli import cli
 from bsm.data.tracks import folder_tracks
 from bsm.errors import InputError
-from bsm.study import claims
+from bsm.study.claims.data import data_2x, loader_4x
 from bsm.study.records import checksum, plain, read_result
-from bsm.study.rules.data import data_2x, loader_4x
 from bsm.study.speed import data as bench
-from bsm.study.speed.spectra import ANEW, AVERAGED
 from bsm.study.speed.timer import SEED, repeated
 
 RATE, SECONDS = 8000, 0.5
@@ -121,36 +119,6 @@ def test_ratios_are_means_over_rounds():
     assert len(found) == len(bench.COMPARED) and found["2 workers", "4 workers"]["audio_seconds"] == 8
 
 
-def test_loader_rule():
-    speed = records({bench.RESTARTED: [4.1, 4.3, 4.2], "0 workers": [0.5, 0.5, 0.5]})
-    found = loader_4x(speed, 8, faster=4)
-    assert found.status == claims.REPRODUCED and found.measured.startswith("4.20x")
-    assert "over two started anew; 1.00x" in found.measured
-    assert "8 processor cores" in found.why and "200 segments a second" in found.why
-    assert loader_4x(records({}), 2, faster=4).status == claims.CONTRADICTED
-    assert loader_4x(records({bench.RESTARTED: [3.0, 4.0, 5.0]}), 2, faster=4).status == claims.PARTLY
-    older = loader_4x([r for r in records({}) if r["case"] != bench.RESTARTED], 2, faster=4)
-    assert older.status == claims.BLOCKED and "needs a new run" in older.why and older.measured.startswith("1.00x")
-
-
-def test_data_rule():
-    speed = records({"wav, whole file": [9.0, 9.1, 9.2]})
-    for before, status in (([2.5, 2.6], claims.REPRODUCED), ([1.5, 1.6], claims.CONTRADICTED)):
-        found = data_2x(speed, {ANEW: before, AVERAGED: [1.0, 1.0]}, faster=2)
-        assert found.status == status and f"{sum(before) / 2:.2f}x" in found.measured
-        assert "9.1" in found.measured and "7 times the audio's bytes" in found.why
-    for older in (None, {"stereo": [1.0], "mono": [1.0]}):  # what else gains, however much, is not the report's change
-        found = data_2x(speed, older, faster=2)
-        assert found.status == claims.BLOCKED and "needs a new run" in found.why and "9.1" in found.measured
-    everywhere_but_linux = [r for r in records({}) if "on disk" not in r["case"]]
-    assert "on disk" not in data_2x(everywhere_but_linux, faster=2).measured
-
-
-def test_rules_judge_the_shortest_segments():
-    speed = records({bench.RESTARTED: [9.0, 9.1, 9.2]}, seconds=8.0) + records({})
-    assert loader_4x(speed, 2, faster=4).status == claims.CONTRADICTED
-
-
 def test_command(tmp_path, root, monkeypatch):
     monkeypatch.setattr(bench, "WORKERS", (0, 2, 4))
     command = ["bench", "data", "--data", str(root), "--json", str(tmp_path / "data.json")]
@@ -160,8 +128,6 @@ def test_command(tmp_path, root, monkeypatch):
     assert record["parameters"] == {"seconds": [SECONDS], "repeats": 2} and record["data"].endswith(root.name)
     assert (list(record["inputs"].values()), record["seed"]) == ([checksum(root)], SEED)
     values = record["values"]
-    assert (
-        data_2x(values["speed"], faster=2).measured and loader_4x(values["speed"], values["cores"], faster=4).measured
-    )
+    assert data_2x(values["speed"]).reasons and loader_4x(values["speed"], values["cores"], faster=4, workers=4).reasons
     missing = CliRunner().invoke(cli, ["bench", "data", "--data", str(tmp_path / "none")])
     assert isinstance(missing.exception, InputError)

@@ -1,9 +1,19 @@
-"""Bootstrap intervals: coverage, repeatability and the degenerate cases."""
+"""Intervals: coverage, repeatability, the degenerate cases and several comparisons at once."""
 
 import numpy as np
 import pytest
 
-from bsm.study.stats import bootstrap_interval, paired_difference, summary
+from bsm.stats import (
+    SAME,
+    Interval,
+    bootstrap_interval,
+    crossed_interval,
+    holm,
+    interval_words,
+    paired_difference,
+    summary,
+    verdicts,
+)
 
 
 def test_coverage_on_normal_data():
@@ -39,7 +49,7 @@ def test_seed_makes_it_repeatable_and_confidence_narrows():
 def test_nan_and_none_are_dropped_and_counted():
     interval = bootstrap_interval([1.0, None, 2.0, float("nan"), 3.0])
     assert (interval.n, interval.dropped, interval.estimate) == (3, 2, 2.0)
-    assert 1 <= interval.low < 2 < interval.high <= 3
+    assert interval.low < 2 < interval.high
 
 
 @pytest.mark.parametrize("values", [[], [None], [4.0]])
@@ -52,7 +62,7 @@ def test_too_few_values_have_no_ends(values):
 
 def test_degenerate_values_fall_back_to_percentiles():
     interval = bootstrap_interval([2.5] * 6)
-    assert (interval.low, interval.high, interval.method) == (2.5, 2.5, "percentile")
+    assert (interval.low, interval.high, interval.method) == (2.5, 2.5, "percentile, t")
 
 
 def test_median_works_too():
@@ -84,3 +94,83 @@ def test_paired_difference_sees_what_the_spread_of_tracks_hides():
     assert paired_difference([1, None, 3], [0, 0, None])[:1] == (1.0,)
     with pytest.raises(ValueError, match="equal lengths"):
         paired_difference([1, 2], [1])
+
+
+def covered(draw, studies=300):
+    """The share of studies of a true mean of zero whose interval holds it."""
+    rng = np.random.default_rng(0)
+    found = [crossed_interval(draw(rng), resamples=500) for _ in range(studies)]
+    return np.mean([interval.low <= 0 <= interval.high for interval in found])
+
+
+@pytest.mark.parametrize("songs", [5, 8])
+def test_few_clusters_are_covered(songs):
+    """The bootstrap alone covers 82 % of five songs, 89 % of eight; 300 studies have a standard error of 1.3 %."""
+    assert covered(lambda rng: rng.normal(size=(songs, 1))) > 0.91
+
+
+def test_few_values_are_covered_by_the_interval_of_a_mean():
+    rng = np.random.default_rng(0)
+    found = [bootstrap_interval(rng.normal(size=5), resamples=500) for _ in range(300)]
+    assert np.mean([interval.low <= 0 <= interval.high for interval in found]) > 0.91
+
+
+@pytest.mark.parametrize(("far", "given"), [(1, False), (4, False), (5, True), (9, False)])
+def test_each_side_of_a_comparison_needs_clusters_of_its_own(far, given):
+    """Of ten songs, an interval by one of them on the far side would cover 41 %."""
+    values = np.random.default_rng(0).normal(size=(10, 1))
+    found = crossed_interval(values, against=np.arange(10) < far)
+    assert np.isfinite(found.estimate)
+    assert np.isfinite([found.low, found.high]).all() == given
+    assert found.clusters == min(far, 10 - far)
+
+
+def test_resamples_that_miss_a_side_are_not_dropped():
+    """Of 5 songs against 5, one in 500 resamples misses a side: more than the tails of an interval of 99.9 %."""
+    values = np.random.default_rng(0).normal(size=(10, 1))
+    found = crossed_interval(values, against=np.arange(10) < 5, confidence=0.999)
+    assert np.isnan([found.low, found.high]).all() and found.method == "none"
+
+
+def test_effective_clusters_are_fewer_where_one_has_most_values():
+    values, clusters = np.random.default_rng(0).normal(size=(16, 1)), [0] * 11 + [1, 2, 3, 4, 5]
+    found = crossed_interval(values, clusters)
+    assert found.clusters == pytest.approx(16**2 / (11**2 + 5))
+    assert crossed_interval(values).clusters == 16
+
+
+def test_holm_is_as_worked_by_hand():
+    assert holm([0.01, 0.04, 0.03, np.nan]) == pytest.approx([0.03, 0.06, 0.06, np.nan], nan_ok=True)
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+
+
+def test_one_lucky_comparison_of_many_does_not_survive():
+    """Twenty comparisons of nothing: some interval excludes zero in most tables, none does after the adjustment."""
+    rng = np.random.default_rng(0)
+    gains = [crossed_interval(rng.normal(size=(12, 1)), resamples=1000) for _ in range(60)]
+    words = verdicts(gains)
+    assert any(word.endswith("not after Holm's adjustment") for word in words)
+    assert set(words) & {"better", "worse"} == set()
+    real = crossed_interval(3 + rng.normal(size=(12, 1)))
+    assert verdicts([*gains[:10], real])[-1] == "better" and SAME in words
+    assert real.p < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("interval", "unit", "words"),
+    [
+        ((20.912, 19.12, 23.3), "x", "20.9x [19.1, 23.3]"),
+        ((0.0912, -0.17, 0.35), " dB", "0.09 dB [-0.17, 0.35]"),
+        ((-0.001, np.nan, np.nan), " dB", "0.00 dB"),
+    ],
+)
+def test_intervals_have_one_format(interval, unit, words):
+    assert interval_words(Interval(*interval, 3, 0, ""), unit) == words
+
+
+def test_an_interval_comes_back_from_a_result_file():
+    found = Interval(1.0, 0.5, 1.5, 3, 0, "BCa", 3.0, 0.01)
+    assert Interval.of(found._asdict() | {"verdict": "better"}) == found
+    older = Interval.of({"estimate": 1.0, "low": None, "high": 1.5, "n": 3, "dropped": 0, "method": "BCa"})
+    assert np.isnan([older.low, older.p]).all()
+    assert (-found)[:3] == (-1.0, -1.5, -0.5)

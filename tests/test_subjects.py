@@ -6,9 +6,10 @@ import pytest
 
 from bsm.errors import InputError
 from bsm.study import published, subjects
-from bsm.study.notebook_paths import results_folder
+from bsm.study.notebook import Notebook
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
+from bsm.study.saving import results_folder
 from bsm.weights.files import save_model
 
 CARD = {"train": {"segment_seconds": 4.0, "seed": 5}}
@@ -100,14 +101,15 @@ def test_what_is_not_there_is_told(settings, chosen, options, message):
     ("out", "chosen", "dataset", "folder"),
     [
         ("", None, "", ""),
-        ("", "a.safetensors", "", "runs/08_input_length"),
-        ("", None, "data/mine", "runs/08_input_length"),
+        ("", "a.safetensors", "", "runs/05_input_length"),
+        ("", None, "data/mine", "runs/05_input_length"),
         ("there", "a.safetensors", "data/mine", "there"),
         ("there", None, "", "there"),
     ],
 )
 def test_what_is_measured_of_others_stays_out_of_the_reports(out, chosen, dataset, folder, caplog):
-    found = results_folder("08_input_length", out, chosen, dataset)
+    given = {"out": out, "weights": chosen, "dataset": dataset}
+    found = results_folder(Notebook.find("05_input_length"), given)
     assert found == (str(ROOT / folder) if folder.startswith("runs") else folder)
     assert [r.getMessage() for r in caplog.records] == (
         [f"not the profile's own models and songs: results go to {folder}, or to `out`"] if found != out else []

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from bsm import audio
 from bsm.data import musdb18
+from bsm.data.check import verify
 from bsm.data.tracks import AudioFile, Track, folder_tracks, load_tracks
 from bsm.errors import InputError
 
@@ -60,7 +63,7 @@ def test_sums_are_not_sources(tmp_path):
     "odd", [{"samples": 999}, {"channels": 1}, {"rate": 16000}], ids=["length", "channels", "rate"]
 )
 def test_unequal_files_name_the_song(tmp_path, odd):
-    make_song(tmp_path / "good", ["vocals"])
+    make_song(tmp_path / "good", ["vocals", "drums"])
     make_song(tmp_path / "lopsided", ["vocals"])
     rate = odd.pop("rate", RATE)
     audio.write(tmp_path / "lopsided" / "drums.wav", sound(1, **odd), rate)
@@ -82,10 +85,57 @@ def test_folders_without_songs(tmp_path):
 def test_track_errors(tmp_path):
     with pytest.raises(InputError, match="no vocals"):
         Track("x", "train", {"drums": AudioFile(tmp_path / "drums.wav")})
-    make_song(tmp_path / "a", ["vocals"])
+    make_song(tmp_path / "a", ["vocals", "drums"])
     (track,) = folder_tracks(tmp_path, "train")
     with pytest.raises(InputError, match="no source 'flute'"):
         track.read("flute")
+
+
+def test_a_song_needs_something_but_vocals(tmp_path):
+    make_song(tmp_path / "a", ["vocals", "vocals (1)", "vocals - Copy", "mixture.vocals", "mixture.accompaniment"])
+    (tmp_path / "a" / "drums.m4a").touch()
+    with pytest.raises(InputError, match="a: song of one source; add mixture.wav or another source as WAV or FLAC"):
+        folder_tracks(tmp_path, "test")
+    found = {finding.what: finding.fault for finding in verify(tmp_path)}
+    assert found["song of one source; add mixture.wav or another source as WAV or FLAC"]
+    assert not found[f"audio files that are no sources, not used: {', '.join(UNUSED)}"]
+
+
+UNUSED = ["mixture.accompaniment.wav", "mixture.vocals.wav", "vocals (1).wav", "vocals - Copy.wav", "drums.m4a"]
+
+
+def test_audio_files_that_are_no_sources_are_named(tmp_path, caplog):
+    make_song(tmp_path / "a", ["vocals", "drums", *(name.removesuffix(".wav") for name in UNUSED[:-1])])
+    (tmp_path / "a" / "drums.m4a").touch()
+    (tmp_path / "a" / "vocals.wav").rename(tmp_path / "a" / "vocals.WAV")
+    (track,) = folder_tracks(tmp_path, "test")
+    assert set(track.sources) == {"vocals", "drums"}
+    (line,) = caplog.messages
+    assert line == f"{tmp_path}/a: audio files that are no sources, not used: {', '.join(UNUSED)}"
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    make_song(tmp_path / "a", ["vocals", "drums"])
+    (tmp_path / "b").symlink_to("gone")
+    with pytest.raises(InputError, match=r"b: cannot be read .No such file or directory"):
+        folder_tracks(tmp_path, "test")
+    assert [track.name for track in folder_tracks(tmp_path, "test", {})] == ["a"]
+    assert any("cannot be read" in finding.what for finding in verify(tmp_path) if finding.fault)
+
+
+def test_a_folder_that_cannot_be_read_is_called_so(tmp_path, monkeypatch):
+    make_song(tmp_path / "a", ["vocals", "drums"])
+    real = Path.iterdir
+
+    def refused(path):
+        if path.name == "a":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(InputError, match=r"a: cannot be read \(Permission denied\); check its permissions"):
+        folder_tracks(tmp_path, "test")
+    assert any("cannot be read (Permission denied)" in finding.what for finding in verify(tmp_path) if finding.fault)
 
 
 def test_real_excerpt(tmp_path):

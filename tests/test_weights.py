@@ -217,9 +217,9 @@ def test_offline_by_path(good, place, tmp_path):
     assert load_model("published").config == load_model(good).config == MODEL
 
 
-def test_two_at_once_are_refused(server, url, place):
-    with download.alone(place.with_name("published.ckpt.lock"), "weights 'published'"):
-        refuse(f"{url}/good", "another process is fetching weights 'published'; wait until it ends")
+def test_two_at_once_are_refused(server, url, place, locked):
+    with locked(place.with_name("published.ckpt.lock")):
+        refuse(f"{url}/good", "another process is fetching weights 'published' .*; wait for it, or stop it")
     assert weights.fetch("published", f"{url}/good") == place
 
 

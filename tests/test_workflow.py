@@ -1,5 +1,6 @@
 """The study as a graph: a fresh copy can be planned, and its rules promise what the notebooks write."""
 
+import ast
 import os
 import re
 import shutil
@@ -12,10 +13,11 @@ import pytest
 import yaml
 
 from bsm.config import TrainConfig
+from bsm.study.notebook import fit, study_notebooks
 
 ROOT = Path(__file__).parents[1]
-EXPLORE = "10_explore"  # for people: no part of the study
-NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb") if path.stem != EXPLORE)
+STUDY = {notebook.name: notebook for notebook in study_notebooks()}
+NOTEBOOKS = [*STUDY]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,6 @@ def plan(tmp_path_factory):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     shutil.copy(ROOT / "Snakefile", copy)
     (copy / "reports").mkdir()
-    shutil.copy(ROOT / "reports" / "claims.yaml", copy / "reports")
     command = [sys.executable, "-m", "snakemake", "-n", "-p", "--cores", "2", "--config", "profile=smoke"]
     environment = os.environ | {"XDG_CACHE_HOME": str(copy / ".cache")}
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, env=environment)
@@ -45,9 +46,9 @@ def test_every_rule_is_planned_in_order(plan):
     assert order[-1] == "all"
     for earlier, later in [
         ("songs", "model"),
-        ("songs", "data_notebook"),
-        ("model", "train_notebook"),
-        ("variant", "size_ablation_notebook"),
+        ("songs", "notebook_01_data"),
+        ("model", "notebook_04_train"),
+        ("variant", "notebook_09_ablation_size"),
     ]:
         assert order.index(earlier) < order.index(later)
 
@@ -60,7 +61,7 @@ def test_commands(plan):
     # Each notebook is the command of one rule, and the report waits for all of them.
     studies = {shell.removesuffix(" -p seeds '[0]'") for shell in commands.values() if shell.startswith("bsm study ")}
     assert studies == {f"bsm study {name} --profile smoke" for name in NOTEBOOKS}
-    assert list(plan).index("report") == len(plan) - 2
+    assert list(plan).index("notebook_11_report") == len(plan) - 2
 
 
 def test_outputs_are_where_the_package_writes(plan):
@@ -70,51 +71,49 @@ def test_outputs_are_where_the_package_writes(plan):
     (weights,) = plan["model"][0]
     assert ROOT / weights == settings.run_folder(settings.seed) / "model.safetensors"
     assert plan["songs"][0] == {"data/smoke/complete"}
-    assert "reports/smoke/report.md" in plan["report"][0]
+    assert "reports/smoke/report.md" in plan["notebook_11_report"][0]
+
+
+def test_everything_but_what_is_for_people_is_in_the_study():
+    assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} - {"explore"} == set(STUDY)
+
+
+def calls(name):
+    """The calls in a notebook's code."""
+    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+    trees = [ast.parse(cell.source) for cell in cells if cell.cell_type == "code"]
+    return [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_outputs_are_what_the_notebook_writes(plan, name):
+def test_a_notebook_saves_what_it_declares(plan, name):
+    """Before any of them runs for an hour and fails in its last call."""
+    saved = {}
+    for call in calls(name):
+        if getattr(call.func, "id", "") == "save":
+            kinds = {"values", "table", "figure"} & {keyword.arg for keyword in call.keywords}
+            saved.setdefault(call.args[0].value, set()).update(kinds)
+            assert "values" not in kinds or "measured" in {keyword.arg for keyword in call.keywords}
+    declared = {key: set(kinds) for key, kinds in STUDY[name].saves.items() if key != "cost"}  # by write_report
+    assert saved == declared
+    assert set(STUDY[name].files("reports/smoke")) <= plan[f"notebook_{name}"][0]
+
+
+@pytest.mark.parametrize("name", ["04_train", "05_input_length", "06_vocal_occurrence", "10_published_model"])
+def test_a_notebook_that_separates_does_so_on_the_profiles_device(name):
+    assert STUDY[name].parameters["device"] == "cpu"
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
     source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    written = {f"notebooks/{name}.ipynb"}
-    for call, pattern in (
-        (r"write_result\(\s*settings\.result\(", "results/{}.json"),
-        (r"settings\.write_table\(", "tables/{}.md"),
-        (r"settings\.figure\(", "figures/{}.png"),
-    ):
-        written |= {pattern.format(found) for found in re.findall(call + r'"(\w+)"', source)}
-    if "write_report(" in source:
-        written |= {"report.md", "tables/cost.md"}
-    (rule,) = (outputs for outputs, shell in plan.values() if shell and f"study {name} " in shell)
-    assert rule == {f"reports/smoke/{path}" for path in written}
-
-
-SNAKEFILE = (ROOT / "Snakefile").read_text()
-
-
-@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name != "03_report"])
-def test_a_notebook_depends_on_every_value_that_it_declares(name):
-    """Its inputs follow the other values: those of the training, the seeds and the compared networks."""
-    from bsm.study.notebooks import _defaults
-
-    notebook = ROOT / "notebooks" / f"{name}.ipynb"
-    declared = set(_defaults(nbformat.read(notebook, as_version=4), notebook))
-    (rule,) = (r for r in re.split(r"^rule ", SNAKEFILE, flags=re.MULTILINE) if f'"bsm study {name} --profile' in r)
-    named = set(re.findall(r'"(\w+)"', re.search(r"params:\s+values\((.+?)\)", rule, re.DOTALL)[1]))
-    followed = {"profile", "data", "model", "skip_bad", "backbones", "run", "out", *TrainConfig.__dataclass_fields__}
-    assert declared - followed <= named
-
-
-@pytest.mark.parametrize("name", ["01_train", "04_published_model", "08_input_length", "09_vocal_occurrence"])
-def test_a_notebook_that_separates_does_so_on_the_profiles_device(name):
-    from bsm.study.notebooks import _defaults
-
-    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    assert _defaults(notebook, Path(name))["device"] == "cpu"
-    source = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     loaded = re.findall(r"\b(?:load_model|subjects)\(.*", source)
     assert loaded and all(".to(device)" in line or "device=device" in line for line in loaded)
+
+
+def test_defaults_are_the_demo_profiles():
+    """Who runs the cells by hand meets the run that the workflow has made."""
+    values = yaml.safe_load((ROOT / "notebooks/profiles/demo.yaml").read_text())
+    for notebook in STUDY.values():
+        for name, default in notebook.parameters.items():
+            assert values.get(name, default) == default, f"{notebook.name}: {name}"
 
 
 @pytest.mark.parametrize("target", ["reproduce", "resume"])
@@ -134,17 +133,14 @@ def test_notebooks_are_kept_without_outputs_and_run_by_plain_papermill(path):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
     (declared,) = (n for n, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", []))
-    assert f'globals().update(parameters("{path.stem}", globals()))' in code[declared + 1].source
-    source = "\n".join(cell.source for cell in code)
-    if "settings.result(" in source:  # it can write elsewhere, and the profile's results stay
+    assert f'open_study("{path.stem}", globals())' in code[declared + 1].source
+    if path.stem in STUDY and path.stem != "11_report":  # it can write elsewhere, and the profile's results stay
         assert 'out = ""' in code[declared].source
-        assert re.search(r"= Profile\.of\([^)]*\bout=out\b", source)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
 def test_profiles_and_notebooks_agree(path):
     """A notebook, the training or the data knows each value of a profile; the profile has every name that it needs."""
-    from bsm.study.notebooks import _defaults, _fit
     from bsm.study.profiles import Profile
 
     values = yaml.safe_load(path.read_text())
@@ -152,12 +148,10 @@ def test_profiles_and_notebooks_agree(path):
     known = set(TrainConfig.__dataclass_fields__) | {"train_songs", "valid_songs", "test_songs", "song_seconds", "data"}
     known |= {"title", "fetch", "skip_bad", "backbones", "beside", "published_weights", "published_dataset"}
     known |= {f"ablation_{name}" for name in TrainConfig.__dataclass_fields__}
-    for name in NOTEBOOKS:
-        notebook = ROOT / "notebooks" / f"{name}.ipynb"
-        defaults = _defaults(nbformat.read(notebook, as_version=4), notebook)
-        for key in values.keys() & defaults.keys():
-            _fit(key, values[key], defaults[key], f"{path}, {name}")
-        known |= set(defaults)
+    for name, notebook in STUDY.items():
+        for key in values.keys() & notebook.parameters.keys():
+            fit(key, values[key], notebook.parameters[key], f"{path}, {name}")
+        known |= set(notebook.parameters)
     assert set(values) <= known
     Profile.load(path.stem).train_config()
     Profile.load(path.stem).model_config()
@@ -165,12 +159,10 @@ def test_profiles_and_notebooks_agree(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_notebook_and_the_command_train_the_same_run(path):
-    """Every training value of a profile reaches 01_train; otherwise its run would differ from that of `bsm train`."""
-    from bsm.study.notebooks import _defaults
+    """Every training value of a profile reaches 04_train; otherwise its run would differ from that of `bsm train`."""
     from bsm.study.profiles import Profile
 
-    notebook = ROOT / "notebooks" / "01_train.ipynb"
-    defaults = _defaults(nbformat.read(notebook, as_version=4), notebook)
+    defaults = STUDY["04_train"].parameters
     profile = Profile.load(path.stem)
     assert set(profile.values) & set(TrainConfig.__dataclass_fields__) <= set(defaults)
     fitting = {name: value for name, value in defaults.items() if name in TrainConfig.__dataclass_fields__}

@@ -42,7 +42,6 @@ class Study:
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_*"))
         shutil.copy(ROOT / "Snakefile", folder)
         (folder / "reports").mkdir()
-        shutil.copy(ROOT / "reports" / "claims.yaml", folder / "reports")
         stand_ins = folder / "stand-ins"
         stand_ins.mkdir()
         path = f"{stand_ins}{os.pathsep}{os.environ['PATH']}"
@@ -109,24 +108,36 @@ class Edited:
         os.utime(self.path, (self.stat.st_atime, self.stat.st_mtime))
 
 
-NO_MODEL = {"data_notebook", "data_loading", "structure"}
+NO_MODEL = {"notebook_01_data", "data_loading", "structure"}
 SCORED = {
-    "train_notebook", "published_notebook", "input_length_notebook", "occurrence_notebook", "stft_ablation_notebook",
-    "size_ablation_notebook",
-}  # fmt: skip
+    "notebook_04_train",
+    "notebook_05_input_length",
+    "notebook_06_vocal_occurrence",
+    "notebook_08_ablation_stft",
+    "notebook_09_ablation_size",
+    "notebook_10_published_model",
+}
 TRAINED = {"model", "variant"}
+REPORT = "notebook_11_report"
+ALL = SCORED | {"notebook_01_data", "notebook_02_scan_backends", "notebook_03_training_step", REPORT}
 
 
 @pytest.mark.parametrize(
     ("path", "old", "new", "reruns", "stays"),
     [
         # A parameter of a notebook, of the training; a version; a module; a notebook; the text of a rule.
-        ("notebooks/profiles/smoke.yaml", "scan_repeats: 1", "scan_repeats: 2", {"scan_notebook", "report"}, None),
+        (
+            "notebooks/profiles/smoke.yaml",
+            "scan_repeats: 1",
+            "scan_repeats: 2",
+            {"notebook_02_scan_backends", REPORT},
+            None,
+        ),
         pytest.param(
             "notebooks/profiles/smoke.yaml",
             "song_seconds",
             "threshold_db: -30.0\nsong_seconds",
-            {"data_notebook", "occurrence_notebook", "report"},
+            {"notebook_01_data", "notebook_06_vocal_occurrence", REPORT},
             None,
             marks=pytest.mark.slow,
         ),
@@ -134,8 +145,8 @@ TRAINED = {"model", "variant"}
             "notebooks/profiles/smoke.yaml",
             "\nsteps: 6",
             "\nsteps: 7",
-            TRAINED | SCORED | {"scan_notebook", "report"},
-            {"songs", "step_notebook"} | NO_MODEL,
+            TRAINED | SCORED | {"notebook_02_scan_backends", REPORT},
+            {"songs", "notebook_03_training_step"} | NO_MODEL,
             marks=pytest.mark.slow,
         ),
         pytest.param(
@@ -146,19 +157,28 @@ TRAINED = {"model", "variant"}
             None,
             marks=pytest.mark.slow,
         ),
-        ("bsm/versions.py", "SCORING = 1", "SCORING = 2", SCORED | {"report"}, None),
+        ("bsm/versions.py", "SCORING = 1", "SCORING = 2", ALL, None),
         (
             "bsm/versions.py",
             "RECIPE = 1",
             "RECIPE = 2",
-            TRAINED | SCORED | {"scan_notebook", "step_notebook", "structure", "report"},
+            TRAINED | ALL | {"structure"},
             None,
         ),
         pytest.param(
             "bsm/versions.py",
             "GENERATOR_VERSION = 2",
             "GENERATOR_VERSION = 3",
-            {"songs", "step_notebook", "scan_notebook", "data_notebook", "data_loading", "report"} | TRAINED | SCORED,
+            {
+                "songs",
+                "notebook_03_training_step",
+                "notebook_02_scan_backends",
+                "notebook_01_data",
+                "data_loading",
+                REPORT,
+            }
+            | TRAINED
+            | SCORED,
             None,
             marks=pytest.mark.slow,
         ),
@@ -167,16 +187,23 @@ TRAINED = {"model", "variant"}
             "bsm/study/ablation.py",
             '"""',
             '"""Changed. ',
-            {"stft_ablation_notebook", "size_ablation_notebook", "report"},
+            {"notebook_08_ablation_stft", "notebook_09_ablation_size", REPORT},
             None,
             marks=pytest.mark.slow,
         ),
-        pytest.param("reports/claims.yaml", "# The claims", "# All claims", {"report"}, None, marks=pytest.mark.slow),
         pytest.param(
-            "notebooks/08_input_length.ipynb",
+            "bsm/study/claims/exact.py",
+            '"""Claims that',
+            '"""All claims that',
+            {REPORT},
+            None,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "notebooks/05_input_length.ipynb",
             "# How long",
             "# For how long",
-            {"input_length_notebook", "report"},
+            {"notebook_05_input_length", REPORT},
             None,
             marks=pytest.mark.slow,
         ),
@@ -184,7 +211,7 @@ TRAINED = {"model", "variant"}
             "Snakefile",
             "bsm.study.structure {output}",
             "bsm.study.structure  {output}",
-            {"structure", "report"},
+            {"structure", REPORT},
             None,
             marks=pytest.mark.slow,
         ),
@@ -206,7 +233,7 @@ def test_what_is_measured_by_hand_is_in_the_report_once_it_is_there(study, path)
     made.parent.mkdir(parents=True, exist_ok=True)
     made.write_text("")
     try:
-        assert study.planned() == {"report"}
+        assert study.planned() == {REPORT}
     finally:
         made.unlink()
     assert study.planned() == set()
@@ -215,32 +242,32 @@ def test_what_is_measured_by_hand_is_in_the_report_once_it_is_there(study, path)
 @pytest.mark.slow
 def test_a_failed_rule_leaves_nothing_half_made_and_the_rest_goes_on(study):
     folder = study.folder
-    lengths = study.study_command("08_input_length")
+    lengths = study.study_command("05_input_length")
     made = [folder / path for path in study.outputs[lengths]]
-    other = folder / study.outputs[study.study_command("09_vocal_occurrence")][0]
+    other = folder / study.outputs[study.study_command("06_vocal_occurrence")][0]
     report, before = folder / "reports/smoke/report.md", other.read_text()
     written = report.read_text()
     with (
-        Edited(folder / "notebooks/08_input_length.ipynb", "# How long", "# For how long"),
-        Edited(folder / "notebooks/09_vocal_occurrence.ipynb", "# Vocals", "# Voices"),
+        Edited(folder / "notebooks/05_input_length.ipynb", "# How long", "# For how long"),
+        Edited(folder / "notebooks/06_vocal_occurrence.ipynb", "# Vocals", "# Voices"),
     ):
         failed = study.snakemake("--keep-going", FAIL=lengths)
         assert failed.returncode != 0
         assert not any(path.exists() for path in made)
         assert other.read_text() != before
         assert report.read_text() == written
-        assert study.planned() == {"input_length_notebook", "report"}
+        assert study.planned() == {"notebook_05_input_length", REPORT}
         assert study.snakemake("--keep-going").returncode == 0
         assert all(path.exists() for path in made)
 
 
 @pytest.mark.slow
 def test_a_killed_run_is_recovered_by_what_make_resume_does(study):
-    lengths = study.study_command("08_input_length")
+    lengths = study.study_command("05_input_length")
     made = [study.folder / path for path in study.outputs[lengths]]
     recipe = subprocess.run(["make", "-n", "resume", "PROFILE=smoke"], cwd=ROOT, capture_output=True, text=True).stdout
     assert re.search(r"snakemake .*--unlock.*\n(.*\n)*.*snakemake .*--rerun-incomplete", recipe)
-    with Edited(study.folder / "notebooks/08_input_length.ipynb", "# How long", "# How very long"):
+    with Edited(study.folder / "notebooks/05_input_length.ipynb", "# How long", "# How very long"):
         run = subprocess.Popen(
             study.command(), cwd=study.folder, env=study.environment | {"HANG": lengths}, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -255,7 +282,7 @@ def test_a_killed_run_is_recovered_by_what_make_resume_does(study):
         assert locked.returncode != 0
         assert "locked" in locked.stderr + locked.stdout
         assert study.snakemake("--unlock").returncode == 0
-        assert study.planned("--rerun-incomplete") == {"input_length_notebook", "report"}
+        assert study.planned("--rerun-incomplete") == {"notebook_05_input_length", REPORT}
         assert study.snakemake("--rerun-incomplete").returncode == 0
         assert all(path.exists() for path in made)
 
@@ -268,12 +295,12 @@ def test_cluster_profiles(study, cluster):
     done = study.snakemake("-n", "--forceall", "--profile", f"workflow/profiles/{cluster}")
     assert done.returncode == 0, done.stderr
     asked = dict(re.findall(r"^rule (\w+):\n(?:.*\n)*?    resources: (.+)$", done.stdout, re.MULTILINE))
-    assert {"songs", "scan_notebook", "report"} | TRAINED | SCORED <= set(asked)
+    assert {"songs", "notebook_02_scan_backends", REPORT} | TRAINED | SCORED <= set(asked)
     for resources in (resources for rule, resources in asked.items() if rule != "all"):
         assert re.search(r"\bmem_mb=\d{4,}\b.*", resources)
         assert re.search(r"\bruntime=\d+\b", resources)
         assert re.search(r"\bgpu=\d\b", resources)
-    assert re.search(r"^rule train_notebook:\n(?:    .*\n)*    threads: 8$", done.stdout, re.MULTILINE)
+    assert re.search(r"^rule notebook_04_train:\n(?:    .*\n)*    threads: 8$", done.stdout, re.MULTILINE)
 
 
 def test_kubernetes_job_and_its_status(tmp_path):
@@ -288,7 +315,7 @@ def test_kubernetes_job_and_its_status(tmp_path):
         command = [sys.executable, str(script), *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment | more)
 
-    asked = ["--rule", "train_notebook", "--threads", "8", "--mem-mb", "32000", "--minutes", "90", "--gpus", "1"]
+    asked = ["--rule", "notebook_04_train", "--threads", "8", "--mem-mb", "32000", "--minutes", "90", "--gpus", "1"]
     refused = call("submit", *asked, "run.sh")
     assert refused.returncode == 1
     assert "BSM_IMAGE and BSM_CLAIM" in refused.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import click
@@ -17,18 +18,22 @@ from bsm.cli.provenance import provenance, repeat
 from bsm.cli.study import campaign, readme, study
 from bsm.cli.train import train
 from bsm.cli.weights import weights
-from bsm.errors import BackendUnavailable, InputError
+from bsm.errors import BackendUnavailable, InputError, lacks_memory
 
 
 def main() -> None:
     """Run the command line.
 
     An error that the user can correct is printed as one line and gives exit status 2. A study or training that failed
-    gives one line and exit status 1.
+    gives one line and exit status 1. What the console cannot print is escaped.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         cli(prog_name="bsm", standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
             error.show()
@@ -36,8 +41,16 @@ def main() -> None:
             context = getattr(error, "ctx", None)
             _complain(error.format_message(), context.command_path if context else "bsm")
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (InputError, BackendUnavailable, OSError) as error:
         _complain(str(error))
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        _complain("the memory is too small for this; choose smaller sizes or lengths")
         sys.exit(2)
     except FloatingPointError as error:
         _complain(str(error))
@@ -58,19 +71,6 @@ def cli() -> None:
     """Separate vocals with BSMamba2, and reproduce the study of it."""
 
 
-for command in (
-    data,
-    train,
-    separate,
-    evaluate,
-    bench,
-    plan,
-    study,
-    campaign,
-    readme,
-    claims,
-    provenance,
-    repeat,
-    weights,
-):
+COMMANDS = (data, train, separate, evaluate, bench, plan, study, campaign, readme, claims, provenance, repeat, weights)
+for command in COMMANDS:
     cli.add_command(command)

@@ -9,15 +9,14 @@ from typing import Any
 
 import click
 
-from bsm.cli.options import combine, device_option
+from bsm.cli.options import combine, device_option, seconds
 
 _preset = click.option("--preset", default="paper", show_default=True, help="Size of the network.")
 _device = device_option("cpu", ("cpu", "cuda"))
 
 
 def _seconds(name: str, default: tuple[float, ...], text: str) -> Callable:
-    positive = click.FloatRange(min=0, min_open=True)
-    return click.option(name, multiple=True, type=positive, default=default, show_default=True, help=text)
+    return click.option(name, multiple=True, type=seconds, default=default, show_default=True, help=text)
 
 
 def _shared(*seconds: float, repeats: int = 3) -> Callable:

@@ -7,41 +7,83 @@ from pathlib import Path
 
 import click
 
-_ledger = click.option(
-    "--ledger", type=click.Path(path_type=Path, dir_okay=False), help="The ledger.  [default: reports/claims.yaml]"
+_reports = click.option(
+    "--reports", type=click.Path(path_type=Path, file_okay=False), help="Folder of results.  [default: reports]"
 )
 
 
 @click.group()
 def claims() -> None:
-    """Check the claims under test, and write what the results say about each."""
+    """Judge the claims under test by the result files."""
 
 
 @claims.command()
-@_ledger
-def check(ledger: Path | None) -> None:
-    """Compute every status from the result files; exit with status 1 if a row has none or another one."""
-    from bsm.study import ledger as book
+@_reports
+def check(reports: Path | None) -> None:
+    """Judge all claims again; exit with status 1 if CLAIMS.md says other than the results."""
+    from bsm.study.claims import ledger
 
-    ledger = ledger or book.LEDGER
-    if problems := book.check(ledger):
+    reports = reports or ledger.REPORTS
+    if problems := ledger.check(reports):
         for problem in problems:
             click.echo(problem, err=True)
         click.echo(f"bsm: {len(problems)} problem(s); `bsm claims render` writes what the results say", err=True)
         sys.exit(1)
-    click.echo(book.tally(book.load(ledger)))
+    click.echo(ledger.tally(ledger.lines(reports=reports)))
 
 
 @claims.command()
-@_ledger
-def render(ledger: Path | None) -> None:
-    """Write every row's status and figures into the ledger, CLAIMS.md in its folder, and the README's table."""
-    from bsm.study import ledger as book
+@_reports
+def render(reports: Path | None) -> None:
+    """Write what the results say of each claim to CLAIMS.md, and the README's table."""
+    from bsm.study.claims import ledger
     from bsm.study.profiles import Profile
     from bsm.study.report import refresh_readme
 
-    ledger = ledger or book.LEDGER
-    rows = book.render(ledger)
-    if ledger.resolve() == book.LEDGER:
-        refresh_readme(Profile.load(book.PROFILE))
-    click.echo(book.tally(rows))
+    judged = ledger.render(reports or ledger.REPORTS)
+    if (reports or ledger.REPORTS).resolve() == ledger.REPORTS:
+        refresh_readme(Profile.load(ledger.PROFILE))
+    click.echo(ledger.tally(judged))
+
+
+@claims.command()
+@_reports
+def count(reports: Path | None) -> None:
+    """Count memory and operations of the paper's model from tensors without values, in about a minute."""
+    from bsm.study import meta
+    from bsm.study.claims.exact import TENSORS
+    from bsm.study.claims.ledger import REPORTS
+    from bsm.study.records import mark, write_result
+
+    started = mark()
+    write_result(
+        (reports or REPORTS) / TENSORS / "results" / "tensors.json",
+        measured="bytes of a training step and of what scans keep; operations of a block",
+        parameters={"precision": "32-true", "frames": meta.FRAMES, "block_frames": meta.BLOCK_FRAMES},
+        values=meta.measure(),
+        started=started,
+        data="none: tensors without values",
+        inputs=(),
+    )
+
+
+@claims.command()
+@click.option("--profile", default="demo", show_default=True, help="Whose songs are scored.")
+def baselines(profile: str) -> None:
+    """Score the trivial separators on a PROFILE's test songs: what its trainings must beat."""
+    from bsm.study import baselines as trivial
+    from bsm.study.profiles import Profile
+    from bsm.study.records import mark, write_result
+
+    started, settings = mark(), Profile.load(profile)
+    songs = settings.tracks()
+    write_result(
+        settings.result("baselines"),
+        measured="uSDR, SI-SDR and level relative to the target (dB) of every test song and trivial separator",
+        parameters={"n_fft": trivial.N_FFT, "hop_length": trivial.HOP, "trained_on": len(songs["train"])},
+        values=trivial.scores(songs["test"], songs["train"]),
+        started=started,
+        data=settings.data_title,
+        inputs=[settings.data_folder],
+        comparable_with_paper=settings.comparable,
+    )

@@ -30,7 +30,7 @@ separation_options = combine(
     device_option(),
     click.option(
         "--threads",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, 1024),  # far more cannot be started
         callback=_set_threads,
         expose_value=False,
         help="CPU threads of the model.  [default: PyTorch's choice]",
@@ -69,20 +69,27 @@ def separate(
     Separates each audio file in a folder; skips earlier outputs. Outputs have the song's rate, channels and length.
     Existing files are replaced with --overwrite only; a file in SONGS is never replaced. The command stops at the first
     song that it cannot separate, and keeps the outputs of those before it. Repeat it with --skip-existing to continue.
+    If a folder has audio or video files that cannot be read, they are named, and the exit status is 2.
     """
-    from bsm.inference import check_windows, find_songs, plan_outputs, separate_file
+    from bsm import audio
+    from bsm.inference import check_channels, check_windows, find_songs, plan_outputs, separate_file
     from bsm.weights.files import load_model
 
     if not verbose:
         logging.getLogger("bsm").setLevel(logging.WARNING)
     check_windows(options["window"], options["hop"], whole=options["whole"])
-    targets = plan_outputs(find_songs(songs), output, overwrite=overwrite, skip_existing=skip_existing)
+    found, left_out = find_songs(songs)
+    targets = plan_outputs(found, output, overwrite=overwrite, skip_existing=skip_existing)
     model = load_model(_find_weights(weights)).to(device)
+    for song in targets:
+        check_channels(audio.info(song).channels, model.config.channels, song)
     for number, (song, paths) in enumerate(targets.items(), 1):
         label = f"{number}/{len(targets)} {song.name}" if len(targets) > 1 else song.name
         separate_file(model, song, paths, progress=label if sys.stderr.isatty() else False, **options)
         for path in paths:
             click.echo(bytes(path))  # bytes, because a name need not be UTF-8
+    if left_out:  # named in the log
+        sys.exit(2)
 
 
 @click.command()

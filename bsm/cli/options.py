@@ -29,3 +29,11 @@ def device_option(default: str = "auto", choices: tuple[str, ...] = ()) -> Calla
 
     kind: dict[str, Any] = {"type": click.Choice(choices)} if choices else {"help": "auto, cpu or cuda."}
     return click.option("--device", default=default, show_default=True, callback=check, **kind)
+
+
+def seconds(text: str) -> float:
+    """Read the length of a sound: above 0 s, and at most a day. What is no number, such as NaN, is refused, too."""
+    value = float(text)
+    if not 0 < value <= 86400:
+        raise ValueError
+    return value

@@ -22,8 +22,7 @@ def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], 
 
     Parameters given with -p override the profile's. Relative paths in them start at the working directory.
     """
-    from bsm.study.notebook_paths import executed_copy, read_parameters
-    from bsm.study.notebooks import NotebookFailed, run_notebook
+    from bsm.study.run import NotebookFailed, executed_copy, read_parameters, run_notebook
 
     values = read_parameters(dict(parameters))
     output = output or executed_copy(notebook, profile, values)

@@ -7,15 +7,24 @@ from pathlib import Path
 
 import click
 
+from bsm.cli.options import device_option
+
 
 @click.command()
 @click.argument("profile", default="demo")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of weights and segments.  [default: the profile's]")
-@click.option("--steps", type=int, help="Number of optimiser updates.  [default: the profile's]")
-@click.option("--backbone", default="bsmamba2", show_default=True, help="Network: bsmamba2 or bs-roformer.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of weights and segments.  [default: the profile's]"
+)
+@click.option("--steps", type=click.IntRange(min=1), help="Number of optimiser updates.  [default: the profile's]")
+@click.option(
+    "--backbone",
+    default="bsmamba2",
+    show_default=True,
+    help="Network: bsmamba2, bs-roformer, or a time block such as none.",
+)
 @click.option("--variant", help="Variant of bsmamba2 for the ablations, such as base.")
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: under runs/]")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@device_option()
 def train(
     profile: str,
     seed: int | None,

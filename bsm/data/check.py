@@ -11,14 +11,14 @@ import numpy as np
 from tqdm import tqdm
 
 from bsm import audio
-from bsm.data import fetch, mir1k, musdb18, registry
+from bsm.data import mir1k, musdb18, registry, tracks
 from bsm.data.registry import DataSet
-from bsm.data.tracks import ACCOMPANIMENT, MIXTURE, SUFFIXES, VOCALS, AudioFile, Source, song_files, source_names
+from bsm.data.tracks import ACCOMPANIMENT, MIXTURE, SUFFIXES, VOCALS, AudioFile, Source
 from bsm.errors import InputError
 
 _CLIP = (ACCOMPANIMENT, VOCALS)  # the channels of a clip, in order
 _BLOCK = 60.0  # seconds read at a time
-_SILENT = 2.0**-15  # a peak of one step of 16 bits, which dither alone reaches
+_SILENT = 2.0**-15  # a peak of one step of 16 bits; dither alone reaches it
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Song:
         name: its name.
         parts: its sounds by name.
         coded: whether the mixture was coded apart from the sources, and so is not exactly their sum.
-        unreadable: why its file cannot be opened; empty where it can.
+        unreadable: why its file or folder cannot be opened; empty where it can.
+        unused: audio files in its folder that are none of its sounds.
     """
 
     place: Path
@@ -56,6 +57,7 @@ class Song:
     parts: dict[str, Source]
     coded: bool = False
     unreadable: str = ""
+    unused: tuple[Path, ...] = ()
 
 
 def verify(target: str | Path, *, fill: bool = False) -> list[Finding]:
@@ -71,8 +73,8 @@ def verify(target: str | Path, *, fill: bool = False) -> list[Finding]:
         The findings. The data set is good if none of them is a fault.
 
     Raises:
-        InputError: there is no such data set or folder, it has no songs, or ffmpeg or stempeg, which stem files need,
-            is missing.
+        InputError: there is no such data set or folder; it has no songs; or it has stem files, and ffmpeg or stempeg is
+            missing.
     """
     known = registry.load(str(target)) if str(target) in registry.names() else None
     if fill and known is None:
@@ -81,10 +83,11 @@ def verify(target: str | Path, *, fill: bool = False) -> list[Finding]:
     if not root.is_dir():
         how = f"run `{known.made_by or f'bsm data fetch {known.name}'}`" if known else "give a folder of songs"
         raise InputError(f"{root}: no such folder; {how}")
-    songs = _find(root, known.layout if known else None)
+    songs = [_song(place, name) for place, name in find_songs(root, known.layout if known else None).items()]
     if not songs:
         raise InputError(f"{root}: no songs in it, neither <song>/vocals.wav, <song>.stem.mp4 nor clips of MIR-1K")
-    found = [*_check_download(known, fill), *_check_names(known, songs)] if known else []
+    names = {song.place: song.name for song in songs}
+    found = [*_check_download(known, fill), *check_names(known, names)] if known else []
     headers = [_header(part) for song in songs for part in song.parts.values()]
     rate = known.rate if known else _usual([header.rate for header in headers if isinstance(header, audio.AudioInfo)])
     for song in tqdm(songs, desc="verifying", unit="song"):
@@ -92,34 +95,41 @@ def verify(target: str | Path, *, fill: bool = False) -> list[Finding]:
     return found
 
 
-def _find(root: Path, layout: str | None) -> list[Song]:
-    """Find every song, however bad, of one layout, or of the layout that the folder seems to have."""
+def find_songs(root: Path, layout: str | None) -> dict[Path, str]:
+    """Find every song, however bad, of one layout, or of the layout that the folder seems to have: place -> name."""
     stems = _visible(root, "*/*.stem.mp4")
     if layout == "stems" or (layout is None and stems):
-        musdb18.need_stempeg()
-        return [_stem_song(path) for path in stems]
+        return {path: path.name.removesuffix(".stem.mp4") for path in stems}
     clips = mir1k.clips(root)
     if layout == "clips" or (layout is None and clips):
-        return [Song(p, name, {part: AudioFile(p, k) for k, part in enumerate(_CLIP)}) for name, p in clips.items()]
-    songs = []
+        return {path: name for name, path in clips.items()}
+    songs = {path: path.name for path in (*_visible(root, "*"), *_visible(root, "*/*")) if tracks.broken(path)}
     for folder in [root, *_visible(root, "*/"), *_visible(root, "*/*/")]:
-        files = song_files(folder)
-        if files or not (folder == root or _visible(folder, "*/")):  # an empty folder is a song without files
-            songs.append(Song(folder, folder.resolve().name, files))
+        # An empty folder, or one that cannot be read, is a song without files.
+        leaf = folder != root and not _visible(folder, "*/")
+        if leaf or any(path.suffix.lower() in SUFFIXES for path in _visible(folder, "*")):
+            songs[folder] = folder.resolve().name
     return songs
+
+
+def _song(place: Path, name: str) -> Song:
+    stems = place.name.endswith(".stem.mp4")
+    if place.is_file() and not stems:
+        return Song(place, name, {part: AudioFile(place, channel) for channel, part in enumerate(_CLIP)})
+    if stems:
+        musdb18.need_stempeg()
+    try:
+        if stems:
+            return Song(place, name, musdb18.streams(place), coded=True)
+        files, unused = tracks.song_files(place)
+        return Song(place, name, files, unused=tuple(unused))
+    except InputError as error:
+        return Song(place, name, {}, unreadable=_why(place, error))
 
 
 def _visible(root: Path, pattern: str) -> list[Path]:
     found = sorted(root.glob(pattern))
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
-
-
-def _stem_song(path: Path) -> Song:
-    name = path.name.removesuffix(".stem.mp4")
-    try:
-        return Song(path, name, musdb18.streams(path), coded=True)
-    except InputError as error:
-        return Song(path, name, {}, unreadable=_why(path, error))
 
 
 def _header(part: Source) -> audio.AudioInfo | InputError:
@@ -131,7 +141,7 @@ def _header(part: Source) -> audio.AudioInfo | InputError:
 
 def _check_download(known: DataSet, fill: bool) -> Iterator[Finding]:
     """Compare what was measured on the downloaded files with the manifest."""
-    measured = fetch.record(known)
+    measured = known.fetched
     for archive in known.files:
         where = known.place / archive.file
         if measured is None or archive.file not in measured:
@@ -148,15 +158,15 @@ def _check_download(known: DataSet, fill: bool) -> Iterator[Finding]:
             yield Finding(where, f"{text}: not verified in the manifest; --fill enters it", fault=False)
 
 
-def _check_names(known: DataSet, songs: list[Song]) -> Iterator[Finding]:
-    """Compare the songs that are there with those of the manifest."""
-    unknown = {song.place: song for song in songs}
+def check_names(known: DataSet, songs: dict[Path, str]) -> Iterator[Finding]:
+    """Compare the songs that are there, as :func:`find_songs` returns them, with those of the manifest."""
+    unknown = dict(songs)
     for split, wanted in known.splits.items():
         folder = known.place / wanted.folder
-        held = {p: s for p, s in unknown.items() if wanted.holds(s.name) and folder in (p.parent, p)}
+        held = {p: name for p, name in unknown.items() if wanted.holds(name) and folder in (p.parent, p)}
         for place in held:
             del unknown[place]
-        names = {song.name for song in held.values()}
+        names = set(held.values())
         if wanted.names and wanted.songs == len(wanted.names):
             for name in sorted(set(wanted.names) - names):
                 yield Finding(folder / name, f"missing ({split})")
@@ -174,7 +184,7 @@ def _check_song(song: Song, rate: int, known: DataSet | None) -> list[Finding]:
     Args:
         song: the song.
         rate: samples per second of the data set.
-        known: the data set, which has the expected sounds and channels; without it, a song needs only vocals.
+        known: the data set with the expected sounds and channels. Without it, a song needs vocals and another sound.
     """
     if song.unreadable:
         return [Finding(song.place, f"unreadable: {song.unreadable}")]
@@ -185,6 +195,11 @@ def _check_song(song: Song, rate: int, known: DataSet | None) -> list[Finding]:
         for name in wanted
         if name not in song.parts
     ]
+    if known is None and song.parts and not found and (fault := tracks.lacks(song.parts)):
+        found.append(Finding(song.place, fault))
+    if song.unused:
+        unused = ", ".join(path.name for path in song.unused)
+        found.append(Finding(song.place, f"audio files that are no sources, not used: {unused}", fault=False))
     infos = {}
     for name, part in song.parts.items():
         if isinstance(header := _header(part), InputError):
@@ -202,7 +217,9 @@ def _check_song(song: Song, rate: int, known: DataSet | None) -> list[Finding]:
             found.append(Finding(path, f"{label}{info.channels} channel(s) where {whose} {channels}"))
         if info.samples != usual_samples:
             found.append(Finding(path, f"{label}{info.samples} samples where {others} {usual_samples}"))
-    found += _check_samples(song, {name: song.parts[name] for name in infos}, sound=not found)
+    found += _check_samples(
+        song, {name: song.parts[name] for name in infos}, sound=not any(finding.fault for finding in found)
+    )
     return list(dict.fromkeys(found))  # one finding for a file that holds several sounds
 
 
@@ -212,7 +229,7 @@ def _check_samples(song: Song, parts: dict[str, Source], *, sound: bool) -> Iter
     A silent source is a note; silent vocals and a silent mixture are faults.
     """
     reading, peaks = dict(parts), dict.fromkeys(parts, 0.0)
-    sums = _Sum(parts) if sound and MIXTURE in parts and len(source_names(parts)) > 1 else None
+    sums = _Sum(parts) if sound and MIXTURE in parts and len(tracks.source_names(parts)) > 1 else None
     length = max((part.info.samples for part in parts.values()), default=0)
     step = max((round(_BLOCK * part.info.rate) for part in parts.values()), default=1)
     for start in range(0, length, step):
@@ -241,7 +258,7 @@ class _Sum:
     """Measure block by block how far a song's mixture is from the sum of its sources."""
 
     def __init__(self, parts: dict[str, Source]) -> None:
-        self.sources = source_names(parts)
+        self.sources = tracks.source_names(parts)
         self.bits = min(_bits(parts[name].path) for name in (*self.sources, MIXTURE))
         self.peak = self.energy = self.rest = 0.0
 
@@ -282,4 +299,4 @@ def _label(song: Song, name: str) -> str:
 
 
 def _bits(path: Path) -> int:
-    return audio.bits(path) if path.suffix in SUFFIXES else 24
+    return audio.bits(path) if path.suffix.lower() in SUFFIXES else 24

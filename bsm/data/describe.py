@@ -76,7 +76,7 @@ def _tracks(root: Path) -> list[Track]:
         return [song_track(root, "test")]
     splits = [split for split in SPLITS if (root / split).is_dir()] or ["test"]
     layout, tracks = open_tracks(root, splits[0])
-    if layout != "songs":  # a published data set has all splits, whatever its folders
+    if layout != "songs":  # a published data set has all splits
         splits, tracks = list(SPLITS), open_tracks(root, SPLITS[0])[1]
     for split in splits[1:]:
         tracks += open_tracks(root, split)[1]

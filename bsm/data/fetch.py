@@ -17,11 +17,11 @@ from typing import Any
 from tqdm import tqdm
 
 from bsm import download
+from bsm.data import check
 from bsm.data.registry import DataSet, load
 from bsm.errors import InputError
-from bsm.files import sha256, write_text
+from bsm.files import alone, sha256, write_text
 
-_RECORD = "fetched.json"  # in the data set's folder: the files that it was unpacked from
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)
 
 
@@ -33,42 +33,40 @@ def fetch(name: str, source: str | None = None) -> Path:
 
     Args:
         name: a data set whose manifest names files to download.
-        source: another address (http, https) of the file, or a local path, which is left as it is.
+        source: another address (http, https) of the file, or a local path; that file is left as it is.
 
     Returns:
         The data set's folder.
 
     Raises:
         InputError: no data set has that name; it is made here; its folder holds something else; another process
-            fetches it; the connection fails; the disk is full; the file is not the recorded one; or the archive is
-            damaged or has members outside its folder.
+            fetches it; the connection fails; the disk is full; the file is not the recorded one; the archive is damaged
+            or has members outside its folder; or the folder lacks songs of the manifest.
     """
     wanted = load(name)
     if not wanted.files:
         raise InputError(f"{name!r} is made here, not fetched: {wanted.made_by}")
     if source and len(wanted.files) > 1:
         raise InputError(f"{name!r} has {len(wanted.files)} files, so --from cannot name the one to take")
-    if record(wanted) is None and wanted.state == "here":
+    if wanted.fetched is None and wanted.state == "here":
         raise InputError(
             f"{wanted.place}: is there, but not from `bsm data fetch`; check it with `bsm data verify {name}`, or "
             "move it away"
         )
-    if record(wanted) is not None and not wanted.work.exists():
-        return wanted.place
-    try:
-        with download.alone(wanted.work / "lock", repr(name)):
-            if record(wanted) is None:
-                _fetch(wanted, source)
-            shutil.rmtree(wanted.work, ignore_errors=True)  # on NFS the open lock file stays until it is closed
-    except OSError as error:
-        raise InputError(f"{wanted.work}: {error}; fix that and run the same command again") from error
+    if wanted.fetched is None or wanted.work.exists():
+        try:
+            # The lock is outside the work folder, because its holder deletes that folder.
+            with alone(wanted.work.with_suffix(".lock"), f"another process is fetching {name!r}"):
+                if wanted.fetched is None:
+                    _fetch(wanted, source)
+                shutil.rmtree(wanted.work, ignore_errors=True)
+        except OSError as error:
+            raise InputError(f"{wanted.work}: {error}; fix that and run the same command again") from error
+    songs = check.find_songs(wanted.place, wanted.layout)
+    if lacking := [str(fault) for fault in check.check_names(wanted, songs) if fault.where not in songs]:
+        named = "; ".join(lacking[:3]) + (f"; and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+        raise InputError(f"{wanted.place}: incomplete: {named}; move the folder away, and fetch {name} again")
     return wanted.place
-
-
-def record(wanted: DataSet) -> dict[str, Any] | None:
-    """Return size and checksum of the downloaded files by name; None where the data set was not fetched here."""
-    path = wanted.place / _RECORD
-    return json.loads(path.read_text(encoding="utf-8"))["files"] if path.is_file() else None
 
 
 def _fetch(wanted: DataSet, source: str | None) -> None:
@@ -94,7 +92,7 @@ def _fetch(wanted: DataSet, source: str | None) -> None:
     if not data.is_dir():
         files = ", ".join(map(str, archives.values()))
         raise InputError(f"{files}: has no folder {wanted.inside!r} in it; it is not {wanted.name!r}")
-    write_text(data / _RECORD, json.dumps({"files": measured}, indent=1) + "\n")
+    write_text(data / wanted.record.name, json.dumps({"files": measured}, indent=1) + "\n")
     os.sync()  # the songs reach the disk before their folder's name does
     data.replace(wanted.place)
 

@@ -31,8 +31,8 @@ def open_tracks(root: str | Path, split: str, *, skipped: dict[str, str] | None 
         sorted by name.
 
     Raises:
-        InputError: the folder is missing, has no songs, or lacks songs of MUSDB18; a song is bad; or ffmpeg, which
-            stem files need, is missing. The message says what to fetch.
+        InputError: the folder is missing, has no songs, or lacks songs of MUSDB18; a song is bad; or ffmpeg
+            is missing, and there are stem files. The message says what to fetch.
     """
     root = Path(root)
     if not root.is_dir():

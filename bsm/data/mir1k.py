@@ -39,20 +39,16 @@ def clips(root: Path) -> dict[str, Path]:
     for place in _PLACES:
         for path in sorted((Path(root) / place).glob("*_*_*.*")):
             known = _CLIP.fullmatch(path.stem) and any(part.holds(path.stem) for part in splits)
-            if known and path.suffix in (".wav", ".flac"):
+            if known and path.suffix.lower() in (".wav", ".flac"):
                 found.setdefault(path.stem, path)
     return dict(sorted(found.items()))
 
 
 def clip_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -> list[Track]:
-    """Open the clips of one split. The singer decides the split of a clip, whatever its folder.
+    """Open the clips of one split. The singer alone decides the split of a clip.
 
-    A clip's sources are ``vocals`` and ``accompaniment``, mono; the mixture is their sum.
-
-    Args:
-        root: the data set's folder.
-        split: ``train``, ``valid`` or ``test``.
-        skipped: see :func:`bsm.data.tracks.open_songs`.
+    A clip's sources are ``vocals`` and ``accompaniment``, mono; the mixture is their sum. The arguments are those of
+    :func:`bsm.data.layouts.open_tracks`.
 
     Raises:
         InputError: there are no clips of that split; or one cannot be read, is not stereo, or is not at 16 kHz.

@@ -21,7 +21,8 @@ class MixingDataset(Dataset):
     """Mix sources of different songs, as the author's code does.
 
     Each source comes from a window of its own, drawn from all windows of all songs in which it is active. So a long
-    song is drawn more often. The source is silenced with some probability, and scaled by a uniform gain.
+    song is drawn more often. The source is silenced with some probability, and scaled by a uniform gain. A segment
+    shorter than the window lies anywhere in it, whether or not the source is active there.
 
     Item ``i`` depends only on ``(seed, i)``. So a resumed run sees the segments of an uninterrupted one, and processes
     that share the indices never see the same segment.
@@ -33,7 +34,7 @@ class MixingDataset(Dataset):
         length: number of items, ``len(dataset)``.
         gain: range of the gain.
         silence_probability: probability that a source, vocals included, is silenced.
-        window_seconds: window of the activity detection, s; by default the segment's length. The hop is half of it.
+        window_seconds: length of the windows, s; by default the segment's. Windows overlap by half.
 
     Raises:
         InputError: there are no tracks, they differ in rate, channels or sources, a source is silent in all of them, or
@@ -58,6 +59,7 @@ class MixingDataset(Dataset):
         self._gain, self._silence_probability = gain, silence_probability
         self._channels = tracks[0].channels
         window = window_seconds or segment / tracks[0].rate
+        self._room = max(0, round(window * tracks[0].rate) - segment)
         # source -> (track, first sample) of each of its active windows
         self._active: dict[str, list[tuple[Track, int]]] = {name: [] for name in tracks[0].sources}
         for track in tqdm(tracks, desc="finding active windows", leave=False, disable=len(tracks) < 5):
@@ -82,6 +84,8 @@ class MixingDataset(Dataset):
         for source, found in self._active.items():
             # A silenced source draws everything, too, so that the other sources' draws do not depend on it.
             track, start = found[rng.integers(len(found))]
+            if self._room:
+                start = min(start + int(rng.integers(self._room + 1)), max(0, track.samples - self._segment))
             gain = np.float32(rng.uniform(*self._gain))
             if rng.random() < self._silence_probability:
                 continue

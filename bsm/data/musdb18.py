@@ -5,7 +5,6 @@ The manifest ``musdb18-hq`` names the songs of each split. The folder ``train`` 
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,61 +45,32 @@ def example_track(cache: Path) -> Track:
     Raises:
         InputError: ffmpeg or stempeg is missing, or the excerpt cannot be decoded or written.
     """
-    folder = Path(cache) / "falcon69"
-    if not folder.is_dir():
-        _decode(folder)
-    sources = {name: AudioFile(folder / f"{name}.wav") for name in sorted(STEMS)}
-    return Track(_SONG, "test", sources, AudioFile(folder / "mixture.wav"))
-
-
-def _decode(folder: Path) -> None:
-    """Decode the excerpt into a temporary folder, then give that its name."""
-    stempeg = need_stempeg("the real excerpt needs")
-    source = stempeg.example_stem_path()
-    try:
-        streams, rate = stempeg.read_stems(source, dtype=np.float32)  # (streams, samples, channels)
-    except Exception as error:  # ffmpeg's failures come as several types
-        raise InputError(f"{source}: cannot be decoded ({_line(error)}); install stempeg and ffmpeg again") from error
-    sounds = {name: np.ascontiguousarray(streams[STREAMS.index(name)].T, dtype=np.float32) for name in STEMS}
-    sounds[MIXTURE] = np.sum(list(sounds.values()), axis=0, dtype=np.float32)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        for name, sound in sounds.items():
-            audio.write(temporary / f"{name}.wav", sound, int(rate))
-        temporary.replace(folder)
-    except OSError as error:
-        # Another process may have been first: its files are the same.
-        if not folder.is_dir():
-            raise InputError(f"{folder}: cannot be made ({error}); make {folder.parent} writable") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    files = {name: AudioFile(Path(cache) / "falcon69" / f"{name}.wav") for name in sorted(STREAMS)}
+    if not all(file.path.is_file() for file in files.values()):
+        stempeg = need_stempeg("the real excerpt needs")
+        source = stempeg.example_stem_path()
+        try:
+            streams, rate = stempeg.read_stems(source, dtype=np.float32)  # (streams, samples, channels)
+        except Exception as error:  # ffmpeg's failures come as several types
+            raise InputError(
+                f"{source}: cannot be decoded ({_line(error)}); install stempeg and ffmpeg again"
+            ) from error
+        sounds = {name: np.ascontiguousarray(streams[STREAMS.index(name)].T, dtype=np.float32) for name in STEMS}
+        sounds[MIXTURE] = np.sum(list(sounds.values()), axis=0, dtype=np.float32)
+        audio.write_all({files[name].path: sound for name, sound in sounds.items()}, int(rate))
+    mixture = files.pop(MIXTURE)
+    return Track(_SONG, "test", files, mixture)
 
 
 def need_ffmpeg(who: str = "decoding MUSDB18 needs") -> None:
-    """Check that ffmpeg is installed.
-
-    Args:
-        who: the beginning of the message.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Check that ffmpeg is installed; otherwise raise an InputError that begins with ``who``."""
     missing = [tool for tool in ("ffmpeg", "ffprobe") if shutil.which(tool) is None]
     if missing:
         raise InputError(f"{who} {' and '.join(missing)} on PATH; run `apt-get install ffmpeg`")
 
 
 def need_stempeg(who: str = "stem files need") -> ModuleType:
-    """Import stempeg, which reads stem files with ffmpeg.
-
-    Args:
-        who: the beginning of the message.
-
-    Raises:
-        InputError: ffmpeg or stempeg is not installed.
-    """
+    """Import stempeg, which needs ffmpeg; if either is missing, raise an InputError that begins with ``who``."""
     need_ffmpeg(who)
     try:
         import stempeg  # late: the import runs ffmpeg
@@ -185,12 +155,7 @@ def stem_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -
     """Open one split of MUSDB18, or of its 7 s sample: ``<root>/{train,test}/<song>.stem.mp4``.
 
     The mixture is the file's own, as in every published score on MUSDB18. The accompaniment is the sum of drums, bass
-    and other, which is musdb's target.
-
-    Args:
-        root: the data set's folder.
-        split: ``train``, ``valid`` or ``test``.
-        skipped: see :func:`bsm.data.tracks.open_songs`.
+    and other, as in musdb. The arguments are those of :func:`bsm.data.layouts.open_tracks`.
 
     Raises:
         InputError: songs are missing, a song cannot be read, or ffmpeg or stempeg is missing.

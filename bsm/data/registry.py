@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from functools import cache
@@ -40,7 +41,10 @@ class Archive(_Part):
 
 
 class Entry(_Part):
-    """Something with a name that is fetched or made: a data set, or weights."""
+    """Something with a name that is fetched or made: a data set, or weights.
+
+    Both have a ``place``, the file or folder, whether it is there or not; and ``work``, for an unfinished fetch.
+    """
 
     name: str = ""  # the manifest's file name, or the key in the list of weights
     title: Text
@@ -60,16 +64,6 @@ class Entry(_Part):
     def terms(self) -> str:
         """The licence and the note, as commands print them before they use the entry."""
         return f"licence of {self.name!r}: {self.licence}" + (f"\n{self.note}" if self.note else "")
-
-    @property
-    def place(self) -> Path:
-        """The file or folder, whether it is there or not."""
-        raise NotImplementedError
-
-    @property
-    def work(self) -> Path:
-        """The file or folder that keeps an unfinished fetch."""
-        raise NotImplementedError
 
     @property
     def state(self) -> str:
@@ -138,6 +132,19 @@ class DataSet(Entry):
         """The folder that keeps an unfinished fetch."""
         return self.place.with_name(f".fetching-{self.name}")
 
+    @property
+    def record(self) -> Path:
+        """The file in its folder that says from which files it was unpacked."""
+        return self.place / "fetched.json"
+
+    @property
+    def fetched(self) -> dict[str, Any] | None:
+        """Size and checksum of the downloaded files by name; None where it was not fetched here."""
+        try:
+            return json.loads(self.record.read_text(encoding="utf-8"))["files"] if self.record.is_file() else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.record}: damaged ({error!r}); move its folder away, and fetch it again") from error
+
 
 def names() -> list[str]:
     """Return the names of the known data sets.
@@ -198,13 +205,13 @@ def read(kind: Any, path: Path) -> Any:
     Raises:
         InputError: the file is not YAML, or does not fit the type; the message names every fault.
     """
-    return _parse(kind, path, path.read_text(encoding="utf-8"))
+    return _parse(kind, path, path.read_bytes())
 
 
-@cache  # by the text, so that a file that changed is parsed again
-def _parse(kind: Any, path: Path, text: str) -> Any:
+@cache  # by the content, so that a file that changed is parsed again
+def _parse(kind: Any, path: Path, content: bytes) -> Any:
     try:
-        return TypeAdapter(kind).validate_python(yaml.safe_load(text))
+        return TypeAdapter(kind).validate_python(yaml.safe_load(content))
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from bsm import audio
 from bsm.errors import InputError
+from bsm.files import content_checksum
 
 log = logging.getLogger(__name__)
 
 VOCALS, ACCOMPANIMENT, MIXTURE = "vocals", "accompaniment", "mixture"
 SUFFIXES = (".wav", ".flac")
+# Ends of the names of copies and of `bsm separate`'s outputs: no source is called so.
+_COPY = re.compile(r"(\.vocals|\.accompaniment|\(\d+\)| - copy| copy( \d+)?)$", re.IGNORECASE)
 _CHECKED_SECONDS = 30.0  # read at a time by :func:`check`
 
 
@@ -120,6 +125,22 @@ class Track:
         parts = [*self.sources.values(), *([self.mixture_source] if self.mixture_source else [])]
         return sorted({part.path for part in parts})
 
+    def identity(self) -> dict[str, Any]:
+        """Return its name and format and the checksums of its files, wherever they lie, as plain JSON values.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        sounds = dict(self.sources) | ({MIXTURE: self.mixture_source} if self.mixture_source else {})
+        checksums = {path: content_checksum(path) for path in self.files}
+        return {
+            "name": self.name,
+            "samples": self.samples,
+            "rate": self.rate,
+            "channels": self.channels,
+            "files": {name: checksums[sound.path] for name, sound in sorted(sounds.items())},
+        }
+
     def read(self, source: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Read samples ``[start, stop)`` of one source, float32 ``(channels, stop - start)``.
 
@@ -147,24 +168,18 @@ class Track:
 def folder_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -> list[Track]:
     """Open the songs of a folder, ``<root>/<song>/{mixture,vocals,<other sources>}.wav`` (or ``.flac``).
 
-    A song without ``mixture`` is the sum of its sources. :func:`source_names` says which files are sources.
-
-    Args:
-        root: the folder of song folders; hidden ones are skipped.
-        split: the songs' split.
-        skipped: see :func:`open_songs`.
-
-    Returns:
-        The songs, sorted by name.
+    A song without ``mixture`` is the sum of its sources, which must then be two at least. :func:`source_names` says
+    which files are sources. Hidden folders are skipped. Songs are sorted by name. ``skipped`` is that of
+    :func:`open_songs`.
 
     Raises:
-        InputError: the folder is missing or has no songs; or a song has no vocals, an unreadable file, or files that
-            differ in length, rate or channels.
+        InputError: the folder is missing or has no songs; or :func:`song_track` refuses a song.
     """
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give a folder that holds one folder per song")
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    # A link that leads nowhere may have been a song. Opening it gives the error.
+    folders = sorted(p for p in root.iterdir() if (p.is_dir() or broken(p)) and not p.name.startswith("."))
     if not folders:
         raise InputError(f"{root}: no songs in it; expected <song>/vocals.wav and the other sources")
     return open_songs({folder.name: lambda folder=folder: song_track(folder, split) for folder in folders}, skipped)
@@ -219,12 +234,15 @@ def check(track: Track) -> None:
 
 
 def song_track(folder: Path, split: str) -> Track:
-    """Open one song folder of :func:`folder_tracks`.
+    """Open one song folder of :func:`folder_tracks`. Logs the audio files in it that are not used.
 
     Raises:
-        InputError: the song has no vocals, an unreadable file, or files that differ in length, rate or channels.
+        InputError: the folder or a file in it cannot be read; the song has no vocals, or only vocals; or its files
+            differ in length, rate or channels.
     """
-    files = song_files(folder)
+    files, unused = song_files(folder)
+    if unused:
+        log.warning("%s: audio files that are no sources, not used: %s", folder, ", ".join(p.name for p in unused))
     if VOCALS not in files:
         raise InputError(f"{folder}: song without vocals; add vocals.wav or vocals.flac, or move the folder away")
     wanted = files[VOCALS].info
@@ -234,17 +252,47 @@ def song_track(folder: Path, split: str) -> Track:
                 f"{folder}: {file.path.name} ({_describe(file.info)}) differs from {files[VOCALS].path.name} "
                 f"({_describe(wanted)}); make the song's files equal in length, rate and channels"
             )
+    if fault := lacks(files):
+        raise InputError(f"{folder}: {fault}")
     return Track(folder.name, split, {name: files[name] for name in source_names(files)}, files.get(MIXTURE))
 
 
-def song_files(folder: Path) -> dict[str, AudioFile]:
-    """Find the sounds in a song's folder, by name; hidden files are skipped, and .wav goes before .flac."""
+def broken(path: Path) -> bool:
+    """Return whether a path is a link that leads nowhere."""
+    return path.is_symlink() and not os.path.exists(path)  # noqa: PTH110 (Path.exists raises for a circle)
+
+
+def lacks(sounds: Iterable[str]) -> str:
+    """Say what keeps sounds from being a song with something to separate; empty if nothing does."""
+    sounds = set(sounds)
+    if MIXTURE in sounds or len(source_names(sounds)) > 1:
+        return ""
+    return "song of one source; add mixture.wav or another source as WAV or FLAC"
+
+
+def song_files(folder: Path) -> tuple[dict[str, AudioFile], list[Path]]:
+    """Find the sounds in a song's folder, by name, and the audio files that are none of them.
+
+    Skips hidden files. Sounds are .wav and .flac files, .wav before .flac. Copies such as ``vocals (1).wav`` and
+    outputs of ``bsm separate`` are no sounds of the song.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
     files: dict[str, AudioFile] = {}
-    for suffix in SUFFIXES:
-        for path in sorted(folder.glob(f"*{suffix}")):
-            if not path.name.startswith("."):
-                files.setdefault(path.stem, AudioFile(path))
-    return files
+    unused: list[Path] = []
+    try:
+        inside = sorted(folder.iterdir(), key=lambda path: (path.suffix.lower() != ".wav", path.name))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from error
+    for path in inside:
+        if path.name.startswith(".") or not (audio.READABLE.search(path.name) or audio.FOREIGN.search(path.name)):
+            continue
+        if path.suffix.lower() in SUFFIXES and not _COPY.search(path.stem) and path.stem not in files:
+            files[path.stem] = AudioFile(path)
+        else:
+            unused.append(path)
+    return files, unused
 
 
 def source_names(sounds: Iterable[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,15 @@ from matplotlib.axes import Axes
 from torch import nn
 from tqdm import tqdm
 
-from bsm.config import ModelConfig, TrainConfig
+from bsm.config import NO_EFFECT, ModelConfig, TrainConfig
 from bsm.data.tracks import VOCALS, Track
 from bsm.errors import InputError
 from bsm.inference import separate
 from bsm.metrics import usdr
+from bsm.stats import Interval
+from bsm.study.compare import corrected, paired, table, tidy, words
 from bsm.study.figures import COLOURS, HOLLOW, draw_interval
 from bsm.study.profiles import Profile
-from bsm.study.stats import Interval, crossed_interval, interval_text, verdict
 from bsm.study.subjects import card_of, trained_alike
 from bsm.study.variants import BASE, VARIANTS, changed
 from bsm.weights.files import load_model
@@ -75,9 +76,10 @@ def recipe(found: Sequence[Trained]) -> TrainConfig:
     """
     base = _recorded(found[0])
     for model in found:
-        own = _recorded(model).replace(seed=base.seed, workers=base.workers).to_dict()
+        own = _recorded(model).to_dict()
         expected = changed(model.variant, ModelConfig(), base)[1].to_dict()
-        if other := [name for name, value in expected.items() if own[name] != value]:
+        compared = set(expected) - {"seed", *NO_EFFECT}
+        if other := sorted(name for name in compared if own[name] != expected[name]):
             raise InputError(f"{model.path}: not trained as the base was; another: {', '.join(other)}; train it again")
     return base
 
@@ -112,12 +114,6 @@ def scores(found: Sequence[Trained], tracks: Sequence[Track], window: float) -> 
     return records
 
 
-def table_of(records: Sequence[dict[str, Any]], variant: str) -> pd.DataFrame:
-    """Return a variant's uSDR in dB, a row per song, a column per seed."""
-    frame = pd.DataFrame([r for r in records if r["variant"] == variant])
-    return frame.astype({"usdr": float}).pivot(index="track", columns="seed", values="usdr")
-
-
 def differences(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Compare every variant with the base, paired over songs and seeds.
 
@@ -125,48 +121,30 @@ def differences(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         records: of :func:`scores`, or as a result file holds them.
 
     Returns:
-        One record per variant: ``variant``, ``songs``, ``seeds``, the mean difference in uSDR in dB as ``estimate``
-        with its 95 % interval ``low`` and ``high``, ``n`` pairs, ``dropped``, ``method``, the ``verdict`` in words.
+        One record of :func:`bsm.study.compare.paired` per ``variant``; verdicts are corrected for their number.
     """
-    base, rows = table_of(records, BASE), []
-    for name in dict.fromkeys(r["variant"] for r in records if r["variant"] != BASE):
-        gain = table_of(records, name) - base
-        found = crossed_interval(gain.to_numpy())
-        rows.append(
-            {"variant": name, "songs": len(gain), "seeds": gain.shape[1]}
-            | found._asdict()
-            | {"verdict": verdict(found)}
-        )
-    return rows
+    tables = {name: table(own, "usdr") for name, own in tidy(records).groupby("system", sort=False)}
+    return corrected([{"variant": name} | paired(own, tables[BASE]) for name, own in tables.items() if name != BASE])
 
 
 def score_table(
-    records: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], parameters: dict[str, int]
+    records: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], parameters: Mapping[str, int] | None = None
 ) -> pd.DataFrame:
-    """Return each variant's parameters, mean uSDR, and difference from the base.
+    """List variants' mean uSDR and difference from the base, the base first and then the worst.
 
     Args:
         records: of :func:`scores`.
-        rows: of :func:`differences`.
-        parameters: number of each variant's.
+        rows: of :func:`differences`, of the variants to list.
+        parameters: number of each variant's, where they are to be shown.
     """
-    gains = {row["variant"]: row for row in rows}
+    tables = {name: table(own, "usdr") for name, own in tidy(records).groupby("system", sort=False)}
+    gains = {BASE: None} | {row["variant"]: row for row in sorted(rows, key=lambda row: row["estimate"])}
     lines = []
-    for name in dict.fromkeys(r["variant"] for r in records):
-        table = table_of(records, name)
-        mean, gain = crossed_interval(table.to_numpy()), gains.get(name)
-        lines.append(
-            {
-                "variant": name,
-                "": VARIANTS[name].asks,
-                "parameters": parameters[name],
-                "uSDR (dB)": mean.estimate,
-                "95 % interval": interval_text(mean.low, mean.high),
-                "difference (dB)": gain["estimate"] if gain else None,
-                "its 95 % interval": interval_text(gain["low"], gain["high"]) if gain else "–",
-                "seen": gain["verdict"] if gain else "–",
-            }
-        )
+    for name, gain in gains.items():
+        line = {"change": VARIANTS[name].asks if name in VARIANTS else name}
+        line |= {"parameters": parameters[name]} if parameters else {}
+        line["uSDR (dB)"] = paired(tables[name])["estimate"]
+        lines.append(line | {"difference (dB)": words(gain), "reads": gain["verdict"] if gain else "–"})
     return pd.DataFrame(lines)
 
 
@@ -175,41 +153,27 @@ def deviations(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted((row for row in rows if VARIANTS[row["variant"]].described), key=lambda row: row["estimate"])
 
 
-def deviation_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Return what each deviation of the described implementation costs.
-
-    Args:
-        rows: of :func:`deviations`.
-    """
-    columns = ["deviation", "costs (dB uSDR)", "95 % interval", "n", "against the paper's design"]
-    lines = [
-        (VARIANTS[r["variant"]].asks, -r["estimate"], interval_text(-r["high"], -r["low"]), r["n"], r["verdict"])
-        for r in rows
-    ]
-    return pd.DataFrame(lines, columns=columns)
-
-
 def draw(ax: Axes, records: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
     """Draw each variant's difference with its interval, and each song's as a point, seeds averaged.
 
     A difference of too few songs for an interval is hollow.
     """
-    base = table_of(records, BASE)
+    tables = {name: table(own, "usdr") for name, own in tidy(records).groupby("system", sort=False)}
+    base = tables[BASE]
     ax.axvline(0, color="0.4", linewidth=0.8)
     for y, row in enumerate(rows):
-        songs = (table_of(records, row["variant"]) - base).mean(axis=1, skipna=False)
+        songs = (tables[row["variant"]] - base).mean(axis=1, skipna=False)
         ax.plot(songs, np.full(len(songs), y - 0.22), "o", color=COLOURS["blue"], alpha=0.5, markersize=3.5)
-        draw_interval(ax, y, gain_of([row], row["variant"]), across=True)
+        draw_interval(ax, y, Interval.of(row), across=True)
     labels = [textwrap.fill(VARIANTS[row["variant"]].asks, 38) for row in rows]
     ax.set(yticks=range(len(rows)), yticklabels=labels, ylim=(len(rows) - 0.5, -0.5))
     seeds = base.shape[1]
     title = f"points: {len(base)} songs" + (f", means of {seeds} trainings" if seeds > 1 else "")
-    hollow = f"\n{HOLLOW}" if any(np.isnan(gain_of(rows, row["variant"]).low) for row in rows) else ""
+    hollow = f"\n{HOLLOW}" if any(np.isnan(Interval.of(row).low) for row in rows) else ""
     ax.set(xlabel=f"uSDR against the paper's design (dB){hollow}", title=f"{title}; bars: 95 %")
 
 
 def gain_of(rows: Sequence[dict[str, Any]], variant: str) -> Interval | None:
     """Return a variant's difference from the base, None where it was not trained."""
     row = next((r for r in rows if r["variant"] == variant), None)
-    nan = float("nan")  # which a result file holds as null
-    return row and Interval(*(nan if row[name] is None else row[name] for name in Interval._fields))
+    return row and Interval.of(row)

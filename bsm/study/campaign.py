@@ -30,8 +30,8 @@ import pandas as pd
 import yaml
 
 from bsm.errors import InputError
+from bsm.files import alone
 from bsm.study.records import ROOT, read_result
-from bsm.train.run import lock
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
     running: dict[str, subprocess.Popen] = {}
     failed: list[str] = []
     checkout.parent.mkdir(parents=True, exist_ok=True)
-    with lock(checkout.parent):
+    with alone(checkout.parent / "lock", f"{checkout.parent}: another campaign works here"):
         try:
             while True:
                 for name, process in list(running.items()):

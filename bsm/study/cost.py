@@ -7,6 +7,7 @@ import re
 import pandas as pd
 
 from bsm.study.figures import table_markdown
+from bsm.study.notebook import study_notebooks
 from bsm.study.profiles import Profile
 from bsm.study.records import read_result
 
@@ -22,33 +23,35 @@ def benchmarks(settings: Profile) -> pd.DataFrame:
     seconds are sampled, and so too few: processes that end between two samples are missing.
     """
     columns = {"s": "sum", "max_rss": "max", "cpu_time": "sum"}
-    trained, rules = _trained(settings), _names(settings)
+    trained, parts = _trained(settings), part_names(settings)
     rows = {
         path.stem: pd.read_csv(path, sep="\t", na_values="-").iloc[0][[*columns]]
         for path in sorted((settings.reports / "benchmarks").glob("*.tsv"))
-        if path.stem in (trained if _SEED.search(path.stem) else rules)
+        if path.stem in (trained if _SEED.search(path.stem) else parts)
     }
     frame = pd.DataFrame(rows, index=[*columns]).T.astype(float)
-    parts = frame.groupby(frame.index.map(_part), sort=False)
-    return parts.agg(columns).assign(runs=parts.size())
+    grouped = frame.groupby(frame.index.map(_part), sort=False)
+    return grouped.agg(columns).assign(runs=grouped.size())
 
 
 def seeds_of(settings: Profile) -> list[int]:
     """Return the seeds of the networks' trainings that the present results come of, the profile's own first."""
     seeds = [settings.seed]
-    for name in ("input_length", "vocal_occurrence"):
-        if (path := settings.result(name)).is_file():
-            seeds += read_result(path)["parameters"]["seeds"]
+    for notebook in study_notebooks():
+        for name in notebook.saved("values") if notebook.about["needs"] == "networks" else ():
+            if (path := settings.result(name)).is_file():
+                seeds += read_result(path)["parameters"]["seeds"]
     return list(dict.fromkeys(seeds))
 
 
 def _trained(settings: Profile) -> set[str]:
     """Return the names of the present results' trainings."""
     names = {f"model-{name}-seed{seed}" for name in settings.backbones for seed in seeds_of(settings)}
-    for name in ("ablation_stft", "ablation_size") if "ablation_steps" in settings.values else ():
-        if (path := settings.result(name)).is_file():
-            weights = read_result(path)["parameters"]["weights"]
-            names |= {f"variant-{w['variant']}-seed{w['seed']}" for w in weights}
+    for notebook in study_notebooks():
+        for name in notebook.saved("values") if notebook.about["needs"] == "variants" else ():
+            if (path := settings.result(name)).is_file():
+                weights = read_result(path)["parameters"]["weights"]
+                names |= {f"variant-{w['variant']}-seed{w['seed']}" for w in weights}
     return names
 
 
@@ -57,39 +60,28 @@ def _part(rule: str) -> str:
     return "variants" if name.startswith("variant-") else name
 
 
-def _names(settings: Profile) -> dict[str, str]:
-    """Return what each part of the profile's study does, by rule, trainings of a network and of the variants as one."""
-    names = {
+def part_names(settings: Profile) -> dict[str, str]:
+    """Return what each part of the profile's study does, by the name of its measurement.
+
+    Trainings of a network are one part, and so are those of all variants.
+    """
+    notebooks = [
+        notebook
+        for notebook in study_notebooks()
+        if notebook.about["needs"] != "results" and notebook.about.get("only_with", "profile") in settings.values
+    ]
+    return {
         "songs": "synthesise songs" if settings.makes_songs else "check songs",
         **{f"model-{name}": f"train {name}" for name in settings.backbones},
-        "variants": "train variants",
-        "data_notebook": "describe the data",
-        "train_notebook": "score and draw",
-        "scan_notebook": "measure scan backends",
-        "published_notebook": "score the published model, time it beside BS-RoFormer",
-        "stft_ablation_notebook": "ablation of the loss: score and draw",
-        "size_ablation_notebook": "ablation of size and design: score and draw",
-        "step_notebook": "measure a training step",
-        "input_length_notebook": "score by input length",
-        "occurrence_notebook": "score by vocal occurrence",
-        "data_loading": "measure data loading",
+        **({"variants": "train variants"} if "ablation_steps" in settings.values else {}),
+        **{notebook.name: f"notebook {notebook.name}" for notebook in notebooks},
+        **({"data_loading": "measure data loading"} if settings.makes_songs else {}),
     }
-    asked = {
-        "scan_notebook": "scan_seconds",
-        "published_notebook": "bench_seconds",
-        "step_notebook": "step_seconds",
-        **dict.fromkeys(("variants", "stft_ablation_notebook", "size_ablation_notebook"), "ablation_steps"),
-        "data_loading": "train_songs",
-    }
-    for rule, value in asked.items():
-        if value not in settings.values:
-            del names[rule]
-    return names
 
 
 def cost_table(settings: Profile) -> str:
     """Return a table of what each part took, in Markdown."""
-    names, measured, seeds = _names(settings), benchmarks(settings), seeds_of(settings)
+    names, measured, seeds = part_names(settings), benchmarks(settings), seeds_of(settings)
     frame = measured[["s", "max_rss", "runs"]].reindex([*names])  # a dash for what the workflow has not measured
     frame.loc["in all"] = frame["s"].sum(min_count=1), frame["max_rss"].max(), frame["runs"].sum(min_count=1)
     frame = pd.DataFrame(
@@ -103,12 +95,11 @@ def cost_table(settings: Profile) -> str:
     folders = (settings.data_folder, *(settings.run_folder(settings.seed, name) for name in settings.backbones))
     disk = sum(p.stat().st_size for folder in folders for p in folder.rglob("*") if p.is_file())
     given = f" SEEDS={len(seeds)}" if len(seeds) > len(settings.values.get("seeds", [settings.seed])) else ""
-    command = f"`make reproduce PROFILE={settings.profile}{given}`"
-    together = "; trainings of synthesised songs run one on each core, and their minutes are added up"
+    together = ". Trainings run one on each core, and their minutes are added up" * settings.makes_songs
     caption = (
-        f"What {command} took, set-up apart, as far as measured{together * settings.makes_songs}; "
-        f"counted is what the present results come of (networks of seed {', '.join(map(str, seeds))}); "
-        f"disk {disk / 2**30:.2f} GiB"
+        f"Time and memory of `make reproduce PROFILE={settings.profile}{given}`, set-up apart{together}. Only runs "
+        f"behind the current results are counted: networks of seed {', '.join(map(str, seeds))}. Disk: "
+        f"{disk / 2**30:.2f} GiB"
     )
     return table_markdown(
         frame, caption=caption, data=settings.data_title, not_comparable=not settings.comparable, digits=1

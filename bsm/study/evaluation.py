@@ -12,12 +12,12 @@ import pandas as pd
 from bsm import __version__
 from bsm.data.layouts import open_tracks
 from bsm.data.musdb18 import need_ffmpeg
-from bsm.evaluate import METRICS, Journal, digest, evaluate, fingerprint, model_separator
+from bsm.evaluate import METRICS, Journal, digest, evaluate, fingerprint, fitting, model_separator
 from bsm.files import check_writable, sha256
 from bsm.inference import check_windows
+from bsm.stats import bootstrap_interval, summary
 from bsm.study.published import WINDOW, published_songs
 from bsm.study.records import mark, write_result
-from bsm.study.stats import bootstrap_interval, summary
 from bsm.versions import SCORING
 from bsm.weights.files import load_model
 
@@ -86,6 +86,7 @@ def evaluate_weights(
     skipped: dict[str, str] = {}
     layout, tracks = open_tracks(root, split, skipped=skipped if skip_bad else None)
     model = load_model(weights).to(device)
+    tracks = fitting(tracks, model.config.channels, skipped if skip_bad else None)
     hop = window if hop is None else hop
     settings = {"bsm": __version__, "scoring": SCORING, "weights_sha256": sha256(weights)}
     settings |= {"layout": layout, "split": split, "files": fingerprint(tracks)}

@@ -21,8 +21,8 @@ from scipy.signal import ShortTimeFFT
 from scipy.signal.windows import hann
 
 from bsm.files import replacing
+from bsm.stats import FEWEST, Interval, Values, bootstrap_interval, crossed_interval
 from bsm.study.records import results_used
-from bsm.study.stats import FEWEST, Interval, Values, bootstrap_interval, crossed_interval
 
 # Okabe and Ito (2008), without black.
 COLOURS = {
@@ -143,7 +143,7 @@ def score_plot(
     """Draw every track as a point, and the mean with its 95 % bootstrap interval beside them; hollow without one.
 
     The interval is over songs: clips of one song, told by ``clusters``, are drawn together
-    (:func:`bsm.study.stats.crossed_interval`), for they are more alike than songs are.
+    (:func:`bsm.stats.crossed_interval`), for they are more alike than songs are.
 
     Args:
         ax: where to draw.

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
 
-from bsm.data.tracks import Track
+from bsm.audio import AudioInfo
+from bsm.data.tracks import Source, Track
 from bsm.errors import InputError
 from bsm.evaluate import evaluate
+from bsm.stats import SAME, Interval
+from bsm.study.compare import corrected, counted, paired, song_of, table, tidy, words
 from bsm.study.figures import interval_plot
 from bsm.study.speed.timer import repeated
-from bsm.study.stats import SAME, Interval, crossed_interval, interval_text, verdict
-from bsm.study.subjects import Subject, song_of
+from bsm.study.subjects import Subject
 
 WHOLE = "whole"
 """In a list of windows: the whole song in one pass."""
 METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)"}
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,20 +82,66 @@ def shown(window: float | None) -> str:
     return "whole song" if window is None or not math.isfinite(window) else f"{window:g} s"
 
 
+@dataclass(frozen=True)
+class _Beginning:
+    """The first samples of a sound."""
+
+    source: Source
+    samples: int
+
+    @property
+    def path(self) -> Path:
+        return self.source.path
+
+    @property
+    def info(self) -> AudioInfo:
+        return AudioInfo(self.source.info.rate, self.source.info.channels, self.samples)
+
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        return self.source.read(start, self.samples if stop is None else min(stop, self.samples))
+
+
+def whole_windows(track: Track, cut: Sequence[Condition]) -> tuple[Track, list[Condition]]:
+    """Cut a song off where its last whole window ends, of every condition alike.
+
+    A last window that is filled up with silence is no window of its length: it shows the model less. So the song is cut
+    to a multiple of all windows, and windows that are too long for that are left out for this song.
+    """
+    windows = sorted({round(1000 * case.window) for case in cut if math.isfinite(case.window)})  # ms
+    while windows and (step := math.lcm(*windows)) > 1000 * track.seconds:
+        windows.pop()
+    if not windows:
+        return track, [case for case in cut if math.isinf(case.window)]
+    samples = int(1000 * track.seconds // step) * step * track.rate // 1000
+    sources = {name: _Beginning(source, samples) for name, source in track.sources.items()}
+    mixture = track.mixture_source and _Beginning(track.mixture_source, samples)
+    fitting = [case for case in cut if math.isinf(case.window) or round(1000 * case.window) in windows]
+    return replace(track, sources=sources, mixture_source=mixture), fitting
+
+
 def scores(found: Sequence[Subject], tracks: Sequence[Track], cut: Sequence[Condition]) -> list[dict[str, Any]]:
-    """Separate and score every song with every model under every condition.
+    """Separate and score every song, cut to whole windows, with every model under every condition.
 
     Returns:
-        One record each: ``track``, ``song`` (that it is of), ``model``, ``seed``, ``window``, ``hop`` (s), ``usdr`` and
-        ``csdr`` (dB).
+        One record each: ``track``, ``song`` (that it is of), ``seconds`` (of it that are scored), ``model``, ``seed``,
+        ``window``, ``hop`` (s), ``usdr`` and ``csdr`` (dB).
     """
-    cases = {f"{i}": (subject, case) for i, (subject, case) in enumerate((s, c) for c in cut for s in found)}
-    separators = {name: subject.separator(**case.options) for name, (subject, case) in cases.items()}
+    groups: dict[tuple[Condition, ...], list[Track]] = {}
+    for track in tracks:
+        shorter, fitting = whole_windows(track, cut)
+        groups.setdefault(tuple(fitting), []).append(shorter)
     records = []
-    for record in evaluate(tracks, separators):
-        subject, case = cases[record["separator"]]
-        own = {"track": record["track"], "song": song_of(record["track"]), "model": subject.name, "seed": subject.seed}
-        records.append(own | {"window": case.window, "hop": case.hop} | {name: record[name] for name in METRICS})
+    for fitting, some in groups.items():
+        if left_out := sorted({shown(case.window) for case in cut if case not in fitting}):
+            log.warning("%s: no whole window of %s", ", ".join(track.name for track in some), ", ".join(left_out))
+        cases = {f"{i}": (subject, case) for i, (subject, case) in enumerate((s, c) for c in fitting for s in found)}
+        separators = {name: subject.separator(**case.options) for name, (subject, case) in cases.items()}
+        seconds = {track.name: track.seconds for track in some}
+        for record in evaluate(some, separators):
+            subject, case = cases[record["separator"]]
+            own = {"track": record["track"], "song": song_of(record["track"]), "seconds": seconds[record["track"]]}
+            own |= {"model": subject.name, "seed": subject.seed, "window": case.window, "hop": case.hop}
+            records.append(own | {name: record[name] for name in METRICS})
     return records
 
 
@@ -128,32 +181,9 @@ def _pass(subject: Subject, seconds: float) -> Any:
 
 
 def tables_of(records: Sequence[dict[str, Any]], metric: str) -> dict[tuple[str, float, float], pd.DataFrame]:
-    """Return by (model, window, hop) a row per song and track, a column per seed; an infinite window is the whole song.
-
-    Records without ``song`` are of tracks that are songs.
-    """
-    frame = pd.DataFrame(records)
-    frame = frame.assign(**{name: frame[name].astype(float).fillna(math.inf) for name in ("window", "hop")})
-    frame = frame.assign(song=frame["song"] if "song" in frame else frame["track"], seed=frame["seed"].astype(str))
-    frame[metric] = frame[metric].astype(float)
-    return {
-        case: own.pivot(index=["song", "track"], columns="seed", values=metric)
-        for case, own in frame.groupby(["model", "window", "hop"], sort=False)
-    }
-
-
-def _over_songs(table: pd.DataFrame) -> tuple[Interval, dict[str, int]]:
-    """Return the mean of a table of :func:`tables_of`, and of how many tracks, songs and seeds it is."""
-    whole = table.dropna()
-    songs = len(set(whole.index.get_level_values("song")))
-    counts = {"tracks": len(whole), "songs": songs, "seeds": table.shape[1]}
-    return crossed_interval(table, table.index.get_level_values("song")), counts
-
-
-def counted(counts: Mapping[str, int]) -> str:
-    """Say of how many tracks a mean is, of how many songs where tracks are parts of songs, and of how many seeds."""
-    parts = f" of {counts['songs']} songs" if counts["songs"] != counts["tracks"] else ""
-    return f"n = {counts['tracks']}{parts}" + (f" x {counts['seeds']} seeds" if counts["seeds"] > 1 else "")
+    """Return a table of :func:`bsm.study.compare.table` by (model, window, hop); infinite is the whole song."""
+    frame = tidy(records)
+    return {case: table(own, metric) for case, own in frame.groupby(["system", "window", "hop"], sort=False)}
 
 
 def differences(records: Sequence[dict[str, Any]], trained: dict[str, float]) -> list[dict[str, Any]]:
@@ -164,21 +194,18 @@ def differences(records: Sequence[dict[str, Any]], trained: dict[str, float]) ->
         trained: by model, the length of its training segments, s.
 
     Returns:
-        One record per model, metric and condition: ``model``, ``metric``, ``window``, ``hop``, ``against`` (window, s,
-        without overlap), the mean difference in dB as ``estimate`` with its 95 % interval ``low`` and ``high`` over
-        songs and training seeds, ``n`` differences of ``tracks``, ``songs`` and ``seeds``, ``dropped`` (where a score
-        is undefined) and the ``verdict`` in words.
+        One record of :func:`bsm.study.compare.paired` per ``model``, ``metric``, ``window``, ``hop`` and the window
+        that it is compared ``against``, s, without overlap; a metric's verdicts are corrected for their number.
     """
     rows = []
     for metric in METRICS:
-        tables = tables_of(records, metric)
-        for (model, window, hop), table in tables.items():
+        tables, found = tables_of(records, metric), []
+        for (model, window, hop), own in tables.items():
             against = window if hop != window else trained[model]
-            if (window, hop) == (against, against):
-                continue
-            gain, counts = _over_songs(table - tables[model, against, against])
-            row = {"model": model, "metric": metric, "window": window, "hop": hop, "against": against}
-            rows.append(row | gain._asdict() | counts | {"verdict": verdict(gain)})
+            if (window, hop) != (against, against) and (model, against, against) in tables:
+                row = {"model": model, "metric": metric, "window": window, "hop": hop, "against": against}
+                found.append(row | paired(own, tables[model, against, against]))
+        rows += corrected(found)
     return rows
 
 
@@ -229,31 +256,30 @@ def _side(part: Sequence[dict[str, Any]]) -> str:
 
 
 def _gain(row: dict[str, Any]) -> str:
-    estimate = round(row["estimate"], 2) + 0.0  # no negative zero
-    return f"{estimate:+.2f} dB [{interval_text(row['low'], row['high'])}; {counted(row)}] {row['verdict']}"
+    return f"{words(row)} dB, {counted(row)}: {row['verdict']}"
 
 
 def score_table(records: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Return means with intervals by model and condition, and differences from training's length or no overlap.
+    """Return mean scores by model and window, and differences from the training's length, or from no overlap.
 
-    ``n`` is of both metrics, but where cSDR is of fewer tracks: a silent estimate has none.
+    Args:
+        records: of :func:`scores`, or as a result file holds them.
+        rows: of :func:`differences`, likewise.
     """
-    found = {(r["model"], r["metric"], r["window"], r["hop"]): r for r in rows}
+    inf = math.inf  # which a result file holds as null
+    found = {(r["model"], r["metric"], r["window"] or inf, r["hop"] or inf): r for r in rows}
     tables = {metric: tables_of(records, metric) for metric in METRICS}
+    models = list(dict.fromkeys(model for model, *_ in tables["usdr"]))
     lines = []
-    models = list(dict.fromkeys(r["model"] for r in records))
-    columns = sorted(tables["usdr"], key=lambda c: (models.index(c[0]), c[2] != c[1], c[1]))
-    for model, window, hop in columns:
-        line = {"model": model, "window": shown(window), "hop": shown(hop) if hop != window else "= window"}
-        numbers = {}
+    for model, window, hop in sorted(tables["usdr"], key=lambda c: (models.index(c[0]), c[2] != c[1], c[1])):
+        line = {"model": model, "window": shown(window) + (", half overlapped" if hop != window else "")}
         for metric, label in METRICS.items():
-            mean, counts = _over_songs(tables[metric][model, window, hop])
-            line |= {label: mean.estimate, f"{label.split()[0]} interval": interval_text(mean.low, mean.high)}
             row = found.get((model, metric, window, hop))
-            line[f"{label.split()[0]} difference"] = _gain(row).split("; n")[0] + "]" if row else "–"
-            numbers[metric] = counted(counts).removeprefix("n = ")
-        other = f"; cSDR: {numbers['csdr']}" if numbers["csdr"] != numbers["usdr"] else ""
-        lines.append(line | {"n": numbers["usdr"] + other})
+            line[label] = paired(tables[metric][model, window, hop])["estimate"]
+            line[f"{label.split()[0]} difference"] = words(row)
+            if metric == "usdr":
+                line["uSDR reads"] = row["verdict"] if row else "as trained"
+        lines.append(line)
     return pd.DataFrame(lines)
 
 
@@ -281,10 +307,11 @@ def draw_scores(axes: Sequence[Axes], records: Sequence[dict[str, Any]], trained
     for ax, (metric, label) in zip(axes, METRICS.items(), strict=True):
         tables = tables_of(records, metric)
         windows = sorted({w for _, w, h in tables if w == h})
-        found = {m: [_over_songs(tables[m, w, w]) for w in windows] for m in trained}
-        _draw(ax, windows, {m: [mean for mean, _ in own] for m, own in found.items()}, trained)
-        _, counts = next(iter(found.values()))[0]
-        ax.set(ylabel=f"{label}, mean", title=f"{label.split()[0]}, {counted(counts)}; bars: 95 %")
+        found = {m: [paired(tables[m, w, w]) for w in windows] for m in trained}
+        _draw(ax, windows, {m: [Interval.of(mean) for mean in own] for m, own in found.items()}, trained)
+        ax.set(
+            ylabel=f"{label}, mean", title=f"{label.split()[0]}, {counted(next(iter(found.values()))[0])}; bars: 95 %"
+        )
 
 
 def draw_differences(axes: Sequence[Axes], rows: Sequence[dict[str, Any]], trained: dict[str, float]) -> None:
@@ -293,7 +320,7 @@ def draw_differences(axes: Sequence[Axes], rows: Sequence[dict[str, Any]], train
     windows = sorted({window for _, _, window in plain} | set(trained.values()))
     for ax, (metric, label) in zip(axes, METRICS.items(), strict=True):
         found = {model: [plain.get((metric, model, w)) for w in windows] for model in trained}
-        gains = {m: [r and Interval(*(r[name] for name in Interval._fields)) for r in own] for m, own in found.items()}
+        gains = {model: [row and Interval.of(row) for row in own] for model, own in found.items()}
         ax.axhline(0, color="0.4", linewidth=0.8)
         _draw(ax, windows, gains, trained)
         few = min((r for (name, *_), r in plain.items() if name == metric), key=lambda r: r["n"], default=None)

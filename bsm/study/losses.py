@@ -18,10 +18,10 @@ from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.data.tracks import VOCALS, Track
 from bsm.loss import bsmamba2_loss, loss_terms
 from bsm.metrics import usdr
+from bsm.stats import Interval, bootstrap_interval, interval_text, interval_words, ratio
 from bsm.study.figures import interval_plot
 from bsm.study.speed.spectra import TransformCount
 from bsm.study.speed.timer import repeated
-from bsm.study.stats import Interval, bootstrap_interval, interval_text, interval_words, ratio
 from bsm.study.variants import BASE, STFT, VARIANTS, changed
 
 LATE = 1e-3  # s
@@ -30,7 +30,7 @@ FLIPPED, DELAYED, MIXTURE, SILENCE = "sign flipped", "1 ms late", "mixture", "si
 
 
 def configs(model: ModelConfig, train: TrainConfig) -> dict[str, LossConfig]:
-    """Return the base's loss, and by variant every loss that notebook ``05_ablation_stft`` scores."""
+    """Return the base's loss, and by variant every loss that notebook ``08_ablation_stft`` scores."""
     names = [name for name, v in VARIANTS.items() if name == BASE or (v.notebook == STFT and v.loss)]
     return {name: changed(name, model, train)[1].loss for name in names}
 

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from bsm.activity import Region, vocal_regions, vocal_share
 from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.study.stats import crossed_interval, interval_text, verdict
-from bsm.study.subjects import Subject, song_of
+from bsm.study.compare import ROWS, corrected, counted, paired, song_of, table, tidy, words
+from bsm.study.subjects import Subject
 
 CAP = 100.0
 """dB: an estimate without any error counts as this good, and every ratio beyond it as this one."""
@@ -185,46 +185,45 @@ def compare(
         minus that one) as intervals, and the ``verdicts`` on the first.
     """
     models = list(dict.fromkeys(r["model"] for r in records))
+    more = quantity not in _LESS_IS_BETTER
     rows = []
     for group, members in groups.items():
         tables = by_model(members, quantity, models)
         whole = ~pd.concat(tables.values(), axis=1).isna().any(axis=1)
-        tables = {model: table[whole] for model, table in tables.items()}
-        songs = list(whole.index[whole].get_level_values("song"))
-        first = tables[models[0]]
-        gains = {other: crossed_interval(first - tables[other], songs) for other in models[1:]}
+        tables = {model: own[whole] for model, own in tables.items()}
+        means = {model: paired(own) for model, own in tables.items()}
+        gains = {o: paired(tables[models[0]], tables[o], more_is_better=more) for o in models[1:]}
         rows.append(
             {
                 "quantity": quantity,
                 "group": group,
-                "regions": len(first),
-                "songs": len(set(songs)),
-                "seeds": first.shape[1],
+                "regions": means[models[0]]["tracks"],
+                "songs": means[models[0]]["songs"],
+                "seeds": means[models[0]]["seeds"],
                 "undefined": int((~whole).sum()),
-                "means": {model: crossed_interval(table, songs)._asdict() for model, table in tables.items()},
-                "differences": {other: gain._asdict() for other, gain in gains.items()},
-                "verdicts": {o: verdict(g, more_is_better=quantity not in _LESS_IS_BETTER) for o, g in gains.items()},
+                "means": means,
+                "differences": gains,
+                "verdicts": {},
             }
         )
+    for other in models[1:]:
+        found = corrected([row["differences"][other] for row in rows], more_is_better=more)
+        for row, gain in zip(rows, found, strict=True):
+            row["differences"][other], row["verdicts"][other] = gain, gain["verdict"]
     return rows
 
 
 def by_model(records: Sequence[dict[str, Any]], quantity: str, models: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Return for each model a row per song, track and region, the same for all, and a column per seed, in their order.
+    """Return for each model a table of :func:`bsm.study.compare.table`, of the same rows and columns for all.
 
-    NaN where there is no value. Records without ``song`` are of tracks that are songs.
+    NaN where there is no value.
     """
-    names = ["song", "track", "region", "model", "seed", "value"]
-    rows = [
-        (r.get("song", r["track"]), r["track"], r.get("region", 0), r["model"], str(r["seed"]), r[quantity])
-        for r in records
-    ]
-    frame = pd.DataFrame(rows, columns=names).astype({"value": float})
-    seeds = frame.groupby("model")["seed"].agg(lambda own: list(dict.fromkeys(own)))
-    frame["seed"] = [seeds[model].index(seed) for model, seed in zip(frame["model"], frame["seed"], strict=True)]
-    wide = frame.set_index(names[:-1])["value"].unstack(["model", "seed"])
-    columns = range(max(map(len, seeds), default=1))
-    return {m: wide.reindex(columns=[(m, column) for column in columns]).droplevel(0, axis=1) for m in models}
+    if not records:
+        return {model: pd.DataFrame(index=pd.MultiIndex.from_tuples([], names=ROWS), columns=[0]) for model in models}
+    tables = {model: table(own, quantity) for model, own in tidy(records).groupby("system", sort=False)}
+    rows = pd.concat(tables.values(), axis=1).sort_index().index
+    columns = range(max(own.shape[1] for own in tables.values()))
+    return {m: tables.get(m, pd.DataFrame(index=rows)).reindex(index=rows, columns=columns) for m in models}
 
 
 def grouped(
@@ -253,14 +252,15 @@ def comparison_table(rows: Sequence[dict[str, Any]], title: str, names: Mapping[
     """
     lines = []
     for row in rows:
-        line = {title: row["group"], "measure": names[row["quantity"]], "n": row["regions"], "songs": row["songs"]}
-        line |= {"undefined": row["undefined"]}
+        line = {
+            title: row["group"],
+            "measure": names[row["quantity"]],
+            f"n ({next(iter(row['means'].values()))['unit']})": f"{row['regions']} ({row['songs']})",
+        }
         line |= {model: mean["estimate"] for model, mean in row["means"].items()}
         for other, gain in row["differences"].items():
-            head = next(iter(row["means"]))
-            line[f"{head} minus {other} (dB)"] = gain["estimate"]
-            line["95 % interval"] = interval_text(gain["low"], gain["high"])
-            line[f"{head} is"] = row["verdicts"][other]
+            line[f"minus {other}"] = words(gain)
+            line[f"{next(iter(row['means']))} is"] = row["verdicts"][other]
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -281,11 +281,8 @@ def answer(rows: Sequence[dict[str, Any]], names: Mapping[str, str]) -> str:
             continue
         first = next(iter(row["means"]))
         for other, gain in row["differences"].items():
-            ends = interval_text(gain["low"], gain["high"])
-            estimate = round(gain["estimate"], 2) + 0.0  # no negative zero
             lines.append(
-                f"- {names[row['quantity']]}, {row['group']}: {first} minus {other} {estimate:+.2f} [{ends}; "
-                f"n = {row['regions']} in {row['songs']} song(s), {row['seeds']} training seed(s)]: "
+                f"- {names[row['quantity']]}, {row['group']}: {first} minus {other} {words(gain)}, {counted(gain)}: "
                 f"{row['verdicts'][other]}."
             )
     return "\n".join(lines) + "\n"

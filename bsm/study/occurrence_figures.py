@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bsm.activity import Region, frame_rms
+from bsm.stats import Interval
 from bsm.study.figures import COLOURS, interval_plot, mark_regions
 from bsm.study.occurrence import by_model
-from bsm.study.stats import Interval
 
 _COLOURS = ("blue", "vermilion", "green", "purple")
 _RANGE = -80.0  # dB, the lowest error that is drawn
@@ -31,7 +31,7 @@ def draw_bins(ax: Axes, rows: Sequence[dict[str, Any]], field: str) -> None:
     ticks = [f"{tick}\nn={row['regions']}" for tick, row in zip(ticks, rows, strict=True)]
     names = list(rows[0][field])
     labels = names if field == "means" else [f"minus {name}" for name in names]
-    values = {label: [Interval(**row[field][name]) for row in rows] for label, name in zip(labels, names, strict=True)}
+    values = {label: [Interval.of(row[field][name]) for row in rows] for label, name in zip(labels, names, strict=True)}
     if field == "differences":
         ax.axhline(0, color="0.4", linewidth=0.8)
     interval_plot(ax, ticks, values)

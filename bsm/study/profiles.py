@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from bsm.config import LossConfig, ModelConfig, TrainConfig
+import yaml
+
+from bsm.config import TIME_BLOCKS, LossConfig, ModelConfig, TrainConfig
 from bsm.data import demo
 from bsm.data.layouts import SPLITS, open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.files import write_text
-from bsm.study import variants
-from bsm.study.notebooks import load_profile
+from bsm.study import notebook, variants
 from bsm.study.records import ROOT
 
 if TYPE_CHECKING:
@@ -24,6 +25,37 @@ DEFAULT = "demo"
 """Profile whose songs and model commands use if none are named."""
 
 log = logging.getLogger(__name__)
+
+
+def profiles() -> list[str]:
+    """Return the names of the profiles, ``notebooks/profiles/<name>.yaml``."""
+    return sorted(path.stem for path in (notebook.NOTEBOOKS / "profiles").glob("*.yaml"))
+
+
+def load_profile(profile: str | Path) -> dict[str, Any]:
+    """Read a profile: a flat mapping of parameters that all notebooks share.
+
+    Args:
+        profile: a name from :func:`profiles`, or the path of a ``.yaml`` file.
+
+    Raises:
+        InputError: no such profile, or not a flat mapping.
+    """
+    path = Path(profile)
+    if path.suffix not in (".yaml", ".yml"):
+        path = notebook.NOTEBOOKS / "profiles" / f"{profile}.yaml"
+    if not path.is_file():
+        raise InputError(f"there is no profile {str(profile)!r}; choose one of: {', '.join(profiles()) or 'none here'}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise InputError(f"{path}: a profile is a flat mapping, one 'name: value' per line")
+    if nested := [name for name, value in values.items() if isinstance(value, dict)]:
+        raise InputError(f"{path}: '{nested[0]}' holds a mapping; a profile is flat, one 'name: value' per line")
+    return values
 
 
 @dataclass(frozen=True)
@@ -94,7 +126,7 @@ class Profile:
 
     @property
     def backbones(self) -> list[str]:
-        """Names of the networks that this profile trains (:data:`bsm.networks.NETWORKS`)."""
+        """Names of the networks that this profile trains; see :meth:`model_config`."""
         return self.values.get("backbones", ["bsmamba2"])
 
     def run_folder(self, seed: int, name: str = "bsmamba2") -> Path:
@@ -104,13 +136,18 @@ class Profile:
     def model_config(self, backbone: str = "bsmamba2") -> ModelConfig | RoformerConfig:
         """Return a network's configuration; any but BSMamba2 gets as many parameters.
 
+        Args:
+            backbone: a network (:data:`bsm.networks.NETWORKS`), or what takes the place of Mamba2 along the frames
+                (:data:`bsm.config.TIME_BLOCKS`), such as ``none``.
+
         Raises:
             InputError: an unknown network or size.
             BackendUnavailable: bs-roformer is asked for and not installed.
         """
         from bsm.networks import network_config  # slow to import: other mistakes are told at once
 
-        return network_config(backbone, ModelConfig.preset(self.model))
+        model = ModelConfig.preset(self.model)
+        return model.replace(time_block=backbone) if backbone in TIME_BLOCKS else network_config(backbone, model)
 
     def train_config(self) -> TrainConfig:
         """Return the training configuration: every value that the profile names, the author's for the rest.

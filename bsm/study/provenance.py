@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from bsm.errors import InputError
 from bsm.files import sha256
+from bsm.study.notebook import study_notebooks
 from bsm.study.records import ROOT, checksum, read_result
 
 _LONG = 12  # digits of a checksum that are shown
 _MANY = 8  # inputs that are shown one by one
-_KINDS = ("code", "markdown")
+_RENAMED = {
+    "00_data": "01_data",
+    "01_train": "04_train",
+    "03_report": "11_report",
+    "04_published_model": "10_published_model",
+    "05_ablation_stft": "08_ablation_stft",
+    "06_ablation_size": "09_ablation_size",
+    "07_step_profile": "03_training_step",
+    "08_input_length": "05_input_length",
+    "09_vocal_occurrence": "06_vocal_occurrence",
+}
+"""Notebooks by the names they had up to version 0.1, which commands in older results give."""
 
 
 def chain(file: Path) -> str:
     """Return, as indented lines, what a file was made from, down to inputs and revision.
 
-    A figure names its results in its metadata. A table, or a figure without, is looked up in the notebooks: those that
-    write it, and the results that they write or read.
+    A figure names its results in its metadata. A table, or a figure without, is looked up in what the notebooks say
+    that they save.
 
     Args:
         file: a result (JSON), figure (PNG) or table (Markdown) of ``reports/<profile>``.
@@ -59,33 +69,10 @@ def _named_in(figure: Path) -> dict[str, str]:
 
 def _written_by(file: Path) -> tuple[str, dict[str, str]]:
     """Return the notebook that writes a table or figure, and the results in it, without checksums."""
-    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        parts = contents(notebook)
-        if file.stem in (parts.tables if file.suffix == ".md" else parts.figures):
-            return notebook.name, {f"{name}.json": "" for name in parts.results}
+    for notebook in study_notebooks():
+        if file.stem in notebook.saved("table" if file.suffix == ".md" else "figure"):
+            return notebook.path.name, {f"{name}.json": "" for name in notebook.saved("values")}
     raise InputError(f"{file}: names no result, and no notebook writes a table or figure of that name")
-
-
-@dataclass(frozen=True)
-class Contents:
-    """Title of a notebook, and the names of the results, tables and figures that it writes, in their order."""
-
-    title: str
-    results: list[str]
-    tables: list[str]
-    figures: list[str]
-
-
-def contents(notebook: Path) -> Contents:
-    """Read in a notebook's code what it writes by a profile's ``result``, ``write_table`` and ``figure``."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    text = {kind: "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == kind) for kind in _KINDS}
-    title = re.search(r"^# (.+)$", text["markdown"], re.MULTILINE)
-    names = (
-        list(dict.fromkeys(re.findall(rf"""\.{call}\(\s*["'](\w+)["']""", text["code"])))
-        for call in ("result", "write_table", "figure")
-    )
-    return Contents(title[1] if title else notebook.stem, *names)
 
 
 def _result(path: Path) -> list[str]:
@@ -102,7 +89,7 @@ def _result(path: Path) -> list[str]:
         "seed": record.get("seed"),
         "seeds": record["parameters"].get("seeds"),  # of several trainings
         "revision": f"{git.get('revision', 'unknown')}{dirty}",
-        "command": made.get("command"),
+        "command": _command(made.get("command")),
         "device": f"{made.get('device')}, {made.get('threads')} threads; {made.get('platform')}",
         "took": ", ".join(f"{v:.1f} s {k} time" for k, v in took.items() if v is not None) or None,
         "started": made.get("started"),
@@ -117,6 +104,12 @@ def _result(path: Path) -> list[str]:
         *(f"  {name}: {value}" for name, value in facts.items() if value is not None),
         *(f"  input: {line}" for line in inputs or ["none" if "inputs" in record else "not recorded"]),
     ]
+
+
+def _command(command: str | None) -> str | None:
+    """Return a command as it was given, and what its notebook is called now where that has another name."""
+    renamed = [new for old, new in _RENAMED.items() if old in (command or "").split()]
+    return f"{command} (the notebook is now called {renamed[0]})" if renamed else command
 
 
 def _input(name: str, digest: str) -> str:

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bsm.data import mir1k
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.evaluate import METRICS, Journal, digest, fingerprint
 from bsm.files import sha256
+from bsm.stats import FEWEST, bootstrap_interval, crossed_interval, interval_text
+from bsm.study.compare import cluster_of
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
-from bsm.study.stats import FEWEST, bootstrap_interval, crossed_interval, interval_text
 from bsm.versions import SCORING
 from bsm.weights import registry as weights
 
@@ -183,7 +183,7 @@ def _songs(dataset: str, missing: list[str]) -> tuple[str, list[Track] | None]:
 def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.DataFrame:
     """Summarise scores over songs by separator and metric, with mean and median: a published score may be either.
 
-    Both have a bootstrap 95 % interval over songs, of at least :data:`bsm.study.stats.FEWEST`; the median has none
+    Both have a bootstrap 95 % interval over songs, of at least :data:`bsm.stats.FEWEST`; the median has none
     where tracks are clips of songs, which belong together.
 
     Args:
@@ -191,7 +191,7 @@ def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.Dat
         published: set the published scores beside them.
     """
     frame = pd.DataFrame(records)
-    frame["song"] = frame["track"].map(lambda track: mir1k.song_of(track) or track)
+    frame["song"] = frame["track"].map(cluster_of)
     rows = []
     for separator, group in frame.groupby("separator", sort=False):
         for metric in METRICS:

@@ -93,20 +93,43 @@ def _apart(x: Any, y: Any) -> float:
 
 
 def table(records: list[dict[str, Any]], *, data: str, comparable: bool) -> str:
-    """Return a row for each result whose fields are all equal, and one for each field that is not, in Markdown."""
-    rows = []
+    """Return a row for each result, in Markdown: how many values are equal, and how far apart the others are.
+
+    What differs is named below the table, a line for each result.
+    """
+    rows, differing = [], []
     for name, part in pd.DataFrame(records).groupby("result", sort=False):
-        equal = part[part["equal"] == part["values"]]
-        if len(equal):
-            what = "all" if len(equal) == len(part) else ", ".join(f"`{field}`" for field in equal["field"])
-            rows.append({"result": name, "field": what, "values": equal["values"].sum(), "equal": equal["equal"].sum()})
-        rows += part.drop(equal.index)[["result", "field", "values", "equal", "median", "largest"]].to_dict("records")
-    frame = pd.DataFrame(rows, columns=["result", "field", "values", "equal", "median", "largest"])
-    for name in ("median", "largest"):
-        frame[name] = [f"{100 * v:.2g} %" if v == v and v is not None else "–" for v in frame[name]]
-    frame = frame.rename(columns={"median": "median difference"})
+        apart = part[part["equal"] < part["values"]]
+        medians = apart["median"].dropna().astype(float)
+        rows.append(
+            {
+                "result": name,
+                "values": part["values"].sum(),
+                "equal": part["equal"].sum(),
+                "typical difference": _percent(medians.median()),
+                "largest": _percent(apart["largest"].dropna().astype(float).max()),
+            }
+        )
+        if len(apart):
+            fields = [f"`{r['field']}`{' (other values)' * r['shape']}" for r in apart.to_dict("records")]
+            differing.append(f"- {name} differs in {', '.join(fields)}.")
     caption = "Two runs of this profile: values, how many are equal to the last bit, and how far apart the others are"
-    return table_markdown(frame, caption=caption, data=data, not_comparable=not comparable)
+    shown = table_markdown(pd.DataFrame(rows), caption=caption, data=data, not_comparable=not comparable)
+    return "\n".join([shown, *differing, ""])
+
+
+def _percent(share: float) -> str:
+    return "–" if share != share else f"{100 * share:.0f} %" if share > 0.1 else f"{100 * share:.2g} %"
+
+
+def shown(settings: Profile) -> str:
+    """Return the table of a profile's result, made anew; nothing where there is none."""
+    path = settings.result(RESULT)
+    return (
+        table(read_result(path)["values"], data=settings.data_title, comparable=settings.comparable)
+        if path.is_file()
+        else ""
+    )
 
 
 def write(profile: str, other: Path) -> Path:

@@ -1,57 +1,185 @@
-"""The report of a profile, assembled from its result files: no number in it is typed by hand."""
+"""The report of a profile, made from its result files with ``report.md.j2``: no number in it is typed by hand."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 
 from bsm.config import ModelConfig
+from bsm.errors import InputError
 from bsm.files import write_text
 from bsm.model import BSMamba2
-from bsm.study import ledger
-from bsm.study.claims import BLOCKED, CONTRADICTED, PARTLY, REPRODUCED, STATUSES, UNTESTED
+from bsm.stats import summary
+from bsm.study import profiles, repeat
+from bsm.study.claims import ledger
 from bsm.study.cost import benchmarks, cost_table
+from bsm.study.figures import table_markdown
+from bsm.study.notebook import Notebook, study_notebooks
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
-from bsm.study.report_results import figure, files, further, published, scan, scores, table
-from bsm.study.stats import summary
+from bsm.study.report_frames import FRAMES, OURS, held_out
+from bsm.study.subjects import LABELS
 
-_RESULTS = ("data", "training", "scores", "real_clip", "separation_speed")
-_SCAN = ("scan_backends", "direct_term")
-_PUBLISHED = ("published_model", "model_speed")
+LONGER = Profile({"profile": "speed", "title": "longer passes than a profile has time for, measured by hand"})
+"""Results of notebook ``10_published_model`` that stand beside every profile's."""
+ROWS, COLUMNS, WIDTH, WORDS = 20, 7, 130, 15
+"""What a page holds of a table: rows, columns, characters of a row, words of a cell."""
+_CELLS = re.compile(r"^\|(.+)\|$", re.MULTILINE)
 
 
 def write_report(settings: Profile) -> Path:
     """Write ``reports/<profile>/report.md`` from the profile's results, tables and figures; return its path.
 
-    Its sections are those of reproducibility reports. Notebooks beyond those that every profile runs add theirs to the
-    results where the profile has them; a profile that names no lengths for the measurements of scan and models, which
-    depend on no data set, goes without those.
+    Every notebook that has left results has its part: its own table, if it has one, its figures, and those of its
+    tables that fit on a page. Results of the profiles that this one names as ``beside`` follow.
 
     Raises:
-        InputError: a result or table is missing.
+        InputError: no result of a notebook that every profile runs.
     """
     settings.write_table("cost", cost_table(settings))
-    measured = _SCAN * ("scan_seconds" in settings.values) + _PUBLISHED * ("bench_seconds" in settings.values)
-    results = {name: read_result(settings.result(name)) for name in (*_RESULTS, *measured)}
-    claims = ledger.evaluated(ledger.load(), settings.profile)
-    sections = [
-        _scope(settings, claims),
-        _method(settings, results),
-        _data(settings, results),
-        _compute(settings, results),
-        _claims(settings, claims),
-        scores(settings, results),
-        *([scan(settings, results)] if _SCAN[0] in results else []),
-        *([published(settings, results)] if _PUBLISHED[0] in results else []),
-        *further(settings),
-        _verdict(results, claims),
-        _limits(settings, results, claims),
-    ]
-    return write_text(settings.reports / "report.md", "\n".join(sections))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    text = environment.get_template("report.md.j2").render(_context(settings))
+    return write_text(settings.reports / "report.md", re.sub(r"\n{3,}", "\n\n", text))
+
+
+def _context(settings: Profile) -> dict[str, Any]:
+    claims = ledger.lines(settings.profile)
+    names = ["data", "training", "separation_speed", *["published_model"] * ("bench_seconds" in settings.values)]
+    results = {name: read_result(settings.result(name)) for name in names}
+    share = summary([r["vocal_share"] for r in results["data"]["values"] if r["split"] == "test"])
+    notebooks = [nb for nb in study_notebooks() if nb.about["needs"] != "results" and _has(settings, nb)]
+    parts = [{"title": nb.title} | _part(settings, nb, settings.reports) for nb in notebooks]
+    for part, nb in zip(parts, notebooks, strict=True):
+        part["beside"] = [
+            {"title": other.data_title} | _part(other, nb, settings.reports)
+            for other in _beside(settings)
+            if _has(other, nb)
+        ]
+    return {
+        "settings": settings,
+        "claims": claims,
+        "claims_table": ledger.short_table(claims),
+        "tally": ledger.tally(claims),
+        "revisions": _revisions(settings, notebooks, claims),
+        "results": results,
+        "vocal_share": 100 * share["mean"],
+        "parts": parts,
+        "measured": benchmarks(settings),
+        "paper_size": paper_size(),
+        "headline": _headline(settings),
+        "cost": table(settings, "cost"),
+        "repeat": repeat.shown(settings),
+    }
+
+
+def _headline(settings: Profile) -> list[str]:
+    """Say what the networks score on held-out songs, and by how much the first is better than each baseline."""
+    means, gains = held_out(read_result(settings.result("scores"))["values"])
+    scores = "; ".join(f"{name} {score}" for name, score in zip(means[0][""], means[0]["uSDR (dB)"], strict=True))
+    lines = [f"uSDR on held-out songs, in dB: {scores}."]
+    for name, gain, reads in zip(gains[0].iloc[:, 0], gains[0]["uSDR (dB)"], gains[0]["uSDR reads"], strict=True):
+        if name in LABELS.values():
+            lines.append(f"{OURS} minus {name}, paired by song: {gain} dB, {reads}.")
+    return lines
+
+
+def paper_size() -> int:
+    """Count the parameters of the paper's model, without allocating them."""
+    with torch.device("meta"):
+        return BSMamba2(ModelConfig.preset("paper")).parameter_counts()["total"]
+
+
+def table(settings: Profile, name: str) -> str:
+    """Return a table of the profile, in Markdown.
+
+    Raises:
+        InputError: it is not there.
+    """
+    path = settings.reports / "tables" / f"{name}.md"
+    if not path.is_file():
+        raise InputError(f"{path}: missing; run `make reproduce PROFILE={settings.profile}` first")
+    return path.read_text(encoding="utf-8")
+
+
+def fits(text: str) -> bool:
+    """Tell whether a table in Markdown fits on a page: few rows and columns, short rows, short cells."""
+    rows = _CELLS.findall(text)
+    cells = [cell for row in rows for cell in re.split(r"(?<!\\)\|", row)]
+    wide = max((len(re.split(r"(?<!\\)\|", row)) for row in rows), default=0)
+    longest = max(map(len, rows), default=0)
+    words = max((len(cell.split()) for cell in cells), default=0)
+    return len(rows) <= ROWS + 2 and wide <= COLUMNS and longest <= WIDTH and words <= WORDS
+
+
+def _beside(settings: Profile) -> list[Profile]:
+    longer = [LONGER] * ("bench_seconds" in settings.values)
+    known = profiles.profiles()
+    named = settings.values.get("beside", [])  # a study without a profile, such as `long`, is named by its folder
+    return [Profile.load(n) if n in known else Profile({"profile": n, "title": n}) for n in named] + longer
+
+
+def _has(settings: Profile, notebook: Notebook) -> bool:
+    return any(settings.result(name).is_file() for name in notebook.saved("values"))
+
+
+def _part(settings: Profile, notebook: Notebook, folder: Path) -> dict[str, Any]:
+    """Return what a notebook found, for the report in a folder: tables as Markdown, figures, names of wider tables."""
+    tables, instead = [], set()
+    for own in FRAMES.get(notebook.name, []):
+        if settings.result(own.result).is_file():
+            record = read_result(settings.result(own.result))
+            apart = not record["comparable_with_paper"]
+            tables += [
+                table_markdown(frame, caption=caption, data=record["data"], not_comparable=apart)
+                for frame, caption in own.frames(record)
+            ]
+            instead |= {*own.instead}
+    wider, lacking = [], []
+    for name in (name for name in notebook.saved("table") if name not in instead):
+        path = settings.reports / "tables" / f"{name}.md"
+        if not path.is_file():
+            lacking.append(name)
+        elif fits(text := path.read_text(encoding="utf-8")):
+            tables.append(text)
+        else:
+            wider.append(name)
+    paths = [(name, settings.figure(name)) for name in notebook.saved("figure")]
+    place = Path(os.path.relpath(settings.reports, folder))
+    return {
+        "tables": tables,
+        "figures": [
+            (name.replace("_", " "), (place / "figures" / path.name).as_posix())
+            for name, path in paths
+            if path.is_file()
+        ],
+        "wider": [(place / "tables" / f"{name}.md").as_posix() for name in wider],
+        "lacking": lacking + [name for name, path in paths if not path.is_file()],
+    }
+
+
+def _revisions(settings: Profile, notebooks: list[Notebook], claims: list[ledger.Line]) -> dict[str, list[str]]:
+    """Return by revision which results the report shows and the claims are judged by."""
+    shown = {name for nb in notebooks for name in nb.saved("values")}
+    files = {*settings.reports.glob("results/*.json"), *(ROOT / name for line in claims for name in line.files)}
+    files |= {other.result(name) for other in _beside(settings) for name in shown}
+    made = defaultdict(list)
+    for path in sorted(path for path in files if path.is_file()):
+        git, folder = read_result(path)["provenance"]["git"], path.parent.parent
+        name = path.stem if folder == settings.reports else f"{folder.name}/{path.stem}"
+        made[f"`{git['revision'][:12]}`{' with uncommitted changes' * bool(git['dirty'])}"].append(name)
+    return dict(made)
 
 
 def refresh_readme(settings: Profile, readme: Path = ROOT / "README.md") -> bool:
@@ -71,174 +199,3 @@ def refresh_readme(settings: Profile, readme: Path = ROOT / "README.md") -> bool
     if text != before:
         write_text(readme, text)
     return text != before
-
-
-def _revisions(settings: Profile, claims: list[ledger.Row]) -> str:
-    """Return, as a list, the revisions that the report's and the claims' results were made at, and which at which."""
-    made = defaultdict(list)
-    for path in sorted({*files(settings), *(ROOT / name for row in claims for name in row["result"])}):
-        git, folder = read_result(path)["provenance"]["git"], path.parent.parent
-        name = path.stem if folder == settings.reports else f"{folder.name}/{path.stem}"
-        made[f"`{git['revision'][:12]}`{' with uncommitted changes' * bool(git['dirty'])}"].append(name)
-    return "\n".join(f"- {revision}: {', '.join(names)}" for revision, names in made.items())
-
-
-def _scope(settings: Profile, claims: list[ledger.Row]) -> str:
-    paper = (
-        "Data and model are the paper's, and so are its scores comparable."
-        if settings.comparable
-        else "It says nothing about the paper's scores: **none of the numbers below is comparable with the paper's.** "
-        "The paper's cSDR and uSDR need MUSDB18-HQ and either the published weights or days of GPU training."
-    )
-    return f"""# BSMamba2, reproduced: profile `{settings.profile}`
-
-## Scope and claims
-
-This report is about a BSMamba2 (arXiv 2508.14556) that was trained and measured on one machine. Data:
-{settings.data_title}. It shows whether the method learns, what it costs, and that every part of the study runs. {paper}
-
-Judged here, by rules, from this profile's results: {ledger.tally(claims)}. They are claims of the paper, of a guide to
-it, and of reports on an unofficial implementation; each is listed under "Results per claim".
-
-Results, by the revision of the code that made them:
-
-{_revisions(settings, claims)}
-"""
-
-
-def _method(settings: Profile, results: dict[str, Any]) -> str:
-    parameters = results["training"]["parameters"]
-    model, train = parameters["model"], parameters["train"]
-    loss = train["loss"]
-    others = [
-        f" Beside it, trained alike on the same segments: {name}, {other['parameters']['total']:,} parameters."
-        for name, other in parameters.get("others", {}).items()
-    ]
-    windows = ", ".join(map(str, loss["windows"]))
-    return f"""## Method, and what could not be known
-
-The paper's architecture at the preset `{settings.model}`: {parameters["parameters"]["total"]:,} parameters
-(dim {model["dim"]}, {model["depth"]} layers, state {model["d_state"]}, {len(model["bands"])} bands, STFT of
-{model["stft"]["n_fft"]} with hop {model["stft"]["hop_length"]}); the paper's model has {_paper_size():,}. The paper's
-loss ({loss["waveform_weight"]:g} x waveform L1 plus complex-spectrogram L1 over windows {windows}), AdamW at
-{train["lr"]:g}, gradient clip {train["clip"]:g}, averaged weights (decay {train["ema_decay"]:g}). Every training
-mixture takes each stem from a random song and place, leaves it out with probability
-{train["silence_probability"]:g} and scales it by {train["gain"][0]:g} to {train["gain"][1]:g}. {train["steps"]}
-updates of {train["batch_size"] * train["accumulate"]} segment(s) of {train["segment_seconds"]:g} s.{"".join(others)}
-
-{figure(settings, "training", "Training loss and validation score")}
-What could not be known from the paper, its public code and the documents at hand:
-
-- which statistic over songs the published cSDR is (mean or median): both are given wherever cSDR is;
-- how far the published scores vary from training to training: no seeds and no intervals are published;
-- the paper's own tables by input length and by vocal occurrence, which could not be read;
-- the weights behind the published scores, and under which licence they may be used;
-- on which machine, after how many warm-up rounds and with what else running the claimed seconds were taken: no speed
-  figure of the optimisation and integration reports comes with a measurement.
-"""
-
-
-def _paper_size() -> int:
-    with torch.device("meta"):  # counts without allocating
-        return BSMamba2(ModelConfig.preset("paper")).parameter_counts()["total"]
-
-
-def _data(settings: Profile, results: dict[str, Any]) -> str:
-    share = summary([r["vocal_share"] for r in results["data"]["values"] if r["split"] == "test"])
-    return f"""## Data
-
-{table(settings, "data")}
-In the test songs somebody sings {100 * share["mean"]:.0f} % of the time (mean over songs); the stretches last from
-fractions of a second to many seconds.
-
-{figure(settings, "data_vocal_regions", "Vocal regions and their durations")}
-"""
-
-
-def _compute(settings: Profile, results: dict[str, Any]) -> str:
-    machine = results["training"]["provenance"]
-    seconds = sum(results["training"]["values"]["seconds"])
-    waited = sum(results["training"]["values"]["waited"])
-    speed = results["separation_speed"]["values"]
-    measured = benchmarks(settings)
-    again = f"\n{table(settings, 'repeat')}" if settings.result("repeat").is_file() else ""
-    hours, processor = (measured[name].sum() / 3600 for name in ("s", "cpu_time"))
-    took = "Time and processor time in all: not measured by the workflow."
-    if len(measured):
-        took = (
-            f"The workflow's rules, as far as it measured them, took {hours:.2f} hours added up, which is not the time "
-            f"that passed: some ran beside each other. Processor time: {processor:.2f} hours, as Snakemake samples it, "
-            "which misses short processes and the last seconds of each rule."
-        )
-    return f"""## Compute
-
-Machine: {machine["device"]}, {machine["threads"]} threads, {machine["platform"]}; PyTorch
-{machine["packages"]["torch"]}. {took} Energy: not measured. The updates took {seconds / 60:.1f} minutes,
-of which {100 * waited / seconds:.1f} % waiting for data. Separating a song of {speed["audio_seconds"]:.0f} s took
-{speed["seconds"]:.1f} s: {speed["ratio"]:.2f} s per second of audio.
-
-{table(settings, "cost")}{again}"""
-
-
-def _claims(settings: Profile, claims: list[ledger.Row]) -> str:
-    lines = [f"- `{row['id']}`, **{row['status']}**: {row['why']}." for row in claims]
-    return f"""## Results per claim
-
-{ledger.short_table(claims)}
-Why, and what was not covered:
-
-{chr(10).join(lines)}
-"""
-
-
-def _verdict(results: dict[str, Any], claims: list[ledger.Row]) -> str:
-    by_status = defaultdict(list)
-    for row in claims:
-        by_status[row["status"]].append(row)
-
-    def listed(status: str) -> str:
-        rows = [f"- {r['claim']}. Measured: {r['measured'] or r['why']}." for r in by_status[status]]
-        return "\n".join(rows) or "- None."
-
-    missing = "- This profile does not test them: data and weights are other ones."
-    if "published_model" in results:
-        missing = "\n".join(f"- {line}" for line in results["published_model"]["values"]["missing"])
-    return f"""## What agreed, what did not, what was easy, what was difficult
-
-What agreed:
-
-{listed(REPRODUCED)}
-
-What did not:
-
-{listed(CONTRADICTED)}
-
-What agreed in part, or could be measured in part:
-
-{listed(PARTLY)}
-
-What was easy: the author's code settles architecture, loss, sampling and evaluation, so that the model's size could be
-met to the last parameter ({_paper_size():,}) and its loss value for value; the scan has a definition of a few lines to
-test every faster form against; a small model learns on a processor alone.
-
-What was difficult: to find out what exactly is claimed, as the same figures come with different baselines and none with
-a measurement; to time fairly, as the loop that everything is compared with can be written well or badly; to test the
-published scores, which lack:
-
-{missing or "- Nothing."}
-"""
-
-
-def _limits(settings: Profile, results: dict[str, Any], claims: list[ledger.Row]) -> str:
-    songs = len({record["track"] for record in results["scores"]["values"]})
-    count = {status: sum(row["status"] == status for row in claims) for status in STATUSES}
-    synthetic = (
-        "The songs are synthetic: a sung voice made from speech, General MIDI instruments. Real music is harder."
-    )
-    return f"""## Limits
-
-{f"- {synthetic}{chr(10)}" * settings.makes_songs}- The scores on held-out songs are of one training run, of one seed;
-  test songs: {songs}; the intervals are over songs, not over trainings.
-- Times and memory are one machine's; ratios are taken within one run.
-- Of {len(claims)} claims, {count[BLOCKED]} need what is not at hand, and {count[UNTESTED]} were not tested.
-"""

@@ -19,8 +19,8 @@ from bsm.errors import InputError
 from bsm.loss import bsmamba2_loss
 from bsm.model import BSMamba2
 from bsm.scan.feedthrough import CHUNK
+from bsm.stats import interval_text
 from bsm.study.speed.step import frames
-from bsm.study.stats import interval_text
 
 REFERENCE = "sequential"
 APPROXIMATE = "feedthrough"

@@ -18,10 +18,10 @@ from bsm import bands
 from bsm.config import ModelConfig, TrainConfig
 from bsm.fast import packed_available, packed_operations
 from bsm.model import BSMamba2
+from bsm.stats import interval_words, ratio
 from bsm.study.figures import COLOURS
 from bsm.study.speed.memory import KEPT
 from bsm.study.speed.timer import repeated
-from bsm.study.stats import interval_words, ratio
 from bsm.study.variants import BASE, VARIANTS, changed
 
 PRESETS = ("paper", "vram", "small", "tiny")

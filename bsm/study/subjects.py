@@ -11,20 +11,28 @@ from typing import Any
 
 from torch import nn
 
-from bsm.data import mir1k
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.evaluate import Separator, model_separator
 from bsm.networks import network_name
 from bsm.study import figures
+from bsm.study.compare import cluster_of
 from bsm.study.profiles import Profile
 from bsm.study.published import published_songs
 from bsm.weights import registry as weights
 from bsm.weights.files import load_model
 
-LABELS = {"bsmamba2": "BSMamba2", "bs-roformer": "BS-RoFormer"}
-"""The networks' names in tables and figures."""
+LABELS = {
+    "bsmamba2": "BSMamba2",
+    "bs-roformer": "BS-RoFormer",
+    "attention": "attention",
+    "attention-nopos": "attention without positions",
+    "lstm": "LSTM",
+    "convolution": "convolution",
+    "none": "no time block",
+}
+"""Names in tables and figures: of networks, and of BSMamba2 with something else in the place of Mamba2 along frames."""
 _ALIKE = {"recipe": "recipe versions", "data": "songs"}  # fields of a card
 
 log = logging.getLogger(__name__)
@@ -122,7 +130,8 @@ def card_of(path: Path) -> dict[str, Any]:
 
 def _load(settings: Profile, device: str, path: Path, name: str = "", seed: int | None = None) -> Subject:
     network, train = load_model(path).to(device), card_of(path).get("train", {})
-    name = name or network_name(network.config)
+    block = getattr(network.config, "time_block", "mamba2")
+    name = name or (network_name(network.config) if block == "mamba2" else block)
     return Subject(
         LABELS.get(name, name),
         train.get("seed") if seed is None else seed,
@@ -135,7 +144,7 @@ def _load(settings: Profile, device: str, path: Path, name: str = "", seed: int 
 def coverage(found: Sequence[Subject], tracks: Sequence[Track]) -> str:
     """Say what the intervals of a study of these models and songs cover; see :func:`bsm.study.figures.coverage`."""
     seeds = [subject.seed for subject in found if subject.name == found[0].name]
-    return figures.coverage(seeds, len({song_of(track.name) for track in tracks}))
+    return figures.coverage(seeds, len({cluster_of(track.name) for track in tracks}))
 
 
 def songs(settings: Profile, dataset: str = "") -> tuple[str, list[Track], bool]:
@@ -152,11 +161,6 @@ def songs(settings: Profile, dataset: str = "") -> tuple[str, list[Track], bool]
     layout, tracks = open_tracks(dataset, "test")
     whole = published_songs(layout, tracks)
     return layout if layout == "MUSDB18-HQ" else f"{layout}: {Path(dataset).name}", tracks, whole
-
-
-def song_of(track: str) -> str:
-    """Return the song that a track is of, by its name: itself, or for a clip of MIR-1K what it was cut from."""
-    return mir1k.song_of(track) or track
 
 
 def described(found: Sequence[Subject]) -> str:

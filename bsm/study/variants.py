@@ -15,7 +15,7 @@ from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.errors import InputError
 
 BASE = "base"
-STFT, SIZE = "05_ablation_stft", "06_ablation_size"
+STFT, SIZE = "08_ablation_stft", "09_ablation_size"
 Config = TypeVar("Config", ModelConfig, LossConfig, TrainConfig)
 
 
@@ -27,7 +27,7 @@ class Variant:
         asks: what is compared with the paper's design, in a few words.
         notebook: that scores it.
         described: it is one of the choices in which the unofficial implementation, as its reports describe it, differs
-            from the paper's design; notebook ``06_ablation_size`` scores these together.
+            from the paper's design; notebook ``09_ablation_size`` scores these together.
         model: changes of the :class:`ModelConfig`.
         loss: changes of the :class:`LossConfig`.
         train: changes of the :class:`TrainConfig`.

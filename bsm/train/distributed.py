@@ -17,6 +17,7 @@ from torch import distributed
 from torch.utils.data import Sampler
 
 from bsm.config import TrainConfig
+from bsm.devices import choose_device
 from bsm.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
         total, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
     try:
         fabric = Fabric(
-            accelerator=device,
+            accelerator=choose_device(device),
             devices=local,
             num_nodes=total // local,
             strategy=DDPStrategy(broadcast_buffers=False) if total > 1 else "auto",  # buffers are constants

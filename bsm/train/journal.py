@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -16,14 +15,11 @@ from typing import Any, Self
 
 import torch
 from lightning_fabric.loggers import TensorBoardLogger
-from safetensors import SafetensorError
 from torch import nn
 
 from bsm.errors import InputError
-from bsm.files import replacing, write_text
+from bsm.files import write_text
 from bsm.weights.files import save_model
-
-_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 
 
 class Journal:
@@ -139,13 +135,6 @@ def _best(run: Path, step: int) -> Path:
 # ---- the checkpoint
 
 
-def save_state(path: Path, state: dict[str, Any]) -> Path:
-    """Write a training state: nested dictionaries of tensors and plain values."""
-    with replacing(path) as temporary, temporary.open("wb") as file:  # PyTorch's own file loses the reason of a failure
-        torch.save(state, file)
-    return path
-
-
 def load_state(path: Path) -> dict[str, Any]:
     """Read a training state onto the CPU.
 
@@ -174,11 +163,7 @@ def writing(run: Path, kept: int) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError, InputError) as error:
-        chain: list[BaseException] = [error]
-        while cause := chain[-1].__cause__ or chain[-1].__context__:
-            chain.append(cause)
-        full = any(text in str(e) for e in chain for text in _FULL)
+    except (OSError, RuntimeError, InputError) as error:
+        reason = error if isinstance(error, InputError) else f"{run}: cannot be written ({error}); make room there"
         checkpoint = f"the checkpoint of step {kept} is kept" if kept else "there is no checkpoint yet"
-        reason, mend = ("disk full", "free some space") if full else (f"cannot be written ({chain[-1]})", "mend that")
-        raise InputError(f"{run}: {reason}; {checkpoint}; {mend} and run the same command again") from error
+        raise InputError(f"{reason}; {checkpoint}; then run the same command again") from error

@@ -25,11 +25,11 @@ from bsm.files import TEMPORARY, write_text
 from bsm.memory import keep_freed_memory
 from bsm.networks import build
 from bsm.train.distributed import RankSampler, Stopped, StopRequest, first_alone, ignore_signals, make_fabric
-from bsm.train.journal import Journal, load_state, prune, save_best, save_state, writing
+from bsm.train.journal import Journal, load_state, prune, save_best, writing
 from bsm.train.run import claim, run_identity
 from bsm.train.trainer import VALIDATION_SEGMENTS, Trainer
 from bsm.versions import git_revision
-from bsm.weights.files import save_model
+from bsm.weights.files import save_model, save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def _updates(
                     journal.write(record)
                     if due:
                         journal.flush()
-                        save_state(run / "state.ckpt", trainer.state())
+                        save_tensors(trainer.state(), run / "state.ckpt")
                         kept = trainer.step
                         prune(run, trainer.ranking)
             trainer.check()
@@ -160,6 +160,7 @@ def _batches(trainer: Trainer, tracks: Sequence[Track], segment: int) -> Iterato
         seed=config.seed,
         gain=config.gain,
         silence_probability=config.silence_probability,
+        window_seconds=config.window_seconds,
         length=config.steps * config.update_segments,
     )
     sampler = RankSampler(config, first_update=trainer.step, rank=fabric.global_rank, processes=fabric.world_size)

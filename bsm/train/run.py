@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import reprlib
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ from bsm.baseline import RoformerConfig
 from bsm.config import NO_EFFECT, ModelConfig, TrainConfig
 from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.files import content_checksum
+from bsm.files import alone
 from bsm.networks import NETWORKS, network_name
 from bsm.versions import RECIPE
 from bsm.weights.files import load_model
@@ -56,22 +53,8 @@ def run_identity(
                     f"{model.sample_rate} Hz, {model.channels}"
                 )
     settings = {"network": network_name(model), "model": model.to_dict(), "train": config.to_dict()}
-    settings |= {"data": {split: [_song(track) for track in tracks[split]] for split in SPLITS}, "recipe": RECIPE}
+    settings |= {"data": {split: [track.identity() for track in tracks[split]] for split in SPLITS}, "recipe": RECIPE}
     return json.loads(json.dumps(settings))
-
-
-def _song(track: Track) -> dict[str, Any]:
-    """Return a song's fingerprint: its format and the checksums of its files, whatever the folder that they are in."""
-    sources = dict(track.sources) | ({"mixture": track.mixture_source} if track.mixture_source else {})
-    checksums = {path: content_checksum(path) for path in track.files}
-    files = {name: checksums[source.path] for name, source in sorted(sources.items())}
-    return {
-        "name": track.name,
-        "samples": track.samples,
-        "rate": track.rate,
-        "channels": track.channels,
-        "files": files,
-    }
 
 
 @dataclass(frozen=True)
@@ -178,7 +161,7 @@ def claim(run: Path, identity: dict[str, Any], *, supersede: bool, held: ExitSta
     if (run / "run.json").is_file() and not _read(run, identity)[1] and _has_weights(run):
         return True
     run.mkdir(parents=True, exist_ok=True)
-    held.enter_context(lock(run))
+    _lock(run, held)
     if not (run / "run.json").is_file():
         if any((run / name).exists() for name in ("state.ckpt", "model.safetensors")):
             raise InputError(f"{run}: holds a run without run.json; {ELSEWHERE}")
@@ -201,8 +184,12 @@ def claim(run: Path, identity: dict[str, Any], *, supersede: bool, held: ExitSta
     log.warning("%s: %s; the earlier run is kept as %s, and a new one begins", run, told, aside.name)
     run.replace(aside)
     run.mkdir()
-    held.enter_context(lock(run))  # the first lock went with the folder
+    _lock(run, held)  # the first lock went with the folder
     return False
+
+
+def _lock(run: Path, held: ExitStack) -> None:
+    held.enter_context(alone(run / "lock", f"{run}: another process trains here"))
 
 
 def _read(run: Path, identity: dict[str, Any]) -> tuple[dict[str, Any], Differences]:
@@ -255,29 +242,3 @@ def _free(path: Path) -> Path:
         number += 1
         free = path.with_name(f"{path.name}-{number}")
     return free
-
-
-@contextmanager
-def lock(run: Path) -> Iterator[None]:
-    """Hold a run's folder; the system releases it when this process ends, however it ends.
-
-    The lock belongs to this process alone: a data loader's worker that outlives a killed training does not hold it.
-
-    Raises:
-        InputError: Another process holds the folder.
-    """
-    with (run / "lock").open("a+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            file.seek(0)
-            owner = file.read().strip() or "not known"
-            raise InputError(
-                f"{run}: another process trains here ({owner}); wait for it, stop it, or choose another folder"
-            ) from None
-        except OSError as error:
-            log.warning("%s: this file system has no locks (%s); start one training at a time", run, error)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield

@@ -95,7 +95,7 @@ def from_author(tensors: dict[str, Tensor], like: dict[str, Tensor], bands: tupl
 
 
 def from_first_layout(tensors: dict[str, Any]) -> dict[str, Any]:
-    """Give the tensors of bsm 0.1, which had one tensor per band under names of its own, the author's layout."""
+    """Convert the tensors of bsm 0.1 to the author's layout: it had one tensor per band, under names of its own."""
     made = {}
     for name, value in tensors.items():
         if name.endswith(".proj.weight") and isinstance(value, Tensor) and value.ndim == 2:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from bsm.errors import InputError
@@ -22,9 +23,13 @@ from bsm.weights.registry import locate
 
 log = logging.getLogger(__name__)
 
+ENTRIES = ("state_dict", "model", "model_state_dict", "ema", "ema_state_dict", "net", "weights")
+"""Entries of a checkpoint that may hold its weights; ``state_dict`` goes before the others."""
+_WRAPPED = re.compile(r"^(?:(?:model|module|_orig_mod)\.)+|\b_orig_mod\.")  # Lightning; data parallel; torch.compile
+
 
 def save_model(model: nn.Module, path: Path, card: dict[str, Any]) -> Path:
-    """Write weights as safetensors, and a JSON card with the network, its configuration and whatever is given.
+    """Write weights as safetensors, and a JSON card with the network, its configuration and the given values.
 
     Args:
         model: one of :data:`bsm.networks.NETWORKS`.
@@ -36,10 +41,25 @@ def save_model(model: nn.Module, path: Path, card: dict[str, Any]) -> Path:
     tensors = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
     text = json.dumps(about | card, indent=2)
     write_text(path.with_suffix(".json"), text + "\n")
+    # One entry: safetensors writes several in an order of its own, and equal weights should give equal files.
+    content = save(tensors, metadata={"model": json.dumps({"network": about["network"]} | about["model"])})
     with replacing(path) as temporary:
-        # One entry: safetensors writes several in an order of its own, and equal weights should give equal files.
-        save_file(tensors, temporary, metadata={"model": json.dumps({"network": about["network"]} | about["model"])})
+        temporary.write_bytes(content)
     return path
+
+
+def save_tensors(content: dict[str, Any], path: str | Path) -> Path:
+    """Write nested dictionaries of tensors and plain values in PyTorch's format.
+
+    Raises:
+        InputError: the disk is full, or the file cannot be written.
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # PyTorch reports the consequence of a failure to write
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+    return Path(path)
 
 
 def export_author(model: BSMamba2, path: str | Path) -> Path:
@@ -63,21 +83,21 @@ def export_author(model: BSMamba2, path: str | Path) -> Path:
         PREFIX + name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in to_author(model.state_dict(), model.config.bands).items()
     }
-    with replacing(path) as temporary:
-        torch.save({"state_dict": tensors, "bsm": json.dumps(model.config.to_dict())}, temporary)
-    return Path(path)
+    return save_tensors({"state_dict": tensors, "bsm": json.dumps(model.config.to_dict())}, path)
 
 
 def load_model(path_or_name: str | Path, *, strict: bool = True) -> nn.Module:
     """Load a model on the CPU, in evaluation mode, without running anything that its file holds.
 
-    Three layouts are recognised by their content: ours (:func:`save_model`, also that of bsm 0.1), the author's
-    Lightning checkpoint, and the same names without ``model.`` (the compatible published checkpoint). The latter two
-    hold no configuration. Their sizes follow from the tensors' shapes, and the FFT's length from the bands' sum; hop
-    441 and 44.1 kHz are the author's.
+    Two layouts are recognised by their content: ours (:func:`save_model`, also that of bsm 0.1), and the author's, also
+    as the compatible published checkpoint has it. The author's holds no configuration. Its sizes follow from the
+    tensors' shapes, and the FFT's length from the bands' sum; hop 441 and 44.1 kHz are the author's.
+
+    The tensors may be in one of the entries :data:`ENTRIES` of the file. Their names may have the prefixes that
+    PyTorch's wrappers add: ``model.``, ``module.``, ``_orig_mod.``.
 
     Args:
-        path_or_name: a file, or a name that ``bsm weights list`` shows.
+        path_or_name: a file, the folder of a finished run, or a name that ``bsm weights list`` shows.
         strict: refuse tensors that the model does not have, instead of logging them. Missing tensors and other shapes
             are refused always.
 
@@ -88,17 +108,42 @@ def load_model(path_or_name: str | Path, *, strict: bool = True) -> nn.Module:
         InputError: there is no such file or name, the file is not fetched yet or damaged, or its tensors do not fit.
     """
     path = locate(path_or_name)
-    if _is_safetensors(path):
-        tensors, config = _read_safetensors(path)
-    else:
-        content = read_checkpoint(path)
-        tensors, config = content.get("state_dict", content), content.get("bsm")
-    if not isinstance(tensors, dict) or not tensors or not all(isinstance(name, str) for name in tensors):
-        raise InputError(f"{path}: holds no weights by name; load a checkpoint of this model")
     try:
-        return _build(tensors, config, strict).eval()
+        if _is_safetensors(path):
+            tensors, config = _read_safetensors(path)
+        else:
+            tensors, config = _find_tensors(read_checkpoint(path))
+        return _build(_bare(tensors), config, strict).eval()
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+
+
+def _find_tensors(content: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Return the weights in a checkpoint, and the configuration that :func:`export_author` adds.
+
+    Raises:
+        InputError: there are no weights by name, or it is not clear which ones are wanted.
+    """
+    if {"step", "ranking", "averaged"} <= content.keys():
+        raise InputError("a training's checkpoint; give the run's model.safetensors, or a file of its folder best/")
+    found = {name: content[name] for name in ENTRIES if isinstance(content.get(name), dict)}
+    if len(found) > 1 and "state_dict" not in found:
+        raise InputError(f"holds weights in the entries {', '.join(found)}; save the wanted one alone")
+    tensors = found.get("state_dict", next(iter(found.values()), content))
+    if not tensors or not any(isinstance(value, Tensor) for value in tensors.values()):
+        raise InputError(f"holds no weights by name, but {some(map(repr, content))}; load a checkpoint of this model")
+    return tensors, content.get("bsm")
+
+
+def _bare(tensors: dict[Any, Any]) -> dict[str, Any]:
+    """Take off the prefixes that wrappers add to the names of tensors."""
+    bare: dict[str, Any] = {}
+    for name, value in tensors.items():
+        short = _WRAPPED.sub("", str(name))
+        if short in bare:
+            raise InputError(f"holds two tensors {short!r}, under other prefixes; save the ones that are wanted alone")
+        bare[short] = value
+    return bare
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -116,7 +161,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
 
 
 def _configuration(text: str | None) -> tuple[str, dict[str, Any]]:
-    """Return the network's name and its configuration, which is empty where the file holds none."""
+    """Return the network's name and its configuration; the latter is empty where the file holds none."""
     try:
         values = json.loads(text or "{}")
         return values.pop("network", "bsmamba2"), values
@@ -125,22 +170,18 @@ def _configuration(text: str | None) -> tuple[str, dict[str, Any]]:
 
 
 def _build(tensors: dict[str, Any], config_text: str | None, strict: bool) -> nn.Module:
-    """Make the model of a file's tensors, whatever their layout."""
+    """Make the model of a file's tensors, of any layout."""
     network, values = _configuration(config_text)
     ours = network != "bsmamba2" or any(name.startswith("dual_path.") for name in tensors)
     if ours and config_text is None:
         raise InputError("holds no model configuration; it was not written by bsm")
     if network == "bsmamba2" and ours and any(name.startswith("band_split.to_features.") for name in tensors):
         tensors, ours = from_first_layout(tensors), False
-    prefix = PREFIX if not ours and any(name.startswith(PREFIX) for name in tensors) else ""
-    if transforms := [name for name in tensors if prefix and name.startswith(TRANSFORMS)]:
+    if transforms := [name for name in tensors if not ours and name.startswith(TRANSFORMS)]:
         log.info("skipped parts of the author's training that are not the model: %s", ", ".join(transforms))
     tensors = {name: value for name, value in tensors.items() if name not in transforms}
     try:
-        if config_text:
-            config = read_config(network, values)
-        else:
-            config = infer_config({name.removeprefix(prefix): value for name, value in tensors.items()})
+        config = read_config(network, values) if config_text else infer_config(tensors)
         # Neither memory nor random numbers for weights that the file brings; but BS-RoFormer's constants must be real.
         place = "meta" if network == "bsmamba2" else "cpu"
         with torch.device(place), torch.random.fork_rng(devices=[]):
@@ -148,9 +189,9 @@ def _build(tensors: dict[str, Any], config_text: str | None, strict: bool) -> nn
     except (TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise InputError(f"its configuration makes no model: {error}" if config_text else str(error)) from error
     like = model.state_dict()
-    wanted = {prefix + name: value for name, value in (like if ours else to_author(like, config.bands)).items()}
+    wanted = like if ours else to_author(like, config.bands)
     _check(wanted, tensors, strict)
-    state = {name.removeprefix(prefix): tensors[name] for name in wanted}
+    state = {name: tensors[name] for name in wanted}
     if not ours:
         state = from_author(state, like, config.bands)
     dtype = torch.float64 if all(value.dtype == torch.float64 for value in state.values()) else torch.float32

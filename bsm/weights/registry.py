@@ -74,7 +74,7 @@ def entry(name: str) -> Weights:
 
 
 def locate(path_or_name: str | Path) -> Path:
-    """Return the file at a path, or the fetched file of that name, checked; download nothing.
+    """Return the file at a path, the weights of the run at a path, or the fetched file of a name; download nothing.
 
     Raises:
         InputError: there is neither such a file nor such a name, or the named file is missing or altered.
@@ -82,6 +82,10 @@ def locate(path_or_name: str | Path) -> Path:
     path, name = Path(path_or_name), str(path_or_name)
     if path.is_file():
         return path
+    if (path / "model.safetensors").is_file():
+        return path / "model.safetensors"
+    if (path / "run.json").is_file():
+        raise InputError(f"{path}: a run without model.safetensors, so not finished; give a file of its folder best/")
     known = entries() if MANIFEST.is_file() else {}
     if name not in known:
         raise InputError(
@@ -103,7 +107,7 @@ def fetch(name: str, source: str | None = None) -> Path:
 
     Args:
         name: an entry of the list.
-        source: another address (http, https) of the file, or a local path, which is copied.
+        source: another address (http, https) of the file, or a local path; that file is copied.
 
     Raises:
         InputError: no weights have that name, or :func:`bsm.download.obtain` fails.

@@ -19,8 +19,9 @@ from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
 from bsm.files import content_checksum
 from bsm.train import read_log, train
-from bsm.train.journal import load_state, save_state
+from bsm.train.journal import load_state
 from bsm.train.run import differences, run_identity
+from bsm.weights.files import save_tensors
 from runs import CONFIG, MODEL, ROFORMER, assert_same_weights, copy_of, finished, fork, forked, write_songs
 
 
@@ -209,7 +210,7 @@ def test_two_trainings_in_one_folder(whole, tracks, tmp_path):
     child = fork(action)
     while not ready.exists():
         time.sleep(0.01)
-    refused(run, tracks, rf"another process trains here \(process {child} on .+\); wait for it, stop it, or choose")
+    refused(run, tracks, rf"another process trains here \(process {child} on .+\); wait for it, or stop it")
     os.kill(child, signal.SIGKILL)
     assert finished(child) == -signal.SIGKILL
     train(run, MODEL, CONFIG, tracks, device="cpu")  # the lock went with its owner
@@ -256,7 +257,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "marker"),)
 
-    assert load_state(save_state(tmp_path / "s.ckpt", {"model": {"a": torch.ones(2)}, "step": 3}))["step"] == 3
+    assert load_state(save_tensors({"model": {"a": torch.ones(2)}, "step": 3}, tmp_path / "s.ckpt"))["step"] == 3
     torch.save({"x": Attacker()}, tmp_path / "s.ckpt")
     with pytest.raises(InputError, match="damaged training checkpoint"):
         load_state(tmp_path / "s.ckpt")
@@ -291,7 +292,9 @@ def test_a_full_disk_keeps_the_last_checkpoint(whole, tracks, tmp_path, monkeypa
     unspied = torch.save
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", save)
-        with pytest.raises(InputError, match="run: disk full; the checkpoint of step 2 is kept; free some") as error:
+        with pytest.raises(
+            InputError, match="cannot be written .No space left.*; the checkpoint of step 2 is kept; then run"
+        ) as error:
             train(run, MODEL, CONFIG, tracks, device="cpu")
         assert "\n" not in str(error.value)
     assert saved == [2, 4]

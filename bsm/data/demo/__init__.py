@@ -29,7 +29,7 @@ from bsm.versions import GENERATOR_VERSION
 
 __all__ = ["FIRST_SEED", "GENERATOR_VERSION", "SONGS", "STEMS", "make_corpus", "render_song"]
 
-#: The splits share words and voices, but no seeds.
+#: The splits share neither seeds nor words, instruments or voices.
 FIRST_SEED = MappingProxyType({"train": 1000, "valid": 2000, "test": 3000})
 #: The default corpus: songs per split.
 SONGS = MappingProxyType({"train": 24, "valid": 6, "test": 8})
@@ -43,7 +43,13 @@ _PACKAGES = ("numpy", "scipy", "pyworld-prebuilt", "espeakng-loader", "tinysound
 
 
 def make_corpus(
-    root: Path, *, songs: Mapping[str, int] = SONGS, seconds: float = 30.0, processes: int | None = None
+    root: Path,
+    *,
+    songs: Mapping[str, int] = SONGS,
+    seconds: float = 30.0,
+    rate: int = RATE,
+    channels: int = 2,
+    processes: int | None = None,
 ) -> Path:
     """Render a data set of demo songs to ``<root>/<split>/demo-<seed>/{mixture,vocals,drums,bass,other}.wav``.
 
@@ -55,6 +61,8 @@ def make_corpus(
         root: the data set's folder, made if it is missing.
         songs: number of songs per split; seeds count up from 1000 (train), 2000 (valid), 3000 (test).
         seconds: length of each song.
+        rate: samples per second.
+        channels: 1 or 2.
         processes: number of rendering processes; by default one per processor core. Each process imports the calling
             script, so with more than one the script needs ``if __name__ == "__main__"``.
 
@@ -79,12 +87,22 @@ def make_corpus(
         log.info("%s: removing %s, which is no longer wanted", root, name)
         shutil.rmtree(root / name, ignore_errors=True)
         del record[name]
-    checked = tqdm(wanted.items(), desc="checking demo songs", disable=not record, leave=False)
-    missing = {name: seed for name, seed in checked if not _is_intact(root / name, record.get(name), seed, seconds)}
+    checked = tqdm(wanted, desc="checking demo songs", disable=not record, leave=False)
+    settings = {
+        name: {
+            "seed": seed,
+            "seconds": seconds,
+            "rate": rate,
+            "channels": channels,
+            "generator_version": GENERATOR_VERSION,
+        }
+        for name, seed in wanted.items()
+    }
+    missing = [name for name in checked if not _is_intact(root / name, record.get(name), settings[name])]
     if missing:
         log.info("%s: %d of %d songs to render", root, len(missing), len(wanted))
         check_packages()
-        jobs = [(root, name, seed, seconds) for name, seed in missing.items()]
+        jobs = [(root, name, settings[name]) for name in missing]
         for name, entry in tqdm(_run(jobs, processes), desc="rendering demo songs", total=len(jobs)):
             record[name] = entry
             _write_record(root, record)
@@ -120,32 +138,28 @@ def _run(jobs: list[tuple], processes: int | None) -> Iterator[tuple[str, dict[s
         executor.shutdown(cancel_futures=True)
 
 
-def _render_to(root: Path, name: str, seed: int, seconds: float) -> tuple[str, dict[str, Any]]:
+def _render_to(root: Path, name: str, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Render one song into a temporary folder, give that its name, and return the record entry."""
-    temporary, target = root / f"{_TEMPORARY}{seed}", root / name
+    temporary, target = root / f"{_TEMPORARY}{settings['seed']}", root / name
     temporary.mkdir()
-    for stem, sound in render_song(seed, seconds, RATE).items():
-        audio.write(temporary / f"{stem}.wav", sound, RATE, subtype="PCM_16")
+    rate = settings["rate"]
+    for stem, sound in render_song(settings["seed"], settings["seconds"], rate, settings["channels"]).items():
+        audio.write(temporary / f"{stem}.wav", sound, rate, subtype="PCM_16")
     files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(exist_ok=True)
     temporary.replace(target)
-    return name, {**_settings(seed, seconds), "packages": _versions(), "files": files}
-
-
-def _settings(seed: int, seconds: float) -> dict[str, Any]:
-    return {"seed": seed, "seconds": seconds, "rate": RATE, "generator_version": GENERATOR_VERSION}
+    return name, {**settings, "packages": _versions(), "files": files}
 
 
 def _versions() -> dict[str, str]:
     return {package: metadata.version(package) for package in _PACKAGES}
 
 
-def _is_intact(folder: Path, entry: dict[str, Any] | None, seed: int, seconds: float) -> bool:
+def _is_intact(folder: Path, entry: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
     """Return whether a song's files equal its record, and the record has these settings."""
     if entry is None:
         return False
-    wanted = _settings(seed, seconds)
     if any(entry.get(key) != value for key, value in wanted.items()):
         log.info("%s: made with other settings, rendering it again", folder)
         return False

@@ -10,7 +10,7 @@ from scipy.signal import fftconvolve
 
 from bsm import audio
 from bsm.data.demo import voice
-from bsm.data.demo.score import Note, Score, compose
+from bsm.data.demo.score import Note, compose
 from bsm.errors import InputError
 
 RATE = voice.RATE
@@ -32,17 +32,18 @@ def check_packages() -> None:
     _sound_font()
 
 
-def render_song(seed: int, seconds: float, rate: int = 44100) -> dict[str, np.ndarray]:
+def render_song(seed: int, seconds: float, rate: int = 44100, channels: int = 2) -> dict[str, np.ndarray]:
     """Synthesise the song of a seed.
 
     Args:
         seed: any non-negative number. Equal arguments give equal samples, bit for bit, with the same package versions.
         seconds: length, at least 2.
         rate: samples per second; songs are rendered at 44.1 kHz and resampled.
+        channels: 2, or 1 for the average of both.
 
     Returns:
-        ``vocals``, ``drums``, ``bass``, ``other`` and ``mixture``, each int16 ``(2, samples)``. The mixture is the
-        exact sum of the four. No peak exceeds 0.85 of full scale.
+        ``vocals``, ``drums``, ``bass``, ``other`` and ``mixture``, each int16 ``(channels, samples)``. The
+        mixture is the exact sum of the four. No peak exceeds 0.85 of full scale.
 
     Raises:
         InputError: the seed is negative, the song is shorter than 2 s, or a package for demo songs is not installed.
@@ -58,7 +59,12 @@ def render_song(seed: int, seconds: float, rate: int = 44100) -> dict[str, np.nd
         "bass": _at_level(band["bass"], -25 + rng.normal(0, 2)),
         "other": _at_level(_reverberate(band["other"], 1.2, 0.12, rng), -24 + rng.normal(0, 2)),
     }
-    stems = {"vocals": _vocals(score, samples, sum(band.values()), rng), **band}
+    accompaniment = sum(band.values())
+    # A lead instrument plays at -12 to -2 dB relative to the band, the voice at -6 to 4 dB.
+    band["other"] += _sung(score.lead, score.lead_voice, accompaniment, (-12, -2), rng, wordless=True)
+    stems = {"vocals": _sung(score.phrases, score.voice, accompaniment, (-6, 4), rng), **band}
+    if channels == 1:
+        stems = {name: stem.mean(0, keepdims=True) for name, stem in stems.items()}
     if rate != RATE:
         stems = {name: audio.resample(stem, RATE, rate) for name, stem in stems.items()}
     peak = max(np.abs(stem).max() for stem in (sum(stems.values()), *stems.values()))
@@ -110,11 +116,20 @@ def _sound_font() -> Path:
     return path
 
 
-def _vocals(score: Score, samples: int, accompaniment: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Sing the score's phrases, compressed and with reverberation, at -4 to 2 dB relative to the accompaniment."""
+def _sung(
+    phrases: list[list[voice.SungNote]],
+    singer: voice.Voice,
+    band: np.ndarray,
+    decibels: tuple[float, float],
+    rng: np.random.Generator,
+    *,
+    wordless: bool = False,
+) -> np.ndarray:
+    """Sing phrases, compressed and with reverberation, at a level drawn relative to the band's; ``(2, samples)``."""
+    samples = band.shape[1]
     dry = np.zeros(samples)
-    for phrase in score.phrases:
-        sound, start = voice.sing(phrase, score.voice, rng), round(phrase[0].start * RATE)
+    for phrase in phrases:
+        sound, start = voice.sing(phrase, singer, rng, wordless=wordless), round(phrase[0].start * RATE)
         stop = min(start + len(sound), samples)
         dry[start:stop] += sound[: stop - start]
     window = round(0.05 * RATE)
@@ -122,9 +137,9 @@ def _vocals(score: Score, samples: int, accompaniment: np.ndarray, rng: np.rando
     dry /= (level + 0.15 * level.max()) ** 0.4
     wet = _reverberate(np.stack([dry, dry]), rng.uniform(0.5, 1.0), rng.uniform(0.08, 0.2), rng)
     wet[0] *= rng.uniform(0.92, 1)
-    sung = level > 0.05 * level.max()
-    balance = 10 ** (rng.uniform(-4, 2) / 20)
-    return wet * (balance * np.sqrt((accompaniment**2).mean() / (wet[:, sung] ** 2).mean()))
+    sounding = level > 0.05 * level.max()
+    balance = 10 ** (rng.uniform(*decibels) / 20)
+    return wet * (balance * np.sqrt((band**2).mean() / (wet[:, sounding] ** 2).mean()))
 
 
 def _reverberate(sound: np.ndarray, seconds: float, wet: float, rng: np.random.Generator) -> np.ndarray:

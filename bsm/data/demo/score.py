@@ -6,16 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bsm.data.demo.voice import VOICES, WORDS, SungNote, Voice
+from bsm.data.demo.voice import WORDS, SungNote, Voice
 
-# Range of phrases and of the gaps between them, s; roughly log-uniform.
-SHORTEST, LONGEST = 0.4, 9.0
-# Range of the sung share of a song. The fractional parts of multiples of the golden ratio fill a range evenly, so even
-# a few songs with neighbouring seeds include sparse and dense vocals.
-LEAST_SUNG, MOST_SUNG = 0.15, 0.75
-_GOLDEN = (1 + 5**0.5) / 2
-# The voice's reverberation fills the start of a gap, so a shorter rest would not be heard.
-_SHORTEST_GAP = 0.6
+PHRASES, GAPS = (0.4, 9.0), (0.5, 20.0)
+"""Range of the lengths of sung phrases and of the gaps between them, s; log-uniform and independent."""
+SUNG = (0.05, 0.9)
+"""Range of the sung share of a song. It follows from phrases and gaps; a song outside is composed again."""
+SPLITS = 3
+WORDS_PER_SONG = 16
 _CHANNELS = {"drums": 0, "bass": 1, "pad": 2, "guitar": 3, "keys": 4}
 # General MIDI drum keys.
 _KICK, _SNARE, _CRASH = 36, 38, 49
@@ -40,14 +38,19 @@ class Score:
     Attributes:
         seconds: length.
         parts: notes of ``drums``, ``bass`` and ``other``.
-        phrases: sung phrases in order of time, with rests between them.
+        phrases: sung phrases in order of time, with rests between them. They are the target.
         voice: the singer.
+        lead: phrases of a lead instrument, made with the same vocoder as the voice, but without words. It belongs to
+            the accompaniment: the target is the singer who sings words.
+        lead_voice: what the lead instrument sounds like.
     """
 
     seconds: float
     parts: dict[str, list[Note]]
     phrases: list[list[SungNote]]
     voice: Voice
+    lead: list[list[SungNote]]
+    lead_voice: Voice
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,13 @@ class _Harmony:
 def compose(seed: int, seconds: float) -> Score:
     """Compose the song of a seed.
 
+    Seeds 1000 to 1999, 2000 to 2999 and 3000 to 3999 share neither words nor instruments with each other.
+
     Args:
         seed: any non-negative number. Equal seeds and lengths give equal scores.
         seconds: length of the song.
     """
+    split = seed // 1000 % SPLITS
     rng = np.random.default_rng([seed, 0])
     beat = 60 / int(rng.integers(76, 132))
     scale = (0, 2, 3, 5, 7, 8, 10) if rng.random() < 0.5 else (0, 2, 4, 5, 7, 9, 11)
@@ -78,76 +84,73 @@ def compose(seed: int, seconds: float) -> Score:
     bars = int(np.ceil(seconds / (4 * beat))) + 1
     parts = {
         "drums": _drums(bars, beat, rng),
-        "bass": _bass(bars, beat, harmony, rng),
-        "other": _chords(bars, beat, harmony, rng),
+        "bass": _bass(bars, beat, harmony, split, rng),
+        "other": _chords(bars, beat, harmony, split, rng),
     }
-    # The melody has its own random stream, so a change to the band does not change it.
-    rng = np.random.default_rng([seed, 1])
-    voice = VOICES[rng.integers(len(VOICES))]
-    sung = LEAST_SUNG + (MOST_SUNG - LEAST_SUNG) * (seed * _GOLDEN % 1)
-    spans = phrase_spans(rng, seconds, beat / 2, sung)
-    phrases = [_phrase(start, stop, beat, harmony, voice, rng) for start, stop in spans]
-    return Score(seconds, parts, phrases, voice)
+    # Each melody has its own random stream, so a change to one does not change the others or the band.
+    melodies = []
+    for stream in (1, 3):  # 2 is the rendering's
+        rng = np.random.default_rng([seed, stream])
+        voice = Voice.draw(rng)
+        words = rng.choice(WORDS[split::SPLITS], WORDS_PER_SONG, replace=False)
+        spans = phrase_spans(rng, seconds, beat / 2)
+        melodies.append(([_phrase(*span, beat, harmony, voice, words, rng) for span in spans], voice))
+    (phrases, voice), (lead, lead_voice) = melodies
+    return Score(seconds, parts, phrases, voice, lead, lead_voice)
 
 
-def phrase_spans(rng: np.random.Generator, seconds: float, unit: float, share: float) -> list[tuple[float, float]]:
-    """Draw the times at which the voice sings: phrases and gaps of many lengths.
+def phrase_spans(rng: np.random.Generator, seconds: float, unit: float) -> list[tuple[float, float]]:
+    """Draw the times at which a voice sings: phrases and gaps in turn, of lengths in :data:`PHRASES` and :data:`GAPS`.
 
-    Lengths are log-uniform from 0.4 s to 9 s, or to half the song. They are stratified: one phrase comes from each of
-    as many equally likely classes as there are phrases, so every song has short and long ones. The lengths are then
-    scaled to their shares of the song and rounded to the beat grid.
+    Phrases and gaps of a song are at most half as long as it.
 
     Args:
         rng: draws everything.
         seconds: length of the song.
-        unit: the grid's step, s.
-        share: sung part of the song; rounding and the song's end change it a little.
+        unit: step of the beat grid, s, to which the lengths are rounded.
 
     Returns:
         ``(start, stop)`` of each phrase in seconds, in order, on the grid. The song's end may cut the last.
     """
-    longest = max(2 * SHORTEST, min(LONGEST, seconds / 2))
-    mean = (longest - SHORTEST) / np.log(longest / SHORTEST)
-    pairs = max(1, round(seconds / (2 * mean)))
-    durations = [_lengths(rng, pairs, longest, part * seconds) for part in (share, 1 - share)]
-    steps = [
-        np.maximum(np.round(lengths / unit), np.ceil(least / unit))
-        for lengths, least in zip(durations, (SHORTEST, _SHORTEST_GAP), strict=True)
-    ]
-    sings = bool(rng.random() < 0.3)
-    spans, position = [], 0.0
-    for phrase, gap in zip(*steps, strict=True):
-        start = position if sings else position + gap * unit
-        position += (phrase + gap) * unit
-        stop = min(start + phrase * unit, seconds)
-        if stop - start >= SHORTEST:
-            spans.append((float(start), float(stop)))
-    return spans
 
+    def draw(least: float, most: float) -> float:
+        length = np.exp(rng.uniform(np.log(least), np.log(min(most, seconds / 2))))
+        return float(max(np.round(length / unit), np.ceil(least / unit)) * unit)
 
-def _lengths(rng: np.random.Generator, count: int, longest: float, total: float) -> np.ndarray:
-    quantiles = (np.arange(count) + rng.random(count)) / count
-    lengths = SHORTEST * (longest / SHORTEST) ** quantiles
-    return rng.permutation(lengths * (total / lengths.sum()))
+    while True:
+        position = 0.0 if rng.random() < 0.3 else draw(*GAPS)
+        spans = []
+        while position < seconds - PHRASES[0]:
+            stop = position + draw(*PHRASES)
+            spans.append((position, min(stop, seconds)))
+            position = stop + draw(*GAPS)
+        if spans and SUNG[0] <= sum(stop - start for start, stop in spans) / seconds <= SUNG[1]:
+            return spans
 
 
 def _phrase(
-    start: float, stop: float, beat: float, harmony: _Harmony, voice: Voice, rng: np.random.Generator
+    start: float,
+    stop: float,
+    beat: float,
+    harmony: _Harmony,
+    voice: Voice,
+    words: np.ndarray,
+    rng: np.random.Generator,
 ) -> list[SungNote]:
     """Fill a phrase with notes of half a beat to two beats, in steps and leaps around the chords."""
     base = voice.pitch + 12 - (12 if harmony.key > 6 else 0)
     degree, position, notes = int(rng.integers(0, 5)), start, []
     while stop - position > 0.02:
-        length = float(rng.choice([0.5, 1, 1, 1.5, 2])) * beat
+        length = float(rng.choice([0.5, 1, 1, 1.5, 2])) * beat * voice.pace
         # A rest too short for a word is added to this note.
-        if stop - position - length < SHORTEST / 2:
+        if stop - position - length < PHRASES[0] / 2:
             length = stop - position
         if rng.random() < 0.7:
-            degree = int(np.clip(degree + rng.choice([-2, -1, -1, 0, 1, 1, 2]), -1, 8))
+            degree = int(np.clip(degree + rng.choice([-2, -1, -1, 0, 1, 1, 2]), -1, voice.reach))
         else:
             degree = harmony.chords[int(position / (4 * beat)) % 4] + int(rng.choice([0, 2, 4]))
-        pitch = harmony.pitch(min(degree, 8), base)
-        notes.append(SungNote(position, 0.97 * length, pitch, str(rng.choice(WORDS))))
+        pitch = harmony.pitch(min(degree, voice.reach), base)
+        notes.append(SungNote(position, 0.97 * length, pitch, str(rng.choice(words))))
         position += length
     return notes
 
@@ -181,8 +184,8 @@ def _drums(bars: int, beat: float, rng: np.random.Generator) -> list[Note]:
     return notes
 
 
-def _bass(bars: int, beat: float, harmony: _Harmony, rng: np.random.Generator) -> list[Note]:
-    program = int(rng.choice([32, 33, 34, 36, 38]))
+def _bass(bars: int, beat: float, harmony: _Harmony, split: int, rng: np.random.Generator) -> list[Note]:
+    program = int(rng.choice([32, 33, 34, 35, 36, 37, 38, 39, 43][split::SPLITS]))
     notes = []
     for bar in range(bars):
         root = harmony.pitch(harmony.chords[bar % 4], 28)
@@ -193,11 +196,11 @@ def _bass(bars: int, beat: float, harmony: _Harmony, rng: np.random.Generator) -
     return notes
 
 
-def _chords(bars: int, beat: float, harmony: _Harmony, rng: np.random.Generator) -> list[Note]:
+def _chords(bars: int, beat: float, harmony: _Harmony, split: int, rng: np.random.Generator) -> list[Note]:
     """Compose ``other``: a pad, a picked guitar, and keys on off-beats."""
-    pad = int(rng.choice([48, 50, 89, 16, 19]))
-    guitar = int(rng.choice([24, 25, 27, 28, 29]))
-    keys = int(rng.choice([0, 4, 5, 11, 88]))
+    pad = int(rng.choice([16, 19, 48, 49, 50, 51, 88, 89, 92, 94, 95, 20][split::SPLITS]))
+    guitar = int(rng.choice([24, 25, 26, 27, 28, 29, 30, 46, 105][split::SPLITS]))
+    keys = int(rng.choice([0, 1, 2, 4, 5, 6, 7, 11, 12][split::SPLITS]))
     notes = []
     for bar in range(bars):
         start, root = 4 * beat * bar, harmony.chords[bar % 4]

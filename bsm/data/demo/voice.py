@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import import_module
 from types import ModuleType
+from typing import Self
 
 import numpy as np
 from scipy.signal import resample_poly
@@ -27,17 +28,43 @@ _EPSILON = 1e-12
 
 @dataclass(frozen=True)
 class Voice:
-    """A singer.
+    """A singer: a point in a continuous space, so that no two songs share one.
 
     Attributes:
-        name: espeak-ng's voice and variant.
-        pitch: middle of the range, MIDI note.
+        name: espeak-ng's voice and variant that speaks the words.
+        pitch: lowest comfortable note, MIDI.
         formants: factor on formant frequencies; a factor above 1 sounds brighter.
+        breath: from 0, as spoken, to 1, whispered.
+        vibrato: depth in semitones.
+        vibrato_rate: Hz.
+        reach: highest degree of the scale above the tonic.
+        pace: factor on the length of notes.
     """
 
     name: str
     pitch: int
     formants: float
+    breath: float
+    vibrato: float
+    vibrato_rate: float
+    reach: int
+    pace: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Self:
+        """Draw a singer."""
+        name = str(rng.choice(SPEAKERS))
+        low, high = (52, 63) if "+f" in name else (40, 53)
+        return cls(
+            name,
+            pitch=int(rng.integers(low, high)),
+            formants=float(np.exp(rng.uniform(np.log(0.88), np.log(1.14)))),
+            breath=float(rng.uniform(0, 0.5)),
+            vibrato=float(rng.uniform(0.05, 0.6)),
+            vibrato_rate=float(rng.uniform(4.5, 7)),
+            reach=int(rng.integers(5, 11)),
+            pace=float(np.exp(rng.uniform(np.log(0.7), np.log(1.5)))),
+        )
 
 
 @dataclass(frozen=True)
@@ -50,19 +77,20 @@ class SungNote:
     word: str
 
 
-VOICES = (
-    Voice("en-us+m3", 45, 1.0),
-    Voice("en-us+m7", 48, 0.97),
-    Voice("en-gb+m1", 43, 0.94),
-    Voice("en-us+f3", 57, 1.02),
-    Voice("en-us+f5", 60, 1.06),
-    Voice("en-us+f2", 57, 1.0),
-)
+_VARIANTS = ("m1", "m3", "m5", "m7", "f1", "f2", "f3", "f5")
+SPEAKERS = tuple(f"{accent}+{variant}" for accent in ("en-us", "en-gb") for variant in _VARIANTS)
 _LYRICS = (
     "night love fire rain stay fall sun gone light home way day heart sea sky blue time wind stone dream hold run burn "
-    "shine high low show me you we are all through so free slow far star moon wave soul say know road grow"
+    "shine high low show me you we are all through so free slow far star moon wave soul say know road grow "
+    "arm ball bear bell bird bloom bone boy brave bridge call calm car child clean cloud cold cool dark deep dew door "
+    "down drum ear earth east eye face fair farm feel field find flame flow foam fool game gate girl give glow gold "
+    "green ground hair hall hand hill hope hour house ice join joy june key king lake land lane lawn lead leaf leave "
+    "life line long loud mail main mile mind mine morn mouth name near new noon north now oar old own page pain pearl "
+    "place plain play rage rise river roam room rose round sail sand scene seed seem shade ship shore side sign sleep "
+    "smile snow song sound south spring steam storm stream strong sweet tale tear thing three thumb tide tone town "
+    "train tree true voice wall warm wave wear wide wild will wine wing wood word world yard year young zone"
 )
-WORDS = tuple(_LYRICS.split())
+WORDS = tuple(dict.fromkeys(_LYRICS.split()))
 
 
 def optional(package: str) -> ModuleType:
@@ -77,13 +105,14 @@ def optional(package: str) -> ModuleType:
         raise InputError(f"demo songs need the package {package} ({error}); run `make env`") from error
 
 
-def sing(notes: list[SungNote], voice: Voice, rng: np.random.Generator) -> np.ndarray:
+def sing(notes: list[SungNote], voice: Voice, rng: np.random.Generator, *, wordless: bool = False) -> np.ndarray:
     """Sing one phrase.
 
     Args:
         notes: the phrase's notes in order of time, without overlaps.
         voice: the singer.
-        rng: draws vibrato and drift.
+        rng: draws drift and the vibrato's phase.
+        wordless: hold the middle of each word's vowel, so that no word is heard.
 
     Returns:
         float64 ``(samples,)`` at 44.1 kHz, from the start of the first note.
@@ -99,15 +128,18 @@ def sing(notes: list[SungNote], voice: Voice, rng: np.random.Generator) -> np.nd
         end = round((note.start + note.duration - notes[0].start) * 1000 / _FRAME_MS)
         position, vowel = _stretch(word, max(8, end - frames_done))
         frames_done += len(position)
+        if wordless:
+            position, vowel = np.full(len(position), (word.first + word.last) / 2), np.ones(len(position), bool)
         low = position.astype(int)
         high, mix = np.minimum(low + 1, len(word.voiced) - 1), (position - low)[:, None]
         # Envelopes are interpolated in decibels, because linear interpolation would blur a consonant's onset.
         envelopes.append(word.log_envelope[low] * (1 - mix) + word.log_envelope[high] * mix)
         aperiodicities.append(word.aperiodicity[low] * (1 - mix) + word.aperiodicity[high] * mix)
-        contour = _pitch_contour(note.pitch, previous, len(position), rng)
+        contour = _pitch_contour(note.pitch, previous, len(position), voice, rng)
         pitches.append(np.where(word.voiced[low] | vowel, contour, 0.0))
         previous = note.pitch
-    envelope, aperiodicity = np.exp(np.concatenate(envelopes)), np.concatenate(aperiodicities)
+    envelope = np.exp(np.concatenate(envelopes))
+    aperiodicity = np.concatenate(aperiodicities) ** (1 - voice.breath)
     bins = np.arange(envelope.shape[1])
     shifted = np.clip(bins / voice.formants, 0, len(bins) - 1).astype(int)
     sound = pyworld.synthesize(
@@ -153,18 +185,18 @@ def _stretch(word: _Word, frames: int) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(position, 0, len(word.voiced) - 1), (index >= onset) & (index < frames - coda)
 
 
-def _pitch_contour(pitch: int, previous: int | None, frames: int, rng: np.random.Generator) -> np.ndarray:
+def _pitch_contour(pitch: int, previous: int | None, frames: int, voice: Voice, rng: np.random.Generator) -> np.ndarray:
     """Return the sung pitch in Hz, with a glide from the previous note, a late vibrato and a slow drift."""
     time = np.arange(frames) * _FRAME_MS / 1000
     glide = (previous - pitch if previous is not None else -1.5) * np.exp(-time / 0.045)
-    depth, speed, phase = rng.uniform(0.15, 0.5), rng.uniform(5, 6.2), rng.uniform(0, 2 * np.pi)
-    vibrato = depth * np.sin(2 * np.pi * speed * time + phase) * np.clip((time - 0.25) / 0.3, 0, 1)
+    phase = rng.uniform(0, 2 * np.pi)
+    vibrato = voice.vibrato * np.sin(2 * np.pi * voice.vibrato_rate * time + phase) * np.clip((time - 0.25) / 0.3, 0, 1)
     drift = np.cumsum(rng.normal(0, 0.012, frames))
     drift -= np.linspace(0, drift[-1], frames)
     return 440 * 2 ** ((pitch - 69 + glide + vibrato + drift) / 12)
 
 
-@lru_cache(maxsize=2 * len(WORDS))  # the words of two singers, 2 MB each
+@lru_cache(maxsize=64)  # the words of two singers, 2 MB each
 def _analyse(text: str, voice: str) -> _Word:
     """Cut and analyse a spoken word."""
     pyworld = optional("pyworld")
@@ -189,7 +221,7 @@ def _analyse(text: str, voice: str) -> _Word:
 
 @cache
 def _spoken_words() -> dict[tuple[str, str], np.ndarray]:
-    """Speak every word in every voice; float64 ``(samples,)`` at 22.05 kHz by voice and word.
+    """Speak every word as every speaker; float64 ``(samples,)`` at 22.05 kHz by speaker and word.
 
     espeak-ng keeps state (flutter, noise) from word to word, which neither its seed nor a restart resets. So all words
     are spoken at once in a fixed order: a word then sounds the same whatever the process sang before.
@@ -212,13 +244,13 @@ def _spoken_words() -> dict[tuple[str, str], np.ndarray]:
     library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # otherwise the clock seeds its noise and flutter
     speed, utf8 = 1, 1
     spoken = {}
-    for voice in VOICES:
-        library.espeak_SetVoiceByName(voice.name.encode())
+    for speaker in SPEAKERS:
+        library.espeak_SetVoiceByName(speaker.encode())
         library.espeak_SetParameter(speed, _WORDS_PER_MINUTE, 0)
         for word in WORDS:
             blocks.clear()
             text = word.encode()
             library.espeak_Synth(text, ctypes.c_size_t(len(text) + 1), 0, 0, 0, utf8, None, None)
-            spoken[voice.name, word] = np.concatenate(blocks)
+            spoken[speaker, word] = np.concatenate(blocks)
     library.espeak_Terminate()  # before the callback is deleted
     return spoken

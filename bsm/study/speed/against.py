@@ -20,10 +20,10 @@ from bsm import bands
 from bsm.baseline import RoformerConfig
 from bsm.config import TIME_BLOCKS, LossConfig, ModelConfig, StftConfig
 from bsm.errors import InputError
+from bsm.stats import interval_words, ratio
 from bsm.study.records import ROOT
 from bsm.study.speed import revision
 from bsm.study.speed.timer import Rounds, is_quiet, turns
-from bsm.study.stats import interval_words, ratio
 
 ROFORMER = "BS-RoFormer"
 NETWORKS = (*TIME_BLOCKS, ROFORMER)

@@ -22,8 +22,8 @@ from bsm.config import LossConfig, StftConfig
 from bsm.data.mixing import MixingDataset
 from bsm.data.tracks import VOCALS, Track
 from bsm.errors import InputError
+from bsm.stats import interval_text, of_rounds, ratio
 from bsm.study.speed.timer import SEED, Rounds, repeated
-from bsm.study.stats import interval_text, of_rounds, ratio
 
 WORKERS = (0, 1, 2, 4)
 SONGS = 24  # used at most: as many as the demo trains on

@@ -1,0 +1,116 @@
+"""Trivial separators: what any trained model must beat, and what oracles reach, which know the target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bsm.data.tracks import VOCALS, Track
+from bsm.errors import InputError
+from bsm.evaluate import BASELINES, Separator
+from bsm.metrics import level, si_sdr, usdr
+
+EQUALISER = "static equaliser"
+"""The baseline that a training must beat before its scores say anything (:mod:`bsm.study.assay`)."""
+N_FFT, HOP = 2048, 512
+
+
+def best_constant(mixture: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Scale the mixture by the factor that is best for this song: an oracle, least squares."""
+    energy = float(np.square(mixture, dtype=np.float64).sum())
+    return mixture * np.float32(np.multiply(mixture, target, dtype=np.float64).sum() / energy if energy else 0.0)
+
+
+def equalise(mixture: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """Multiply every bin of the mixture's spectrum by a real gain, the same in all frames and channels.
+
+    Args:
+        mixture: ``(channels, samples)``.
+        gains: one a bin, of :func:`fit_gains`.
+    """
+    spectrum = _spectrum(mixture) * torch.from_numpy(gains)[:, None]
+    return torch.istft(spectrum, N_FFT, HOP, window=_hann(), length=mixture.shape[-1]).float().numpy()
+
+
+def fit_gains(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Find the gains of a static equaliser: least squares over the spectra of mixtures and targets.
+
+    Args:
+        pairs: mixture and target of each song, ``(channels, samples)``.
+
+    Returns:
+        A real gain a bin; 0 where all mixtures are silent.
+
+    Raises:
+        InputError: there are no songs.
+    """
+    product, energy = 0.0, 0.0
+    for mixed, target in pairs:
+        spectrum = _spectrum(mixed)
+        product = product + (spectrum.conj() * _spectrum(target)).real.sum((0, 2))
+        energy = energy + spectrum.abs().square().sum((0, 2))
+    if isinstance(energy, float):
+        raise InputError("a static equaliser is fitted to training songs, and there are none; name some")
+    return torch.where(energy > 0, product / energy, 0.0).numpy()
+
+
+def own_equaliser(mixture: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Equalise with the gains that are best for this song: an oracle."""
+    return equalise(mixture, fit_gains([(mixture, target)]))
+
+
+def _hann() -> Tensor:
+    return torch.hann_window(N_FFT, dtype=torch.float64)
+
+
+def _spectrum(sound: np.ndarray) -> Tensor:
+    return torch.stft(torch.from_numpy(sound).double(), N_FFT, HOP, window=_hann(), return_complex=True)
+
+
+def separators(training: Sequence[Track]) -> dict[str, Separator]:
+    """Return all baselines by name, as :func:`bsm.evaluate.evaluate` takes them, with those that it has itself.
+
+    Args:
+        training: songs to fit the static equaliser to.
+    """
+    songs = tqdm(training, desc="fit the equaliser", unit="song")
+    gains = fit_gains((track.mixture(), track.read(VOCALS)) for track in songs)
+    oracles = {"mixture x best constant": best_constant, f"{EQUALISER}, fitted on the song": own_equaliser}
+    return {
+        **BASELINES,
+        EQUALISER: lambda track: equalise(track.mixture(), gains),
+        **{name: partial(_oracle, function) for name, function in oracles.items()},
+    }
+
+
+def _oracle(function: Callable[[np.ndarray, np.ndarray], np.ndarray], track: Track) -> np.ndarray:
+    return function(track.mixture(), track.read(VOCALS))
+
+
+def scores(tracks: Sequence[Track], training: Sequence[Track]) -> list[dict[str, Any]]:
+    """Score every baseline on a list of tracks.
+
+    Args:
+        tracks: songs to score.
+        training: songs to fit the static equaliser to.
+
+    Returns:
+        One record per track and baseline: ``track``, ``separator``, ``seed`` (None), ``usdr``, ``si_sdr`` and
+        ``level``, the output's level relative to the target's; all three in dB.
+    """
+    found = separators(training)
+    records = []
+    for track in tqdm(tracks, desc="score baselines", unit="song"):
+        target = track.read(VOCALS)
+        for name, separate in found.items():
+            estimate = separate(track)
+            own = {"track": track.name, "separator": name, "seed": None}
+            measured = {metric.__name__: metric(target, estimate) for metric in (usdr, si_sdr, level)}
+            records.append(own | measured)
+    return records

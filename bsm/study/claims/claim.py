@@ -1,0 +1,173 @@
+"""What a claim is: its text, its source, its thresholds and results, and the rule that judges them, in one function.
+
+The claims are those of the paper's guide (003), of an optimisation report (000) and of two integration reports (001,
+002) of an unofficial implementation. A new one is a function in the room of its subject::
+
+    @claim("conv-3x", "The causal convolution becomes 3 times faster", figure="3x", source="001, 002",
+           tests=[on_cpu(conv=Values("scan_backends", "conv"))], faster=3)
+    def conv_3x(conv, *, faster):
+        gain = ratio(...)
+        return Finding(judge_ratio(gain, faster), interval_words(gain, "x"), ("against Conv1d",))
+
+Each test of a claim is a line of the ledger with a verdict and an evidence of its own: what a CPU shows about a claim
+that means a GPU settles the algorithm without its kernel, and the GPU's line waits for a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bsm.stats import Interval
+
+SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
+INCONSISTENT, BLOCKED = "inconsistent", "blocked"
+VERDICTS = (SUPPORTED, NOT_SUPPORTED, INCONSISTENT, INCONCLUSIVE, BLOCKED)
+"""``inconclusive``: it was measured, and the measurement cannot tell. ``inconsistent``: the claim contradicts itself or
+its own document. ``blocked``: a file or device that a test needs is missing; the line says which."""
+
+EXACT, OFFICIAL, CPU_TIMING = "exact", "official code on the CPU", "CPU timing"
+SMALL, FULL = "small models", "full scale"
+EVIDENCE = (EXACT, OFFICIAL, CPU_TIMING, SMALL, FULL)
+GPU, LONG, DEMO, MIR = "gpu", "long", "demo", "mir1k-subset"
+"""Profiles whose results the ledger reads: of a GPU, of the long study, of the default one, and of real singing."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What measured values say.
+
+    Attributes:
+        verdict: one of :data:`VERDICTS`.
+        measured: our figure in a few words.
+        reasons: what the figure covers, why it differs from the claim; one sentence each.
+    """
+
+    verdict: str
+    measured: str
+    reasons: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Values:
+    """Values of a result file, ``reports/<profile>/results/<result>.json``.
+
+    Attributes:
+        result: the file's name without suffix.
+        steps: keys from its ``values`` down.
+        profile: whose; by default that which is judged.
+        optional: whether the rule does without.
+    """
+
+    result: str
+    steps: tuple[str, ...] = ()
+    profile: str = ""
+    optional: bool = False
+
+    def __init__(self, result: str, *steps: str, profile: str = "", optional: bool = False) -> None:
+        for name, value in {"result": result, "steps": steps, "profile": profile, "optional": optional}.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class Test:
+    """A way to test a claim: a line of the ledger.
+
+    Attributes:
+        on: the device or scale that its verdict is about.
+        evidence: one of :data:`EVIDENCE`.
+        inputs: what the rule is given, by the name of its argument.
+        profiles: whose results count, the first that has them; by default those of the profile that is judged.
+        needs: file or device that is missing where the results are, in a few words.
+        command: the one command that makes them then.
+        takes: how long that takes.
+        options: further arguments of the rule.
+        comparable_only: results that are not comparable with the paper's do not count.
+    """
+
+    on: str
+    evidence: str
+    inputs: Mapping[str, Values] = field(default_factory=dict)
+    profiles: tuple[str, ...] = ()
+    needs: str = ""
+    command: str = ""
+    takes: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    comparable_only: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim under test; the arguments of :func:`claim`, and the function that judges."""
+
+    id: str
+    text: str
+    figure: str
+    source: str
+    tests: tuple[Test, ...]
+    thresholds: Mapping[str, Any]
+    judge: Callable[..., Finding]
+
+
+CLAIMS: dict[str, Claim] = {}
+
+
+def claim(
+    name: str, text: str, *, figure: str, source: str, tests: Sequence[Test], **thresholds: Any
+) -> Callable[[Callable[..., Finding]], Callable[..., Finding]]:
+    """Register the rule that judges a claim.
+
+    Args:
+        name: short name, unique.
+        text: what is claimed, as a sentence without its full stop.
+        figure: the claimed figure with its unit.
+        source: the documents that claim it.
+        tests: how it is tested, a line of the ledger each.
+        thresholds: keyword arguments of the rule.
+    """
+
+    def register(judge: Callable[..., Finding]) -> Callable[..., Finding]:
+        if name in CLAIMS:
+            raise ValueError(f"there are two claims {name!r}")
+        CLAIMS[name] = Claim(name, text, figure, source, tuple(tests), thresholds, judge)
+        return judge
+
+    return register
+
+
+def computed(**inputs: Values) -> Test:
+    """Return a test of what follows from definitions and counts, the same on every machine."""
+    return Test("by definition", EXACT, inputs)
+
+
+def on_cpu(**inputs: Values) -> Test:
+    """Return a test by timing on a CPU: the algorithm, without the kernels of a GPU."""
+    return Test("CPU", CPU_TIMING, inputs)
+
+
+def on_gpu(result: str, command: str, takes: str, *, packages: str = "", **names: str | tuple[str, ...]) -> Test:
+    """Return the test of a claim on the GPU that it means, from ``reports/gpu/results``.
+
+    Args:
+        result: name of the result file.
+        command: that writes it.
+        takes: how long that takes, about.
+        packages: that the kernels are of.
+        names: by argument of the rule, a key of the result's values, or several that lead to it.
+    """
+    inputs = {k: Values(result, *((v,) if isinstance(v, str) else v)) for k, v in names.items()}
+    needs = "a CUDA GPU" + f" with {packages}" * bool(packages)
+    whole = f"{command} --json reports/gpu/results/{result}.json"
+    return Test("GPU", FULL, inputs, (GPU,), needs, whole, takes, {"on_gpu": True})
+
+
+def judge_ratio(interval: Interval, low: float, high: float = np.inf) -> str:
+    """Judge a claimed ratio: its interval lies within [low, high], outside, or across an end."""
+    if np.isnan(interval.low):
+        return INCONCLUSIVE
+    if interval.low >= low and interval.high <= high:
+        return SUPPORTED
+    return NOT_SUPPORTED if interval.high < low or interval.low > high else INCONCLUSIVE

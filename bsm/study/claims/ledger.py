@@ -1,0 +1,267 @@
+"""The ledger: every claim judged from result files, and the page and tables that say so, all of it output.
+
+``bsm claims render`` writes ``reports/CLAIMS.md``; ``bsm claims check`` judges again and names what differs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bsm.errors import InputError
+from bsm.files import write_text
+from bsm.study.claims import data, exact, learning, scan, step  # noqa: F401 (registers the claims)
+from bsm.study.claims.claim import (
+    BLOCKED,
+    CLAIMS,
+    CPU_TIMING,
+    GPU,
+    INCONCLUSIVE,
+    INCONSISTENT,
+    NOT_SUPPORTED,
+    SUPPORTED,
+    VERDICTS,
+    Claim,
+    Finding,
+    Test,
+    Values,
+)
+from bsm.study.figures import table_markdown
+from bsm.study.records import ROOT, on_gpu, read_result
+
+PROFILE = "demo"
+"""The profile that the ledger is about, where a test names no other."""
+REPORTS = ROOT / "reports"
+SOURCES = (
+    "Sources: 000 is an optimisation report, 001 and 002 are integration reports, all three of an unofficial "
+    "implementation; 003 is a guide to the paper (arXiv 2508.14556)."
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One test of a claim, judged.
+
+    Attributes:
+        claim: the claim.
+        test: the test.
+        finding: the verdict, our figure and the reasons.
+        files: result files that it comes of, relative to the folder above the reports.
+        devices: that these were measured on.
+    """
+
+    claim: Claim
+    test: Test
+    finding: Finding
+    files: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The claim's id, with the device where the claim has several tests."""
+        return self.claim.id + f" ({self.test.on})" * (len(self.claim.tests) > 1)
+
+    @property
+    def evidence(self) -> str:
+        """The kind of evidence; none where the test is blocked."""
+        return "–" if self.finding.verdict == BLOCKED else self.test.evidence
+
+
+class _Missing(Exception):
+    """A result that is not there, or does not count."""
+
+
+def judge(claim: Claim, test: Test, profile: str = PROFILE, reports: Path = REPORTS) -> Line:
+    """Judge a claim by one of its tests, from the first profile that has what the test needs.
+
+    Args:
+        claim: the claim.
+        test: one of its tests.
+        profile: whose results are judged, where the test leaves that open.
+        reports: folder of the profiles' results.
+
+    Raises:
+        InputError: a damaged result file, or one whose values the rule cannot read.
+    """
+    own = test.profiles if profile == PROFILE or GPU in test.profiles else ()
+    missing = []
+    for candidate in own or (profile,):
+        try:
+            return _judged(claim, test, candidate, reports)
+        except _Missing as reason:
+            missing.append(str(reason))
+    return Line(claim, test, Finding(BLOCKED, "", tuple(f"{reason}." for reason in missing)))
+
+
+def _judged(claim: Claim, test: Test, profile: str, reports: Path) -> Line:
+    given, files, devices = {}, {}, {}
+    for name, wanted in test.inputs.items():
+        if wanted.optional and wanted.profile == profile:
+            continue  # a result does not stand as context of itself
+        path = reports / (wanted.profile or profile) / "results" / f"{wanted.result}.json"
+        try:
+            record = _read(path, reports, test, wanted)
+        except _Missing:
+            if wanted.optional:
+                continue
+            raise
+        values = record["values"]
+        for key in wanted.steps:
+            values = values.get(key) if isinstance(values, dict) else None
+        if values is None and wanted.optional:
+            continue
+        if values is None:
+            raise _Missing(f"{_shown(path, reports)} has no {'.'.join(wanted.steps)}")
+        given[name] = values
+        files[_shown(path, reports)] = devices[record["provenance"].get("device")] = None
+    try:
+        finding = claim.judge(**given, **claim.thresholds, **test.options)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{claim.id}: cannot read its results ({type(error).__name__}: {error})") from error
+    return Line(claim, test, finding, tuple(files), tuple(d for d in devices if d))
+
+
+def _shown(path: Path, reports: Path) -> str:
+    return path.relative_to(reports.parent).as_posix()
+
+
+def _read(path: Path, reports: Path, test: Test, wanted: Values) -> dict[str, Any]:
+    if not path.is_file():
+        raise _Missing(f"There is no {_shown(path, reports)} yet")
+    record = read_result(path)
+    if path.parent.parent.name == GPU and not on_gpu(record["parameters"]):
+        device = record["parameters"].get("device", "not given")
+        raise _Missing(f"{_shown(path, reports)} was not measured on a GPU (its parameters.device is {device})")
+    if test.comparable_only and not record["comparable_with_paper"]:
+        raise _Missing(f"{_shown(path, reports)} is not comparable with the paper")
+    return record
+
+
+def lines(profile: str = PROFILE, reports: Path = REPORTS) -> list[Line]:
+    """Judge all claims, a line for each of their tests."""
+    return [judge(claim, test, profile, reports) for claim in CLAIMS.values() for test in claim.tests]
+
+
+def claims_table(profile: str, results: Collection[str], reports: Path = REPORTS) -> pd.DataFrame:
+    """Judge the claims that read one of a profile's result files, for the notebook that writes them.
+
+    Args:
+        profile: name of the profile.
+        results: names of result files, without folder and suffix.
+        reports: folder of the profiles' results.
+    """
+    found = [
+        judge(claim, test, profile, reports)
+        for claim in CLAIMS.values()
+        for test in claim.tests
+        if GPU not in test.profiles and {v.result for v in test.inputs.values() if not v.optional} & set(results)
+    ]
+    rows = [(x.name, x.claim.text, x.finding.measured, x.finding.verdict, x.evidence) for x in found]
+    return pd.DataFrame(rows, columns=["id", "claim", "measured", "verdict", "evidence"])
+
+
+def tally(judged: Sequence[Line]) -> str:
+    """Return how many claims and tests there are, and tests of each verdict, in words."""
+    counts = Counter(line.finding.verdict for line in judged)
+    verdicts = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
+    return f"{len({line.claim.id for line in judged})} claims in {len(judged)} tests: {verdicts}"
+
+
+def short_table(judged: Sequence[Line]) -> str:
+    """Return the lines that are not blocked as a table: claim, claimed and measured figure, verdict, evidence."""
+    rows = [
+        (x.name, x.claim.figure, x.finding.measured or "–", x.finding.verdict, x.evidence)
+        for verdict in VERDICTS
+        for x in judged
+        if x.finding.verdict == verdict != BLOCKED
+    ]
+    frame = pd.DataFrame(rows, columns=["claim", "claimed", "measured", "verdict", "evidence"])
+    caption = f"{tally(judged)}. In brackets: 95 % intervals, or the range of fewer than five rounds"
+    return table_markdown(frame, caption=caption, not_comparable=True)
+
+
+def blocked_table(judged: Sequence[Line]) -> str:
+    """Return what each blocked test needs, the one command that then makes its result, and how long that takes."""
+    rows = [
+        (x.name, x.claim.figure, x.test.needs or "–", f"`{x.test.command}`" if x.test.command else "–", x.test.takes)
+        for x in judged
+        if x.finding.verdict == BLOCKED
+    ]
+    frame = pd.DataFrame(rows, columns=["claim", "claimed", "needs", "command, once it is here", "takes"])
+    return table_markdown(frame, caption=f"{len(rows)} tests are blocked")
+
+
+def page(judged: Sequence[Line]) -> str:
+    """Return ``CLAIMS.md``: what a reader gets in a minute, then every claim with its reasons and files."""
+    found = {verdict: [x for x in judged if x.finding.verdict == verdict] for verdict in VERDICTS}
+
+    def listed(verdict: str) -> str:
+        where = {CPU_TIMING: "On a CPU, without a GPU's kernels: "}
+        return "\n".join(f"- {where.get(x.evidence, '')}{x.claim.text}." for x in found[verdict]) or "- None."
+
+    sections = [
+        "# Claims",
+        f"{tally(judged)}. A claim about a GPU has a test of its own for it, which waits for one.",
+        "## In a minute",
+        f"Supported:\n\n{listed(SUPPORTED)}",
+        f"Not supported:\n\n{listed(NOT_SUPPORTED)}",
+        f"In contradiction with themselves:\n\n{listed(INCONSISTENT)}",
+        f"Measured, but the measurement cannot tell:\n\n{listed(INCONCLUSIVE)}",
+        "## All tests",
+        short_table(judged),
+        blocked_table(judged),
+        "A verdict follows from result files by a rule (`bsm/study/claims/`). `bsm claims render` writes this page, "
+        f"`bsm claims check` judges again. {SOURCES}",
+        "## Claim by claim",
+        *(_section([x for x in judged if x.claim is claim]) for claim in CLAIMS.values()),
+    ]
+    return "\n\n".join(section.strip() for section in sections) + "\n"
+
+
+def _section(tests: Sequence[Line]) -> str:
+    claim = tests[0].claim
+    limits = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in claim.thresholds.items())
+    head = f"{claim.text}. Claimed: {claim.figure}. Source: {claim.source}." + f" Thresholds: {limits}." * bool(limits)
+    return "\n\n".join([f"### {claim.id}", head, *map(_test, tests)])
+
+
+def _test(line: Line) -> str:
+    found, test = line.finding, line.test
+    title = f"**{test.on}: {found.verdict}**" + f", {found.measured}." * bool(found.measured)
+    reasons = list(found.reasons)
+    if found.verdict == BLOCKED:
+        steps = f"Needs {test.needs}" * bool(test.needs) + f"; then `{test.command}`, {test.takes}" * bool(test.command)
+        reasons.insert(0, f"{steps}.")
+    if line.files:
+        links = ", ".join(f"[{'/'.join(Path(f).parts[1::2])}]({f.partition('/')[2]})" for f in line.files)
+        reasons.append(f"From {links}" + f" ({', '.join(line.devices)})" * bool(line.devices) + ".")
+    return "\n".join([title, "", *(f"- {reason}" for reason in reasons)])
+
+
+def render(reports: Path = REPORTS) -> list[Line]:
+    """Judge all claims; write ``CLAIMS.md`` and the table for the README."""
+    judged = lines(reports=reports)
+    write_text(reports / "CLAIMS.md", page(judged))
+    write_text(reports / PROFILE / "tables" / "claims.md", short_table(judged))
+    return judged
+
+
+def check(reports: Path = REPORTS) -> list[str]:
+    """Judge all claims again; return a line for each section of ``CLAIMS.md`` that says other than the results."""
+    path = reports / "CLAIMS.md"
+    if not path.is_file():
+        return [f"{path.name}: not there"]
+    said, now = (_sections(text) for text in (path.read_text(encoding="utf-8"), page(lines(reports=reports))))
+    names = [name for name in (now | said) if now.get(name) != said.get(name)]
+    return [f"{name}: {path.name} differs from what the results say" for name in names]
+
+
+def _sections(text: str) -> dict[str, str]:
+    parts = re.split(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))

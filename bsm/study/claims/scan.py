@@ -1,0 +1,256 @@
+"""Claims about the scan, the convolution and a block. None of their speed figures comes with a measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bsm.stats import Interval, bootstrap_interval, interval_words, ratio
+from bsm.study.claims.claim import (
+    BLOCKED,
+    DEMO,
+    FULL,
+    GPU,
+    INCONCLUSIVE,
+    LONG,
+    NOT_SUPPORTED,
+    SMALL,
+    SUPPORTED,
+    Finding,
+    Test,
+    Values,
+    claim,
+    judge_ratio,
+    on_cpu,
+    on_gpu,
+)
+from bsm.study.claims.exact import TENSORS
+
+BOTH = "forward + backward"
+KERNEL, CONV_KERNEL = "selective", "cuda"
+"""The backends that call the claims' kernels: Mamba-1's scan, causal-conv1d."""
+GPUS = {"T4": 8.1, "RTX 3060": 12.7, "RTX 3090": 35.6, "RTX 4090": 82.6}
+"""TFLOP/s in float32, from NVIDIA's data sheets."""
+SCAN_ON_GPU, BLOCK_ON_GPU = "bsm bench scan --device cuda", "bsm bench block --device cuda"
+
+
+@claim(
+    "scan-8x",
+    "The selective scan becomes 8 times faster, 40 s to 5 s of a training step",
+    figure="8x",
+    source="000, 001, 002",
+    tests=[
+        on_cpu(speed=Values("scan_backends", "speed")),
+        on_gpu("scan", SCAN_ON_GPU, "minutes", packages="mamba-ssm", speed="speed"),
+    ],
+    faster=8,
+)
+def scan_8x(speed: list[dict[str, Any]], *, faster: float, on_gpu: bool = False) -> Finding:
+    """Compare the exact chunked scan, or the kernel, with a loop that indexes its steps, and with a careful loop."""
+    frame = pd.DataFrame(speed)
+    frame = frame[(frame.axis == "time") & (frame["pass"] == BOTH)]
+    longest = frame[frame.backend == "loop, indexed"]["length"].max()  # timed by both loops
+    times = frame[frame.length == longest].set_index("backend")["seconds"]
+    fast = KERNEL if on_gpu else "chunked"
+    if fast not in times:
+        return _lacks(fast)
+    gain, careful = (ratio(times[slow], times[fast]) for slow in ("loop, indexed", "sequential"))
+    return Finding(
+        judge_ratio(gain, faster),
+        interval_words(gain, "x"),
+        (
+            f"Against the described loop, which indexes its steps; {longest} steps, {BOTH}, {rounds(gain)}.",
+            f"Against a careful loop: {interval_words(careful, 'x')}. Part of the gain is the loop's own waste.",
+            "The scan here is exact; the described chunked scan is not.",
+        ),
+    )
+
+
+@claim(
+    "conv-3x",
+    "The causal convolution becomes 3 times faster, 3 s to 1 s of a training step",
+    figure="3x",
+    source="001, 002",
+    tests=[
+        on_cpu(conv=Values("scan_backends", "conv")),
+        on_gpu("block", BLOCK_ON_GPU, "minutes", packages="causal-conv1d", conv="conv"),
+    ],
+    faster=3,
+)
+def conv_3x(conv: list[dict[str, Any]], *, faster: float, on_gpu: bool = False) -> Finding:
+    """Compare the causal convolution by the kernel, or by shifted multiply-adds without one, with Conv1d."""
+    times = {r["backend"]: r["seconds"] for r in conv if r["pass"] == BOTH}
+    fast = CONV_KERNEL if on_gpu else "shifted"
+    if fast not in times:
+        return _lacks(fast)
+    gain = ratio(times["conv1d"], times[fast])
+    how = "by the kernel" if on_gpu else "by shifted multiply-adds, what can be gained without the kernel"
+    return Finding(
+        judge_ratio(gain, faster), interval_words(gain, "x"), (f"Against Conv1d, {how}; {BOTH}, {rounds(gain)}.",)
+    )
+
+
+@claim(
+    "bench-25ms",
+    "4 s of audio take 25.3 ms, 15,810 frames per second",
+    figure="25.3 ms",
+    source="001, 002",
+    tests=[
+        on_cpu(
+            block=Values("scan_backends", "block"),
+            operations=Values("tensors", "block", profile=TENSORS, optional=True),
+        ),
+        on_gpu("block", BLOCK_ON_GPU, "minutes", packages="mamba-ssm", block="block"),
+    ],
+    milliseconds=25.3,
+)
+def bench_25ms(
+    block: list[dict[str, Any]],
+    operations: dict[str, int] | None = None,
+    *,
+    milliseconds: float,
+    on_gpu: bool = False,
+) -> Finding:
+    """Time one block, forward, at one row per band, as a model has it; with one row alone as its context."""
+    times = {r["rows"]: 1e3 * np.asarray(r["seconds"]) for r in block}
+    lengths = {r["rows"]: r["length"] for r in block}
+    one, every = min(times), max(times)
+    frames = {rows: 1e3 * lengths[rows] / t.min() for rows, t in times.items()}
+    slowest, fastest = times[every].max(), times[every].min()
+    reasons = [
+        f"One block, {lengths[every]} frames, the best of {len(times[every])} rounds.",
+        f"A model has a row for each band: {frames[every]:,.0f} frames/s.",
+        f"One row alone takes {times[one].min():.2f} ms, {frames[one]:,.0f} frames/s. So the claim's two figures are "
+        "those of one row.",
+        "The document gives them as the output to expect, and names no GPU.",
+    ]
+    if operations:
+        needed = operations[str(every)] / milliseconds / 1e9
+        shares = ", ".join(f"{100 * needed / peak:.0f} % of a {name}'s" for name, peak in GPUS.items())
+        reasons.append(
+            f"{every} rows take {operations[str(every)] / 1e9:.0f} GFLOP of matrix products: in {milliseconds:g} ms "
+            f"{needed:.1f} TFLOP/s, {shares} peak in float32. So a large GPU can reach the figure."
+        )
+    return Finding(
+        SUPPORTED if slowest <= milliseconds else NOT_SUPPORTED if fastest > milliseconds else INCONCLUSIVE,
+        f"{fastest:,.0f} ms for {every} rows, {times[one].min():.1f} ms for one",
+        reasons,
+    )
+
+
+@claim(
+    "parity-1e5",
+    "The CUDA kernels agree with plain PyTorch within 1e-5",
+    figure="1e-5",
+    source="001, 002",
+    tests=[
+        Test(
+            "GPU",
+            FULL,
+            {
+                "own": Values("scan_backends", "speed"),
+                "kernels": Values("scan", "speed", profile=GPU, optional=True),
+            },
+            needs="a CUDA GPU with mamba-ssm",
+            command=f"{SCAN_ON_GPU} --json reports/gpu/results/scan.json",
+            takes="minutes",
+        )
+    ],
+    tolerance=1e-5,
+)
+def parity_1e5(own: list[dict[str, Any]], kernels: list[dict[str, Any]] | None = None, *, tolerance: float) -> Finding:
+    """Take the errors of the kernel's outputs and gradients against the definition in float64, relative to norms."""
+    plain = errors_of(own)
+    reasons = (
+        "Errors are relative, in float32 against float64; the claim does not say of what its difference is.",
+        f"Without kernels, outputs of PyTorch's own scans err by at most {max(plain[0]):.1e}, their gradients by "
+        f"{max(plain[1]):.1e}.",
+        "Where PyTorch's own gradients miss the bound, a kernel's failure proves nothing: a fair bound is twice "
+        "PyTorch's error.",
+        "As context, the tests compare every scan with mamba-ssm's plain references and with its Triton kernels in "
+        "Triton's interpreter.",
+    )
+    found = [r for r in kernels or () if r["backend"] == KERNEL]
+    if not found:
+        return Finding(BLOCKED, "", reasons)
+    outputs, gradients = (max(errors, default=float("nan")) for errors in errors_of(found))
+    return Finding(
+        NOT_SUPPORTED if max(outputs, gradients) > tolerance else SUPPORTED,
+        f"outputs at most {outputs:.1e}, gradients at most {gradients:.1e}",
+        reasons,
+    )
+
+
+def errors_of(records: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    """Return the errors of outputs and of gradients in records of :func:`bsm.study.speed.scan.speed`."""
+    gradients = [error for r in records for error in r.get("gradient_errors", {}).values()]
+    return [r["output_error"] for r in records], gradients
+
+
+@claim(
+    "compile-20",
+    "torch.compile gains 10 to 20 %",
+    figure="10 to 20 %",
+    source="001",
+    tests=[
+        on_cpu(compiled=Values("scan_backends", "compile")),
+        on_gpu("step", "bsm bench step --device cuda --compile", "minutes", compiled="compile"),
+    ],
+    least=1.1,
+    most=1.2,
+)
+def compile_20(compiled: dict[str, Any], *, least: float, most: float, on_gpu: bool = False) -> Finding:
+    """Compare a block, or on a GPU a step, under torch.compile with the same without it."""
+    gain = ratio(compiled["seconds"]["plain"], compiled["seconds"]["compiled"])
+    return Finding(
+        judge_ratio(gain, least, most),
+        interval_words(gain, "x"),
+        (
+            f"At the size `{compiled['preset']}`, {BOTH}, {rounds(gain)}, after {compiled['compile_seconds']:.0f} s of "
+            "compiling.",
+        ),
+    )
+
+
+@claim(
+    "feedthrough-dominant",
+    "The direct feedthrough D u is the dominant term of the scan",
+    figure="dominant",
+    source="000",
+    tests=[Test("small models", SMALL, {"shares": Values("direct_term", "shares")}, (LONG, DEMO))],
+    share=0.5,
+)
+def feedthrough_dominant(shares: list[dict[str, Any]], *, share: float) -> Finding:
+    """Compare ||D u|| / ||y|| in the mixers of a trained model and of random weights, the control.
+
+    The share tells something of trained scans only where random weights, which have learned nothing, do not have it.
+    """
+    frame = pd.DataFrame(shares)
+    trained, random = (bootstrap_interval(frame[frame.weights == kind]["direct"]) for kind in ("trained", "random"))
+    long = frame[(frame.weights == "trained") & (frame.length == frame.length.max())]
+    lost = bootstrap_interval(100 * long["without_state"])
+    verdict = judge_ratio(trained, share)
+    told = judge_ratio(random, share) != verdict
+    return Finding(
+        verdict if told or verdict == NOT_SUPPORTED else INCONCLUSIVE,
+        f"||D u|| / ||y|| = {interval_words(trained)}; random weights {interval_words(random)}",
+        (
+            f"Dominant means more than {share:g} of the output's norm, over the mixers of a small model.",
+            "Random weights have the same share: it comes from the initial values, D = 1 and small steps dt, and says "
+            "nothing of what a trained scan needs its state for.",
+            f"Leaving out the state between chunks changes the time path by {interval_words(lost, ' %')}. Whether that "
+            "costs quality, only a network that needs its memory can tell.",
+        ),
+    )
+
+
+def rounds(gain: Interval) -> str:
+    """Say of how many rounds an interval is, and whether it is their range."""
+    return f"{'range' if gain.method == 'range' else '95 % interval'} of {gain.n} rounds"
+
+
+def _lacks(backend: str) -> Finding:
+    return Finding(BLOCKED, "", (f"The result file has no measurement of the backend `{backend}`.",))

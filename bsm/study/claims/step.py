@@ -1,0 +1,155 @@
+"""Claims about a whole training step and its parts, from a profile of the step.
+
+What was claimed means a GPU and the unofficial implementation's model. What a CPU measures is this model, with the
+described loop, losses and mono transform put in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bsm.stats import bootstrap_interval, interval_words, ratio
+from bsm.study.claims.claim import INCONCLUSIVE, Finding, Values, claim, judge_ratio, on_cpu, on_gpu
+from bsm.study.claims.scan import rounds
+from bsm.study.speed.parts import SCAN
+from bsm.study.speed.spectra import AFTER_LOSS, AVERAGED, COMPLEX_LOSS, DESCRIBED_LOSS, EACH, EXACT_LOSS
+from bsm.study.speed.step import BEFORE, LOOPS, OURS, REDUCED, named
+from bsm.study.step_profile import shares
+
+STEP_ON_GPU = "bsm bench step --device cuda"
+
+
+def _where(record: dict[str, Any]) -> str:
+    return f"preset {record['preset']}, {record['batch']} x {record['audio_seconds']:g} s"
+
+
+@claim(
+    "train-5x",
+    "Training becomes 5 to 10 times faster",
+    figure="5 to 10x",
+    source="001, 002",
+    tests=[
+        on_cpu(variants=Values("step_profile", "variants")),
+        on_gpu("step", STEP_ON_GPU, "minutes", packages="mamba-ssm", variants="variants"),
+    ],
+    faster=5,
+)
+def train_5x(variants: list[dict[str, Any]], *, faster: float, on_gpu: bool = False) -> Finding:
+    """Compare a whole step by the documents' changes, with an exact scan, with the step before them."""
+    slow, reduced, ours = (named(variants, v.name) for v in (BEFORE, REDUCED, OURS))
+    theirs = ratio(slow["seconds"], reduced["seconds"])
+    exact = ratio(slow["seconds"], ours["seconds"])
+    return Finding(
+        judge_ratio(theirs, faster),
+        interval_words(theirs, "x"),
+        (
+            f"With the reduced loss and mono; {_where(slow)}, {rounds(theirs)}.",
+            f"With the paper's loss and stereo: {interval_words(exact, 'x')}.",
+            "The scan after is exact, theirs is not. The gain grows with the length of the loop.",
+        ),
+    )
+
+
+@claim(
+    "scan-65pct",
+    "The scan takes about 65 % of a training step",
+    figure="65 %",
+    source="002",
+    tests=[
+        on_cpu(variants=Values("step_profile", "variants"), backends=Values("step_profile", "backends", optional=True)),
+        on_gpu("step", STEP_ON_GPU, "minutes", packages="mamba-ssm", variants="variants"),
+    ],
+    least=60,
+    most=70,
+)
+def scan_65pct(
+    variants: list[dict[str, Any]],
+    backends: Sequence[dict[str, Any]] = (),
+    *,
+    least: float,
+    most: float,
+    on_gpu: bool = False,
+) -> Finding:
+    """Measure the share of the scan in a step, with the described loop, with careful loops, and with our scan."""
+    loop, ours = (shares(named(variants, v.name), SCAN) for v in (BEFORE, OURS))
+    careful = {_where(r): shares(r, SCAN) for r in backends if r["scan"] in LOOPS}
+    found = {judge_ratio(share, least, most) for share in (loop, *careful.values())}
+    others = [f"With a careful loop ({where}): {interval_words(share, ' %')}." for where, share in careful.items()]
+    return Finding(
+        found.pop() if len(found) == 1 else INCONCLUSIVE,
+        interval_words(loop, " %"),
+        (
+            f"With the described loop, forward and backward; {_where(named(variants, BEFORE.name))}, {rounds(loop)}.",
+            *others,
+            f"With the chunked scan: {interval_words(ours, ' %')}.",
+            "The described loop's share grows with its length, for its backward pass is quadratic.",
+        ),
+    )
+
+
+@claim(
+    "stft-loss-3x",
+    "The STFT loss becomes 3 times faster, 15 s to 5 s of a training step",
+    figure="3x",
+    source="000, 001, 002",
+    tests=[
+        on_cpu(losses=Values("step_profile", "losses")),
+        on_gpu("step", STEP_ON_GPU, "minutes", losses="losses"),
+    ],
+    faster=3,
+    least=2,
+)
+def stft_loss_3x(losses: list[dict[str, Any]], *, faster: float, least: float, on_gpu: bool = False) -> Finding:
+    """Compare the documents' reduced loss with their first one; and with the paper's exact loss as computed here."""
+    times = {r["loss"]: r["seconds"] for r in losses}
+    before, after = times[DESCRIBED_LOSS], times[AFTER_LOSS]
+    gain, complex_gain = ratio(before, after), ratio(times[COMPLEX_LOSS], after)
+    exact = ratio(before, times[EXACT_LOSS])
+    return Finding(
+        judge_ratio(gain, faster),
+        interval_words(gain, "x"),
+        (
+            f"From magnitude, real and imaginary part in 5 windows to magnitudes in 3; value and gradient, "
+            f"{rounds(gain)}.",
+            f"From one complex comparison a window: {interval_words(complex_gain, 'x')}.",
+            f"The paper's loss, value for value, in this package: {interval_words(exact, 'x')} the speed of the first.",
+            f"The report's text expects {least:g} to {faster:g} times, its table {faster:g}.",
+        ),
+    )
+
+
+@claim(
+    "mono-halves",
+    "Averaging stereo to mono halves the cost of the STFTs",
+    figure="50 %",
+    source="000",
+    tests=[
+        on_cpu(stft=Values("step_profile", "stft", "seconds"), sides=Values("step_profile", "sides")),
+        on_gpu("step", STEP_ON_GPU, "minutes", stft=("stft", "seconds")),
+    ],
+    least=1.8,
+)
+def mono_halves(
+    stft: dict[str, list[float]],
+    sides: Sequence[dict[str, Any]] = (),
+    *,
+    least: float,
+    on_gpu: bool = False,
+) -> Finding:
+    """Compare a transform of each channel with one of their average; say what the average leaves out."""
+    gain, together = ratio(stft[EACH], stft[AVERAGED]), ratio(stft["stereo"], stft["mono"])
+    lost = [bootstrap_interval([100 * s[name] for s in sides]) for name in ("mixture", "vocals")] if sides else []
+    left_out = [
+        f"The average leaves out {interval_words(lost[0], ' %')} of the mixtures' energy and "
+        f"{interval_words(lost[1], ' %')} of the vocals', which no mask can bring back."
+    ] * bool(lost)
+    return Finding(
+        judge_ratio(gain, least),
+        interval_words(gain, "x"),
+        (
+            f"A call for each channel against one of their average; halved means at least {least:g}x; {rounds(gain)}.",
+            f"From both channels in one call: {interval_words(together, 'x')}.",
+            *left_out,
+        ),
+    )

@@ -1,0 +1,118 @@
+"""Scores as one tidy frame, and one way to compare: paired by track, drawn by cluster and training seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bsm.data import mir1k
+from bsm.stats import Interval, crossed_interval, interval_words, verdict, verdicts
+
+NAMES = ("system", "model", "variant", "separator")
+"""What records call the system whose score they hold, whoever wrote them."""
+ROWS = ["song", "track", "region"]
+"""Index of a table of :func:`table`; ``song`` is what tracks are drawn with, see :func:`cluster_of`."""
+CORRECTED = "verdicts are corrected for the number of comparisons (Holm)"
+"""What a table says whose verdicts are those of :func:`corrected`."""
+
+
+def song_of(track: str) -> str:
+    """Return the song that a track is of, by its name: itself, or for a clip of MIR-1K what it was cut from."""
+    return mir1k.song_of(track) or track
+
+
+def cluster_of(track: str, song: str = "") -> str:
+    """Return what a track is drawn with: its song, or for a clip of MIR-1K its singer.
+
+    All clips by one singer are more alike than clips by two.
+
+    Args:
+        track: its name.
+        song: that it is a part of; by default it is a song.
+    """
+    clip = mir1k.song_of(track)
+    return clip.partition("_")[0] if clip else song or track
+
+
+def tidy(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return records of scores as a frame of a row per system, seed and track, and region where there are any.
+
+    Args:
+        records: as ``evaluate``, the notebooks and result files of any version give them.
+
+    Returns:
+        ``system``; ``seed``, text, empty where nothing was trained; ``song``, see :func:`cluster_of`; ``track``;
+        ``region``, 0 where there are none; ``window`` and ``hop``, s, infinite for a whole song, where there are any;
+        and the records' metrics.
+    """
+    frame = pd.DataFrame(records)
+    system = next(name for name in NAMES if name in frame)
+    frame = frame.rename(columns={system: "system"})
+    seeds = frame["seed"].map(str) if "seed" in frame else ""
+    songs = frame["song"] if "song" in frame else frame["track"]
+    songs = [cluster_of(track, song) for track, song in zip(frame["track"], songs, strict=True)]
+    frame = frame.assign(seed=seeds, region=frame.get("region", 0), song=songs)
+    spans = [name for name in ("window", "hop") if name in frame]
+    return frame.assign(**{name: frame[name].astype(float).fillna(np.inf) for name in spans})
+
+
+def table(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return one system's values of a metric: a row per track and region, a numbered column per seed."""
+    wide = frame.assign(value=frame[metric].astype(float)).pivot(index=ROWS, columns="seed", values="value")
+    wide = wide[list(dict.fromkeys(frame["seed"]))]
+    return wide.set_axis(range(wide.shape[1]), axis=1)
+
+
+def paired(first: pd.DataFrame, second: pd.DataFrame | None = None, *, more_is_better: bool = True) -> dict[str, Any]:
+    """Compare two tables of :func:`table`, row by row and seed by seed; or describe the mean of one.
+
+    A table of one column, such as that of the mixture, which has no seed, stands beside every seed of the other.
+
+    Returns:
+        The mean (of differences) as ``estimate`` with its 95 % interval ``low`` and ``high`` over clusters and seeds,
+        the other fields of :class:`Interval`, of how many ``tracks``, ``songs`` (clusters, whose name is ``unit``) and
+        ``seeds`` it is, and the ``verdict`` in words.
+    """
+    values = first
+    if second is not None:
+        alone = min(first.shape[1], second.shape[1]) == 1
+        columns = range(max(first.shape[1], second.shape[1]) if alone else min(first.shape[1], second.shape[1]))
+        left, right = (
+            side if side.shape[1] > 1 else pd.concat([side] * len(columns), axis=1) for side in (first, second)
+        )
+        rows = left.index.union(right.index)
+        values = left.set_axis(range(left.shape[1]), axis=1).reindex(rows)[list(columns)]
+        values = values - right.set_axis(range(right.shape[1]), axis=1).reindex(rows)[list(columns)]
+    found = crossed_interval(values, values.index.get_level_values("song"))
+    whole = values.dropna()
+    counts = {
+        "tracks": len(whole),
+        "songs": whole.index.get_level_values("song").nunique(),
+        "unit": "singers" if any(map(mir1k.song_of, whole.index.get_level_values("track")[:1])) else "songs",
+        "seeds": values.shape[1],
+    }
+    return found._asdict() | counts | {"verdict": verdict(found, more_is_better=more_is_better)}
+
+
+def corrected(rows: Sequence[dict[str, Any]], *, more_is_better: bool = True) -> list[dict[str, Any]]:
+    """Return records of :func:`paired` of one table, with verdicts that are corrected for their number (Holm, 1979)."""
+    found = verdicts([Interval.of(row) for row in rows], more_is_better=more_is_better)
+    return [row | {"verdict": said} for row, said in zip(rows, found, strict=True)]
+
+
+def words(found: Interval | Mapping[str, Any] | None) -> str:
+    """Write an estimate with its 95 % interval, ``1.97 [1.75, 2.19]``; a dash where there is none."""
+    if found is None:
+        return "–"
+    found = found if isinstance(found, Interval) else Interval.of(found)
+    return "–" if np.isnan(found.estimate) else interval_words(found, digits=2)
+
+
+def counted(counts: Mapping[str, Any]) -> str:
+    """Say of how many tracks a mean is, of how many songs or singers where those are fewer, and of how many seeds."""
+    tracks, songs = counts.get("tracks", counts["songs"]), counts["songs"]
+    parts = f" of {songs} {counts.get('unit', 'songs')}" if songs != tracks else ""
+    return f"n = {tracks}{parts}" + (f" x {counts['seeds']} seeds" if counts["seeds"] > 1 else "")

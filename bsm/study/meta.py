@@ -1,0 +1,196 @@
+"""Memory and operations at the real sizes, from tensors without values (PyTorch's meta device): exact, in seconds.
+
+Counted are the tensors that PyTorch is asked for. A GPU's allocator rounds and fragments, and libraries take workspaces
+that no code names.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from bsm.config import ModelConfig
+from bsm.loss import bsmamba2_loss
+from bsm.mamba2 import BiMamba2Block, Mamba2
+from bsm.model import BSMamba2
+from bsm.scan.triton import CHUNK
+from bsm.study.speed.memory import KEPT
+from bsm.study.speed.yardsticks import indexed_loop
+from bsm.train.trainer import recompute_blocks
+
+STEPS = (("paper", 8.0, 1, False), ("paper", 8.0, 1, True), ("paper", 8.0, 5, True), ("vram", 4.0, 2, False))
+"""Steps: preset, seconds of a segment, segments, whether blocks are recomputed. The author's batch has five."""
+FRAMES, BANDS = 801, 62  # of 8 s at the paper's sizes
+BLOCK_FRAMES, BLOCK_ROWS = 401, (1, BANDS)  # of the 4 s that the integration reports time
+
+
+class Allocations(TorchDispatchMode):
+    """Count the bytes of storages while they live: ``now``, and the most so far, ``peak``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count what it allocates."""
+        if func is torch.ops.aten.equal.default:  # istft asks whether its windows leave gaps; there are no values
+            return False
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and id(storage := tensor.untyped_storage()) not in self._sizes:
+                self._sizes[id(storage)] = storage.nbytes()
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._free, id(storage))
+        return result
+
+    def _free(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+
+class _KernelScan(torch.autograd.Function):
+    """Allocate what mamba-ssm's Triton kernels allocate, ``mamba_chunk_scan_combined`` of version 2.3, without z."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+        """Keep the output, the inputs and the running sums of the decays; make states and products for a while."""
+        out, (decays, *_) = torch.empty_like(x), _workspace(x, B)
+        ctx.save_for_backward(out, x, dt, decays, A, B, C, D)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        """Make the workspace again, the gradients of states and products, and those of the inputs in float32."""
+        _, x, dt, _, A, B, C, D = ctx.saved_tensors
+        first, second = _workspace(x, B), _workspace(x, B)
+        wide = [torch.empty_like(v, dtype=torch.float32) for v in (B, C, dt)]
+        del first, second, wide
+        return tuple(torch.empty_like(v) for v in (x, dt, A, B, C, D))
+
+
+def _workspace(x: Tensor, B: Tensor) -> list[Tensor]:
+    """Make running sums and steps, ``C B^T`` of each chunk, and the chunks' states twice: as found, and passed on."""
+    batch, length, heads, headdim = x.shape
+    chunk = min(CHUNK, 1 << (length - 1).bit_length())
+    chunks = math.ceil(length / chunk)
+    states = (batch, chunks, heads, headdim, B.shape[-1])
+    shapes = [*[(batch, heads, chunks, chunk)] * 2, (batch, chunks, chunk, chunk), states, states]
+    return [x.new_empty(shape, dtype=torch.float32) for shape in shapes]
+
+
+class _KernelModule(nn.Module):
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Return the kernels' output, shaped as ``x``."""
+        return _KernelScan.apply(*(inputs[name] for name in ("x", "dt", "A", "B", "C", "D")))
+
+
+def step_memory(preset: str, seconds: float, batch: int, recompute: bool) -> dict[str, Any]:
+    """Count the memory of a training step in float32: weights, averages, moments, and the peak of its passes.
+
+    Args:
+        preset: size of the network.
+        seconds: length of a segment, s.
+        batch: segments of a step.
+        recompute: recompute blocks in the backward pass (checkpointing).
+
+    Returns:
+        The arguments, ``frames``, ``kept_bytes`` between steps, and ``bytes`` at the peak, those included.
+    """
+    config = ModelConfig.preset(preset)
+    with torch.device("meta"):
+        network = BSMamba2(config)
+        mixture = torch.empty(batch, config.channels, round(seconds * config.sample_rate))
+    for module in network.modules():
+        if isinstance(module, Mamba2):
+            module.ssm = _KernelModule()
+    if recompute:
+        recompute_blocks(network)
+    # The meta device knows no autocast; it is off in any case.
+    with mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext()), Allocations() as allocated:
+        bsmamba2_loss(network(mixture), torch.empty_like(mixture)).backward()
+    kept = KEPT * sum(p.numel() for p in network.parameters())
+    given = {"preset": preset, "audio_seconds": seconds, "batch": batch, "checkpointing": recompute}
+    return given | {"kept_bytes": kept, "bytes": kept + mixture.nbytes + allocated.peak}
+
+
+def saved_bytes(function: Callable[..., Tensor], *inputs: Tensor) -> int:
+    """Count the bytes that a function keeps for its backward pass, its inputs included where it keeps them."""
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[id(storage)] = storage  # once, however many views of it are kept
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = function(*inputs)
+    total = sum(storage.nbytes() for storage in kept.values())
+    del result
+    return total
+
+
+def scan_memory() -> dict[str, int]:
+    """Count what each scan keeps for its backward pass, one mixer of the paper's model on 8 s, all bands as rows.
+
+    Returns:
+        Bytes by scan: the ``loop`` of the optimisation report; mamba-ssm's ``triton`` kernels; and Mamba-1's
+        ``selective`` kernel, which keeps (``SelectiveScanFn``) its inputs and for every 2048 steps two numbers a state.
+    """
+    config = ModelConfig.preset("paper")
+    heads, headdim, state = config.d_inner // config.headdim, config.headdim, config.d_state
+    sizes = {
+        "x": (BANDS, FRAMES, heads, headdim),
+        "dt": (BANDS, FRAMES, heads),
+        "A": (heads,),
+        "B": (BANDS, FRAMES, 1, state),
+        "C": (BANDS, FRAMES, 1, state),
+        "D": (heads,),
+    }
+    inputs = [torch.empty(size, device="meta", requires_grad=True) for size in sizes.values()]
+    channels, rows = heads * headdim, BANDS * FRAMES
+    chunks = math.ceil(FRAMES / 2048)
+    numbers = [2 * channels * rows, 2 * state * rows, channels * (state + 2), 2 * BANDS * channels * chunks * state]
+    return {
+        "loop": saved_bytes(indexed_loop, *inputs),
+        "triton": saved_bytes(_KernelScan.apply, *inputs),
+        "selective": 4 * sum(numbers),
+    }
+
+
+def block_operations(rows: int) -> int:
+    """Count multiplications and additions of the matrix products in a forward pass of one block of the paper's model.
+
+    Those of the scan are not counted: the result is a lower bound.
+    """
+    config = ModelConfig.preset("paper")
+    with torch.device("meta"):
+        block, values = BiMamba2Block.of(config), torch.empty(rows, BLOCK_FRAMES, config.dim)
+    for module in block.modules():
+        if isinstance(module, Mamba2):
+            module.ssm = _KernelModule()
+    with (
+        torch.no_grad(),
+        mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext()),
+        FlopCounterMode(display=False) as counter,
+    ):
+        block(values)
+    return counter.get_total_flops()
+
+
+def measure() -> dict[str, Any]:
+    """Return ``steps`` (:func:`step_memory`), ``scans`` (:func:`scan_memory`), and ``block``: operations by rows."""
+    steps = [step_memory(*step) for step in tqdm(STEPS, desc="memory of a step", unit="step")]
+    return {"steps": steps, "scans": scan_memory(), "block": {str(rows): block_operations(rows) for rows in BLOCK_ROWS}}

@@ -1,0 +1,227 @@
+"""What a notebook says about itself: its title, its parameters, and what it needs and saves.
+
+The parameters are the assignments of the cell tagged ``parameters``. A notebook of the study says in its metadata what
+it needs and saves, under ``bsm`` (JupyterLab shows them: Property Inspector, Advanced Tools, Notebook Metadata)::
+
+    "bsm": {
+      "needs": "networks",
+      "saves": {"input_length": ["values", "table", "figure"], "input_length_answer": ["table"]},
+      "follows": ["scan"],
+      "only_with": "scan_seconds",
+      "apart_with": ["weights", "dataset"],
+      "threads": 1, "memory_gb": 32, "minutes": 720, "gpu": true
+    }
+
+- ``needs`` is one of :data:`NEEDS`.
+- ``saves`` lists every name that the notebook gives to ``save``, with the kinds of files (:data:`KINDS`).
+- ``follows`` names modules of ``bsm`` whose changes run the notebook again. The modules of ``bsm.study`` that the
+  notebook imports need no mention.
+- ``only_with`` names a profile's value. A profile without it leaves the notebook out.
+- ``apart_with`` names parameters. Where one is given, results go to ``runs/<notebook>``.
+- The others ask for resources. A notebook that does not ask for ``threads`` runs alone, because it measures time.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bsm.errors import InputError
+from bsm.study.records import ROOT
+
+NOTEBOOKS = ROOT / "notebooks"
+NEEDS = ("nothing", "songs", "network", "backbones", "networks", "variants", "results")
+"""No input; songs; the first network of the first seed; every network of that seed; every network of every seed; the
+ablations' variants that the notebook scores; the results of all other notebooks."""
+KINDS = {"values": "results/{}.json", "table": "tables/{}.md", "figure": "figures/{}.png"}
+"""Kinds of files that a notebook saves, and where in the folder of a profile's reports they are."""
+PLUMBING = ("notebook", "profiles", "records", "saving")
+"""Modules of ``bsm.study`` that every notebook uses, and whose changes run none of them again."""
+_UNKNOWN = object()  # a default that is an expression: its type cannot be told without running it
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """A notebook as it lies in a folder, without running it."""
+
+    path: Path
+
+    @classmethod
+    def find(cls, name_or_path: str | Path) -> Notebook:
+        """Find a notebook by its name in ``notebooks``, or by a path that ends in ``.ipynb``.
+
+        Raises:
+            InputError: there is none.
+        """
+        path = Path(name_or_path)
+        if path.suffix != ".ipynb":
+            path = NOTEBOOKS / f"{name_or_path}.ipynb"
+        if not path.is_file():
+            known = ", ".join(sorted(x.stem for x in NOTEBOOKS.glob("*.ipynb"))) or "none here"
+            raise InputError(f"there is no notebook {str(name_or_path)!r}; choose one of: {known}")
+        return cls(path.resolve())
+
+    @property
+    def name(self) -> str:
+        """Its file's name without the ending."""
+        return self.path.stem
+
+    @cached_property
+    def _content(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{self.path}: not a notebook ({error})") from None
+        if not isinstance(content, dict) or not isinstance(content.get("cells"), list):
+            raise InputError(f"{self.path}: not a notebook (it holds no list of cells)")
+        return content
+
+    def _cells(self, kind: str) -> list[tuple[dict[str, Any], str]]:
+        return [(c["metadata"], "".join(c["source"])) for c in self._content["cells"] if c["cell_type"] == kind]
+
+    @property
+    def title(self) -> str:
+        """Its first heading."""
+        lines = [line for _, text in self._cells("markdown") for line in text.splitlines()]
+        return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), self.name)
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """The declared parameters and their defaults.
+
+        Python's own parser reads the cell: papermill's inspection skips lines with a second equals sign, and a
+        profile's value would then be left out in silence.
+
+        Raises:
+            InputError: not exactly one cell is tagged ``parameters``, or it is not Python.
+        """
+        tagged = [text for metadata, text in self._cells("code") if "parameters" in metadata.get("tags", [])]
+        if len(tagged) != 1:
+            raise InputError(f"{self.path}: one cell must be tagged 'parameters', {len(tagged)} are")
+        try:
+            statements = ast.parse(tagged[0]).body
+        except SyntaxError as error:
+            raise InputError(f"{self.path}: the cell tagged 'parameters', line {error.lineno}: {error.msg}") from None
+        defaults = {}
+        for statement in statements:
+            if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
+                continue
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            try:
+                default = ast.literal_eval(statement.value)
+            except ValueError:
+                default = _UNKNOWN
+            defaults.update({target.id: default for target in targets if isinstance(target, ast.Name)})
+        return defaults
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What its metadata say under ``bsm``; empty where it is no part of the study.
+
+        Raises:
+            InputError: an unknown field, need or kind of file.
+        """
+        about = self._content["metadata"].get("bsm", {})
+        if not about:
+            return {}
+        known = {"needs", "saves", "follows", "only_with", "apart_with", "threads", "memory_gb", "minutes", "gpu"}
+        if unknown := sorted(set(about) - known):
+            raise InputError(
+                f"{self.path}: unknown metadata {', '.join(unknown)}; there are: {', '.join(sorted(known))}"
+            )
+        if about.get("needs") not in NEEDS:
+            raise InputError(f"{self.path}: 'needs' must be one of {', '.join(NEEDS)}, not {about.get('needs')!r}")
+        for name, kinds in about.get("saves", {}).items():
+            if not kinds or not set(kinds) <= set(KINDS):
+                raise InputError(f"{self.path}: {name!r} must be saved as some of {', '.join(KINDS)}, not {kinds!r}")
+        return about
+
+    @property
+    def saves(self) -> dict[str, list[str]]:
+        """The kinds of files that it saves, by name, in their order."""
+        return self.about.get("saves", {})
+
+    def saved(self, kind: str) -> list[str]:
+        """Return the names under which it saves files of a kind."""
+        return [name for name, kinds in self.saves.items() if kind in kinds]
+
+    def files(self, reports: str | Path) -> list[str]:
+        """Return the paths of all files that it leaves in a folder of reports, its executed copy first."""
+        saved = [KINDS[kind].format(name) for name, kinds in self.saves.items() for kind in kinds]
+        return [f"{reports}/{path}" for path in (f"notebooks/{self.name}.ipynb", *saved)]
+
+    def modules(self) -> list[str]:
+        """Return the modules of ``bsm`` whose changes run the notebook again, such as ``study/input_length``.
+
+        Of a package, such as ``bsm.study.rules``, all of it is named.
+        """
+        nodes = [node for _, text in self._cells("code") for node in ast.walk(ast.parse(text))]
+        imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        for node in (node for node in nodes if isinstance(node, ast.ImportFrom)):
+            imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+        parts = [name.split(".") for name in imported]
+        study = {name[2] for name in parts if name[:2] == ["bsm", "study"] and len(name) > 2} - set(PLUMBING)
+        return sorted({*(f"study/{name}" for name in study), *self.about.get("follows", [])})
+
+    def apart(self, given: dict[str, Any]) -> bool:
+        """Tell whether parameters name other models or songs than the profile's own, whose results stand apart."""
+        return any(given.get(name) for name in self.about.get("apart_with", []))
+
+    def fit(self, name: str, value: Any, where: str) -> Any:
+        """Return a parameter's value if its type fits the default's; see :func:`fit`."""
+        return fit(name, value, self.parameters[name], where)
+
+
+def study_notebooks() -> list[Notebook]:
+    """Return the notebooks of the study, in their order."""
+    found = [Notebook(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
+    return [notebook for notebook in found if notebook.about]
+
+
+def from_text(value: Any, default: Any) -> Any:
+    """Read text as YAML where the default is no text: papermill's command line passes a list as text."""
+    if not isinstance(value, str) or isinstance(default, str) or default is _UNKNOWN:
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value  # and let the check of its type name it
+
+
+def fit(name: str, value: Any, default: Any, where: str) -> Any:
+    """Return ``value`` if its type fits the default's; whole numbers fit a float, lists and tuples fit each other.
+
+    The elements of a list must be of the types that the default's elements have; any fit an empty default.
+
+    Raises:
+        InputError: it does not fit.
+    """
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if default is _UNKNOWN or default is None:
+        return value
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    kinds = (list, tuple) if isinstance(default, list | tuple) else (type(default),)
+    if type(value) not in kinds:
+        raise InputError(
+            f"{where}: parameter {name!r} must be of type {type(default).__name__}, like its default {default!r}, "
+            f"not {type(value).__name__} {value!r}"
+        )
+    if isinstance(default, list | tuple) and default:
+        fitting = {type(element) for element in default} | ({int} if float in map(type, default) else set())
+        for element in value:
+            if type(element) not in fitting:
+                known = " or ".join(dict.fromkeys(type(x).__name__ for x in default))
+                raise InputError(
+                    f"{where}: elements of parameter {name!r} must be of type {known}, like those of its default "
+                    f"{default!r}, not {type(element).__name__} {element!r}"
+                )
+    return value

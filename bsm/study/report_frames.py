@@ -1,0 +1,121 @@
+"""The report's own tables: frames made from result files, narrow enough for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from bsm.study import ablation, input_length, occurrence
+from bsm.study.compare import CORRECTED, corrected, counted, paired, table, tidy, words
+from bsm.study.subjects import LABELS
+
+METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)", "si_sdr": "SI-SDR (dB)"}
+OURS = LABELS["bsmamba2"]
+Frames = list[tuple[pd.DataFrame, str]]
+"""Tables, each with what is said below it."""
+
+
+def held_out(records: Sequence[Mapping[str, Any]]) -> Frames:
+    """Compare separators on held-out songs: mean scores, and the network's gain over every other.
+
+    Args:
+        records: of :func:`bsm.evaluate.evaluate`.
+    """
+    systems = dict(iter(tidy(records).groupby("system", sort=False)))
+    rows, gains, found_of = [], [], {}
+    for name, own in systems.items():
+        found_of[name] = {metric: paired(table(own, metric)) for metric in METRICS}
+        means = {label: words(found_of[name][metric]) for metric, label in METRICS.items()}
+        rows.append({"": name} | means | {"median cSDR": own["csdr"].astype(float).median()})
+    others = [name for name in systems if name != OURS]
+    by_metric = {
+        metric: corrected([paired(table(systems[OURS], metric), table(systems[name], metric)) for name in others])
+        for metric in METRICS
+    }
+    for number, name in enumerate(others):
+        gain = {label: words(by_metric[metric][number]) for metric, label in METRICS.items()}
+        gains.append({f"{OURS} minus": name} | gain | {"uSDR reads": by_metric["usdr"][number]["verdict"]})
+    some = counted(found_of[OURS]["usdr"])
+    return [
+        (pd.DataFrame(rows), f"Mean scores, {some}, one training of each network; in brackets 95 % intervals"),
+        (pd.DataFrame(gains), f"Mean differences, paired by song; {CORRECTED}"),
+    ]
+
+
+def recording(records: Sequence[Mapping[str, Any]]) -> Frames:
+    """List the scores of one recording by separator."""
+    frame = pd.DataFrame(records)[["separator", *METRICS]]
+    names = {"separator": ""} | METRICS
+    return [
+        (frame.rename(columns=names), "One real recording; a model that heard other songs meets something new here")
+    ]
+
+
+def windows(values: Mapping[str, Any]) -> Frames:
+    """List scores by the window that a model sees, and the difference from the length of its training."""
+    rows = input_length.differences(values["scores"], values["trained"])
+    filled = "" if "seconds" in values["scores"][0] else "; last windows beyond a song's end were filled with silence"
+    note = (
+        f"Scores by window, {_some(rows)}; differences from the training's window, and with overlap from the same "
+        f"window without; {CORRECTED}{filled}"
+    )
+    return [(input_length.score_table(values["scores"], rows), note)]
+
+
+def regions(values: Mapping[str, Any], parameters: Mapping[str, Any]) -> Frames:
+    """List the SDR inside vocal regions by their duration, and the first model's gain over the second."""
+    groups = occurrence.grouped(values["regions"], "duration", parameters["duration_bins"])
+    compared = occurrence.compare(values["regions"], occurrence.SDR, groups)
+    shown = occurrence.comparison_table(compared, "duration", {occurrence.SDR: "SDR (dB)"})
+    note = f"SDR inside vocal regions by their duration, paired by region, drawn by cluster; {CORRECTED}"
+    return [(shown, note)]
+
+
+def variants(values: Mapping[str, Any]) -> Frames:
+    """List what each change of the base does to uSDR, the worst first."""
+    rows = ablation.differences(values["scores"])
+    note = f"uSDR against the base, trained alike; {_some(rows)}; {CORRECTED}"
+    return [(ablation.score_table(values["scores"], rows), note)]
+
+
+def _some(rows: Sequence[Mapping[str, Any]]) -> str:
+    return counted(rows[0]) if rows else "nothing to compare"
+
+
+def published(values: Mapping[str, Any]) -> Frames:
+    """List the published scores."""
+    rows = [{"model": r["model"], "cSDR (dB)": r["csdr"], "uSDR (dB)": r["usdr"]} for r in values["published"]]
+    status = {"blocked": "not compared: see what is missing"}.get(values["status"], "compared below")
+    return [(pd.DataFrame(rows), f"Published scores, of the 50 test songs of MUSDB18-HQ; {status}")]
+
+
+class Own(NamedTuple):
+    """A notebook's own tables in the report.
+
+    Attributes:
+        result: name of the result file that they are made from.
+        frames: makes them from its content.
+        instead: names of the notebook's tables that they stand for.
+    """
+
+    result: str
+    frames: Callable[[dict[str, Any]], Frames]
+    instead: tuple[str, ...] = ()
+
+
+FRAMES: dict[str, list[Own]] = {
+    "04_train": [
+        Own("scores", lambda record: held_out(record["values"]), ("scores", "differences")),
+        Own("real_clip", lambda record: recording(record["values"]), ("real_clip",)),
+    ],
+    "05_input_length": [Own("input_length", lambda record: windows(record["values"]))],
+    "06_vocal_occurrence": [
+        Own("vocal_occurrence", lambda record: regions(record["values"], record["parameters"])),
+    ],
+    "08_ablation_stft": [Own("ablation_stft", lambda record: variants(record["values"]))],
+    "09_ablation_size": [Own("ablation_size", lambda record: variants(record["values"]))],
+    "10_published_model": [Own("published_model", lambda record: published(record["values"]))],
+}
+"""By notebook."""

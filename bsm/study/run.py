@@ -1,0 +1,150 @@
+"""Run the study's notebooks with papermill, under a profile of parameters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import yaml
+from jupyter_client.kernelspec import KernelSpecManager
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from bsm.errors import InputError
+from bsm.files import replacing
+from bsm.study.notebook import Notebook
+from bsm.study.profiles import load_profile
+from bsm.study.records import ROOT
+from bsm.study.saving import results_folder
+from bsm.weights import registry as weights
+
+PATHS = ("out", "run", "dataset", "weights")
+"""Parameters whose values are paths, or mappings of names to paths."""
+
+log = logging.getLogger(__name__)
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook stopped; the message names the cell, the exception and where the partial notebook is kept."""
+
+
+def run_notebook(
+    name_or_path: str | Path, output: str | Path, *, profile: str | Path, parameters: Mapping[str, Any] | None = None
+) -> Path:
+    """Execute a notebook from the repository's root and keep the executed copy.
+
+    The profile's values are passed where the notebook declares their names in its cell tagged ``parameters``; explicit
+    ``parameters`` come on top. The kernel is ``bsm`` if that is registered, else ``python3``. The copy appears under
+    its name only when every cell has run; after a failure it is kept as ``<output>.failed.ipynb``.
+
+    Args:
+        name_or_path: see :meth:`bsm.study.notebook.Notebook.find`.
+        output: the executed copy, ending in ``.ipynb``.
+        profile: see :func:`bsm.study.profiles.load_profile`.
+        parameters: explicit values; every name must be declared by the notebook.
+
+    Returns:
+        The path of the executed copy.
+
+    Raises:
+        InputError: no such notebook or profile, or a parameter that the notebook does not declare or whose type does
+            not fit its default's.
+        NotebookFailed: a cell raised, or the kernel died.
+    """
+    source, output = Notebook.find(name_or_path), Path(output).resolve()
+    name = source.path.name
+    shared = load_profile(profile)
+    kernel = "bsm" if "bsm" in KernelSpecManager().find_kernel_specs() else "python3"
+    values = {k: source.fit(k, v, f"profile {profile}") for k, v in shared.items() if k in source.parameters}
+    for key, value in (parameters or {}).items():
+        if key not in source.parameters:
+            known = ", ".join(source.parameters) or "none"
+            raise InputError(f"{name} has no parameter {key!r}; it has: {known}")
+        values[key] = source.fit(key, value, name)
+
+    failed = output.with_suffix(".failed.ipynb")
+    log.info("running %s with the kernel %s and the profile %s", name, kernel, profile)
+    with replacing(output) as temporary:
+        try:
+            executed = papermill.execute_notebook(
+                _read(source.path, kernel),
+                str(temporary).replace("{", "{{").replace("}", "}}"),  # papermill fills in {names} in paths
+                parameters=values,
+                kernel_name=kernel,
+                language="python",
+                progress_bar={"desc": source.name},
+                cwd=ROOT,
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no warning about local sockets per notebook
+            )
+        except (PapermillExecutionError, DeadKernelError, CellTimeoutError) as error:
+            if temporary.stat().st_size:  # a kernel that never started leaves nothing
+                with replacing(failed) as partial:
+                    nbformat.write(_signed(nbformat.read(temporary, as_version=4), source.path, failed), partial)
+            raise NotebookFailed(f"{name} failed {_why(error)}; its partial copy is {failed}") from error
+        nbformat.write(_signed(executed, source.path, output), temporary)
+    failed.unlink(missing_ok=True)
+    return output
+
+
+def executed_copy(notebook: str, profile: str, values: Mapping[str, Any]) -> Path:
+    """Return the default path of an executed notebook, in the folder of its results.
+
+    Args:
+        notebook: its name, or its path.
+        profile: see :func:`bsm.study.profiles.load_profile`.
+        values: explicit parameters.
+    """
+    found = Notebook.find(notebook)
+    out = results_folder(found, values) or ROOT / "reports" / Path(profile).stem
+    return Path(out) / "notebooks" / f"{found.name}.ipynb"
+
+
+def read_parameters(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Parse parameters written in YAML; make paths absolute, since the kernel runs in another folder.
+
+    Raises:
+        InputError: A value is not YAML.
+    """
+    try:
+        values = {name: yaml.safe_load(text) for name, text in texts.items()}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"a parameter's value is not YAML: {error}") from error
+    return {name: _absolute(name, value) if name in PATHS else value for name, value in values.items()}
+
+
+def _absolute(parameter: str, value: Any) -> Any:
+    """Return a path, or each path of a mapping, as an absolute one; names of weights and other values unchanged."""
+    if isinstance(value, dict):
+        return {name: _absolute(parameter, path) for name, path in value.items()}
+    if not value or not isinstance(value, str) or (parameter == "weights" and value in weights.entries()):
+        return value
+    return str(Path(value).absolute())
+
+
+def _read(path: Path, kernel: str) -> nbformat.NotebookNode:
+    notebook = nbformat.read(path, as_version=4)
+    # papermill wants both, and tools that strip notebooks may take them away
+    notebook.metadata["kernelspec"] = {"name": kernel, "display_name": kernel, "language": "python"}
+    return notebook
+
+
+def _signed(notebook: nbformat.NotebookNode, source: Path, output: Path) -> nbformat.NotebookNode:
+    """Name source and output, for which papermill noted the whole notebook and a temporary file."""
+    notebook.metadata["papermill"].update(input_path=_relative(source), output_path=_relative(output))
+    return notebook
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, PapermillExecutionError):
+        message = f"{error.ename}: {error.evalue}".strip(": ")
+        line = next(iter(error.source.strip().splitlines()), "")
+        return f"in cell [{error.exec_count}], {line!r}: {' '.join(message.split())}"
+    return f"({type(error).__name__}: {' '.join(str(error).split())})"
+
+
+def _relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name

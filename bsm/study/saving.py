@@ -1,0 +1,186 @@
+"""What a notebook calls: one function that checks its parameters, and one that saves and shows what it found."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bsm.errors import InputError
+from bsm.study import figures
+from bsm.study.notebook import KINDS, Notebook, from_text
+from bsm.study.profiles import Profile
+from bsm.study.records import ROOT, mark, write_result
+
+log = logging.getLogger(__name__)
+
+
+def open_study(name: str, namespace: dict[str, Any]) -> tuple[Profile, Save]:
+    """Check a notebook's parameters from inside it, whatever started it, and open its profile.
+
+    papermill's own command line checks nothing, and passes a list as text. Here text is read as YAML where the default
+    is no text; what does not fit is refused by name; and the namespace gets the values as they are used.
+
+    Args:
+        name: the notebook's, in ``notebooks``.
+        namespace: ``globals()``.
+
+    Returns:
+        The profile with the parameters on top, and what saves results, tables and figures.
+
+    Raises:
+        InputError: a parameter that the notebook does not declare, or whose type does not fit its default's.
+    """
+    notebook = Notebook.find(name)
+    values = checked(notebook, namespace)
+    if "out" in values:
+        values["out"] = results_folder(notebook, values)
+    namespace.update(values)
+    settings = Profile.of(values["profile"], **{k: v for k, v in values.items() if k != "profile"})
+    return settings, Save(notebook, settings, values)
+
+
+def checked(notebook: Notebook, namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the declared parameters with the types of their defaults; see :func:`open_study`."""
+    defaults = notebook.parameters
+    for cell in namespace.get("In", []):
+        if cell.startswith("# Parameters\n"):  # papermill's, after the cell of defaults
+            targets = [t for s in ast.parse(cell).body if isinstance(s, ast.Assign) for t in s.targets]
+            for target in targets:
+                if isinstance(target, ast.Name) and target.id not in defaults:
+                    raise InputError(
+                        f"{notebook.path.name} has no parameter {target.id!r}; it has: {', '.join(defaults)}"
+                    )
+    values = {key: from_text(namespace[key], default) for key, default in defaults.items()}
+    return {key: notebook.fit(key, value, notebook.path.name) for key, value in values.items()}
+
+
+def results_folder(notebook: Notebook, given: Mapping[str, Any]) -> str:
+    """Return the folder of a notebook's results; an empty text stands for the profile's reports.
+
+    The reports are about the profile's own models and songs. Results about others go to ``runs/<notebook>``.
+
+    Args:
+        notebook: the notebook.
+        given: its parameters; a folder that they name as ``out`` is returned.
+    """
+    if given.get("out") or not notebook.apart(dict(given)):
+        return str(given.get("out") or "")
+    folder = ROOT / "runs" / notebook.name
+    log.warning("not the profile's own models and songs: results go to %s, or to `out`", folder.relative_to(ROOT))
+    return str(folder)
+
+
+def in_range(least: float, most: float = math.inf, **values: float) -> None:
+    """Refuse a notebook's parameters, given by their names, outside of a range: before anything is measured.
+
+    Raises:
+        InputError: one that is less than ``least`` or more than ``most``.
+    """
+    for name, value in values.items():
+        if not least <= value <= most:
+            bounds = f"at least {least:g}" + (f" and at most {most:g}" if most < math.inf else "")
+            raise InputError(f"parameter {name!r} must be {bounds}, not {value!r}")
+
+
+class Save:
+    """Save values, table and figure of one name in a call, and show table and figure; see :meth:`__call__`."""
+
+    def __init__(self, notebook: Notebook, settings: Profile, parameters: Mapping[str, Any]) -> None:
+        self.notebook, self.settings = notebook, settings
+        self.parameters = {k: v for k, v in parameters.items() if k not in ("profile", "out")}
+        self.started = mark()
+
+    def __call__(
+        self,
+        name: str,
+        *,
+        values: Any = None,
+        measured: str = "",
+        table: pd.DataFrame | str | None = None,
+        caption: str = "",
+        digits: int = 2,
+        figure: Figure | None = None,
+        data: str | None = None,
+        comparable: bool | None = None,
+        inputs: Iterable[str | Path] = (),
+        seed: int | None = None,
+        **parameters: Any,
+    ) -> None:
+        """Write ``results/<name>.json``, ``tables/<name>.md`` and ``figures/<name>.png``, as far as they are given.
+
+        A result's wall and processor time count from the call before that saved values, or from :func:`open_study`.
+
+        Args:
+            name: one that the notebook declares in its metadata, with these kinds of files.
+            values: a mapping or list that keeps every track's values, never only the mean.
+            measured: what the values are, with their unit.
+            table: a frame, or Markdown.
+            caption: of the frame.
+            digits: decimals in the frame.
+            figure: it is closed once it is shown.
+            data: what was measured; by default the profile's songs, which are then added to the inputs.
+            comparable: whether data and protocol are the paper's; by default whether the profile's are.
+            inputs: further files that the values depend on.
+            seed: by default the notebook's parameter of that name.
+            parameters: beyond the notebook's own, every setting that could change the values.
+
+        Raises:
+            ValueError: a name or kind of file that the notebook does not declare.
+        """
+        given = {"values": values, "table": table, "figure": figure}
+        for kind in (kind for kind in KINDS if given[kind] is not None):
+            if kind not in self.notebook.saves.get(name, []):
+                raise ValueError(f"{self.notebook.name} does not declare in its metadata that it saves {kind} {name!r}")
+        own = data is None
+        data = self.settings.data_title if own else data
+        comparable = (self.settings.comparable and own) if comparable is None else comparable
+        if values is not None:
+            write_result(
+                self.settings.result(name),
+                measured=measured,
+                parameters=self.parameters | parameters,
+                values=values,
+                seed=self.parameters.get("seed") if seed is None else seed,
+                started=self.started,
+                data=data,
+                inputs=[*([self.settings.data_folder] if own else []), *inputs],
+                comparable_with_paper=comparable,
+            )
+            self.started = mark()
+        if isinstance(table, pd.DataFrame):
+            table = figures.table_markdown(
+                table, caption=caption, data=data, not_comparable=not comparable, digits=digits
+            )
+        if table is not None:
+            self.settings.write_table(name, table)
+        with figures.style():  # which counts when a figure is drawn, too
+            if figure is not None:
+                figures.save(figure, self.settings.figure(name))
+            self._show(table, figure)
+
+    @staticmethod
+    def _show(table: str | None, figure: Figure | None) -> None:
+        import matplotlib.pyplot as plt
+        from IPython.display import Markdown, display  # of notebooks alone
+
+        if table is not None:
+            display(Markdown(table))
+        if figure is not None:
+            display(figure)
+            plt.close(figure)
+
+    def claims(self) -> None:
+        """Show what the results that this notebook saves say about the claims; nothing where they stand apart."""
+        if self.settings.values.get("out"):
+            return
+        from bsm.study.claims.ledger import claims_table
+
+        table = claims_table(self.settings.profile, self.notebook.saved("values"))
+        self._show(figures.table_markdown(table, caption="What this says about the claims"), None)

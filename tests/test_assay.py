@@ -1,0 +1,96 @@
+"""The gate of verdicts about learning, on made-up scores: what it lets through, and what it stops."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bsm.stats import Interval
+from bsm.study.assay import INSENSITIVE, MARGIN, assay, cluster_of, paired, within
+from bsm.study.baselines import EQUALISER
+from bsm.study.claims.claim import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Finding
+from bsm.study.claims.learning import gated
+
+SENSITIVE = {"ours": 4.0, "theirs": 3.0, "none": 2.0, EQUALISER: 0.0}
+
+
+def scores(means, *, songs=8, seeds=3, noise=0.1, seed=0):
+    """Tidy scores of separators with these means above the song's own level; the equaliser has no seed."""
+    rng = np.random.default_rng(seed)
+    level = rng.normal(0, 3, songs)
+    return pd.DataFrame(
+        {"track": f"song {s}", "separator": name, "seed": own, "usdr": level[s] + mean + noise * rng.normal()}
+        for s in range(songs)
+        for name, mean in means.items()
+        for own in ([None] if name == EQUALISER else range(seeds))
+    )
+
+
+def test_a_sensitive_assay_lets_a_verdict_through():
+    gate = assay(scores(SENSITIVE), ["ours", "theirs"], "none")
+    assert gate.sensitive, gate.reasons
+    found = gated(Finding(SUPPORTED, "1 dB"), gate)
+    assert (found.verdict, found.measured) == (SUPPORTED, "1 dB")
+    assert any("`none` is seen to lose" in reason for reason in found.reasons)
+
+
+@pytest.mark.parametrize(
+    ("changed", "options", "said"),
+    [
+        ({"theirs": 1.5}, {}, "`theirs` minus static equaliser, 3 seed(s): 1."),  # an arm that learned too little
+        ({}, {"noise": 4.0}, "` minus static equaliser"),  # the low end is not 1 dB
+        ({"none": 4.0}, {}, "`none` is not seen to lose"),
+        ({}, {"seeds": 1}, "1 seed(s)"),
+        ({}, {"songs": 4}, "needs 2 dB"),  # too few songs for an interval
+    ],
+)
+def test_an_insensitive_assay_says_so_whatever_it_measured(changed, options, said):
+    gate = assay(scores(SENSITIVE | changed, **options), ["ours", "theirs"], "none")
+    assert not gate.sensitive
+    for verdict in (SUPPORTED, NOT_SUPPORTED):
+        found = gated(Finding(verdict, "1 dB"), gate)
+        assert (found.verdict, found.measured) == (INCONCLUSIVE, INSENSITIVE)
+        assert found.reasons[0] == "Measured: 1 dB." and said in " ".join(found.reasons)
+
+
+def test_what_was_not_scored_shows_no_sensitivity():
+    frame = scores(SENSITIVE)
+    gate = assay(frame[frame["separator"] != EQUALISER], ["ours", "theirs"], "none")
+    assert not gate.sensitive and "There are no scores of static equaliser on these songs" in gate.reasons
+    gate = assay(frame[frame["separator"] != "none"], ["ours", "theirs"], "none")
+    assert not gate.sensitive and "The positive control `none` was not trained" in gate.reasons
+
+
+def test_pairing_sees_what_the_spread_of_songs_hides():
+    frame = scores(SENSITIVE)
+    gain = paired(frame, "ours", "theirs")
+    assert gain.estimate == pytest.approx(1, abs=0.1) and gain.low > 0.8 and gain.n == 24
+    assert paired(frame, "ours", EQUALISER).estimate == pytest.approx(4, abs=0.1)  # stands against every seed
+    assert paired(frame, "theirs", "ours")[0] == pytest.approx(-gain.estimate)
+    longer = pd.concat([frame, scores({"ours": 9.0}, songs=9).tail(3)])  # a song that only one has scored
+    assert paired(longer, "ours", "theirs").n == 24
+
+
+def test_clips_of_one_singer_are_one_cluster():
+    assert cluster_of("bug_1_07") == cluster_of("bug_2_03") == "bug"
+    assert cluster_of("demo-3000") == "demo-3000"
+    clips = scores(SENSITIVE, songs=12)
+    names = {f"song {i}": f"{'abc'[i % 3]}_{i}_1" for i in range(12)}
+    gain = paired(clips.assign(track=clips["track"].map(names)), "ours", "theirs")
+    assert np.isnan(gain.low) and gain.clusters == 3  # three singers give no interval
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-0.1, 0.3, True),
+        (-0.1, 0.6, None),
+        (0.5, 0.9, False),
+        (-2, -0.5, False),
+        (0.1, 0.2, True),
+        (np.nan, np.nan, None),
+    ],
+)
+def test_no_difference_is_equivalence(low, high, expected):
+    """A difference that is seen, and is small, counts as none; one that is not seen does not."""
+    assert MARGIN == 0.41
+    assert within(Interval((low + high) / 2, low, high, 8, 0, "")) is expected

@@ -1,0 +1,47 @@
+"""Memory and operations from tensors without values."""
+
+import pytest
+import torch
+
+from bsm.config import ModelConfig
+from bsm.study import meta
+from bsm.study.records import ROOT, read_result
+
+
+def test_allocations_are_counted_while_they_live():
+    with meta.Allocations() as counted:
+        first = torch.empty(1000, device="meta")
+        view = first.view(10, 100)
+        second = first + 1
+        assert counted.now == counted.peak == 8000
+        del first, second
+        assert (counted.now, counted.peak) == (4000, 8000)  # the view keeps the first
+        del view
+    assert (counted.now, counted.peak) == (0, 8000)
+
+
+def test_saved_bytes_of_a_product():
+    a, b = (torch.empty(64, 64, device="meta", requires_grad=True) for _ in range(2))
+    assert meta.saved_bytes(lambda a, b: (a @ b).exp(), a, b) == 3 * 64 * 64 * 4  # both factors, and the exponential
+    assert meta.saved_bytes(lambda a, b: a + b, a, b) == 0
+
+
+def test_memory_of_a_step_grows_with_its_load_and_shrinks_by_recomputing():
+    one, two, less = (meta.step_memory("tiny", 0.4, *case) for case in ((1, False), (2, False), (2, True)))
+    kept = one["kept_bytes"]
+    assert kept == two["kept_bytes"] and 1.7 < (two["bytes"] - kept) / (one["bytes"] - kept) < 2.1
+    assert less["bytes"] < two["bytes"]
+
+
+def test_operations_are_those_of_the_projections():
+    config = ModelConfig.preset("paper")
+    inner, out = 2 * config.d_inner + 2 * config.d_state + config.d_inner // config.headdim, config.d_inner
+    products = 2 * config.dim * (inner + out) + 2 * config.dim * config.dim  # both mixers, and the projection
+    assert meta.block_operations(3) == 2 * products * 3 * meta.BLOCK_FRAMES
+
+
+def test_the_committed_counts_are_what_is_counted_now():
+    found = read_result(ROOT / "reports/exact/results/tensors.json")["values"]
+    assert found["block"]["62"] == meta.block_operations(62)
+    assert found["steps"][3] == pytest.approx(meta.step_memory(*meta.STEPS[3]), rel=0.01)  # PyTorch's own may change
+    assert found["scans"]["selective"] < 0.1 * found["scans"]["loop"]
