@@ -35,7 +35,7 @@ def test_quiet_rounds_are_not_repeated():
     found = turns(scripted(a=[1.0, 1.1, 9.0], b=[2.0, 2.1, 9.0]), 2)
     assert found == Rounds({"a": [1.0, 1.1], "b": [2.0, 2.1]}, {"a": [1.0, 1.1], "b": [2.0, 2.1]}, [0, 1], 0)
     assert found.of("b") == {"seconds": [2.0, 2.1], "processor_seconds": [2.0, 2.1], "rounds_repeated": 0}
-    assert found.all()["seconds"] == {"a": [1.0, 1.1], "b": [2.0, 2.1]} and is_quiet(found.all())
+    assert found.of()["seconds"] == {"a": [1.0, 1.1], "b": [2.0, 2.1]} and is_quiet(found.of())
 
 
 def test_a_disturbed_round_is_measured_again_for_all_cases():
@@ -48,7 +48,7 @@ def test_a_disturbed_round_is_measured_again_for_all_cases():
 def test_a_machine_that_never_rests_is_told():
     found = turns(scripted(a=[(2.0, 1.0)] * 6), 3)
     assert (len(found.seconds["a"]), found.repeated) == (3, 3)
-    assert not is_quiet(found.of("a")) and not is_quiet(found.all())
+    assert not is_quiet(found.of("a")) and not is_quiet(found.of())
 
 
 def test_waiting_for_others_is_no_disturbance_where_it_is_the_task():

@@ -145,6 +145,7 @@ class _Revision:
         self.told = self._ask(case)
         self.lacks = self.told.get("lacks")
         if not Path(self.told["package"]).is_relative_to(folder):
+            self.__exit__()
             raise InputError(f"{folder}: Python imported {self.told['package']} instead of this revision")
 
     def __enter__(self) -> Self:

@@ -89,7 +89,7 @@ def compiled(preset: str = "small", *, seconds: float = 1.0, repeats: int = 5) -
     step(optimised)
     compiling = time.perf_counter() - started
     times = repeated({"plain": partial(step, plain), "compiled": partial(step, optimised)}, repeats)
-    return {"preset": preset, "shape": list(x.shape), "compile_seconds": compiling} | times.all()
+    return {"preset": preset, "shape": list(x.shape), "compile_seconds": compiling} | times.of()
 
 
 @torch.inference_mode()

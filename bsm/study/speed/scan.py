@@ -271,7 +271,7 @@ def directions(seconds: float = 8.0, *, batch: int = 4, repeats: int = 3, device
         y, _ = scan(*leaves, backend="chunked", reverse=True, final_state=False)
         y.sum().backward()
 
-    return {"rows": rows, "length": length} | repeated({"flipped": flipped, "native": native}, repeats).all()
+    return {"rows": rows, "length": length} | repeated({"flipped": flipped, "native": native}, repeats).of()
 
 
 def _error(got: Tensor, want: Tensor) -> float:

@@ -109,7 +109,7 @@ def transforms(seconds: float = 4.0, *, batch: int = 1, repeats: int = 5, device
         EACH: lambda: [transform(mixture[:, channel], kept) for channel in range(2)],
         AVERAGED: lambda: transform(mixture.mean(1), kept),
     }
-    return {"audio_seconds": seconds, "batch": batch} | repeated(functions, repeats).all()
+    return {"audio_seconds": seconds, "batch": batch} | repeated(functions, repeats).of()
 
 
 def side_shares(tracks: Sequence[Track]) -> list[dict[str, Any]]:

@@ -258,7 +258,7 @@ def compiled(
     compiling = time.perf_counter() - started
     times = repeated(steps, repeats)
     shape = {"preset": preset, "audio_seconds": seconds, "batch": batch}
-    return shape | {"compile_seconds": compiling} | times.all()
+    return shape | {"compile_seconds": compiling} | times.of()
 
 
 def part_seconds(record: dict[str, Any], *names: str) -> np.ndarray:

@@ -39,18 +39,12 @@ class Rounds:
     kept: list[int]
     repeated: int
 
-    def of(self, case: str) -> dict[str, Any]:
-        """Return a case's part of a record: ``seconds``, ``processor_seconds`` and ``rounds_repeated``."""
-        processor = self.processor_seconds and self.processor_seconds[case]
-        return {"seconds": self.seconds[case], "processor_seconds": processor, "rounds_repeated": self.repeated}
-
-    def all(self) -> dict[str, Any]:
-        """Return the same fields for all cases, each a mapping by case."""
-        return {
-            "seconds": self.seconds,
-            "processor_seconds": self.processor_seconds,
-            "rounds_repeated": self.repeated,
-        }
+    def of(self, case: str | None = None) -> dict[str, Any]:
+        """Return ``seconds``, ``processor_seconds`` and ``rounds_repeated`` of a case, or of all as mappings."""
+        seconds, processor = (
+            times if case is None or times is None else times[case] for times in (self.seconds, self.processor_seconds)
+        )
+        return {"seconds": seconds, "processor_seconds": processor, "rounds_repeated": self.repeated}
 
 
 def repeated(
