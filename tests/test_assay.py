@@ -74,7 +74,7 @@ def test_clips_of_one_singer_are_one_cluster():
     assert cluster_of("bug_1_07") == cluster_of("bug_2_03") == "bug"
     assert cluster_of("demo-3000") == "demo-3000"
     clips = scores(SENSITIVE, songs=12)
-    names = {f"song {i}": f"{'abc'[i % 3]}_{i}_1" for i in range(12)}
+    names = {f"song {i}": f"{('abjones', 'amy', 'bug')[i % 3]}_{i}_01" for i in range(12)}
     gain = paired(clips.assign(track=clips["track"].map(names)), "ours", "theirs")
     assert np.isnan(gain.low) and gain.clusters == 3  # three singers give no interval
 
