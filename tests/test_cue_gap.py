@@ -9,6 +9,7 @@ from torch import nn
 
 from bsm import cue_gap
 from bsm.cue_gap import RATE, TRAINING, Condition, Probe, curriculum, example, score, tone, train, training_batch
+from bsm.study import memory
 
 PROBE = Probe()
 SHORT = TRAINING.replace(steps=30, seed=1, lr=1e-2, batch_size=2, warmup=2, validate_every=10)
@@ -150,3 +151,60 @@ def test_training_lowers_the_loss_and_repeats():
     assert [record["update"] for record in histories[0]] == [10, 20, 30] and losses[-1] < losses[0]
     asked = iter([False, False, True])
     assert train(Filter(), PROBE, SHORT, stop=lambda: next(asked)) == []
+
+
+# ---- the study's interventions (bsm.study.memory)
+
+
+def tokens(model, seconds):
+    return torch.randn(1, 1, round(seconds * RATE), generator=torch.Generator().manual_seed(1)) * 0.1
+
+
+@pytest.mark.parametrize("arm", ["mamba2", "lstm", "attention", "attention-nopos"])
+def test_a_cut_memory_carries_nothing_across(arm):
+    """With the memory cut in a gap, the output after it does not depend on what came before it."""
+    model = memory.network(arm, seed=0).eval()
+    frame, hop = 40, model.config.stft.hop_length
+    first, second = tokens(model, 3), tokens(model, 3)
+    second[..., : 20 * hop] *= -0.3  # far before the cut: short convolutions and frames reach over it
+    with torch.no_grad():
+        plain = [model(sound) for sound in (first, second)]
+        with memory.memories_replaced(model, lambda part: memory.cut(part, frame)):
+            cut = [model(sound) for sound in (first, second)]
+        again = model(first)
+    differences = [(a - b)[..., 60 * hop :].abs().max() for a, b in (plain, cut)]
+    assert torch.equal(plain[0], again)
+    assert differences[0] > 0 and differences[1] <= 1e-3 * differences[0]  # the chunked scan rounds
+
+
+@pytest.mark.parametrize("arm", ["none", "convolution", "bs-roformer"])
+def test_arms_without_a_memory_cannot_be_cut(arm):
+    with pytest.raises(ValueError, match="no memory"), memory.memories_replaced(memory.network(arm, seed=0), id):
+        pass
+
+
+def test_traces_follow_the_cue():
+    (mamba, _) = memory.traces(memory.network("mamba2", seed=0).eval(), PROBE, 0.5, pairs=2)
+    assert mamba["times"] == [0, 0.1, 0.25, 0.5] and len(mamba["half_life"]) == 2
+    assert mamba["difference"] == sorted(mamba["difference"], reverse=True) and mamba["difference"][0] > 0.05
+    (attention, _) = memory.traces(memory.network("attention", seed=0).eval(), PROBE, 0.5, pairs=2)
+    assert attention["mass"] == pytest.approx([attention["uniform"]] * 2, rel=0.2)  # before training
+    assert memory.traces(memory.network("none", seed=0).eval(), PROBE, 0.5, pairs=2) == []
+
+
+def test_questions_reach_the_endpoint():
+    for arm in memory.ARMS:
+        asked = memory.questions(arm, Probe(2.0))
+        assert len({question.name for question in asked}) == len(asked)
+        (end,) = (question for question in asked if question.examples == 400)
+        assert end.condition.gap == memory.ENDPOINT * 2.0
+        assert ("cut" in {q.change for q in asked}) == (arm not in ("none", "convolution", "bs-roformer"))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_answers_hold_every_example(swapped):
+    condition = Condition(0.25, swapped=swapped)
+    question = memory.Question("q", condition, 6, None)
+    found = memory.answer(memory.network("none", seed=0), question, PROBE)
+    assert found["frames"] == round(1.75 * RATE / 256) and found["swapped"] is swapped
+    assert [len(found[name]) for name in ("sdr", "target", "other")] == [6, 6, 6]

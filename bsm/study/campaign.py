@@ -5,6 +5,7 @@ A YAML file says what to train::
     revision: probe-1              # a git tag or commit; the code that trains
     experiments:
       - name: cue-gap-0.5          # begins the names of its results
+        kind: cue-gap              # or songs
         arms: [mamba2, attention]
         seeds: [2, 3]
         settings: {longest_gap: 0.5, steps: 2000}
@@ -45,11 +46,13 @@ class Run:
     Attributes:
         name: of its result file, without suffix.
         arm: what is trained.
-        settings: arguments of :func:`bsm.study.memory.experiment`; None while the learning rate is not known.
+        kind: ``cue-gap`` (:func:`bsm.study.memory.experiment`) or ``songs`` (:func:`bsm.study.songs.experiment`).
+        settings: arguments of that function; None while the learning rate is not known.
     """
 
     name: str
     arm: str
+    kind: str
     settings: dict[str, Any] | None
 
 
@@ -91,12 +94,14 @@ class Campaign:
                 for arm, (_, rate) in tuning.items():
                     settings = {"arm": arm, "seed": seed, "lr": rate, **experiment.get("settings", {})}
                     name = f"{experiment['name']}-{arm}-seed{seed}"
-                    found.append(Run(name, arm, None if rate is None else settings))
+                    found.append(Run(name, arm, experiment["kind"], None if rate is None else settings))
         return found
 
     def _tuning(self, experiment: dict[str, Any], arm: str) -> tuple[list[Run], float | None]:
         """Return the trainings that choose an arm's learning rate, and the rate once it is known."""
-        tuning = experiment["tuning"]
+        tuning = experiment.get("tuning")
+        if tuning is None:  # nothing is trained
+            return [], 0.0
         if tuning.get("seed") in experiment["seeds"]:
             raise InputError(
                 f"{self.path}: seed {tuning['seed']} chooses learning rates, so it must not count as a result"
@@ -108,7 +113,7 @@ class Campaign:
         scores: dict[float, float | None] = {}
 
         def run(rate: float) -> Run:
-            return Run(f"{experiment['name']}-{arm}-lr{rate:g}", arm, settings | {"lr": rate})
+            return Run(f"{experiment['name']}-{arm}-lr{rate:g}", arm, experiment["kind"], settings | {"lr": rate})
 
         runs = [run(rate) for rate in tuning["rates"]]
         for rate, tried in zip(tuning["rates"], runs, strict=True):
@@ -164,7 +169,8 @@ def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
     """
     running: dict[str, subprocess.Popen] = {}
     failed: list[str] = []
-    checkout.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (checkout.parent, campaign.results):
+        folder.mkdir(parents=True, exist_ok=True)
     with alone(checkout.parent / "lock", f"{checkout.parent}: another campaign works here"):
         try:
             while True:
@@ -176,7 +182,11 @@ def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
                             log.error("%s failed; see %s", name, _log_file(checkout, name))
                         else:
                             log.info("%s is done; about %.0f core-minutes are left", name, campaign.minutes_left())
-                ready = [run for run in campaign.runs() if run.settings and not campaign.result(run.name).is_file()]
+                ready = [
+                    run
+                    for run in campaign.runs()
+                    if run.settings is not None and not campaign.result(run.name).is_file()
+                ]
                 ready = [run for run in ready if run.name not in running and run.name not in failed]
                 for run in ready[: cores - len(running)]:
                     log.info("%s begins", run.name)
@@ -196,26 +206,35 @@ def _log_file(checkout: Path, name: str) -> Path:
 def _start(campaign: Campaign, checkout: Path, run: Run) -> subprocess.Popen:
     path = _log_file(checkout, run.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    call = (
-        f"from bsm.study.campaign import train; train({str(campaign.result(run.name).resolve())!r}, **{run.settings!r})"
-    )
+    arguments = (str(campaign.result(run.name).resolve()), run.kind, str(checkout.parent), run.settings)
+    call = f"from bsm.study.campaign import train; train(*{arguments!r})"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)}
-    with path.open("w") as output:
+    with path.open("a") as output:
         return subprocess.Popen(
             [sys.executable, "-c", call], cwd=checkout, env=environment, stdout=output, stderr=output
         )
 
 
-def train(result: str, **settings: Any) -> None:
-    """Train one run in this process, with one thread, and write its result."""
+def train(result: str, kind: str, folder: str, settings: dict[str, Any]) -> None:
+    """Train one run in this process, with one thread, and write its result.
+
+    Args:
+        result: path of the result file.
+        kind: of the run.
+        folder: for songs and checkpoints.
+        settings: of the run.
+    """
     import torch
 
     from bsm.memory import keep_freed_memory
-    from bsm.study.memory import experiment
+    from bsm.study import memory, songs
 
     torch.set_num_threads(1)
     keep_freed_memory()
-    experiment(Path(result), **settings)
+    if kind == "songs":
+        songs.experiment(Path(result), folder=Path(folder), **settings)
+    else:
+        memory.experiment(Path(result), **settings)
 
 
 def frozen_checkout(revision: str, folder: Path = ROOT / "runs" / "campaign") -> Path:

@@ -29,12 +29,12 @@ from bsm.cue_gap import (
     score,
     train,
 )
-from bsm.mamba2 import BiMamba2Block
+from bsm.mamba2 import BiMamba2Block, CausalConv1d, Scan
 from bsm.model import BSMamba2
 from bsm.networks import build, network_config
 from bsm.scan import scan
 from bsm.study.records import mark, write_result
-from bsm.time_blocks import AttentionBlock, LSTMBlock
+from bsm.time_blocks import Attention, AttentionBlock, LSTMBlock
 from bsm.versions import RECIPE
 from bsm.weights.files import save_model
 
@@ -148,14 +148,14 @@ def answer(model: nn.Module, question: Question, probe: Probe) -> dict[str, Any]
     """
     condition, hop = question.condition, model.config.stft.hop_length
     seconds = condition.lead + probe.cue + condition.gap + probe.play
-    changes: list[Callable[[nn.Module], nn.Module | None]] = []
+    changes: list[Callable[[nn.Module], nn.Module]] = []
     if question.change == "cut":
         frame = round((condition.lead + probe.cue + condition.gap / 2) * RATE / hop)
-        changes.append(lambda part: _cut(part, frame))
+        changes.append(lambda part: cut(part, frame))
     elif question.change == "sharpen":
         factor = math.log(seconds * RATE / hop) / math.log(TRAINING_FRAMES * 256 / hop)
-        changes.append(lambda part: _Sharpened(factor) if isinstance(part, nn.Module) else None)
-    with _memories_replaced(model, *changes):
+        changes.append(lambda part: _Sharpened(factor) if isinstance(part, Attention) else part)
+    with memories_replaced(model, *changes):
         rows = score(model, condition, probe, examples=question.examples)
     columns = {name: [round(row[name], 3) for row in rows] for name in ("sdr", "target", "other")}
     about = {"gap": condition.gap, "lead": condition.lead, "deleted": condition.deleted, "swapped": condition.swapped}
@@ -169,21 +169,24 @@ def answer(model: nn.Module, question: Question, probe: Probe) -> dict[str, Any]
 def memories(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     """Find what carries information from past frames to future ones: (owner, attribute) in each time block.
 
-    These are the scan of the forward mixer, the LSTM, and the attention. Other blocks have none.
+    These are the scan of the forward mixer, the LSTM, the attention, and the short convolutions that look at past
+    frames. Other blocks have none.
     """
     if not isinstance(model, BSMamba2):
         return
     for block, _ in model.dual_path.layers:
         if isinstance(block, BiMamba2Block):
             yield block.forward_direction.mixer, "ssm"
+            yield block.forward_direction.mixer, "conv1d"
         elif isinstance(block, LSTMBlock):
             yield block, "lstm"
         elif isinstance(block, AttentionBlock):
             yield block, "attention"
+            yield block.convs, "0"
 
 
 @contextmanager
-def _memories_replaced(model: nn.Module, *changes: Callable[[nn.Module], nn.Module | None]) -> Iterator[None]:
+def memories_replaced(model: nn.Module, *changes: Callable[[nn.Module], nn.Module]) -> Iterator[None]:
     """Replace each memory of a network by what each change makes of it, within the block."""
     found = [(owner, name, getattr(owner, name)) for owner, name in memories(model)]
     if changes and not found:
@@ -198,10 +201,10 @@ def _memories_replaced(model: nn.Module, *changes: Callable[[nn.Module], nn.Modu
             setattr(owner, name, part)
 
 
-def _cut(part: nn.Module, frame: int) -> nn.Module:
+def cut(part: nn.Module, frame: int) -> nn.Module:
     """Return a memory that carries nothing from before ``frame`` to that frame or a later one."""
-    kind = {"Scan": _CutScan, "LSTM": _CutLSTM, "Attention": _CutAttention}[type(part).__name__]
-    return kind(part, frame)
+    kinds = {Scan: _CutScan, nn.LSTM: _CutLSTM, Attention: _CutAttention, CausalConv1d: _CutConvolution}
+    return kinds[type(part)](part, frame)
 
 
 class _Cut(nn.Module):
@@ -217,6 +220,17 @@ class _CutScan(_Cut):
         halves = ({k: v.split([self.frame, v.shape[1] - self.frame], dim=1)[i] if v.ndim > 1 else v
                    for k, v in inputs.items()} for i in range(2))  # fmt: skip
         return torch.cat([self.part(**half) for half in halves], dim=1)
+
+
+class _CutConvolution(_Cut):
+    """Frames before the frame count as zeros after it."""
+
+    def __init__(self, part: nn.Module, frame: int) -> None:
+        super().__init__(part, frame)
+        self.out_channels = part.out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.part(half) for half in (x[:, : self.frame], x[:, self.frame :])], dim=1)
 
 
 class _CutLSTM(_Cut):
@@ -252,7 +266,7 @@ class _Sharpened(nn.Module):
 
 
 def traces(model: nn.Module, probe: Probe, gap: float, *, pairs: int = 10) -> list[dict[str, Any]]:
-    """Follow the cue through a network over a gap: one record for each time block that has a memory.
+    """Follow the cue through a network over a gap: one record for each scan and attention.
 
     Each pair of examples differs in its cue alone. Depending on the block, a record has
 
@@ -271,13 +285,12 @@ def traces(model: nn.Module, probe: Probe, gap: float, *, pairs: int = 10) -> li
     seen = _calls(model, mixtures_and_targets(made)[0])
     frames = _frames(made[0], model.config.stft.hop_length)
     records = []
-    for layer, (part, inputs) in enumerate(seen):
-        record: dict[str, Any] = {"layer": layer, "gap": gap}
-        if type(part).__name__ == "Attention":
-            record |= _mass(*inputs[:2], frames)
-        elif type(part).__name__ == "Scan":
-            record |= _state(inputs[0], frames, pairs, model.config.stft.hop_length / RATE, condition)
-        records.append(record)
+    for part, inputs in seen:
+        record: dict[str, Any] = {"layer": len(records), "gap": gap}
+        if isinstance(part, Attention):
+            records.append(record | _mass(*inputs[:2], frames))
+        elif isinstance(part, Scan):
+            records.append(record | _state(inputs[0], frames, pairs, model.config.stft.hop_length / RATE, condition))
     return records
 
 

@@ -1,0 +1,133 @@
+"""The experiment on songs: the study's small model with each time block, trained alike and scored by window.
+
+The songs are synthesised at 16 kHz, mono (:mod:`bsm.data.demo`). They say nothing about real music.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bsm.baseline import RoformerConfig
+from bsm.config import ModelConfig, TrainConfig
+from bsm.data.demo import GENERATOR_VERSION, make_corpus
+from bsm.data.tracks import VOCALS, Track, load_tracks
+from bsm.errors import InputError
+from bsm.evaluate import model_separator
+from bsm.metrics import level, si_sdr, usdr
+from bsm.networks import network_config
+from bsm.study import baselines
+from bsm.study.records import mark, write_result
+from bsm.train import read_log, train
+from bsm.weights.files import load_model, save_model
+
+RATE, SECONDS = 16000, 64.0
+SONGS = {"train": 64, "valid": 8, "test": 64}
+SCORED = 24  # songs of the test split that every model is scored on
+WINDOWS: tuple[float | None, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, None)  # s; None is the whole song
+BATCH = 8  # windows in one forward pass
+DATA = f"songs of {SECONDS:g} s at 16 kHz, mono, synthesised, version {GENERATOR_VERSION}"
+BASELINES = "baselines"
+
+
+def corpus(folder: Path) -> dict[str, list[Track]]:
+    """Make the songs that are missing in a folder, and open all of them, by split."""
+    make_corpus(folder, songs=SONGS, seconds=SECONDS, rate=RATE, channels=1, processes=1)
+    return {split: load_tracks(folder, split) for split in SONGS}
+
+
+def model_config(arm: str) -> ModelConfig | RoformerConfig:
+    """Return the configuration of an arm: ``bs-roformer``, or a time block in the study's base."""
+    base = ModelConfig.preset("study-16k")
+    return network_config(arm, base) if arm == "bs-roformer" else base.replace(time_block=arm)
+
+
+def train_config(*, seed: int, lr: float, segment_seconds: float, steps: int) -> TrainConfig:
+    """Return the settings of a training; an update has as many seconds of audio whatever the segment, at least one."""
+    base = TrainConfig.preset("study")
+    batch = max(1, round(base.batch_size * base.segment_seconds / segment_seconds))
+    return base.replace(seed=seed, lr=lr, segment_seconds=segment_seconds, batch_size=batch, steps=steps)
+
+
+def experiment(
+    path: Path,
+    *,
+    folder: Path,
+    arm: str,
+    seed: int = 0,
+    lr: float = 0.0,
+    segment_seconds: float = 1.0,
+    steps: int = 4000,
+    asked: bool = True,
+) -> None:
+    """Train an arm on the songs, score its best weights, and write the result and the weights.
+
+    Args:
+        path: of the result, a JSON file; the weights take the same name with ``.safetensors``.
+        folder: holds the ``songs`` and the ``trainings``, from whose checkpoints an interrupted run goes on.
+        arm: a time block, ``bs-roformer``, or ``baselines``, which scores the trivial separators.
+        seed: of the initial weights and the training segments.
+        lr: highest learning rate.
+        segment_seconds: length of a training segment, s.
+        steps: updates.
+        asked: False for a training that only serves the choice of a learning rate.
+    """
+    started, tracks = mark(), corpus(folder / "songs-16k")
+    test = tracks["test"][:SCORED]
+    settings: dict[str, Any] = {"arm": arm}
+    values: dict[str, Any] = {}
+    if arm == BASELINES:
+        values["scores"] = baselines.scores(test, tracks["train"])
+    else:
+        config = train_config(seed=seed, lr=lr, segment_seconds=segment_seconds, steps=steps)
+        run = folder / "trainings" / path.stem
+        train(run, model_config(arm), config, {split: tracks[split] for split in ("train", "valid")}, device="cpu")
+        log = read_log(run)
+        values["history"] = [
+            {"update": row["step"], "sdr": row["valid_usdr"], "loss": row["valid_loss"]}
+            for row in log
+            if "valid_usdr" in row
+        ]
+        values["training_seconds"] = round(sum(row["seconds"] for row in log), 1)
+        model = load_model(best_weights(run))
+        settings |= {"parameters": sum(p.numel() for p in model.parameters()), "train": config, "model": model.config}
+        if asked:
+            values["scores"] = scores(model, test)
+            save_model(model, path.with_suffix(".safetensors"), {"data": DATA, "seed": seed, "arm": arm})
+    write_result(
+        path,
+        measured="songs: uSDR, SI-SDR and level of the output relative to the target's, dB, song by song",
+        parameters=settings,
+        values=values,
+        seed=seed,
+        started=started,
+        data=DATA,
+        inputs=[folder / "songs-16k"],
+    )
+
+
+def best_weights(run: Path) -> Path:
+    """Return the averaged weights of a run's best validation.
+
+    Raises:
+        InputError: The run has none.
+    """
+    found = sorted((run / "best").glob("*.safetensors"))
+    if len(found) != 1:
+        raise InputError(f"{run}: {len(found)} best weights, where the study keeps one; train the run again")
+    return found[0]
+
+
+def scores(model: nn.Module, tracks: list[Track]) -> list[dict[str, Any]]:
+    """Score a model on songs with each of :data:`WINDOWS`: one record per song and window."""
+    records = []
+    for window in WINDOWS:
+        options = {"whole": True} if window is None else {"window": window, "hop": window, "batch_size": BATCH}
+        separate = model_separator(model, **options)
+        for track in tracks:
+            target, estimate = track.read(VOCALS), separate(track)
+            measured = {metric.__name__: round(metric(target, estimate), 3) for metric in (usdr, si_sdr, level)}
+            records.append({"track": track.name, "window": window} | measured)
+    return records

@@ -1,0 +1,111 @@
+"""A campaign: what it trains next follows from the files alone, and one training runs from end to end."""
+
+import json
+import sys
+
+import pytest
+
+from bsm.errors import InputError
+from bsm.study import campaign as campaigns
+from bsm.study.campaign import Campaign, work
+from bsm.study.records import ROOT, mark, write_result
+
+FILE = """
+revision: HEAD
+experiments:
+  - name: gap
+    kind: cue-gap
+    arms: [mamba2, none]
+    seeds: [2, 3]
+    settings: {longest_gap: 0.5, steps: 60}
+    tuning: {seed: 100, rates: [0.002, 0.004]}
+"""
+
+
+@pytest.fixture
+def campaign(tmp_path):
+    (tmp_path / "campaign.yaml").write_text(FILE)
+    return Campaign(tmp_path / "campaign.yaml")
+
+
+def finish(campaign, name, sdr=0.0):
+    values = {"history": [{"update": 30, "sdr": 99.0}, {"update": 60, "sdr": sdr}]}  # the first half does not count
+    write_result(campaign.result(name), measured="", parameters={}, values=values, started=mark(), data="", inputs=[])
+
+
+def known(campaign):
+    return {run.name: run.settings for run in campaign.runs() if run.arm == "mamba2"}
+
+
+def test_a_rate_is_searched_until_both_neighbours_are_worse(campaign):
+    assert known(campaign)["gap-mamba2-seed2"] is None
+    for rate, sdr, more in ((0.002, 1, []), (0.004, 2, [0.008]), (0.008, 3, [0.016]), (0.016, 2, [])):
+        finish(campaign, f"gap-mamba2-lr{rate:g}", sdr)
+        tried = {float(name.split("lr")[1]) for name in known(campaign) if "lr" in name}
+        assert tried == {0.002, 0.004, *(r for r in (0.008, 0.016) if r <= rate), *more}
+    assert known(campaign)["gap-mamba2-seed3"]["lr"] == 0.008
+    assert all(settings["seed"] == 100 for name, settings in known(campaign).items() if "lr" in name)
+
+
+def test_every_arm_gets_a_seed_before_any_gets_the_next(campaign):
+    names = [run.name for run in campaign.runs() if "seed" in run.name]
+    assert names == ["gap-mamba2-seed2", "gap-none-seed2", "gap-mamba2-seed3", "gap-none-seed3"]
+
+
+def test_seeds_that_choose_rates_are_no_results(campaign, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(FILE.replace("[2, 3]", "[2, 100]"))
+    with pytest.raises(InputError, match="seed 100 chooses learning rates"):
+        Campaign(path).runs()
+
+
+@pytest.mark.parametrize("text", ["", "revision: x", "revision: [", "- 1"])
+def test_a_file_that_is_no_campaign(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError, match="not a campaign"):
+        Campaign(tmp_path / "c.yaml")
+
+
+class Counted(campaigns.subprocess.Popen):
+    """Stands in for a training: writes its result, or fails."""
+
+    def __init__(self, command, **_):
+        arguments = command[2].split("train(*", 1)[1][:-1]
+        result, _, _, settings = eval(arguments)
+        ended = "raise SystemExit(1)" if settings["arm"] == "none" else f"write_text({result!r}, {RESULT!r})"
+        super().__init__([sys.executable, "-c", f"from bsm.files import write_text; {ended}"])
+
+
+RESULT = json.dumps(
+    {
+        "schema": 1,
+        "measured": "",
+        "data": "",
+        "parameters": {},
+        "values": {"history": [{"sdr": 1.0}]},
+        "comparable_with_paper": False,
+        "provenance": {"cpu_seconds": 60},
+    }
+)
+
+
+def test_a_failure_stops_nothing_else_and_a_second_call_tries_it_again(campaign, tmp_path, monkeypatch):
+    monkeypatch.setattr(campaigns.subprocess, "Popen", Counted)
+    monkeypatch.setattr(campaigns, "POLL", 0.01)
+    checkout = tmp_path / "runs" / "HEAD"
+    for _ in range(2):
+        assert sorted(work(campaign, checkout, cores=2)) == ["gap-none-lr0.002", "gap-none-lr0.004"]
+    status = campaign.status().set_index("name")
+    assert status.loc["gap-mamba2-seed3", "done"] and not status.loc["gap-none-lr0.002", "done"]
+    left = status[~status["done"]]
+    assert campaign.minutes_left() == len(left) == 4  # two rates and two seeds of ``none``, a minute each
+
+
+@pytest.mark.slow
+def test_a_training_from_end_to_end(campaign, tmp_path):
+    campaigns.train(str(tmp_path / "a.json"), "cue-gap", "", {"arm": "none", "seed": 1, "lr": 1e-3, "steps": 60})
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert (tmp_path / "a.safetensors").is_file() and record["values"]["traces"] == []
+    answers = {answer["name"]: answer for answer in record["values"]["answers"]}
+    assert len(answers["gap 4"]["sdr"]) == 400 and len(answers["gap 0.25"]["target"]) == 200
+    assert record["provenance"]["git"]["revision"] and ROOT
