@@ -98,8 +98,9 @@ def cost_table(settings: Profile) -> str:
     together = ". Trainings run one on each core, and their minutes are added up" * settings.makes_songs
     caption = (
         f"Time and memory of `make reproduce PROFILE={settings.profile}{given}`, set-up apart{together}. Only runs "
-        f"behind the current results are counted: networks of seed {', '.join(map(str, seeds))}. Disk: "
-        f"{disk / 2**30:.2f} GiB"
+        f"behind the current results are counted: networks of seed {', '.join(map(str, seeds))}"
+        + f". Disk: {disk / 2**30:.2f} GiB"
+        * bool(disk)  # songs and models may be elsewhere by now
     )
     return table_markdown(
         frame, caption=caption, data=settings.data_title, not_comparable=not settings.comparable, digits=1
