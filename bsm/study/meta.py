@@ -24,8 +24,8 @@ from bsm.loss import bsmamba2_loss
 from bsm.mamba2 import BiMamba2Block, Mamba2
 from bsm.model import BSMamba2
 from bsm.scan.triton import CHUNK
-from bsm.study.bench.memory import KEPT
-from bsm.study.bench.yardsticks import indexed_loop
+from bsm.study.speed.memory import KEPT
+from bsm.study.speed.yardsticks import indexed_loop
 from bsm.train.trainer import recompute_blocks
 
 STEPS = (("paper", 8.0, 1, False), ("paper", 8.0, 1, True), ("paper", 8.0, 5, True), ("vram", 4.0, 2, False))
