@@ -105,7 +105,7 @@ def test_tables_and_figures_have_every_variant():
     assert list(table["change"])[::2] == ["the paper's design and loss", "mean over windows instead of their sum"]
     assert list(table["parameters"]) == [1, 2, 3]
     assert list(table["reads"])[:2] == ["–", "worse"]
-    assert table["difference (dB)"][1].startswith("-0.49 [")
+    assert table["difference (dB)"][1].startswith("-0.50 [")
     assert table["uSDR (dB)"][0] == pytest.approx(np.mean([r["usdr"] for r in made if r["variant"] == "base"]))
     figure, ax = plt.subplots()
     ablation.draw(ax, made, rows)

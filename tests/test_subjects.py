@@ -87,7 +87,7 @@ def test_a_mapping_names_its_models(settings, runs):
         (0, {}, "weights must be .*, not 0"),
         (False, {}, "weights must be .*, not False"),
         ({"a": 5}, {}, "weights must be .*, not {'a': 5}"),
-        (None, {"backbones": ["lstm"]}, "backbones: there is no 'lstm'"),
+        (None, {"backbones": ["gru"]}, "backbones: there is no 'gru'"),
         (None, {"seeds": []}, "name at least one of each"),
         (None, {"seeds": [7]}, "bsmamba2-7/model.safetensors: no such weights file"),
     ],

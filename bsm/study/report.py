@@ -28,9 +28,9 @@ from bsm.study.subjects import LABELS
 
 LONGER = Profile({"profile": "speed", "title": "longer passes than a profile has time for, measured by hand"})
 """Results of notebook ``10_published_model`` that stand beside every profile's."""
-ROWS, COLUMNS, WIDTH, WORDS = 20, 7, 130, 15
+ROWS, COLUMNS, WIDTH, WORDS = 20, 7, 132, 15
 """What a page holds of a table: rows, columns, characters of a row, words of a cell."""
-_CELLS = re.compile(r"^\|(.+)\|$", re.MULTILINE)
+_SEPARATOR = re.compile(r"(?<!\\)\|")
 
 
 def write_report(settings: Profile) -> Path:
@@ -115,12 +115,11 @@ def table(settings: Profile, name: str) -> str:
 
 def fits(text: str) -> bool:
     """Tell whether a table in Markdown fits on a page: few rows and columns, short rows, short cells."""
-    rows = _CELLS.findall(text)
-    cells = [cell for row in rows for cell in re.split(r"(?<!\\)\|", row)]
-    wide = max((len(re.split(r"(?<!\\)\|", row)) for row in rows), default=0)
-    longest = max(map(len, rows), default=0)
-    words = max((len(cell.split()) for cell in cells), default=0)
-    return len(rows) <= ROWS + 2 and wide <= COLUMNS and longest <= WIDTH and words <= WORDS
+    rows = [_SEPARATOR.split(row.strip("|")) for row in text.splitlines() if row.startswith("|")]
+    width = max((sum(len(cell.replace("\\", "")) for cell in row) for row in rows), default=0)
+    words = max((len(cell.split()) for row in rows for cell in row), default=0)
+    columns = max(map(len, rows), default=0)
+    return len(rows) <= ROWS + 2 and columns <= COLUMNS and width <= WIDTH and words <= WORDS
 
 
 def _beside(settings: Profile) -> list[Profile]:

@@ -183,7 +183,7 @@ def stable_1_16(
     case, far = max(changes.items(), key=lambda pair: abs(pair[1].estimate))
     losses = {name: [change(frames, name, w, own, "usdr") for w in frames if w != own] for name in DEGRADING}
     seen = [name for name, found in losses.items() if any(gain is not None and gain.high < 0 for gain in found)]
-    gate = assay(pd.concat([frames[own], *[scored(baselines)] * bool(baselines)]), [OURS], NO_TIME)
+    gate = assay(pd.concat([frames[own], *([scored(baselines)] if baselines else [])]), [OURS], NO_TIME)
     told = f"Of networks known to degrade, {', '.join(DEGRADING)}, these are seen to: {', '.join(seen) or 'none'}"
     gate = Assay(gate.sensitive and bool(seen), (*gate.reasons, told))
     reasons = [

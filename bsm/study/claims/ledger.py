@@ -39,6 +39,7 @@ from bsm.study.records import ROOT, on_gpu, read_result
 PROFILE = "demo"
 """The profile that the ledger is about, where a test names no other."""
 REPORTS = ROOT / "reports"
+LINKS = 6  # of result files in a section of the page
 SOURCES = (
     "Sources: 000 is an optimisation report, 001 and 002 are integration reports, all three of an unofficial "
     "implementation; 003 is a guide to the paper (arXiv 2508.14556)."
@@ -244,7 +245,8 @@ def _test(line: Line) -> str:
         steps = f"Needs {test.needs}" * bool(test.needs) + f"; then `{test.command}`, {test.takes}" * bool(test.command)
         reasons.insert(0, f"{steps}.")
     if line.files:
-        links = ", ".join(f"[{'/'.join(Path(f).parts[1::2])}]({f.partition('/')[2]})" for f in line.files)
+        links = ", ".join(f"[{'/'.join(Path(f).parts[1::2])}]({f.partition('/')[2]})" for f in line.files[:LINKS])
+        links += f" and {len(line.files) - LINKS} more" * (len(line.files) > LINKS)
         reasons.append(f"From {links}" + f" ({', '.join(line.devices)})" * bool(line.devices) + ".")
     return "\n".join([title, "", *(f"- {reason}" for reason in reasons)])
 

@@ -236,9 +236,9 @@ def feedthrough_dominant(shares: list[dict[str, Any]], *, share: float) -> Findi
     told = judge_ratio(random, share) != verdict
     return Finding(
         verdict if told or verdict == NOT_SUPPORTED else INCONCLUSIVE,
-        f"||D u|| / ||y|| = {interval_words(trained)}; random weights {interval_words(random)}",
+        f"a share of {interval_words(trained)}; random weights {interval_words(random)}",
         (
-            f"Dominant means more than {share:g} of the output's norm, over the mixers of a small model.",
+            f"The share is ||D u|| / ||y||, over the mixers of a small model; dominant means more than {share:g}.",
             "Random weights have the same share: it comes from the initial values, D = 1 and small steps dt, and says "
             "nothing of what a trained scan needs its state for.",
             f"Leaving out the state between chunks changes the time path by {interval_words(lost, ' %')}. Whether that "
