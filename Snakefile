@@ -132,7 +132,7 @@ rule variant:
 
 
 rule structure:
-    input: sources("study/bench/spectra", "study/structure", "study/unofficial")
+    input: sources("study/speed/spectra", "study/structure", "study/unofficial")
     output: f"{REPORTS}/results/structure.json"
     params: recipe=RECIPE
     resources: mem_mb=8000, runtime=30
@@ -140,7 +140,7 @@ rule structure:
 
 
 rule data_loading:
-    input: SONGS, sources("study/bench/data")
+    input: SONGS, sources("study/speed/data")
     output: f"{REPORTS}/results/data_loading.json"
     threads: THREADS  # alone, because it measures time
     resources: mem_mb=8000, runtime=60

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bsm.config import ModelConfig
 from bsm.conv import causal_conv
-from bsm.norm import gated_rms_norm, split
+from bsm.norm import RMSNorm, gated_rms_norm, split
 from bsm.scan import scan
 
 DT_RANGE = (1e-3, 1e-1)  # initial step sizes, log-uniform
@@ -161,7 +161,7 @@ class Direction(nn.Module):
 
     def __init__(self, dim: int, **mixer: Any) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(dim, eps=EPS)
+        self.norm = RMSNorm(dim, eps=EPS)
         self.mixer = Mamba2(dim, **mixer)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The gated RMSNorm of Mamba-2, and splitting along the last axis, with backward passes that take few steps."""
+"""RMSNorm, the gated RMSNorm of Mamba-2, and splitting along the last axis: backward passes that take few steps."""
 
 from __future__ import annotations
 
@@ -6,14 +6,35 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-def gated_rms_norm(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Return ``rms_norm(y * silu(z)) * weight``.
+class RMSNorm(nn.RMSNorm):
+    """``torch.nn.RMSNorm`` over the last axis, computed by :func:`rms_norm`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``(..., channels)``."""
+        return rms_norm(x, self.weight, self.eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Return ``x / sqrt(mean(x^2) + eps) * weight``; the mean is over the last axis.
 
     On a CPU in full precision, the gradient comes from a formula of its own, in fewer passes over memory.
+
+    Args:
+        x: ``(..., channels)``.
+        weight: ``(channels,)``.
+        eps: added to the mean square.
+    """
+    if _has_formula(x, weight):
+        return _RMSNorm.apply(x, weight, eps)
+    return F.rms_norm(x, x.shape[-1:], weight, eps)
+
+
+def gated_rms_norm(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Return :func:`rms_norm` of ``y * silu(z)``.
 
     Args:
         y: ``(..., channels)``.
@@ -21,10 +42,42 @@ def gated_rms_norm(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
         weight: ``(channels,)``.
         eps: added to the mean square.
     """
-    full = y.dtype == z.dtype == weight.dtype and y.dtype in (torch.float32, torch.float64)
-    if full and y.device.type == "cpu" and torch.is_grad_enabled():
+    if _has_formula(y, z, weight):
         return _GatedRMSNorm.apply(y, z, weight, eps)
     return F.rms_norm(y * F.silu(z), y.shape[-1:], weight, eps)
+
+
+def _has_formula(first: Tensor, *others: Tensor) -> bool:
+    full = first.dtype in (torch.float32, torch.float64) and all(v.dtype == first.dtype for v in others)
+    return full and first.device.type == "cpu" and torch.is_grad_enabled()
+
+
+def _scale(x: Tensor, eps: float) -> Tensor:
+    """Return the reciprocal root of the mean square, ``(..., 1)``."""
+    square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+    return square.div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def _gradients(dout: Tensor, x: Tensor, scale: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of ``x`` and ``weight`` for ``x * scale * weight``, where ``scale`` depends on ``x``."""
+    product = dout * x
+    dweight = product.flatten(0, -2).mT @ scale.flatten()
+    along = (product @ weight)[..., None].mul_(scale.square() / x.shape[-1])
+    dx = torch.mul(dout, weight, out=product).addcmul_(x, along, value=-1).mul_(scale)
+    return dx, dweight
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        scale = _scale(x, eps)
+        ctx.save_for_backward(x, scale, weight)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dout):
+        return *_gradients(dout, *ctx.saved_tensors), None
 
 
 class _GatedRMSNorm(torch.autograd.Function):
@@ -33,7 +86,7 @@ class _GatedRMSNorm(torch.autograd.Function):
         sigmoid = torch.sigmoid(z)
         gate = z * sigmoid  # SiLU
         gated = y * gate
-        scale = torch.linalg.vector_norm(gated, dim=-1, keepdim=True).square_().div_(y.shape[-1]).add_(eps).rsqrt_()
+        scale = _scale(gated, eps)
         ctx.save_for_backward(y, sigmoid, gate, scale, weight)
         return gated.mul_(scale).mul_(weight)
 
@@ -41,11 +94,7 @@ class _GatedRMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dout):
         y, sigmoid, gate, scale, weight = ctx.saved_tensors
-        gated = y * gate
-        dweight = torch.mul(dout, gated).mul_(scale).flatten(0, -2).sum(0)
-        dnormed = dout * weight
-        along = torch.linalg.vecdot(dnormed, gated)[..., None].mul_(scale.square() / y.shape[-1])
-        dgated = dnormed.addcmul_(gated, along, value=-1).mul_(scale)
+        dgated, dweight = _gradients(dout, y * gate, scale, weight)
         # The derivative of SiLU is sigmoid + silu (1 - sigmoid).
         dz = torch.addcmul(sigmoid, gate, 1 - sigmoid).mul_(dgated).mul_(y)
         return dgated.mul_(gate), dz, dweight, None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bsm.config import ModelConfig
 from bsm.mamba2 import EPS, BiMamba2Block, CausalConv1d
+from bsm.norm import RMSNorm
 
 LOCAL_FRAMES = 15  # seen by one frame of a ``convolution`` block: seven on either side
 ROTARY_BASE = 10_000.0  # as in RoFormer
@@ -55,7 +56,7 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, parameters: int) -> None:
         super().__init__()
         hidden = max(1, round((parameters - 2 * dim) / (2 * dim + 1)))
-        self.layers = nn.Sequential(nn.RMSNorm(dim, eps=EPS), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.layers = nn.Sequential(RMSNorm(dim, eps=EPS), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` plus what the layers make of it."""
@@ -89,7 +90,7 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.rotary, self.headdim = rotary, config.headdim
         channels = [3 * config.headdim * heads for heads in (config.heads - config.heads // 2, config.heads // 2)]
-        self.norm = nn.RMSNorm(config.dim, eps=EPS)
+        self.norm = RMSNorm(config.dim, eps=EPS)
         self.qkv = nn.Linear(config.dim, sum(channels), bias=False)
         self.convs = nn.ModuleList(
             CausalConv1d(n, config.d_conv, reverse=bool(future)) for future, n in enumerate(channels) if n
@@ -134,7 +135,7 @@ class LSTMBlock(nn.Module):
         linear = 10 * dim + 16
         hidden = (math.sqrt(linear**2 + 32 * (mamba2_parameters(config) - 2 * dim)) - linear) / 16
         hidden = max(1, round(hidden))
-        self.norm = nn.RMSNorm(dim, eps=EPS)
+        self.norm = RMSNorm(dim, eps=EPS)
         self.lstm = nn.LSTM(dim, hidden, batch_first=True, bidirectional=True)
         self.out_proj = nn.Linear(2 * hidden, dim)
 
@@ -149,7 +150,7 @@ class ConvolutionBlock(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         inner = config.d_inner
-        self.norm = nn.RMSNorm(config.dim, eps=EPS)
+        self.norm = RMSNorm(config.dim, eps=EPS)
         self.in_proj = nn.Linear(config.dim, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, LOCAL_FRAMES, padding=LOCAL_FRAMES // 2, groups=inner)
         self.out_proj = nn.Linear(inner, config.dim, bias=False)

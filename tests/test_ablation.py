@@ -14,8 +14,9 @@ from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
 from bsm.scan.feedthrough import CHUNK
 from bsm.stats import crossed_interval
-from bsm.study import ablation, figures, losses, plan, scan_training, sizes
+from bsm.study import ablation, figures, losses, scan_training, sizes
 from bsm.study.profiles import Profile
+from bsm.study.speed import plan
 from bsm.study.variants import changed
 from bsm.weights.files import save_model
 

@@ -56,8 +56,8 @@ def upward(lower, upper):
 def test_the_reader_finds_every_kind_of_import():
     found = arrows()
     assert "bsm.study.claims.exact" in found["bsm.study.claims.ledger"]  # an attribute that is a module
-    assert "bsm.study.bench.separation" in found["bsm.cli.bench"]  # inside a function
-    assert "bsm.study.bench.separation" not in arrows(top_level=True)["bsm.cli.bench"]
+    assert "bsm.study.speed.model" in found["bsm.cli.bench"]  # inside a function
+    assert "bsm.study.speed.model" not in arrows(top_level=True)["bsm.cli.bench"]
 
 
 @pytest.mark.parametrize(

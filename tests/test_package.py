@@ -42,7 +42,7 @@ def test_benchmarks_import_with_little_more_than_pytorch():
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.split('.')[0] in missing: raise ImportError(name)\n"
         "sys.meta_path.insert(0, Missing())\n"
-        "from bsm.study.bench import model, scan\n"
+        "from bsm.study.speed import blocks, scan\n"
         "from bsm.study.records import write_result\n"
         "import bsm.cli\n"
     )

@@ -9,11 +9,11 @@ from bsm.cli import cli
 from bsm.config import ModelConfig, TrainConfig
 from bsm.errors import InputError
 from bsm.model import BSMamba2
-from bsm.study import plan, sizes
-from bsm.study.bench import parts
-from bsm.study.bench.step import OURS, frames, parameter_count
+from bsm.study import sizes
 from bsm.study.profiles import Profile
 from bsm.study.records import mark, write_result
+from bsm.study.speed import parts, plan
+from bsm.study.speed.step import OURS, frames, parameter_count
 
 
 def measured(preset="tiny", variant=OURS.name, seconds=1.0, batch=2, rounds=(10.0, 10.0)):

@@ -38,7 +38,7 @@ def bench() -> None:
 @_device
 def bench_scan(output: Path | None, **options: Any) -> None:
     """Measure the scan backends: error, time and memory."""
-    from bsm.study.bench import scan
+    from bsm.study.speed import scan
 
     _run("scan", output, options, lambda: scan.measure(**options))
 
@@ -48,9 +48,9 @@ def bench_scan(output: Path | None, **options: Any) -> None:
 @_device
 def bench_block(output: Path | None, **options: Any) -> None:
     """Measure the convolution backends and one block of the network."""
-    from bsm.study.bench import model
+    from bsm.study.speed import blocks
 
-    _run("block", output, options, lambda: model.measure(**options))
+    _run("block", output, options, lambda: blocks.measure(**options))
 
 
 @bench.command("model")
@@ -69,22 +69,38 @@ def bench_block(output: Path | None, **options: Any) -> None:
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1), help="CPU threads.")
 def bench_model(output: Path | None, **options: Any) -> None:
     """Compare whole networks on the CPU: BSMamba2 and BS-RoFormer."""
-    from bsm.study.bench.separation import separation
+    from bsm.study.speed.model import separation
 
     _run("model", output, options, lambda: separation(**options))
 
 
 @bench.command("step")
 @_shared(1.0)
-@_preset
+@click.option("--preset", help="Size of the network.  [default: paper; with --against, all that it compares]")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Segments per batch.")
 @click.option("--precision", default="32-true", show_default=True, type=click.Choice(["32-true", "bf16-mixed"]))
 @_device
 @click.option("--compile", "compile_step", is_flag=True, help="Also time torch.compile; compiling takes minutes.")
-def bench_step(output: Path | None, compile_step: bool, **options: Any) -> None:
-    """Measure a training step part by part, and its memory."""
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    help="Checkout of another revision: compare steps of both in turn, with batch, length and precision of their own.",
+)
+def bench_step(output: Path | None, compile_step: bool, against: Path | None, **options: Any) -> None:
+    """Measure a training step part by part, and its memory; or compare the steps of two revisions."""
+    if against:
+        from bsm.study.speed import against as compare
+
+        preset, repeats = options["preset"], options["repeats"]
+        pairs = compare.cases([preset] if preset else compare.SIZES)
+        settings = {"against": against, "preset": preset, "repeats": repeats, "device": "cpu"}
+        _run(
+            "step against another revision", output, settings, lambda: compare.measure(against, pairs, repeats=repeats)
+        )
+        return
     from bsm.study.step_profile import measure_preset
 
+    options["preset"] = options["preset"] or "paper"
     _run("step", output, options, lambda: measure_preset(**options, compile_step=compile_step))
 
 
@@ -96,8 +112,8 @@ def bench_step(output: Path | None, compile_step: bool, **options: Any) -> None:
 def bench_data(root: Path | None, output: Path | None, **options: Any) -> None:
     """Measure the loading of training segments on the CPU."""
     from bsm.data.layouts import open_tracks
-    from bsm.study.bench.data import loading
     from bsm.study.profiles import default_songs
+    from bsm.study.speed.data import loading
 
     root = root or default_songs()
     layout, tracks = open_tracks(root, "train")
@@ -116,8 +132,8 @@ def _run(
 ) -> None:
     """Measure, print the values, and write the result file if one was asked for."""
     from bsm.files import check_writable
-    from bsm.study.bench import SEED
     from bsm.study.records import mark, plain, write_result
+    from bsm.study.speed.timer import SEED
 
     started = mark()
     if output:

@@ -27,8 +27,8 @@ def plan(preset: str, device: str, source: Path | None, profile: str) -> None:
 
     ModelConfig.preset(preset)
     settings = Profile.load(profile)
-    from bsm.study import plan as study  # slow to import: a wrong name is reported first
     from bsm.study.figures import table_markdown
+    from bsm.study.speed import plan as study  # slow to import: a wrong name is reported first
 
     table, sources = study.plan(study.works(preset, settings), source, device)
     click.echo(table_markdown(table, caption=" ".join(sources), digits=1))

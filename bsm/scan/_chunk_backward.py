@@ -9,7 +9,7 @@ from bsm.scan._chunk import Chunk, Plan
 
 
 def backward_slab(
-    x, dt, A, B, C, D, state, y, dy, dlast, plan: Plan, by_head: bool, wary: Tensor, grads
+    x, dt, A, B, C, D, state, y, dy, dlast, plan: Plan, by_head: bool, wary: Tensor, grads, add: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Compute the gradients of a slab for heads that all go one way.
 
@@ -21,7 +21,8 @@ def backward_slab(
         plan: how the sequence is cut, and its direction.
         by_head: the way that the heads go.
         wary: of factored heads, those whose gradient of the decays is computed by head.
-        grads: of ``x`` and ``dt``, to be written, and of ``B`` and ``C``, to be added to.
+        grads: of ``x``, ``dt``, ``B`` and ``C``, to be written.
+        add: add to those of ``B`` and ``C``, which other heads have written.
 
     Returns:
         Gradients of ``A``, of ``D`` and of the initial state; None where there is none.
@@ -45,22 +46,24 @@ def backward_slab(
         else:
             dproducts = plan.causal_(torch.bmm(scaled_dy, v.mT))
             dv = torch.bmm(products.mT, scaled_dy).view(x_c.shape)
-        dC.baddbmm_(dproducts, B_c)
-        dB.baddbmm_(dproducts.mT, C_c)
+        # Products of their own: into a part of a larger tensor, PyTorch would multiply row by row.
+        dC_c, dB_c = torch.bmm(dproducts, B_c), torch.bmm(dproducts.mT, C_c)
         leaving = passing = dR = None
         if R is not None:
-            dC.baddbmm_(scaled_dy, R)
+            dC_c.baddbmm_(scaled_dy, R)
             dR = torch.bmm(scaled_dy.mT, C_c)
         if dlast is not None:
             dlast = dlast if by_head else chunk.enter_(dlast)  # keep, which is the same factor
             carried = chunk.carried(dlast.clone()) if by_head else dlast
-            dB.baddbmm_(v, dlast)
+            dB_c.baddbmm_(v, dlast)
             from_state = torch.bmm(B_c, dlast.mT).view(x_c.shape)
             leaving = (v.view(x_c.shape) * from_state) @ ones  # (b, q, h)
             if R is not None:
                 passing = (carried * R).view(R.shape[0], -1, headdim * R.shape[2]).sum(-1)[:, None]  # (b, 1, h)
                 dR += carried
             dv = dv.addcmul_(from_state, chunk.left[..., None]) if by_head else dv.add_(from_state)
+        for total, own in ((dB, dB_c), (dC, dC_c)):
+            total.add_(own) if add else total.copy_(own)
         product = torch.mul(dv, x_c)
         dxu = product @ ones  # (b, q, h)
         if by_head:

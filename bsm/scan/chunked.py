@@ -162,19 +162,20 @@ def _backward(x, dt, A, B, C, D, initial_state, y, dy, dstate, ways: list[_Way],
     joined = torch.empty(*x.shape[:2], sum(sizes), dtype=plan.dtype, device=x.device)
     dx, dB, dC = joined.split(sizes, dim=-1)
     dx = dx.unflatten(-1, (heads, headdim))
-    joined[..., sizes[0] :] = 0  # sums over the ways
     ddt = torch.empty(dt.shape, dtype=dt.dtype, device=dt.device)
     dA, dD = (None if v is None else torch.zeros_like(v, dtype=torch.float64) for v in (A, D))
     dinitial = None if initial_state is None else torch.empty_like(initial_state)
     elements = plan.backward_elements(*x.shape[:2], heads * headdim, B.shape[-1])
-    for way in ways:
+    for number, way in enumerate(ways):
         for rows in plan.slabs(x.shape[0], heads * headdim, elements):
             inputs = _slab(way, rows, plan, x, dt, A, B, C, D, initial_state)
             y_s, dy_s = (way.of(v[rows].to(plan.dtype), 2) for v in (y, dy))
             dlast = None if dstate is None else way.of(dstate[rows].to(plan.dtype), 1).flatten(1, 2)
             dx_s, ddt_s = (way.empty(v[rows]) for v in (dx, ddt))
             grads = dx_s, ddt_s, dB[rows], dC[rows]
-            dA_s, dD_s, entry = backward_slab(*inputs, y_s, dy_s, dlast, plan, way.by_head, way.wary, grads)
+            dA_s, dD_s, entry = backward_slab(
+                *inputs, y_s, dy_s, dlast, plan, way.by_head, way.wary, grads, add=number > 0
+            )
             heads_of = slice(None) if way.heads is None else way.heads
             dA[heads_of] += dA_s
             if D is not None:

@@ -87,7 +87,7 @@ def cost_table(settings: Profile) -> str:
     frame = pd.DataFrame(
         {
             "part": [names.get(name, name) for name in frame.index],  # the last is the sum
-            "runs": frame["runs"].to_numpy(),
+            "runs": frame["runs"].astype("Int64").array,
             "minutes": (frame["s"] / 60).to_numpy(),
             "peak memory (GiB)": (frame["max_rss"] / 1024).to_numpy(),
         }

@@ -19,9 +19,9 @@ from bsm.data.tracks import Source, Track
 from bsm.errors import InputError
 from bsm.evaluate import evaluate
 from bsm.stats import SAME, Interval
-from bsm.study.bench import repeated
 from bsm.study.compare import corrected, counted, paired, song_of, table, tidy, words
 from bsm.study.figures import interval_plot
+from bsm.study.speed.timer import repeated
 from bsm.study.subjects import Subject
 
 WHOLE = "whole"
@@ -167,7 +167,7 @@ def costs(
             continue
         span = case.window if math.isfinite(case.window) else whole_seconds
         passes = {name: _pass(subject, span) for name, subject in models.items()}
-        for name, seconds in repeated(passes, repeats, warm_up=0).items():
+        for name, seconds in repeated(passes, repeats, warm_up=0).seconds.items():
             records.append({"model": name, "window": case.window, "audio_seconds": span, "seconds": seconds})
     return records
 

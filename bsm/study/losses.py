@@ -19,9 +19,9 @@ from bsm.data.tracks import VOCALS, Track
 from bsm.loss import bsmamba2_loss, loss_terms
 from bsm.metrics import usdr
 from bsm.stats import Interval, bootstrap_interval, interval_text, interval_words, ratio
-from bsm.study.bench import repeated
-from bsm.study.bench.spectra import TransformCount
 from bsm.study.figures import interval_plot
+from bsm.study.speed.spectra import TransformCount
+from bsm.study.speed.timer import repeated
 from bsm.study.variants import BASE, STFT, VARIANTS, changed
 
 LATE = 1e-3  # s
@@ -55,7 +55,7 @@ def costs(
     for name, config in losses.items():
         with TransformCount(config, estimate) as counter:
             bsmamba2_loss(estimate, target, config)
-        records.append({"variant": name, "seconds": times[name], "transforms": counter.total})
+        records.append({"variant": name, "transforms": counter.total} | times.of(name))
     return records
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ COLOUR = dict(zip(ARMS, (*COLOURS.values(),), strict=True))
 NAMES = {"attention": "attention, rotary", "attention-nopos": "attention, no positions", "bs-roformer": "BS-RoFormer"}
 
 
-def answers(folder: Path, experiment: str) -> pd.DataFrame:
-    """Read the results of an experiment of a campaign: one row per run and question.
+def answers(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
+    """Read the results of experiments of a campaign: one row per run and question.
 
     Args:
         folder: of the result files.
-        experiment: how their names begin.
+        experiments: their names.
 
     Returns:
         ``arm``, ``seed``, ``name`` of the question, its settings, ``frames``, ``sdr`` (mean over examples, dB),
@@ -38,11 +38,10 @@ def answers(folder: Path, experiment: str) -> pd.DataFrame:
         InputError: There is no finished run.
     """
     rows = []
-    for path in sorted(folder.glob(f"{experiment}-*-seed*.json")):
+    paths = {folder / f"{name}-{arm}-seed{seed}.json" for name in experiments for arm in ARMS for seed in range(100)}
+    for path in sorted(path for path in paths if path.is_file()):
         record = read_result(path)
         arm, train, probe = record["parameters"]["arm"], record["parameters"]["train"], record["parameters"]["probe"]
-        if not path.stem.startswith(f"{experiment}-{arm}-seed"):  # of another experiment with a longer name
-            continue
         for answer in record["values"]["answers"]:
             target, other = np.array(answer["target"]), np.array(answer["other"])
             own = {"arm": arm, "seed": record["seed"], "lr": train["lr"], "longest_gap": probe["longest_gap"]}
@@ -50,7 +49,7 @@ def answers(folder: Path, experiment: str) -> pd.DataFrame:
             own |= {"sdr": np.mean(answer["sdr"]), "right": (target > other).mean()}
             rows.append(own | {"clear": (target - other > 0.5).mean(), "examples": len(target)})
     if not rows:
-        raise InputError(f"{folder}: no finished run of {experiment!r}; `bsm campaign` trains them")
+        raise InputError(f"{folder}: no finished run of {', '.join(experiments)}; `bsm campaign` trains them")
     frame = pd.DataFrame(rows)
     frame["arm"] = pd.Categorical(frame["arm"], [arm for arm in ARMS if arm in set(frame["arm"])])
     return frame.sort_values(["arm", "seed", "gap"], ignore_index=True)

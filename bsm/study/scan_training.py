@@ -20,7 +20,7 @@ from bsm.loss import bsmamba2_loss
 from bsm.model import BSMamba2
 from bsm.scan.feedthrough import CHUNK
 from bsm.stats import interval_text
-from bsm.study.bench.step import frames
+from bsm.study.speed.step import frames
 
 REFERENCE = "sequential"
 APPROXIMATE = "feedthrough"

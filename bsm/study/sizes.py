@@ -19,9 +19,9 @@ from bsm.config import ModelConfig, TrainConfig
 from bsm.fast import packed_available, packed_operations
 from bsm.model import BSMamba2
 from bsm.stats import interval_words, ratio
-from bsm.study.bench import repeated
-from bsm.study.bench.memory import KEPT
 from bsm.study.figures import COLOURS
+from bsm.study.speed.memory import KEPT
+from bsm.study.speed.timer import repeated
 from bsm.study.variants import BASE, VARIANTS, changed
 
 PRESETS = ("paper", "vram", "small", "tiny")
@@ -100,8 +100,8 @@ def measure(configs: dict[str, ModelConfig], *, seconds: float, repeats: int) ->
             "operations": operations(network, waves[name]),
             "kept_bytes": kept_bytes(network, waves[name]),
             "audio_seconds": seconds,
-            "forward": times[0][name],
-            "training": times[1][name],
+            "forward": times[0].seconds[name],
+            "training": times[1].seconds[name],
         }
         for name, network in networks.items()
     ]

@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bsm.stats import Interval, interval_text, interval_words, of_rounds, ratio
-from bsm.study.bench import memory, spectra, step
-from bsm.study.bench.parts import CONV, DATA, ELEMENTWISE, LOSS, OPTIMISER, PARTS, PRODUCTS, SCAN, STFT
 from bsm.study.figures import COLOURS
+from bsm.study.speed import memory, spectra, step
+from bsm.study.speed.parts import CONV, DATA, ELEMENTWISE, LOSS, OPTIMISER, PARTS, PRODUCTS, SCAN, STFT
 
 BACKENDS = {"cpu": ("chunked", "quadratic", "sequential"), "cuda": ("triton", "chunked", "quadratic")}
 MEMORY_SECONDS = 0.2, 0.4

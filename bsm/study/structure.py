@@ -19,8 +19,8 @@ from bsm.config import LossConfig, ModelConfig
 from bsm.loss import bsmamba2_loss, loss_terms
 from bsm.mamba2 import GatedRMSNorm, Mamba2
 from bsm.model import BSMamba2
-from bsm.study.bench.spectra import AFTER_LOSS, DESCRIBED_LOSS, EXACT_LOSS, LOSSES, TransformCount
 from bsm.study.records import mark, write_result
+from bsm.study.speed.spectra import AFTER_LOSS, DESCRIBED_LOSS, EXACT_LOSS, LOSSES, TransformCount
 from bsm.study.unofficial import LOSS, REDUCED, Mixer, UnofficialConfig, UnofficialModel
 
 SECONDS = 8  # of audio: gives the frames of the question what a row of the time path sees

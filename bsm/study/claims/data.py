@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from bsm.stats import interval_words, ratio
-from bsm.study.bench.data import RESTARTED
 from bsm.study.claims.claim import BLOCKED, CPU_TIMING, Finding, Test, Values, claim, judge_ratio
 from bsm.study.claims.scan import rounds
+from bsm.study.speed.data import RESTARTED
 
 SPEED = Values("data_loading", "speed")
 COMMAND = "bsm bench data --json reports/demo/results/data_loading.json"

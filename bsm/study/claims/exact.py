@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from bsm.study.bench.memory import GIB
 from bsm.study.claims.claim import (
     BLOCKED,
     INCONCLUSIVE,
@@ -24,6 +23,7 @@ from bsm.study.claims.claim import (
     computed,
     on_gpu,
 )
+from bsm.study.speed.memory import GIB
 
 STEP_SECONDS = {"000": (60, 12), "001": (61, 12.5), "002": (63, 13)}
 """Seconds of a training step before and after, by document."""

@@ -185,7 +185,7 @@ def parity_1e5(own: list[dict[str, Any]], kernels: list[dict[str, Any]] | None =
 
 
 def errors_of(records: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    """Return the errors of outputs and of gradients in records of :func:`bsm.study.bench.scan.speed`."""
+    """Return the errors of outputs and of gradients in records of :func:`bsm.study.speed.scan.speed`."""
     gradients = [error for r in records for error in r.get("gradient_errors", {}).values()]
     return [r["output_error"] for r in records], gradients
 

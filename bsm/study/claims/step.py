@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from bsm.stats import bootstrap_interval, interval_words, ratio
-from bsm.study.bench.parts import SCAN
-from bsm.study.bench.spectra import AFTER_LOSS, AVERAGED, COMPLEX_LOSS, DESCRIBED_LOSS, EACH, EXACT_LOSS
-from bsm.study.bench.step import BEFORE, LOOPS, OURS, REDUCED, named
 from bsm.study.claims.claim import INCONCLUSIVE, Finding, Values, claim, judge_ratio, on_cpu, on_gpu
 from bsm.study.claims.scan import rounds
+from bsm.study.speed.parts import SCAN
+from bsm.study.speed.spectra import AFTER_LOSS, AVERAGED, COMPLEX_LOSS, DESCRIBED_LOSS, EACH, EXACT_LOSS
+from bsm.study.speed.step import BEFORE, LOOPS, OURS, REDUCED, named
 from bsm.study.step_profile import shares
 
 STEP_ON_GPU = "bsm bench step --device cuda"

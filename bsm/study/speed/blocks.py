@@ -16,8 +16,8 @@ from bsm.conv import BACKENDS, causal_conv, unavailable
 from bsm.mamba2 import BiMamba2Block, Mamba2, Scan
 from bsm.model import BSMamba2
 from bsm.scan import scan
-from bsm.study.bench import SEED, repeated
-from bsm.study.bench.scan import FRAMES_PER_SECOND
+from bsm.study.speed.scan import FRAMES_PER_SECOND
+from bsm.study.speed.timer import SEED, repeated
 
 
 def measure(seconds: Sequence[float], *, repeats: int, device: str) -> dict[str, Any]:
@@ -45,9 +45,7 @@ def conv(
         for train in (False, True):
             times = repeated({n: partial(_convolve, x, weight, bias, n, train) for n in names}, repeats)
             kind = "forward + backward" if train else "forward"
-            records += [
-                {"rows": batch, "length": length, "pass": kind, "backend": n, "seconds": times[n]} for n in names
-            ]
+            records += [{"rows": batch, "length": length, "pass": kind, "backend": n} | times.of(n) for n in names]
     return records
 
 
@@ -73,7 +71,7 @@ def block(
     values = {n: torch.randn(n, length, 256).to(device) for n in rows}
     with torch.inference_mode():
         times = repeated({str(n): partial(module, v) for n, v in values.items()}, repeats)
-    return [{"rows": n, "length": length, "seconds": times[str(n)]} for n in rows]
+    return [{"rows": n, "length": length} | times.of(str(n)) for n in rows]
 
 
 def compiled(preset: str = "small", *, seconds: float = 1.0, repeats: int = 5) -> dict[str, Any]:
@@ -91,7 +89,7 @@ def compiled(preset: str = "small", *, seconds: float = 1.0, repeats: int = 5) -
     step(optimised)
     compiling = time.perf_counter() - started
     times = repeated({"plain": partial(step, plain), "compiled": partial(step, optimised)}, repeats)
-    return {"preset": preset, "shape": list(x.shape), "compile_seconds": compiling, "seconds": times}
+    return {"preset": preset, "shape": list(x.shape), "compile_seconds": compiling} | times.of()
 
 
 @torch.inference_mode()

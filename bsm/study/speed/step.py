@@ -27,10 +27,10 @@ from bsm.data.tracks import folder_tracks
 from bsm.loss import bsmamba2_loss
 from bsm.mamba2 import BiMamba2Block, Mamba2
 from bsm.model import BSMamba2
-from bsm.study.bench import SEED, repeated
-from bsm.study.bench.parts import DATA, LOSS, OPTIMISER, Clock, timed_parts
-from bsm.study.bench.spectra import REDUCED_LOSS, SEED_LOSS
-from bsm.study.bench.yardsticks import IndexedScan, MonoSTFT, plain_loss
+from bsm.study.speed.parts import DATA, LOSS, OPTIMISER, Clock, timed_parts
+from bsm.study.speed.spectra import REDUCED_LOSS, SEED_LOSS
+from bsm.study.speed.timer import SEED, repeated, timed, turns
+from bsm.study.speed.yardsticks import IndexedScan, MonoSTFT, plain_loss
 from bsm.train.trainer import AveragedWeights, recompute_blocks
 
 LARGEST = 6 << 30  # bytes that the loops' states may take; larger cases are skipped
@@ -194,16 +194,20 @@ def breakdown(
     fitting = [v for v in variants if v.scan not in LOOPS or state_bytes(model, seconds, batch) <= LARGEST]
     segment = round(seconds * model.sample_rate)
     with noise_songs(model.sample_rate, model.channels, seconds=max(10.0, 2 * seconds)) as folder:
-        length = batch * (repeats + 1)
+        length = batch * (2 * repeats + 1)  # a disturbed round is repeated
         dataset = MixingDataset(folder_tracks(folder, "train"), segment=segment, seed=SEED, length=length)
         steps = {v.name: Step(v, model, config, _batches(dataset, batch), device=device) for v in fitting}
-        clocks = {name: [] for name in steps}
-        for turn in tqdm(range(repeats + 1), desc=f"{preset}, {seconds:g} s, batch {batch}", unit="round"):
-            for name, step in steps.items():
-                clock = Clock()
-                step(clock)
-                if turn:  # the first round is not counted
-                    clocks[name].append(clock.seconds)
+        clocks: dict[str, list[Clock]] = {name: [] for name in steps}
+
+        def take(name: str) -> tuple[float, float]:
+            clocks[name].append(clock := Clock())
+            _, processor = timed(partial(steps[name], clock))
+            return sum(clock.seconds.values()), processor  # the parts add up to the whole
+
+        for name in tqdm(steps, desc=f"warm up {preset}, {seconds:g} s, batch {batch}", unit="step"):
+            steps[name]()
+        times = turns({name: partial(take, name) for name in steps}, repeats)
+        kept = {name: [own[turn].seconds for turn in times.kept] for name, own in clocks.items()}
     return [
         {
             "variant": v.name,
@@ -213,12 +217,12 @@ def breakdown(
             "batch": batch,
             "precision": precision,
             "parameters": parameter_count(preset),
-            "seconds": [sum(clock.values()) for clock in clocks[v.name]],
             "parts": [
-                {"part": part, "direction": direction, "seconds": [clock[part, direction] for clock in clocks[v.name]]}
-                for part, direction in dict.fromkeys(key for clock in clocks[v.name] for key in clock)
+                {"part": part, "direction": direction, "seconds": [clock[part, direction] for clock in kept[v.name]]}
+                for part, direction in dict.fromkeys(key for clock in kept[v.name] for key in clock)
             ],
         }
+        | times.of(v.name)
         for v in fitting
     ]
 
@@ -254,7 +258,7 @@ def compiled(
     compiling = time.perf_counter() - started
     times = repeated(steps, repeats)
     shape = {"preset": preset, "audio_seconds": seconds, "batch": batch}
-    return shape | {"compile_seconds": compiling, "seconds": times}
+    return shape | {"compile_seconds": compiling} | times.of()
 
 
 def part_seconds(record: dict[str, Any], *names: str) -> np.ndarray:

@@ -15,8 +15,8 @@ from bsm.config import LossConfig, StftConfig
 from bsm.data.tracks import VOCALS, Track
 from bsm.loss import bsmamba2_loss
 from bsm.stft import STFT
-from bsm.study.bench import SEED, repeated
-from bsm.study.bench.yardsticks import MonoSTFT, plain_loss
+from bsm.study.speed.timer import SEED, repeated
+from bsm.study.speed.yardsticks import MonoSTFT, plain_loss
 
 RATE = 44100
 # Losses of the reports on the unofficial implementation. Their transforms are as long as their windows; the paper's
@@ -83,7 +83,7 @@ def losses(seconds: float = 1.0, *, batch: int = 2, repeats: int = 5, device: st
         config = getattr(function, "keywords", {}).get("config", LossConfig())
         with TransformCount(config, estimate) as counter:
             run(function)
-        records.append({"loss": name, "seconds": times[name], "transforms": counter.total})
+        records.append({"loss": name, "transforms": counter.total} | times.of(name))
     return records
 
 
@@ -109,7 +109,7 @@ def transforms(seconds: float = 4.0, *, batch: int = 1, repeats: int = 5, device
         EACH: lambda: [transform(mixture[:, channel], kept) for channel in range(2)],
         AVERAGED: lambda: transform(mixture.mean(1), kept),
     }
-    return {"audio_seconds": seconds, "batch": batch, "seconds": repeated(functions, repeats)}
+    return {"audio_seconds": seconds, "batch": batch} | repeated(functions, repeats).of()
 
 
 def side_shares(tracks: Sequence[Track]) -> list[dict[str, Any]]:

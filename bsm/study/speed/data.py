@@ -23,7 +23,7 @@ from bsm.data.mixing import MixingDataset
 from bsm.data.tracks import VOCALS, Track
 from bsm.errors import InputError
 from bsm.stats import interval_text, of_rounds, ratio
-from bsm.study.bench import SEED, repeated
+from bsm.study.speed.timer import SEED, Rounds, repeated
 
 WORKERS = (0, 1, 2, 4)
 SONGS = 24  # used at most: as many as the demo trains on
@@ -147,8 +147,9 @@ def _loaders(tracks: Sequence[Track], segment: int, repeats: int, batch: int, it
         f"{n} workers": DataLoader(mixtures, batch_size=batch, num_workers=n, persistent_workers=n > 0) for n in WORKERS
     }
     loaders[RESTARTED] = DataLoader(mixtures, batch_size=batch, num_workers=2)
-    times = repeated({case: partial(_each, lambda _: None, loader) for case, loader in loaders.items()}, repeats)
-    return [_record(LOADER, case, times[case], items) for case in loaders]
+    reading = {case: partial(_each, lambda _: None, loader) for case, loader in loaders.items()}
+    times = repeated(reading, repeats, waits=True)
+    return [_record(LOADER, case, times, items) for case in loaders]
 
 
 class _Copy(NamedTuple):
@@ -199,9 +200,9 @@ def _reads(copies: Sequence[_Copy], repeats: int) -> list[dict[str, Any]]:
     for suffix in ("wav", "flac"):
         functions[f"{suffix}, whole file"] = partial(_each, lambda copy, suffix=suffix: copy.cut(suffix), copies)
         functions[f"{suffix}, segment"] = partial(_each, lambda copy, suffix=suffix: copy.read(suffix), copies)
-    times = repeated(functions, repeats)
+    times = repeated(functions, repeats, waits=True)
     sizes = {suffix: round(np.mean([copy.bytes(suffix) for copy in copies])) for suffix in ("wav", "flac")}
-    return [_record(READ, case, times[case], len(copies), sizes[case.split(",")[0]]) for case in functions]
+    return [_record(READ, case, times, len(copies), sizes[case.split(",")[0]]) for case in functions]
 
 
 def _spectrograms(
@@ -229,13 +230,13 @@ def _spectrograms(
                 "forget arrays": partial(_each, _forget, arrays),
                 f"{kind}, kept, files on disk": load,
             }
-        times = repeated(functions, repeats)
+        times = repeated(functions, repeats, waits=True)
         sizes = {
             "made": round(np.mean([copy.bytes("wav") for copy in copies])),
             "kept": sum(path.stat().st_size for path in arrays) // len(copies),
         }
     cases = [case for case in functions if not case.startswith("forget")]
-    return [_record(SPECTROGRAM, case, times[case], len(copies), sizes[case.split(", ")[1]]) for case in cases]
+    return [_record(SPECTROGRAM, case, times, len(copies), sizes[case.split(", ")[1]]) for case in cases]
 
 
 @contextmanager
@@ -260,5 +261,5 @@ def _each(function: Callable[[Any], Any], items: Iterable[Any]) -> None:
         function(item)
 
 
-def _record(part: str, case: str, seconds: list[float], segments: int, size: int | None = None) -> dict[str, Any]:
-    return {"part": part, "case": case, "segments": segments, "seconds": seconds, "bytes": size}
+def _record(part: str, case: str, times: Rounds, segments: int, size: int | None = None) -> dict[str, Any]:
+    return {"part": part, "case": case, "segments": segments, "bytes": size} | times.of(case)

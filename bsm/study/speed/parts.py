@@ -14,8 +14,8 @@ from torch.utils.hooks import RemovableHandle
 
 from bsm.mamba2 import CausalConv1d, Scan
 from bsm.model import BandLinear, BSMamba2
-from bsm.study.bench import finish
-from bsm.study.bench.yardsticks import IndexedScan
+from bsm.study.speed.timer import finish
+from bsm.study.speed.yardsticks import IndexedScan
 
 SCAN, CONV, PRODUCTS, ELEMENTWISE = "scan", "convolution", "other matrix products", "norms, gates, copies"
 STFT, LOSS, OPTIMISER, DATA = "STFT and mask", "loss", "optimiser", "data"

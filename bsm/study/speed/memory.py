@@ -13,8 +13,8 @@ import torch
 from tqdm import tqdm
 
 from bsm.config import ModelConfig, TrainConfig
-from bsm.study.bench import peak_memory, peak_memory_cuda
-from bsm.study.bench.step import OURS, Step, frames, parameter_count
+from bsm.study.speed.step import OURS, Step, frames, parameter_count
+from bsm.study.speed.timer import peak_memory, peak_memory_cuda
 
 KEPT = 16  # bytes a parameter takes between steps: the weight, its average, and two moments of AdamW, in float32
 GIB = 2**30

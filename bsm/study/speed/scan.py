@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -13,20 +14,24 @@ from tqdm import tqdm
 
 from bsm.config import ModelConfig
 from bsm.scan import EXACT, available, scan
-from bsm.study.bench import SEED, matmul_rate, peak_memory, peak_memory_cuda, repeated
-from bsm.study.bench.yardsticks import indexed_loop, textbook
+from bsm.study.speed import peers
+from bsm.study.speed.timer import SEED, matmul_rate, peak_memory, peak_memory_cuda, repeated
+from bsm.study.speed.yardsticks import indexed_loop, textbook
+
+log = logging.getLogger(__name__)
 
 FRAMES_PER_SECOND = 100  # the paper's hop of 441 samples at 44.1 kHz
 YARDSTICKS: dict[str, Callable[..., Tensor]] = {"loop, indexed": indexed_loop, "textbook": textbook}
 BAND_ROWS = 100  # frames of a second: as many sequences of bands
 # The largest cases tried, as (steps, steps times rows). The loops' backward keeps every step's state, gigabytes of
 # them, and the indexed one's time grows with the square of the length; the quadratic form holds a matrix per head,
-# and Mamba-1's reference a state per channel and step.
+# and Mamba-1's reference and mamba-scan-lite a state per channel and step.
 LARGEST = {
     "sequential": (900, 10_000),
     "loop, indexed": (450, 10_000),
     "quadratic": (900, 10_000),
     "selective": (500, 500),
+    "mamba-scan-lite": (150, 1000),
 }
 
 
@@ -65,7 +70,7 @@ def inputs(batch: int, length: int, config: ModelConfig, *, seed: int = SEED, de
 
 def run(values: dict[str, Tensor], name: str, train: bool) -> tuple[Tensor, list[Tensor]]:
     """Run one scan; return its output and, for training, the gradient of every input for a fixed output gradient."""
-    function = YARDSTICKS.get(name) or (lambda *v: scan(*v, backend=name, final_state=False)[0])
+    function = (YARDSTICKS | peers.installed()).get(name) or (lambda *v: scan(*v, backend=name, final_state=False)[0])
     if not train:
         with torch.inference_mode():
             return function(*values.values()), []
@@ -87,12 +92,17 @@ def cases(
 def measure(seconds: Sequence[float], *, repeats: int, device: str) -> dict[str, Any]:
     """Measure everything about the scan backends; each value is what the function of that name returns.
 
+    ``missing`` says which packages' scans were not measured, because they are not installed, and how to install them.
+
     Args:
         seconds: lengths on the time axis, s.
         repeats: timed rounds.
         device: ``cpu`` or ``cuda``.
     """
+    for name, fix in peers.missing().items():
+        log.info("%s is not installed, so its scan is not measured: %s", name, fix)
     return {
+        "missing": peers.missing(),
         "speed": speed(seconds, repeats=repeats, device=device),
         "memory": memory(seconds, device=device),
         "scaling": scaling(repeats=repeats, device=device),
@@ -111,7 +121,7 @@ def speed(
     backends: Iterable[str] | None = None,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """Measure error and time of the exact scan backends that can run here, and of the yardsticks.
+    """Measure error and time of the exact scan backends that can run here, of the yardsticks and of other packages.
 
     On the time axis the sequence has 100 frames a second and ``batch`` rows; the band axis is as long as the model has
     bands, with ``band_rows``. The reference of the errors is ``sequential`` in float64.
@@ -122,7 +132,8 @@ def speed(
         band_rows: rows on the band axis.
         repeats: timed rounds.
         config: gives the shapes; the paper's by default.
-        backends: names; by default all exact ones that are available, and the yardsticks.
+        backends: names; by default all exact ones that are available, the yardsticks, and the installed packages of
+            :data:`bsm.study.speed.peers.PEERS`.
         device: ``cpu`` or ``cuda``.
 
     Returns:
@@ -130,7 +141,7 @@ def speed(
         (``||got - want|| / ||want||``; of gradients, each input's own).
     """
     config = config or ModelConfig.preset("paper")
-    names = list(backends or [*(b for b in EXACT if available(device)[b] is None), *YARDSTICKS])
+    names = list(backends or [*(b for b in EXACT if available(device)[b] is None), *YARDSTICKS, *peers.installed()])
     records = []
     for axis, rows, length in tqdm(cases(seconds, batch, config, band_rows), desc="scan backends", unit="case"):
         values = inputs(rows, length, config, device=device)
@@ -150,10 +161,10 @@ def speed(
                         "length": length,
                         "pass": "forward + backward" if train else "forward",
                         "backend": name,
-                        "seconds": times[name],
                         "output_error": _error(got, want),
                         "gradient_errors": errors,
                     }
+                    | times.of(name)
                 )
     return records
 
@@ -213,7 +224,7 @@ def scaling(
     config = ModelConfig.preset("paper")
     values = {length: inputs(batch, length, config, device=device) for length in lengths}
     times = repeated({str(n): partial(run, v, "chunked", True) for n, v in values.items()}, repeats)
-    return [{"length": n, "rows": batch, "seconds": times[str(n)]} for n in lengths]
+    return [{"length": n, "rows": batch} | times.of(str(n)) for n in lengths]
 
 
 def operations(rows: int, length: int, config: ModelConfig, chunk: int) -> int:
@@ -238,9 +249,9 @@ def matmul_share(seconds: float = 8.0, *, batch: int = 4, repeats: int = 3, devi
     config = ModelConfig.preset("paper")
     (_, rows, length), *_ = cases([seconds], batch, config)
     values = inputs(rows, length, config, device=device)
-    times = repeated({"chunked": partial(run, values, "chunked", False)}, repeats)["chunked"]
+    times = repeated({"chunked": partial(run, values, "chunked", False)}, repeats).of("chunked")
     count, rate = operations(rows, length, config, CHUNK), matmul_rate(device=device)
-    return {"rows": rows, "length": length, "operations": count, "rate": rate, "seconds": times, "floor": count / rate}
+    return {"rows": rows, "length": length, "operations": count, "rate": rate, "floor": count / rate} | times
 
 
 def directions(seconds: float = 8.0, *, batch: int = 4, repeats: int = 3, device: str = "cpu") -> dict[str, Any]:
@@ -260,7 +271,7 @@ def directions(seconds: float = 8.0, *, batch: int = 4, repeats: int = 3, device
         y, _ = scan(*leaves, backend="chunked", reverse=True, final_state=False)
         y.sum().backward()
 
-    return {"rows": rows, "length": length, "seconds": repeated({"flipped": flipped, "native": native}, repeats)}
+    return {"rows": rows, "length": length} | repeated({"flipped": flipped, "native": native}, repeats).of()
 
 
 def _error(got: Tensor, want: Tensor) -> float:

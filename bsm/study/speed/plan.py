@@ -14,12 +14,12 @@ from bsm.config import ModelConfig, TrainConfig
 from bsm.errors import InputError
 from bsm.scan.chunked import CHUNK, WHOLE
 from bsm.stats import Interval, interval_text, of_rounds
-from bsm.study.bench.memory import GIB, predicted_bytes
-from bsm.study.bench.parts import DATA, LOSS, OPTIMISER
-from bsm.study.bench.scan import operations as scan_operations
-from bsm.study.bench.step import OURS, frames, parameter_count, part_seconds
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
+from bsm.study.speed.memory import GIB, predicted_bytes
+from bsm.study.speed.parts import DATA, LOSS, OPTIMISER
+from bsm.study.speed.scan import operations as scan_operations
+from bsm.study.speed.step import OURS, frames, parameter_count, part_seconds
 
 EPOCHS, STEPS = 100, 430  # what the seed documents plan with
 SEGMENTS = 30  # of one of those steps: the paper's share of one GPU

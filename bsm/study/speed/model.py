@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -19,8 +18,8 @@ from bsm.baseline import BSRoformer, RoformerConfig
 from bsm.config import ModelConfig
 from bsm.fast import packed_operations
 from bsm.model import BSMamba2
-from bsm.study.bench import _CLEAR, SEED, _resident, matmul_rate, repeated
 from bsm.study.figures import COLOURS
+from bsm.study.speed.timer import SEED, fresh, matmul_rate, resident, timed, turns
 
 MODELS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "BSMamba2": BSMamba2,
@@ -71,17 +70,22 @@ def separation(
     """
     speed = []
     for span in seconds:
-        rounds = [
-            (name, _fresh(_measure, name, preset, span, threads))
-            for _ in tqdm(range(repeats), desc=f"{span:g} s of audio", unit="round")
-            for name in models
-        ]
+        memory: dict[str, list[tuple[int | None, int | None]]] = {name: [] for name in models}
+        with tqdm(desc=f"{span:g} s of audio", unit="pass") as bar:
+
+            def take(name: str, span: float = span, memory: dict = memory, bar: tqdm = bar) -> tuple[float, float]:
+                times, found = fresh(_measure, name, preset, span, threads)
+                memory[name].append(found or (None, None))
+                bar.update()
+                return times
+
+            times = turns({name: partial(take, name) for name in models}, repeats)
         for name in models:
-            own = [measured for model, measured in rounds if model == name]
-            fields = {field: [one[field] for one in own] for field in ("seconds", "peak_bytes", "base_bytes")}
-            speed.append({"audio_seconds": span, "model": name} | fields)
+            base, peak = zip(*(memory[name][turn] for turn in times.kept), strict=True)
+            sizes = {"peak_bytes": list(peak), "base_bytes": list(base)}
+            speed.append({"audio_seconds": span, "model": name} | times.of(name) | sizes)
     costs = [
-        cost for span in profile_seconds for name in models for cost in _fresh(_profile, name, preset, span, threads)
+        cost for span in profile_seconds for name in models for cost in fresh(_profile, name, preset, span, threads)
     ]
     with torch.device("meta"):
         counts = {
@@ -89,12 +93,7 @@ def separation(
             for name, make in MODELS.items()
             if name in models
         }
-    return {"speed": speed, "costs": costs, "parameters": counts, "matmul_rate": _fresh(_rate, threads)}
-
-
-def _fresh(function: Callable[..., Any], *args: Any) -> Any:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *args).result()
+    return {"speed": speed, "costs": costs, "parameters": counts, "matmul_rate": fresh(_rate, threads)}
 
 
 def _rate(threads: int) -> float:
@@ -115,13 +114,12 @@ def _prepared(name: str, preset: str, seconds: float, threads: int) -> Callable[
     return torch.inference_mode()(lambda: model(mixture))
 
 
-def _measure(name: str, preset: str, seconds: float, threads: int) -> dict[str, Any]:
+def _measure(name: str, preset: str, seconds: float, threads: int) -> tuple[tuple[float, float], Any]:
+    """Return the times of one pass, and the memory before it and its peak as :func:`resident` gives them."""
     run = _prepared(name, preset, seconds, threads)
-    if told := _CLEAR.exists():
-        _CLEAR.write_text("5")  # the high-water mark starts again here
-    before = _resident("VmRSS") if told else None
-    (spent,) = repeated({name: run}, 1, warm_up=0)[name]
-    return {"seconds": spent, "peak_bytes": _resident("VmHWM") if told else None, "base_bytes": before}
+    times: list[tuple[float, float]] = []
+    memory = resident(lambda: times.append(timed(run)))
+    return times[0], memory
 
 
 def _profile(name: str, preset: str, seconds: float, threads: int) -> list[dict[str, Any]]:

@@ -14,11 +14,12 @@ from bsm.errors import InputError
 from bsm.mamba2 import Mamba2
 from bsm.model import BSMamba2
 from bsm.scan import EXACT, available
-from bsm.study import plan, records, sizes
-from bsm.study.bench import model, peak_memory_cuda, scan
-from bsm.study.bench import separation as bench
-from bsm.study.bench.model import direct_share
+from bsm.study import records, sizes
 from bsm.study.records import plain, read_result
+from bsm.study.speed import blocks, peers, plan, scan
+from bsm.study.speed import model as bench
+from bsm.study.speed.blocks import direct_share
+from bsm.study.speed.timer import peak_memory_cuda
 
 GIB = 2**30
 SPEED = [
@@ -47,7 +48,7 @@ def cost(model, operation, seconds, span=8.0):
 @pytest.fixture
 def in_this_process(monkeypatch):
     threads = torch.get_num_threads()
-    monkeypatch.setattr(bench, "_fresh", lambda function, *args: function(*args))
+    monkeypatch.setattr(bench, "fresh", lambda function, *args: function(*args))
     monkeypatch.setattr(bench, "WARM_UP", 0.05)
     yield
     torch.set_num_threads(threads)
@@ -126,14 +127,15 @@ def test_the_models_take_turns(monkeypatch):
     def fresh(function, *args):
         if function is bench._measure:
             calls.append((args[0], args[2]))
-            return {"seconds": float(len(calls)), "peak_bytes": 2, "base_bytes": 1}
+            return (seconds := 10 + len(calls) / 10, seconds), (1, 2)
         return [] if function is bench._profile else 1e9
 
-    monkeypatch.setattr(bench, "_fresh", fresh)
+    monkeypatch.setattr(bench, "fresh", fresh)
     values = bench.separation((1.0, 2.0), preset="tiny", repeats=2, profile_seconds=())
     names = list(bench.MODELS)
     assert calls == [(name, span) for span in (1.0, 2.0) for _ in range(2) for name in names]
-    assert [r["seconds"] for r in values["speed"]] == [[1, 3], [2, 4], [5, 7], [6, 8]]
+    assert [r["seconds"] for r in values["speed"]] == [[10.1, 10.3], [10.2, 10.4], [10.5, 10.7], [10.6, 10.8]]
+    assert all(r["peak_bytes"] == [2, 2] and r["base_bytes"] == [1, 1] for r in values["speed"])
     alone = bench.separation((1.0,), preset="tiny", repeats=1, profile_seconds=(), models=names[:1])
     assert [r["model"] for r in alone["speed"]] == list(alone["parameters"]) == names[:1]
 
@@ -170,11 +172,11 @@ def test_a_profile_counts_the_operations_of_every_product(monkeypatch, packed, i
 
 
 def test_a_fresh_process_measures_memory():
-    if not bench._CLEAR.exists():
+    (wall, processor), memory = bench.fresh(bench._measure, "BSMamba2", "tiny", 4.0, 1)
+    assert wall > 0 < processor
+    if memory is None:
         pytest.skip("the system does not tell a process its memory")
-    measured = bench._fresh(bench._measure, "BSMamba2", "tiny", 4.0, 1)
-    assert measured["peak_bytes"] > measured["base_bytes"] > 0
-    assert measured["seconds"] > 0
+    assert memory[1] > memory[0] > 0
 
 
 def test_the_direct_terms_share_is_that_of_the_scans_output():
@@ -202,7 +204,7 @@ BLOCK_PARTS = ("conv", "block")
 def devices(monkeypatch):
     """Where each part of the benchmarks was asked to measure; none of them is measured."""
     asked = {}
-    for module, names in ((scan, SCAN_PARTS), (model, BLOCK_PARTS)):
+    for module, names in ((scan, SCAN_PARTS), (blocks, BLOCK_PARTS)):
         for name in names:
             monkeypatch.setattr(module, name, lambda *_, name=name, **given: asked.update({name: given.get("device")}))
     return asked
@@ -243,15 +245,15 @@ def test_every_tensor_lies_on_the_device(monkeypatch):
         return x * 1, None
 
     monkeypatch.setattr(scan, "scan", called)
-    monkeypatch.setattr(model, "causal_conv", lambda *given, **_: called(*given)[0])
-    monkeypatch.setattr(model, "_block", lambda config: torch.nn.Linear(config.dim, config.dim))
+    monkeypatch.setattr(blocks, "causal_conv", lambda *given, **_: called(*given)[0])
+    monkeypatch.setattr(blocks, "_block", lambda config: torch.nn.Linear(config.dim, config.dim))
     # Every input has to have a gradient, and this scan uses but the first.
     monkeypatch.setattr(torch.autograd, "grad", lambda y, leaves, weight: [torch.zeros_like(v) for v in leaves])
     scan.scaling((4, 8), repeats=1, device="meta")
     scan.directions(0.1, batch=1, repeats=1, device="meta")
     scan.matmul_share(0.1, batch=1, repeats=1, device="meta")
-    model.conv([0.1], batch=1, repeats=1, device="meta")
-    model.block(0.1, rows=(1, 2), repeats=1, device="meta")
+    blocks.conv([0.1], batch=1, repeats=1, device="meta")
+    blocks.block(0.1, rows=(1, 2), repeats=1, device="meta")
     assert len(seen) > 20 and set(seen) == {"meta"}
 
 
@@ -277,8 +279,8 @@ def test_scans_and_blocks_on_a_gpu():
     assert scan.matmul_share(0.5, repeats=1, device="cuda")["floor"] > 0
     assert len(scan.scaling((8, 16), repeats=1, device="cuda")) == 2
     assert scan.directions(0.5, repeats=1, device="cuda")["seconds"]["native"][0] > 0
-    assert {"shifted", "conv1d"} <= {r["backend"] for r in model.conv([0.5], repeats=1, device="cuda")}
-    assert [r["rows"] for r in model.block(0.5, rows=(1, 2), repeats=1, device="cuda")] == [1, 2]
+    assert {"shifted", "conv1d"} <= {r["backend"] for r in blocks.conv([0.5], repeats=1, device="cuda")}
+    assert [r["rows"] for r in blocks.block(0.5, rows=(1, 2), repeats=1, device="cuda")] == [1, 2]
 
 
 @pytest.mark.parametrize("name", ["", "file/r.json"])
@@ -297,3 +299,23 @@ def test_what_was_measured_is_said_even_if_it_cannot_be_written(tmp_path, monkey
     done = CliRunner().invoke(cli, ["bench", "block", "--json", str(tmp_path / "r.json")])
     assert isinstance(done.exception, InputError)
     assert json.loads(done.stdout) == {"conv": None, "block": None}
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_a_peers_scan_is_the_scan(name):
+    if name not in peers.installed():
+        pytest.skip(f"needs {name}: {peers.missing()[name]}")
+    for length in (7, 40):
+        values = scan.inputs(2, length, ModelConfig.preset("tiny"))
+        want, want_grads = scan.run(values, "sequential", True)
+        got, got_grads = scan.run(values, name, True)
+        for a, b in zip([got, *got_grads], [want, *want_grads], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_packages_that_are_missing_are_named(monkeypatch, caplog, devices):
+    monkeypatch.setattr(peers, "find_spec", lambda module: None)
+    with caplog.at_level("INFO"):
+        found = scan.measure([0.1], repeats=1, device="cpu")
+    assert not peers.installed() and set(found["missing"]) == set(peers.PEERS)
+    assert "pip install niverel-mamba" in caplog.text

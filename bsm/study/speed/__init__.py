@@ -1,0 +1,1 @@
+"""Speed and memory of scans, networks, training steps and data loading."""

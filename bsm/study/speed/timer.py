@@ -1,0 +1,203 @@
+"""Time, memory and how quiet the machine was. Cases take turns within one run, so that their ratios can be trusted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SEED = 0
+"""Seed of the random inputs and initial values that are measured with."""
+WAITED = 1.1
+"""A round that computes is disturbed if its wall time is so many times its processor time: other work ran."""
+SPREAD = 1.5
+"""A round is disturbed if it takes so many times the best round of the same case."""
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The times of cases that took turns.
+
+    Attributes:
+        seconds: wall time of every kept round, s, by case.
+        processor_seconds: processor time of this process in these rounds, s, by case; None for cases that wait for a
+            GPU, a disk or other processes.
+        kept: numbers of the kept rounds, among all that were measured.
+        repeated: rounds measured beyond the number asked for, because others were disturbed.
+    """
+
+    seconds: dict[str, list[float]]
+    processor_seconds: dict[str, list[float]] | None
+    kept: list[int]
+    repeated: int
+
+    def of(self, case: str | None = None) -> dict[str, Any]:
+        """Return ``seconds``, ``processor_seconds`` and ``rounds_repeated`` of a case, or of all as mappings."""
+        seconds, processor = (
+            times if case is None or times is None else times[case] for times in (self.seconds, self.processor_seconds)
+        )
+        return {"seconds": seconds, "processor_seconds": processor, "rounds_repeated": self.repeated}
+
+
+def repeated(
+    functions: Mapping[str, Callable[[], Any]], repeats: int, *, warm_up: int = 1, waits: bool = False
+) -> Rounds:
+    """Time functions in turn, round after round, so that a slow spell affects all of them; see :func:`turns`.
+
+    Args:
+        functions: by name.
+        repeats: kept rounds.
+        warm_up: rounds before those.
+        waits: the functions wait for a disk or other processes, so that their processor time says nothing.
+    """
+    for _ in range(warm_up):
+        for function in functions.values():
+            function()
+    return turns({name: partial(timed, function) for name, function in functions.items()}, repeats, waits=waits)
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, float]:
+    """Call a function; return its wall time and this process's processor time, s. Work queued on a GPU is awaited."""
+    finish()
+    started = time.perf_counter(), time.process_time()
+    function()
+    finish()
+    return time.perf_counter() - started[0], time.process_time() - started[1]
+
+
+def turns(measures: Mapping[str, Callable[[], tuple[float, float]]], repeats: int, *, waits: bool = False) -> Rounds:
+    """Take measurements in turn, round after round.
+
+    A round in which any case was disturbed (:func:`disturbed`) is measured again, until there are ``repeats`` quiet
+    rounds or twice as many in all. Where quiet rounds are too few, disturbed ones fill up the number, and
+    :func:`is_quiet` tells.
+
+    Args:
+        measures: by case; each returns a wall and a processor time, s, as :func:`timed` does.
+        repeats: kept rounds.
+        waits: the processor times say nothing. It is assumed where a GPU is in use.
+    """
+    taken: list[dict[str, tuple[float, float]]] = []
+    quiet: list[int] = []
+    while len(quiet) < repeats and len(taken) < 2 * repeats:
+        taken.append({case: measure() for case, measure in measures.items()})
+        waits = waits or torch.cuda.is_initialized()
+        marks = [disturbed(*_columns(taken, case, waits)) for case in measures]
+        quiet = [turn for turn, marked in enumerate(zip(*marks, strict=True)) if not any(marked)]
+    others = [turn for turn in range(len(taken)) if turn not in quiet]
+    kept = sorted([*quiet, *others][:repeats])
+    columns = {case: _columns([taken[turn] for turn in kept], case, waits) for case in measures}
+    return Rounds(
+        {case: wall for case, (wall, _) in columns.items()},
+        None if waits else {case: own for case, (_, own) in columns.items()},
+        kept,
+        len(taken) - repeats,
+    )
+
+
+def _columns(taken: list[dict[str, tuple[float, float]]], case: str, waits: bool) -> tuple[list[float], Any]:
+    wall, own = ([row[case][i] for row in taken] for i in (0, 1))
+    return list(wall), None if waits else list(own)
+
+
+def disturbed(seconds: Sequence[float], processor_seconds: Sequence[float] | None = None) -> list[bool]:
+    """Tell of each round whether it waited (:data:`WAITED`) or took too long (:data:`SPREAD`): other work ran.
+
+    Args:
+        seconds: wall time of each round of one case, s.
+        processor_seconds: their processor time, s; None if it is not known or says nothing.
+    """
+    longest = SPREAD * min(seconds, default=0.0)
+    processor_seconds = processor_seconds or seconds
+    return [wall > longest or wall > WAITED * own for wall, own in zip(seconds, processor_seconds, strict=True)]
+
+
+def is_quiet(record: Mapping[str, Any]) -> bool:
+    """Tell whether a timing counts: no round that it holds was disturbed.
+
+    Args:
+        record: holds ``seconds``, a list of rounds or several of them by case, and ``processor_seconds`` of the same
+            shape. Results written before processor times were kept are judged by their spread alone.
+    """
+    seconds, processor = record["seconds"], record.get("processor_seconds")
+    if isinstance(seconds, Mapping):
+        cases = ({"seconds": own, "processor_seconds": (processor or {}).get(name)} for name, own in seconds.items())
+        return all(is_quiet(case) for case in cases)
+    return not any(disturbed(seconds, processor))
+
+
+def finish() -> None:
+    """Wait for the work that is queued on a GPU, if one is in use."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def matmul_rate(size: int = 1536, repeats: int = 5, device: str = "cpu") -> float:
+    """Measure a device's float32 matrix-product rate, in operations (multiplications and additions) a second."""
+    a, b = torch.randn(2, size, size, device=device)
+    seconds = repeated({"matmul": lambda: a @ b}, repeats).seconds["matmul"]
+    return 2 * size**3 / min(seconds)
+
+
+def fresh(function: Callable[..., Any], *args: Any) -> Any:
+    """Call an importable function in a fresh process, with as many threads as here; return its result."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(torch.set_num_threads, torch.get_num_threads()).result()
+        return pool.submit(function, *args).result()
+
+
+def resident(run: Callable[[], Any]) -> tuple[int, int] | None:
+    """Return this process's resident memory before ``run()``, and the most during it, in bytes.
+
+    None where the system has no ``/proc/self/clear_refs``, which only Linux has; ``run()`` is called all the same.
+    """
+    if not _CLEAR.exists():
+        run()
+        return None
+    _CLEAR.write_text("5")  # the high-water mark starts again here
+    before = _status("VmRSS")
+    run()
+    return before, _status("VmHWM")
+
+
+def peak_memory(prepare: Callable[..., Any], run: Callable[[Any], Any], args: tuple, *, warm_up: tuple) -> int | None:
+    """Measure, in a fresh process, by how many bytes ``run(prepare(*args))`` raises resident memory above its inputs.
+
+    The process is fresh because an allocator hands out freed memory again, which would not be seen. There,
+    ``run(prepare(*warm_up))`` comes first, with small inputs, so that libraries are loaded. Both functions must be
+    importable.
+
+    Returns:
+        Bytes; None where :func:`resident` gives None.
+    """
+    return fresh(_raised, prepare, run, args, warm_up) if _CLEAR.exists() else None
+
+
+def peak_memory_cuda(run: Callable[[], Any]) -> int:
+    """Measure by how many bytes ``run()`` raises the memory that PyTorch has allocated on the GPU."""
+    finish()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    finish()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _raised(prepare: Callable, run: Callable, args: tuple, warm_up: tuple) -> int | None:
+    run(prepare(*warm_up))
+    prepared = prepare(*args)
+    found = resident(lambda: run(prepared))
+    return found and found[1] - found[0]
+
+
+def _status(field: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024

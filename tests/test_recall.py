@@ -1,0 +1,61 @@
+"""The probe's analysis on made-up results, whose answers are known."""
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+
+from bsm.errors import InputError
+from bsm.study import recall
+from bsm.study.records import mark, write_result
+
+
+def answered(rng, name, gap, sdr, right, change=None, examples=40):
+    """An answer in which a share of the choices is right."""
+    target = np.where(np.arange(examples) < right * examples, 0.9, 0.3)
+    own = {"name": name, "gap": gap, "lead": 0.5, "deleted": False, "swapped": False, "change": change, "frames": 60}
+    return own | {"sdr": sdr + rng.normal(0, 0.1, examples), "target": target, "other": 1.2 - target}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Mamba2 remembers over 4 s, attention does not; ``none`` guesses; one LSTM never learned."""
+    rng = np.random.default_rng(0)
+    for arm, far in (("mamba2", 12), ("attention", 4), ("lstm", 8), ("none", 3)):
+        for seed in range(2, 12):
+            guesses = arm == "none" or (arm, seed) == ("lstm", 2)
+            asked = [answered(rng, "gap 0.5", 0.5, 14, 0.5 if guesses else 1), answered(rng, "gap 4", 4, far, 0.5)]
+            asked += [] if arm == "none" else [answered(rng, "cut 0.5", 0.5, 3, 0.5, "cut")]
+            parameters = {"arm": arm, "train": {"lr": 0.004}, "probe": {"longest_gap": 0.5}}
+            path = tmp_path / f"gap-{arm}-seed{seed}.json"
+            write_result(path, measured="", parameters=parameters, values={"answers": asked}, seed=seed, started=mark(),
+                         data="", inputs=[])  # fmt: skip
+    return tmp_path
+
+
+def test_what_arms_learned_and_remember(folder):
+    found = recall.answers(folder, ["gap"])
+    assert len(found) == 3 * 10 * 3 + 10 * 2 and recall.endpoint(found) == "gap 4"
+    learned = recall.learned(found)
+    assert learned["mamba2"].all() and not learned["none"].any()
+    assert learned["lstm"].to_dict() == {2: False} | dict.fromkeys(range(3, 12), True)
+    gain = recall.difference(found, "gap 4", "mamba2", "attention")
+    assert 7.8 < gain.low < gain.estimate < gain.high < 8.2 and gain.n == 10
+    assert np.isnan(recall.difference(found[found["seed"] == 2], "gap 4", "mamba2", "attention").low)
+
+
+def test_tables_and_figure(folder):
+    found = recall.answers(folder, ["gap"])
+    table = recall.table(found).set_index("arm")
+    assert table.loc["lstm", "learned"] == "9 of 10" and table.loc["mamba2", "0.5 s"] == "14.0 / 100%"
+    assert set(recall.interventions(found)["cut 0.5"]) == {"3.0 / 50%"}
+    figure, ax = plt.subplots()
+    recall.draw(ax, found)
+    lines = [line for line in ax.lines if not line.get_label().startswith("_")]
+    assert [line.get_label() for line in lines] == ["mamba2", "attention, rotary", "lstm", "none"]
+    assert lines[0].get_ydata() == pytest.approx([14, 12], abs=0.1)
+    plt.close(figure)
+
+
+def test_no_results(tmp_path):
+    with pytest.raises(InputError, match="no finished run of gap, other"):
+        recall.answers(tmp_path, ["gap", "other"])
