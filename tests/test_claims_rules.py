@@ -2,13 +2,6 @@
 
 import numpy as np
 import pytest
-<<<<<<< HEAD
-=======
-from bsm.study.bench import data as bench
-from bsm.study.bench import spectra
-from bsm.study.bench.parts import OPTIMISER, SCAN
-from bsm.study.bench.step import BEFORE, OURS, REDUCED
->>>>>>> report
 
 from bsm.stats import bootstrap_interval
 from bsm.study.assay import INSENSITIVE
