@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import nbformat
@@ -176,6 +177,21 @@ def test_a_site_with_faults_is_refused(tmp_path):
     assert len(found) == 5
     assert all(line.startswith("c.html: ") for line in found)
     assert sum("not part of the site" in line for line in found) == 2
+
+
+def test_links_of_the_site_lead_to_executed_notebooks(tmp_path):
+    pytest.importorskip("latex2mathml", reason="the site's tools are installed by `make site`")
+    from site_pages import _lead_to_executed
+
+    (tmp_path / "reports/demo/notebooks").mkdir(parents=True)
+    (tmp_path / "reports/demo/notebooks/00_model.ipynb").touch()
+    app = SimpleNamespace(config=SimpleNamespace(profile="demo"), srcdir=tmp_path)
+    text = "[a](00_model.ipynb) [b](01_data.ipynb) [c](../docs/scan.md) ![d](figures/d.png)"
+    executed, contents = [text], [text]
+    _lead_to_executed(app, "reports/demo/notebooks/00_model", executed)
+    _lead_to_executed(app, "notebooks/README", contents)
+    assert executed == ["[a](/reports/demo/notebooks/00_model.ipynb) b [c](/docs/scan.md) ![d](../figures/d.png)"]
+    assert contents == ["[a](/reports/demo/notebooks/00_model.ipynb) b [c](../docs/scan.md) ![d](figures/d.png)"]
 
 
 def test_the_contents_page_leads_to_every_notebook():
