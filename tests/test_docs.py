@@ -38,6 +38,7 @@ def commands(page: Path) -> list[list[str]]:
     """The calls of bsm and make that a page shows, in lines of their own or within the text."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     lines = re.findall(r"^ {4,}(.+)$", text, re.MULTILINE) + re.findall(r"`([^`\n]+)`", text)
+    lines = [part for line in lines for part in line.split(" && ")]
     calls = [re.sub(r"^(\w+=\S+ )*(\.venv/bin/)?", "", line) for line in lines]
     return [shlex.split(call, comments=True) for call in calls if re.match(r"(bsm|make) [a-z]", call)]
 
