@@ -34,7 +34,8 @@ def _block(writer, node: nodes.math_block) -> None:
 def _lead_to_executed(app: Sphinx, page: str, source: list[str]) -> None:
     """Let links to notebooks lead to this profile's executed ones; the text alone stays where there is none.
 
-    The notebook that shows the report shows figures that lie beside the report, a folder above.
+    An executed notebook lies two folders deeper than its source: its links to the documentation, and to figures beside
+    the report, are adapted.
     """
     folder = f"reports/{app.config.profile}/notebooks"
 
@@ -42,10 +43,12 @@ def _lead_to_executed(app: Sphinx, page: str, source: list[str]) -> None:
         path = f"{folder}/{found[2]}"
         return f"[{found[1]}](/{path})" if Path(app.srcdir, path).is_file() else found[1]
 
-    if page.startswith(folder):  # the report's own figures, and those of reports beside it
+    if page.startswith("build/"):
+        return
+    if page.startswith(folder):
         source[0] = re.sub(r"\]\((\.\./[\w-]+/)?figures/", r"](../\1figures/", source[0])
-    elif not page.startswith("build/"):
-        source[0] = re.sub(r"\[([^\]]+)\]\((?:\.\./)?(?:notebooks/)?(\w+\.ipynb)\)", executed, source[0])
+        source[0] = source[0].replace("](../docs/", "](/docs/")
+    source[0] = re.sub(r"\[([^\]]+)\]\((?:\.\./)?(?:notebooks/)?(\w+\.ipynb)\)", executed, source[0])
 
 
 def _check(app: Sphinx, error: Exception | None) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import nbformat
@@ -37,6 +38,7 @@ def commands(page: Path) -> list[list[str]]:
     """The calls of bsm and make that a page shows, in lines of their own or within the text."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     lines = re.findall(r"^ {4,}(.+)$", text, re.MULTILINE) + re.findall(r"`([^`\n]+)`", text)
+    lines = [part for line in lines for part in line.split(" && ")]
     calls = [re.sub(r"^(\w+=\S+ )*(\.venv/bin/)?", "", line) for line in lines]
     return [shlex.split(call, comments=True) for call in calls if re.match(r"(bsm|make) [a-z]", call)]
 
@@ -176,6 +178,21 @@ def test_a_site_with_faults_is_refused(tmp_path):
     assert len(found) == 5
     assert all(line.startswith("c.html: ") for line in found)
     assert sum("not part of the site" in line for line in found) == 2
+
+
+def test_links_of_the_site_lead_to_executed_notebooks(tmp_path):
+    pytest.importorskip("latex2mathml", reason="the site's tools are installed by `make site`")
+    from site_pages import _lead_to_executed
+
+    (tmp_path / "reports/demo/notebooks").mkdir(parents=True)
+    (tmp_path / "reports/demo/notebooks/00_model.ipynb").touch()
+    app = SimpleNamespace(config=SimpleNamespace(profile="demo"), srcdir=tmp_path)
+    text = "[a](00_model.ipynb) [b](01_data.ipynb) [c](../docs/scan.md) ![d](figures/d.png)"
+    executed, contents = [text], [text]
+    _lead_to_executed(app, "reports/demo/notebooks/00_model", executed)
+    _lead_to_executed(app, "notebooks/README", contents)
+    assert executed == ["[a](/reports/demo/notebooks/00_model.ipynb) b [c](/docs/scan.md) ![d](../figures/d.png)"]
+    assert contents == ["[a](/reports/demo/notebooks/00_model.ipynb) b [c](../docs/scan.md) ![d](figures/d.png)"]
 
 
 def test_the_contents_page_leads_to_every_notebook():
