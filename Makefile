@@ -4,6 +4,7 @@ PROFILE ?= demo
 SEEDS ?=
 CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 PYTEST_ARGS ?=
+ARGS ?=
 PYTHON ?= python3
 
 # The index's own build of torch is taken unless TORCH_INDEX names another package index, which is how to get the
@@ -88,9 +89,12 @@ oracles: .venv/.oracles  ## install mamba-ssm's references, so that `make test` 
 	done
 	@touch $@
 
-lab: env ffmpeg  ## open the notebooks in JupyterLab (kernel: bsm), at their contents page
+# JupyterLab refuses to start as root unless it is told to, as in a container.
+ROOT_OPTION := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+lab: env ffmpeg  ## open the notebooks in JupyterLab, at their contents page (ARGS="--no-browser --port 9999")
 	$(BIN)/jupyter lab --MultiKernelManager.default_kernel_name=bsm \
-	  --LabApp.app_settings_dir=notebooks/.lab --LabApp.default_url=/lab/tree/notebooks/README.md
+	  --LabApp.app_settings_dir=notebooks/.lab --LabApp.default_url=/lab/tree/notebooks/README.md $(ROOT_OPTION) $(ARGS)
 
 executed: profile
 ifeq ($(wildcard reports/$(PROFILE)/notebooks/*.ipynb),)

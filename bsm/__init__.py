@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bsm.model import BSMamba2
     from bsm.weights.files import load_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["BSMamba2", "ModelConfig", "load_model", "separate"]
 
 _HOMES = {

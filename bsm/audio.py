@@ -58,17 +58,11 @@ _UNSTATED = 2**63 - 1  # frames that libsndfile reports where a file does not st
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """Rate, channels and length of an audio file.
+    """Rate, channels and length of an audio file."""
 
-    Attributes:
-        rate: samples per second.
-        channels: number of channels.
-        samples: samples per channel.
-    """
-
-    rate: int
+    rate: int  # samples per second
     channels: int
-    samples: int
+    samples: int  # per channel
 
     @property
     def seconds(self) -> float:

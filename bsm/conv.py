@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bsm.devices import full_precision
 from bsm.errors import BackendUnavailable
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = Fals
         raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
     if reason := unavailable(backend, x.device.type, x.dtype, taps):
         raise BackendUnavailable(f"convolution backend {backend!r}: {reason}")
-    with torch.autocast(x.device.type, enabled=False):  # the precision is that of the arguments
+    with full_precision(x.device.type):  # the precision is that of the arguments
         return BACKENDS[backend](x, weight, bias, reverse)
 
 

@@ -1,8 +1,9 @@
-"""Choose the device that PyTorch computes on."""
+"""Choose the device that PyTorch computes on, and its precision."""
 
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -26,3 +27,8 @@ def choose_device(name: str = "auto") -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device {name!r} is not available; use --device cpu") from error
     return name
+
+
+def full_precision(device: str) -> AbstractContextManager:
+    """Switch autocast off on a device; the meta device, whose tensors have no values, knows none."""
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)

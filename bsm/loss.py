@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bsm.config import LossConfig
+from bsm.devices import full_precision
 
 BLOCK_SAMPLES = 1 << 18  # of frames transformed together on a CPU, so that every pass over them finds them in the cache
 
@@ -49,7 +50,7 @@ def _terms(estimate: Tensor, target: Tensor, config: LossConfig, groups: list[tu
     if estimate.shape != target.shape:
         raise ValueError(f"estimate and target must have one shape, got {tuple(estimate.shape)}, {tuple(target.shape)}")
     # Autocast is off: FFTs know no half precision, and sums over a spectrogram need more than its digits.
-    with torch.autocast(estimate.device.type, enabled=False):
+    with full_precision(estimate.device.type):
         estimate, target = (v.to(torch.promote_types(v.dtype, torch.float32)) for v in (estimate, target))
         weight = 1 / len(config.windows) if config.mean else 1.0
         terms = [config.waveform_weight * F.l1_loss(estimate, target)]

@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 
 from bsm.stats import Interval
-from bsm.study.assay import INSENSITIVE, MARGIN, assay, cluster_of, paired, within
+from bsm.study.assay import INSENSITIVE, MARGIN, assay, gain_of, within
 from bsm.study.baselines import EQUALISER
 from bsm.study.claims.claim import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Finding
 from bsm.study.claims.learning import gated
+from bsm.study.compare import tidy
 
 SENSITIVE = {"ours": 4.0, "theirs": 3.0, "none": 2.0, EQUALISER: 0.0}
 
@@ -17,11 +18,13 @@ def scores(means, *, songs=8, seeds=3, noise=0.1, seed=0):
     """Tidy scores of separators with these means above the song's own level; the equaliser has no seed."""
     rng = np.random.default_rng(seed)
     level = rng.normal(0, 3, songs)
-    return pd.DataFrame(
-        {"track": f"song {s}", "separator": name, "seed": own, "usdr": level[s] + mean + noise * rng.normal()}
-        for s in range(songs)
-        for name, mean in means.items()
-        for own in ([None] if name == EQUALISER else range(seeds))
+    return tidy(
+        [
+            {"track": f"song {s}", "system": name, "seed": own, "usdr": level[s] + mean + noise * rng.normal()}
+            for s in range(songs)
+            for name, mean in means.items()
+            for own in ([None] if name == EQUALISER else range(seeds))
+        ]
     )
 
 
@@ -54,28 +57,27 @@ def test_an_insensitive_assay_says_so_whatever_it_measured(changed, options, sai
 
 def test_what_was_not_scored_shows_no_sensitivity():
     frame = scores(SENSITIVE)
-    gate = assay(frame[frame["separator"] != EQUALISER], ["ours", "theirs"], "none")
+    gate = assay(frame[frame["system"] != EQUALISER], ["ours", "theirs"], "none")
     assert not gate.sensitive and "There are no scores of static equaliser on these songs" in gate.reasons
-    gate = assay(frame[frame["separator"] != "none"], ["ours", "theirs"], "none")
+    gate = assay(frame[frame["system"] != "none"], ["ours", "theirs"], "none")
     assert not gate.sensitive and "The positive control `none` was not trained" in gate.reasons
 
 
 def test_pairing_sees_what_the_spread_of_songs_hides():
     frame = scores(SENSITIVE)
-    gain = paired(frame, "ours", "theirs")
+    gain = gain_of(frame, "ours", "theirs")
     assert gain.estimate == pytest.approx(1, abs=0.1) and gain.low > 0.8 and gain.n == 24
-    assert paired(frame, "ours", EQUALISER).estimate == pytest.approx(4, abs=0.1)  # stands against every seed
-    assert paired(frame, "theirs", "ours")[0] == pytest.approx(-gain.estimate)
+    assert gain_of(frame, "ours", EQUALISER).estimate == pytest.approx(4, abs=0.1)  # stands against every seed
+    assert gain_of(frame, "theirs", "ours")[0] == pytest.approx(-gain.estimate)
     longer = pd.concat([frame, scores({"ours": 9.0}, songs=9).tail(3)])  # a song that only one has scored
-    assert paired(longer, "ours", "theirs").n == 24
+    assert gain_of(longer, "ours", "theirs").n == 24
 
 
 def test_clips_of_one_singer_are_one_cluster():
-    assert cluster_of("bug_1_07") == cluster_of("bug_2_03") == "bug"
-    assert cluster_of("demo-3000") == "demo-3000"
     clips = scores(SENSITIVE, songs=12)
-    names = {f"song {i}": f"{'abc'[i % 3]}_{i}_1" for i in range(12)}
-    gain = paired(clips.assign(track=clips["track"].map(names)), "ours", "theirs")
+    names = {f"song {i}": f"{('bug', 'fdps', 'tammy')[i % 3]}_{i}_01" for i in range(12)}
+    clips = tidy(clips.drop(columns="song").assign(track=clips["track"].map(names)).to_dict("records"))
+    gain = gain_of(clips, "ours", "theirs")
     assert np.isnan(gain.low) and gain.clusters == 3  # three singers give no interval
 
 

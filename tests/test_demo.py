@@ -93,16 +93,16 @@ def gaps_of(spans, seconds):
 
 
 def test_durations_are_varied_over_a_corpus():
-    """Phrases and gaps are log-uniform: every octave has its share."""
+    """Short and long phrases and gaps occur, and sparse and dense songs."""
     songs = spans_of(64, range(1000, 1060))
     phrases = np.array([b - a for spans in songs for a, b in spans])
     gaps = np.array([start - stop for spans in songs for (_, stop), (start, _) in pairwise(spans)])
     for durations, edges in ((phrases, [0.35, 1, 2, 4, 9.5]), (gaps, [0.45, 1.2, 3, 8, 20.5])):
         assert edges[0] < durations.min() and durations.max() < edges[-1]
         counts, _ = np.histogram(durations, edges)
-        assert (counts > 0.12 * len(durations)).all()
+        assert (counts > 0.05 * len(durations)).all()
     shares = [sum(b - a for a, b in spans) / 64 for spans in songs]
-    assert min(shares) >= 0.05 and max(shares) <= 0.9 and np.std(shares) > 0.08
+    assert 0.05 <= min(shares) < 0.2 and 0.55 < max(shares) <= 0.9
 
 
 def test_gaps_and_phrases_are_independent():

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import click
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from bsm.cli import cli
 
@@ -87,10 +89,28 @@ def test_commands_are_found():
     assert ["bsm", "claims", "check"] in commands(ROOT / "docs" / "tutorial.md")
 
 
-def test_formulas_of_the_method_notes_hold():
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "method.md").read_text(), re.DOTALL)
-    assert code.count("assert ") == 1
-    exec(compile(code, "docs/method.md", "exec"), {})
+def model_notebook() -> nbformat.NotebookNode:
+    """The notebook that teaches the model, on a shorter excerpt."""
+    notebook = nbformat.read(ROOT / "notebooks" / "00_model.ipynb", as_version=4)
+    (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    cell.source, found = re.subn(r"^seconds = \S+", "seconds = 0.2", cell.source, flags=re.MULTILINE)
+    assert found == 1
+    return notebook
+
+
+def test_every_step_of_the_model_has_an_equation_and_an_assertion():
+    steps = "".join(f"{cell.cell_type}: {cell.source}\n" for cell in model_notebook().cells).split("markdown: ## ")[1:]
+    assert [step.split(".")[0] for step in steps[:11]] == [str(number) for number in range(1, 12)]
+    for step in steps[:11]:
+        assert "$$" in step and re.search(r"^ *assert ", step, re.MULTILINE), step
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the clip is decoded by ffmpeg")
+def test_the_code_of_the_model_notebook_equals_the_packages():
+    """Its own assertions say so."""
+    place = {"metadata": {"path": ROOT / "notebooks"}}  # where JupyterLab runs it
+    NotebookClient(model_notebook(), kernel_name="python3", resources=place).execute()
 
 
 USES = """

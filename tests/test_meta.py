@@ -29,7 +29,7 @@ def test_saved_bytes_of_a_product():
 def test_memory_of_a_step_grows_with_its_load_and_shrinks_by_recomputing():
     one, two, less = (meta.step_memory("tiny", 0.4, *case) for case in ((1, False), (2, False), (2, True)))
     kept = one["kept_bytes"]
-    assert kept == two["kept_bytes"] and 1.7 < (two["bytes"] - kept) / (one["bytes"] - kept) < 2.1
+    assert kept == two["kept_bytes"] and 1.5 < (two["bytes"] - kept) / (one["bytes"] - kept) < 2  # gradients stay
     assert less["bytes"] < two["bytes"]
 
 
@@ -43,5 +43,6 @@ def test_operations_are_those_of_the_projections():
 def test_the_committed_counts_are_what_is_counted_now():
     found = read_result(ROOT / "reports/exact/results/tensors.json")["values"]
     assert found["block"]["62"] == meta.block_operations(62)
-    assert found["steps"][3] == pytest.approx(meta.step_memory(*meta.STEPS[3]), rel=0.01)  # PyTorch's own may change
+    now = meta.step_memory(*meta.STEPS[3])
+    assert found["steps"][3]["bytes"] == pytest.approx(now["bytes"], rel=0.01)  # PyTorch's own may change
     assert found["scans"]["selective"] < 0.1 * found["scans"]["loop"]

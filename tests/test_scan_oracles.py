@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from bsm.scan import _mamba_ssm, scan
+from bsm.study import meta
 from test_scan import NAMES, error, make, run
 
 MISSING = [name for name in ("triton", "mamba_ssm", "einops") if not _mamba_ssm.installed(name)]
@@ -160,6 +161,13 @@ def test_official_kernels_agree_with_the_definition_and_so_do_we(interpreted, ca
             assert e < limit, f"{case}: {name} of {backend} {e:.1e}"
 
 
+@pytest.mark.slow
+@needs_oracles
+def test_what_the_kernels_keep_is_what_is_counted_for_them(interpreted):
+    """The claim about their memory, and that about 32 GB, count a stand-in at sizes that no interpreter reaches."""
+    assert interpreted["kept bytes"]["triton"] == interpreted["kept bytes"]["stand-in"] > 0
+
+
 def main() -> None:
     """Run every case; Triton must see no GPU: its device guards become no-ops and nothing is tuned."""
     import triton
@@ -173,7 +181,19 @@ def main() -> None:
     torch.cuda.device = lambda *_: contextlib.nullcontext()
     torch.cuda.current_device = lambda: 0
     torch.cuda.get_device_properties = lambda *_: types.SimpleNamespace(multi_processor_count=2)
-    print(json.dumps({name: kernel_errors(official, **case) for name, case in CASES.items()}))
+    errors = {name: kernel_errors(official, **case) for name, case in CASES.items()}
+    print(json.dumps(errors | {"kept bytes": kept_bytes(official)}))
+
+
+def kept_bytes(official):
+    meta.CHUNK = official.CHUNK
+    values = make(2, 70, heads=2, headdim=16, seed=0)
+    inputs = [values[name].float().requires_grad_() for name in NAMES[:6]]
+    options = {"initial_state": None, "reverse": False, "final_state": False}
+    return {
+        "triton": meta.saved_bytes(lambda *args: official.scan(*args, **options)[0], *inputs),
+        "stand-in": meta.saved_bytes(meta.KernelScan.apply, *(v.detach().to("meta").requires_grad_() for v in inputs)),
+    }
 
 
 def kernel_errors(

@@ -1,5 +1,6 @@
 """The set-up files agree with each other, and what git holds is clean."""
 
+import os
 import re
 import subprocess
 import tomllib
@@ -10,6 +11,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+import bsm
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -73,3 +76,20 @@ def test_no_registry_and_no_machine_path_in_git():
             continue
         found += [f"{path.relative_to(ROOT)}: {hit[0]}" for hit in places.finditer(text)]
     assert not found
+
+
+@pytest.mark.parametrize("user", ["0", "1000"])
+def test_the_lab_starts_as_root_and_passes_options_on(tmp_path, user):
+    (tmp_path / "id").write_text(f"#!/bin/sh\necho {user}\n")
+    (tmp_path / "id").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["make", "-n", "lab", "ARGS=--no-browser --port 9999"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment).stdout
+    assert ("--allow-root" in shown) == (user == "0")
+    assert "--no-browser --port 9999" in shown
+
+
+def test_the_version_is_the_same_everywhere():
+    released = re.findall(r"^## (?:Unreleased: )?([\d.]+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
+    assert PROJECT["version"] == bsm.__version__ == cited == released

@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_read_is_called_so(tmp_path, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(Path, "iterdir", refused)
-    with pytest.raises(InputError, match=r"a: cannot be read \(Permission denied\); check its permissions"):
+    with pytest.raises(InputError, match=r"a: cannot be read \(Permission denied\); check the path"):
         folder_tracks(tmp_path, "test")
     assert any("cannot be read (Permission denied)" in finding.what for finding in verify(tmp_path) if finding.fault)
 

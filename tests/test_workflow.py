@@ -133,8 +133,10 @@ def test_notebooks_are_kept_without_outputs_and_run_by_plain_papermill(path):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
     (declared,) = (n for n, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", []))
+    if path.stem in ("00_model", "explore"):  # which save nothing
+        return
     assert f'open_study("{path.stem}", globals())' in code[declared + 1].source
-    if path.stem in STUDY and path.stem != "11_report":  # it can write elsewhere, and the profile's results stay
+    if path.stem != "11_report":  # it can write elsewhere, and the profile's results stay
         assert 'out = ""' in code[declared].source
 
 

@@ -38,7 +38,7 @@ def render(reports: Path | None) -> None:
     """Write what the results say of each claim to CLAIMS.md, and the README's table."""
     from bsm.study.claims import ledger
     from bsm.study.profiles import Profile
-    from bsm.study.report import refresh_readme
+    from bsm.study.readme import refresh_readme
 
     judged = ledger.render(reports or ledger.REPORTS)
     if (reports or ledger.REPORTS).resolve() == ledger.REPORTS:

@@ -58,6 +58,6 @@ def campaign(file: Path, cores: int, status: bool) -> None:
 def readme(profile: str) -> None:
     """Update the README's tables from the reports of a PROFILE."""
     from bsm.study.profiles import Profile
-    from bsm.study.report import refresh_readme
+    from bsm.study.readme import refresh_readme
 
     click.echo("README.md updated" if refresh_readme(Profile.load(profile)) else "README.md is up to date")

@@ -23,17 +23,11 @@ _SILENT = 2.0**-15  # a peak of one step of 16 bits; dither alone reaches it
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know about a data set.
+    """Something to know about a data set."""
 
-    Attributes:
-        where: the file or folder.
-        what: what was found.
-        fault: whether it makes the data set unfit for use.
-    """
-
-    where: Path
+    where: Path  # the file or folder
     what: str
-    fault: bool = True
+    fault: bool = True  # whether it makes the data set unfit for use
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
@@ -41,23 +35,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Song:
-    """A song as found, however bad.
+    """A song as found, however bad."""
 
-    Attributes:
-        place: its folder, or its file where one file holds all of its sounds.
-        name: its name.
-        parts: its sounds by name.
-        coded: whether the mixture was coded apart from the sources, and so is not exactly their sum.
-        unreadable: why its file or folder cannot be opened; empty where it can.
-        unused: audio files in its folder that are none of its sounds.
-    """
-
-    place: Path
+    place: Path  # its folder, or its file where one file holds all of its sounds
     name: str
-    parts: dict[str, Source]
-    coded: bool = False
-    unreadable: str = ""
-    unused: tuple[Path, ...] = ()
+    parts: dict[str, Source]  # its sounds by name
+    coded: bool = False  # whether the mixture was coded apart from the sources, and so is not exactly their sum
+    unreadable: str = ""  # why its file or folder cannot be opened
+    unused: tuple[Path, ...] = ()  # audio files in its folder that are none of its sounds
 
 
 def verify(target: str | Path, *, fill: bool = False) -> list[Finding]:

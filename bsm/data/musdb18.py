@@ -84,16 +84,11 @@ class Stem:
     """One audio stream of a ``.stem.mp4`` file, a :class:`bsm.data.tracks.Source`.
 
     Reading a part decodes two more AAC frames before it. So its samples equal those of the decoded whole.
-
-    Attributes:
-        path: the file.
-        stream: number of the stream.
-        header: the file's ``stempeg.Info``.
     """
 
     path: Path
-    stream: int
-    header: Any = field(repr=False, compare=False)
+    stream: int  # its number
+    header: Any = field(repr=False, compare=False)  # the file's stempeg.Info
 
     @property
     def info(self) -> audio.AudioInfo:

@@ -44,15 +44,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class AudioFile:
-    """A sound that is an audio file, or one channel of it.
-
-    Attributes:
-        path: the file.
-        channel: the channel of a file that holds another sound in each; by default all channels.
-    """
+    """A sound that is an audio file, or one channel of it."""
 
     path: Path
-    channel: int | None = None
+    channel: int | None = None  # of a file that holds another sound in each; by default all channels
 
     @cached_property
     def info(self) -> audio.AudioInfo:
@@ -284,7 +279,7 @@ def song_files(folder: Path) -> tuple[dict[str, AudioFile], list[Path]]:
     try:
         inside = sorted(folder.iterdir(), key=lambda path: (path.suffix.lower() != ".wav", path.name))
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from error
+        raise InputError(f"{folder}: cannot be read ({error.strerror}); check the path and its permissions") from error
     for path in inside:
         if path.name.startswith(".") or not (audio.READABLE.search(path.name) or audio.FOREIGN.search(path.name)):
             continue

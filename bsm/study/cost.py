@@ -87,7 +87,7 @@ def cost_table(settings: Profile) -> str:
     frame = pd.DataFrame(
         {
             "part": [names.get(name, name) for name in frame.index],  # the last is the sum
-            "runs": frame["runs"].to_numpy(),
+            "runs": frame["runs"].astype("Int64").array,
             "minutes": (frame["s"] / 60).to_numpy(),
             "peak memory (GiB)": (frame["max_rss"] / 1024).to_numpy(),
         }
@@ -98,8 +98,9 @@ def cost_table(settings: Profile) -> str:
     together = ". Trainings run one on each core, and their minutes are added up" * settings.makes_songs
     caption = (
         f"Time and memory of `make reproduce PROFILE={settings.profile}{given}`, set-up apart{together}. Only runs "
-        f"behind the current results are counted: networks of seed {', '.join(map(str, seeds))}. Disk: "
-        f"{disk / 2**30:.2f} GiB"
+        f"behind the current results are counted: networks of seed {', '.join(map(str, seeds))}"
+        + f". Disk: {disk / 2**30:.2f} GiB"
+        * bool(disk)  # songs and models may be elsewhere by now
     )
     return table_markdown(
         frame, caption=caption, data=settings.data_title, not_comparable=not settings.comparable, digits=1

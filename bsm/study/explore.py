@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -14,6 +16,7 @@ from IPython.display import Markdown, display
 from torch import nn
 
 from bsm import audio
+from bsm.data.musdb18 import example_track
 from bsm.data.tracks import Track
 from bsm.errors import BackendUnavailable, InputError
 from bsm.inference import separate
@@ -21,14 +24,46 @@ from bsm.mamba2 import Scan
 from bsm.metrics import usdr
 from bsm.scan import available
 from bsm.study import figures
+from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
+from bsm.weights import registry
 from bsm.weights.files import load_model
+
+LONGEST = 60.0  # s of an excerpt
+STEP = 0.5  # s, of the sliders for the excerpt
+NO_MODEL = "No model is chosen. Train one with `make reproduce`, or type the path of weights."
 
 
 def trained_models(runs: Path = ROOT / "runs") -> dict[str, Path]:
     """Return the weights that training has left under a folder, by their run's path."""
     paths = sorted(runs.glob("**/model.safetensors"))
     return {path.parent.relative_to(runs).as_posix(): path for path in paths}
+
+
+def offered_models(settings: Profile, runs: Path = ROOT / "runs") -> dict[str, Path]:
+    """Return the models to choose from, by name: the profile's own first, then those with a name, then all runs."""
+    own = settings.run_folder(settings.seed) / "model.safetensors"
+    named = {name: entry.place for name, entry in registry.entries().items() if entry.state == "here"}
+    trained = trained_models(runs)
+    first = {name: path for name, path in trained.items() if path == own}
+    return first | {name: path for name, path in named.items() if path != own} | trained
+
+
+def offered_songs(settings: Profile) -> tuple[dict[str, Track], str]:
+    """Return the songs to choose from, by name, and what is missing, in words: the profile's test songs and one clip.
+
+    The clip is a real recording that needs no data set (:func:`bsm.data.musdb18.example_track`).
+    """
+    tracks, missing = [], []
+    try:
+        tracks += settings.tracks()["test"]
+    except InputError as error:
+        missing.append(str(error))
+    try:
+        tracks.append(example_track(ROOT / "data"))
+    except InputError as error:
+        missing.append(str(error))
+    return {track.name: track for track in tracks}, "; ".join(missing)
 
 
 def set_backend(network: nn.Module, backend: str) -> bool:
@@ -40,7 +75,7 @@ def set_backend(network: nn.Module, backend: str) -> bool:
 
 
 class Explorer:
-    """A panel of widgets; ``panel`` is what a notebook displays, ``separate`` what its button does.
+    """A panel of widgets; ``panel`` is what a notebook displays, ``run`` what its button does.
 
     Attributes:
         mixture: the last excerpt, ``(channels, samples)``.
@@ -49,33 +84,48 @@ class Explorer:
         seconds: what the last separation took.
     """
 
-    def __init__(self, songs: dict[str, Track], models: dict[str, Path] | None = None) -> None:
+    def __init__(self, songs: dict[str, Track], models: dict[str, Path], note: str = "") -> None:
         """Make the panel.
 
         Args:
-            songs: to choose from, by name; the path of any audio file can be typed instead.
-            models: to choose from, by name; by default all that were trained here. A path, or a name of ``bsm weights
-                list``, can be typed instead.
+            songs: to choose from, by name, the first is the default; the path of any audio file can be typed instead.
+            models: to choose from, by name, the first is the default. A path, or a name of ``bsm weights list``, can be
+                typed instead.
+            note: what the panel says at first.
         """
-        self.songs, self.models = songs, trained_models() if models is None else models
+        self.songs, self.models = songs, models
         self._loaded: tuple[str, nn.Module] | None = None
-        wide, style = widgets.Layout(width="100%"), {"description_width": "7em"}
-        shared = {"style": style, "layout": wide}
+        shared = {"style": {"description_width": "7em"}, "layout": widgets.Layout(width="auto")}
         self.model = self._choice("model", self.models, shared)
         self.song = self._choice("song", self.songs, shared)
-        self.start = widgets.FloatSlider(0, min=0, max=600, step=1, description="from (s)", **shared)
-        self.length = widgets.FloatSlider(10, min=1, max=60, step=1, description="excerpt (s)", **shared)
+        self.start = widgets.FloatSlider(0, min=0, max=0, step=STEP, description="from (s)", **shared)
+        self.length = widgets.FloatSlider(10, min=STEP, max=LONGEST, step=STEP, description="excerpt (s)", **shared)
         self.window = widgets.FloatSlider(8, min=0.25, max=32, step=0.25, description="window (s)", **shared)
         self.overlap = widgets.FloatSlider(0, min=0, max=0.75, step=0.05, description="overlap", **shared)
         backends = ["auto", *(name for name, lack in available().items() if lack is None)]
         self.backend = widgets.Dropdown(options=backends, value="auto", description="scan", **shared)
         self.button = widgets.Button(description="Separate", button_style="primary")
+        self.state = widgets.HTML()
+        self._say(note)
         self.output = widgets.Output()
-        self.button.on_click(lambda _: self._clicked())
-        self.song.observe(lambda _: self._fit_start(), names="value")
-        self._fit_start()
+        self.button.on_click(lambda _: self.run())
+        for widget in (self.song, self.start, self.length):
+            widget.observe(lambda _: self._fit_excerpt(), names="value")
+        self._fit_excerpt()
         sliders = (self.start, self.length, self.window, self.overlap, self.backend)
-        self.panel = widgets.VBox([self.model, self.song, *sliders, self.button, self.output])
+        self.panel = widgets.VBox([self.model, self.song, *sliders, self.button, self.state, self.output])
+
+    @classmethod
+    def of(cls, profile: str) -> Self:
+        """Make the panel with the models and songs that are here, those of a profile first.
+
+        Raises:
+            InputError: no such profile.
+        """
+        settings = Profile.load(profile)
+        songs, missing = offered_songs(settings)
+        models = offered_models(settings)
+        return cls(songs, models, missing if models else f"{NO_MODEL} {missing}".strip())
 
     @staticmethod
     def _choice(name: str, options: dict[str, Any], shared: dict[str, Any]) -> widgets.Combobox:
@@ -88,13 +138,18 @@ class Explorer:
             **shared,
         )
 
-    def _fit_start(self) -> None:
-        """Let an excerpt begin anywhere in the song; a path that is still being typed changes nothing."""
+    def _say(self, text: str) -> None:
+        self.state.value = html.escape(text)
+
+    def _fit_excerpt(self) -> None:
+        """Keep the excerpt within the song; a path that is still being typed changes nothing."""
         try:
             seconds = self._seconds()
         except InputError:
             return
-        self.start.max = max(self.start.min, seconds - self.length.min)
+        last = max(0.0, math.floor((seconds - STEP) / STEP) * STEP)
+        self.start.max = last
+        self.length.max = max(STEP, min(LONGEST, math.floor((seconds - self.start.value) / STEP) * STEP))
 
     def _seconds(self) -> float:
         track = self.songs.get(self.song.value)
@@ -108,7 +163,7 @@ class Explorer:
         """
         chosen = str(self.models.get(self.model.value, self.model.value))
         if not chosen:
-            raise InputError("no model is chosen; train one with `bsm train demo`, or type the path of weights")
+            raise InputError(NO_MODEL)
         if self._loaded is None or self._loaded[0] != chosen:
             self._loaded = chosen, load_model(chosen)
         return self._loaded[1]
@@ -145,20 +200,26 @@ class Explorer:
         self.seconds, self.estimate = time.perf_counter() - started, found.numpy()
         return self.estimate
 
-    def _clicked(self) -> None:
-        self.button.disabled = True
+    def run(self) -> None:
+        """Separate and show in the panel, as its button does; a mistake becomes one line there."""
+        self.button.disabled, self.button.icon = True, "hourglass-half"
+        self._say(f"Separating {self.length.value:g} s ...")
         self.output.clear_output()
         try:
+            self.separate()
             with self.output:
-                self.separate()
                 self.show()
+            self._say("")
         except (InputError, BackendUnavailable) as error:
-            self.output.append_stdout(f"{error}\n")
+            self._say(str(error))
         finally:
-            self.button.disabled = False
+            self.button.disabled, self.button.icon = False, ""
 
     def show(self) -> None:
-        """Display what :meth:`separate` made: its time, its score where the truth is known, sounds and spectrograms."""
+        """Display what :meth:`separate` made: its time, its score if the truth is known, each sound with a picture.
+
+        All sounds are at one gain. Levels are relative to the mixture's loudest.
+        """
         length = self.mixture.shape[1] / self.rate
         lines = [f"{self.seconds:.1f} s of computing for {length:.1f} s of audio."]
         signals = {"mixture": self.mixture, "estimated vocals": self.estimate}
@@ -167,14 +228,14 @@ class Explorer:
             signals["true vocals"] = self.vocals
         signals["what remains"] = self.mixture - self.estimate
         display(Markdown(" ".join(lines)))
-        figures.players(signals, self.rate)
-        with figures.style():
-            figure, axes = plt.subplots(len(signals), 1, figsize=(7, 2 * len(signals)), sharex=True)
-            peak = None  # the mixture's, for all
-            for ax, (name, signal) in zip(axes, signals.items(), strict=True):
+        loudest = max(1.0, *(float(np.abs(signal).max()) for signal in signals.values()))
+        peak = None  # the mixture's, for all
+        for name, signal in signals.items():
+            figures.players({name: signal / loudest}, self.rate)
+            with figures.style():
+                figure, ax = plt.subplots(figsize=(7, 2))
                 image = figures.spectrogram(ax, signal, self.rate, peak=peak)
                 peak = image.peak
-                ax.set(title=name, xlabel="time (s)" if ax is axes[-1] else "")
-            figure.colorbar(image, ax=axes, label="level re the mixture's loudest (dB)")
-        display(figure)
-        plt.close(figure)
+                figure.colorbar(image, ax=ax, label="level (dB)")
+            display(figure)
+            plt.close(figure)

@@ -180,22 +180,3 @@ def _revisions(settings: Profile, notebooks: list[Notebook], claims: list[ledger
         name = path.stem if folder == settings.reports else f"{folder.name}/{path.stem}"
         made[f"`{git['revision'][:12]}`{' with uncommitted changes' * bool(git['dirty'])}"].append(name)
     return dict(made)
-
-
-def refresh_readme(settings: Profile, readme: Path = ROOT / "README.md") -> bool:
-    """Put the profile's tables between README's markers ``<!-- table:NAME -->`` and ``<!-- end -->``.
-
-    Returns:
-        Whether anything changed.
-    """
-    before = text = readme.read_text(encoding="utf-8")
-    position = 0
-    while (start := text.find("<!-- table:", position)) >= 0:
-        opened = text.index("-->", start) + len("-->")
-        name = text[start + len("<!-- table:") : opened - len("-->")].strip()
-        close = text.index("<!-- end -->", opened)
-        text = f"{text[:opened]}\n{table(settings, name)}{text[close:]}"
-        position = text.index("<!-- end -->", opened)
-    if text != before:
-        write_text(readme, text)
-    return text != before

@@ -65,11 +65,19 @@ def windows(values: Mapping[str, Any]) -> Frames:
 
 
 def regions(values: Mapping[str, Any], parameters: Mapping[str, Any]) -> Frames:
-    """List the SDR inside vocal regions by their duration, and the first model's gain over the second."""
+    """List SDR and leakage by the duration of vocal regions, and the first model's gain over the second."""
     groups = occurrence.grouped(values["regions"], "duration", parameters["duration_bins"])
-    compared = occurrence.compare(values["regions"], occurrence.SDR, groups)
-    shown = occurrence.comparison_table(compared, "duration", {occurrence.SDR: "SDR (dB)"})
-    note = f"SDR inside vocal regions by their duration, paired by region, drawn by cluster; {CORRECTED}"
+    names = {
+        occurrence.SDR: "SDR (dB)",
+        occurrence.BEFORE: "leakage before (dB)",
+        occurrence.AFTER: "leakage after (dB)",
+    }
+    compared = [row for name in names for row in occurrence.compare(values["regions"], name, groups)]
+    shown = occurrence.comparison_table(compared, "duration", names)
+    note = (
+        "SDR inside vocal regions by duration, and leakage beside them (error re mixture, less is better); paired by "
+        f"region; {CORRECTED}, measure by measure"
+    )
     return [(shown, note)]
 
 
@@ -110,12 +118,24 @@ FRAMES: dict[str, list[Own]] = {
         Own("scores", lambda record: held_out(record["values"]), ("scores", "differences")),
         Own("real_clip", lambda record: recording(record["values"]), ("real_clip",)),
     ],
-    "05_input_length": [Own("input_length", lambda record: windows(record["values"]))],
-    "06_vocal_occurrence": [
-        Own("vocal_occurrence", lambda record: regions(record["values"], record["parameters"])),
+    "05_input_length": [
+        Own("input_length", lambda record: windows(record["values"]), ("input_length", "input_length_answer")),
     ],
-    "08_ablation_stft": [Own("ablation_stft", lambda record: variants(record["values"]))],
-    "09_ablation_size": [Own("ablation_size", lambda record: variants(record["values"]))],
+    "06_vocal_occurrence": [
+        Own(
+            "vocal_occurrence",
+            lambda record: regions(record["values"], record["parameters"]),
+            ("vocal_occurrence_duration",),
+        ),
+    ],
+    "08_ablation_stft": [Own("ablation_stft", lambda record: variants(record["values"]), ("ablation_stft_scores",))],
+    "09_ablation_size": [
+        Own(
+            "ablation_size",
+            lambda record: variants(record["values"]),
+            ("ablation_size_scores", "ablation_size_deviations"),
+        ),
+    ],
     "10_published_model": [Own("published_model", lambda record: published(record["values"]))],
 }
 """By notebook."""

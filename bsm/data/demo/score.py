@@ -9,7 +9,7 @@ import numpy as np
 from bsm.data.demo.voice import WORDS, SungNote, Voice
 
 PHRASES, GAPS = (0.4, 9.0), (0.5, 20.0)
-"""Range of the lengths of sung phrases and of the gaps between them, s; log-uniform and independent."""
+"""Range of the lengths of sung phrases and of the gaps between them, s; drawn independently."""
 SUNG = (0.05, 0.9)
 """Range of the sung share of a song. It follows from phrases and gaps; a song outside is composed again."""
 SPLITS = 3
@@ -102,7 +102,9 @@ def compose(seed: int, seconds: float) -> Score:
 def phrase_spans(rng: np.random.Generator, seconds: float, unit: float) -> list[tuple[float, float]]:
     """Draw the times at which a voice sings: phrases and gaps in turn, of lengths in :data:`PHRASES` and :data:`GAPS`.
 
-    Phrases and gaps of a song are at most half as long as it.
+    A song has its own centre for each of the two, log-uniform in that range. The logarithm of a length comes to a third
+    from the centre, and to two thirds from a draw of its own. So songs differ in how much of them is sung. Phrases and
+    gaps are at most half as long as the song.
 
     Args:
         rng: draws everything.
@@ -113,17 +115,20 @@ def phrase_spans(rng: np.random.Generator, seconds: float, unit: float) -> list[
         ``(start, stop)`` of each phrase in seconds, in order, on the grid. The song's end may cut the last.
     """
 
-    def draw(least: float, most: float) -> float:
-        length = np.exp(rng.uniform(np.log(least), np.log(min(most, seconds / 2))))
-        return float(max(np.round(length / unit), np.ceil(least / unit)) * unit)
+    def anything(least: float, most: float) -> float:
+        return float(np.exp(rng.uniform(np.log(least), np.log(min(most, seconds / 2)))))
+
+    def length(kind: tuple[float, float], centre: float) -> float:
+        return float(max(np.round(np.cbrt(centre * anything(*kind) ** 2) / unit), np.ceil(kind[0] / unit)) * unit)
 
     while True:
-        position = 0.0 if rng.random() < 0.3 else draw(*GAPS)
+        phrase, gap = anything(*PHRASES), anything(*GAPS)
+        position = 0.0 if rng.random() < 0.3 else length(GAPS, gap)
         spans = []
         while position < seconds - PHRASES[0]:
-            stop = position + draw(*PHRASES)
+            stop = position + length(PHRASES, phrase)
             spans.append((position, min(stop, seconds)))
-            position = stop + draw(*GAPS)
+            position = stop + length(GAPS, gap)
         if spans and SUNG[0] <= sum(stop - start for start, stop in spans) / seconds <= SUNG[1]:
             return spans
 

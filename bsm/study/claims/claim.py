@@ -60,15 +60,18 @@ class Values:
         steps: keys from its ``values`` down.
         profile: whose; by default that which is judged.
         optional: whether the rule does without.
+        runs: gather the records of a campaign's runs, ``<result>-<arm>-seed<seed>.json``, with their arm and seed.
     """
 
     result: str
     steps: tuple[str, ...] = ()
     profile: str = ""
     optional: bool = False
+    runs: bool = False
 
-    def __init__(self, result: str, *steps: str, profile: str = "", optional: bool = False) -> None:
-        for name, value in {"result": result, "steps": steps, "profile": profile, "optional": optional}.items():
+    def __init__(self, result: str, *steps: str, profile: str = "", optional: bool = False, runs: bool = False) -> None:
+        given = {"result": result, "steps": steps, "profile": profile, "optional": optional, "runs": runs}
+        for name, value in given.items():
             object.__setattr__(self, name, value)
 
 
@@ -80,6 +83,7 @@ class Test:
         on: the device or scale that its verdict is about.
         evidence: one of :data:`EVIDENCE`.
         inputs: what the rule is given, by the name of its argument.
+        long: what it is given instead where the results are those of the long study.
         profiles: whose results count, the first that has them; by default those of the profile that is judged.
         needs: file or device that is missing where the results are, in a few words.
         command: the one command that makes them then.
@@ -97,6 +101,7 @@ class Test:
     takes: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     comparable_only: bool = False
+    long: Mapping[str, Values] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,10 @@ import numpy as np
 import pandas as pd
 
 from bsm.stats import Interval, crossed_interval, interval_words
-from bsm.study.assay import INSENSITIVE, MARGIN, Assay, assay, cluster_of, paired, table_of, within
+from bsm.study.assay import INSENSITIVE, MARGIN, Assay, assay, gain_of, within
 from bsm.study.claims.claim import (
     BLOCKED,
     DEMO,
-    FULL,
-    GPU,
     INCONCLUSIVE,
     LONG,
     MIR,
@@ -32,30 +30,38 @@ from bsm.study.claims.claim import (
     Values,
     claim,
 )
+from bsm.study.compare import ROWS, paired, table, tidy
+from bsm.study.songs import SECONDS
 
 Records = Sequence[Mapping[str, Any]]
 OURS, THEIRS = "BSMamba2", "BS-RoFormer"
 BASE, REDUCED_LOSS = "base", "loss-3-magnitude"
-NO_TIME, RESHAPED, BLIND_LOSS = "none", "time-reshaped", "loss-blind"
-"""Positive controls: no time blocks, a time path that mixes its rows, and a loss without the target in its spectra."""
+NO_TIME, BLIND_LOSS = "none", "loss-blind"
+"""Positive controls: no time blocks, and a loss without the target in its spectra."""
+DEGRADING = ("time-reshaped", "attention")
+"""Networks known to degrade in windows of other lengths than trained on: rows that mix, and positions never seen."""
+ARMS = {"mamba2": OURS, "bs-roformer": THEIRS}
+"""The long study's names of arms that results of a profile call otherwise."""
+LONG_SEGMENTS = {OURS: 1.0}  # s, of the long study's experiment `songs-1s`
+METRICS = {"usdr": "uSDR", "csdr": "cSDR"}
 FILLED = 0.9
 """Share of a window that is sound and no padding, on average, for its length to count."""
 BASELINES = Values("baselines", optional=True)
 
 
-def trained(**inputs: Values) -> Test:
-    """Return a test by small models that were trained here."""
-    return Test("small models", SMALL, inputs, (LONG, DEMO))
+def trained(long: Mapping[str, Values] | None = None, **inputs: Values) -> Test:
+    """Return a test by small models that were trained here; ``long`` is what the long study has instead."""
+    return Test("small models", SMALL, inputs, (LONG, DEMO), long=long or {})
 
 
-def tidy(records: Records, name: str = "separator", **where: Any) -> pd.DataFrame:
-    """Return records as scores of :mod:`bsm.study.assay`: those in which ``where`` holds, named by the field ``name``.
+def scored(*records: Records) -> pd.DataFrame:
+    """Return records of scores as one tidy frame."""
+    return pd.concat([tidy(part).replace({"system": ARMS}) for part in records if part])
 
-    None in ``where`` and in a record is the whole song.
-    """
-    own = [r for r in records if all(r[field] == value for field, value in where.items())]
-    frame = pd.DataFrame(own).rename(columns={name: "separator"})
-    return frame if "seed" in frame or frame.empty else frame.assign(seed=None)
+
+def of(frame: pd.DataFrame, name: str, metric: str = "usdr") -> pd.DataFrame:
+    """Return a system's table of a metric."""
+    return table(frame[frame["system"] == name], metric)
 
 
 def gated(found: Finding, gate: Assay) -> Finding:
@@ -86,10 +92,10 @@ def worst(verdicts: Sequence[str]) -> str:
 )
 def slight_loss(scores: Records, baselines: Records = (), *, margin: float) -> Finding:
     """Compare models trained with both losses: slight means no more than the paper's advantage over BS-RoFormer."""
-    frame = pd.concat([tidy(scores, "variant"), tidy(baselines)])
-    if not {BASE, REDUCED_LOSS} <= set(frame["separator"]):
+    frame = scored(scores, baselines)
+    if not {BASE, REDUCED_LOSS} <= set(frame["system"]):
         return Finding(BLOCKED, "", (f"The variant `{REDUCED_LOSS}` was not trained.",))
-    lost = paired(frame, BASE, REDUCED_LOSS)
+    lost = gain_of(frame, BASE, REDUCED_LOSS)
     verdict = SUPPORTED if lost.high <= margin else NOT_SUPPORTED if lost.low > margin else INCONCLUSIVE
     reasons = (f"Slight means at most {margin:g} dB, the paper's advantage over {THEIRS}.",)
     found = Finding(verdict, f"costs {interval_words(lost, ' dB')} uSDR", reasons)
@@ -101,28 +107,26 @@ def padding(seconds: float, window: float | None) -> float:
     return 1.0 if window is None else seconds / (np.ceil(round(seconds / window, 6)) * window)
 
 
-def windows_of(scores: Records, songs: Records) -> dict[float, list[Mapping[str, Any]]]:
+def windows_of(scores: Records, songs: Records) -> dict[float, pd.DataFrame]:
     """Return by window the scores without overlap of those tracks whose windows are filled.
 
     A last window that is padded with zeros is shorter than it says: a song of 24 s has no second window of 16 s.
+
+    Args:
+        scores: records by window; they may say themselves how many ``seconds`` of a song were scored.
+        songs: records of songs, with ``seconds``; by default they are as long as the long study's.
     """
     seconds = {song["track"]: song["seconds"] for song in songs}
-    found: dict[float, list[Mapping[str, Any]]] = {}
-    for r in scores:
-        if r["window"] is not None and r["hop"] == r["window"]:
-            kept = found.setdefault(r["window"], [])
-            if padding(seconds[r["track"]], r["window"]) >= FILLED:
-                kept.append(r)
-    return {window: found[window] for window in sorted(found) if found[window]}
+    plain = [r for r in scores if r["window"] is not None and r.get("hop", r["window"]) == r["window"]]
+    lengths = [r.get("seconds", seconds.get(r["track"], SECONDS)) for r in plain]
+    filled = [r for r, length in zip(plain, lengths, strict=True) if padding(length, r["window"]) >= FILLED]
+    return dict(sorted(scored(filled).groupby("window"), key=lambda pair: pair[0])) if filled else {}
 
 
 def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: float, metric: str) -> Interval | None:
     """Return what a model gains by a window against that of its training, paired; None where it was not scored."""
-    if any(name not in set(frames[w]["separator"]) for w in (window, to)):
-        return None
-    one, two = (table_of(frames[w], name, metric) for w in (window, to))
-    tracks = one.index.intersection(two.index)
-    return crossed_interval(one.loc[tracks] - two.loc[tracks], tracks.get_level_values("cluster"))
+    tables = [of(frames[w], name, metric) for w in (window, to)]
+    return None if any(t.empty for t in tables) else Interval.of(paired(*tables))
 
 
 @claim(
@@ -139,6 +143,10 @@ def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: f
             real=Values("input_length", "scores", profile=MIR, optional=True),
             real_segments=Values("input_length", "trained", profile=MIR, optional=True),
             real_songs=Values("data", profile=MIR, optional=True),
+            long={
+                "scores": Values("songs-1s", "scores", runs=True),
+                "baselines": Values("songs-baselines", "scores", runs=True),
+            },
         )
     ],
     shortest=1,
@@ -146,8 +154,8 @@ def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: f
 )
 def stable_1_16(
     scores: Records,
-    segments: Mapping[str, float],
-    songs: Records,
+    segments: Mapping[str, float] = LONG_SEGMENTS,
+    songs: Records = (),
     baselines: Records = (),
     real: Records = (),
     real_segments: Mapping[str, float] | None = None,
@@ -159,42 +167,37 @@ def stable_1_16(
     """Compare each window with that of the training: stable means equivalence in uSDR and cSDR, at every window.
 
     A network without time blocks is stable whatever it is given, so it is no control. What the base gains over it must
-    be stable as well, and a network known to degrade, whose time path mixes its rows, must be seen to.
+    be stable as well, and one of the networks known to degrade must be seen to.
     """
     own = segments[OURS]
-    frames = {w: tidy(r, "model") for w, r in windows_of(scores, songs).items() if shortest <= w <= longest}
+    frames = {w: frame for w, frame in windows_of(scores, songs).items() if shortest <= w <= longest}
     if own not in frames:
         return Finding(BLOCKED, "", (f"Windows of {own:g} s, as in training, were not scored.",))
-    changes = {(w, m): change(frames, OURS, w, own, m) for w in frames if w != own for m in ("usdr", "csdr")}
+    changes = {(w, m): change(frames, OURS, w, own, m) for w in frames if w != own for m in METRICS if m in frames[own]}
     judged = [equivalence(gain) for gain in changes.values()]
     judged += [INCONCLUSIVE] * (not {shortest, longest} <= set(frames))
     for w, frame in frames.items():
-        if NO_TIME in set(frame["separator"]):
-            judged.append(equivalence(_over_none(frames, w, own)))
+        if NO_TIME in set(frame["system"]):
+            over_none = [of(frames[v], OURS) - of(frames[v], NO_TIME) for v in (w, own)]
+            judged.append(equivalence(Interval.of(paired(*over_none))))
     case, far = max(changes.items(), key=lambda pair: abs(pair[1].estimate))
-    degraded = [change(frames, RESHAPED, w, own, "usdr") for w in frames if w != own]
-    seen = any(gain is not None and gain.high < 0 for gain in degraded)
-    gate = assay(pd.concat([frames[own], tidy(baselines)]), [OURS], NO_TIME)
-    told = f"A network known to degrade, `{RESHAPED}`, {'is' if seen else 'is not'} seen to"
-    gate = Assay(gate.sensitive and seen, (*gate.reasons, told))
+    losses = {name: [change(frames, name, w, own, "usdr") for w in frames if w != own] for name in DEGRADING}
+    seen = [name for name, found in losses.items() if any(gain is not None and gain.high < 0 for gain in found)]
+    gate = assay(pd.concat([frames[own], *[scored(baselines)] * bool(baselines)]), [OURS], NO_TIME)
+    told = f"Of networks known to degrade, {', '.join(DEGRADING)}, these are seen to: {', '.join(seen) or 'none'}"
+    gate = Assay(gate.sensitive and bool(seen), (*gate.reasons, told))
     reasons = [
         f"Windows of {', '.join(f'{w:g}' for w in frames)} s, which songs fill to {100 * FILLED:g} % or more.",
         f"Against windows of {own:g} s, as trained; stable means within {MARGIN:g} dB.",
     ]
     if real:
         reasons.append(_sensitivity(real, real_segments, real_songs))
-    measured = f"at most {interval_words(far, ' dB')} {case[1]} at {case[0]:g} s"
+    measured = f"at most {interval_words(far, ' dB')} {METRICS[case[1]]} at {case[0]:g} s"
     return gated(Finding(worst(judged), measured, reasons), gate)
 
 
-def _over_none(frames: Mapping[float, pd.DataFrame], window: float, own: float) -> Interval:
-    gains = [table_of(frames[w], OURS) - table_of(frames[w], NO_TIME) for w in (window, own)]
-    changed = (gains[0] - gains[1]).dropna()
-    return crossed_interval(changed, changed.index.get_level_values("cluster"))
-
-
 def _sensitivity(scores: Records, segments: Mapping[str, float], songs: Records) -> str:
-    frames = {w: tidy(r, "model") for w, r in windows_of(scores, songs).items()}
+    frames = windows_of(scores, songs)
     shortest = min(frames)
     drops = {name: change(frames, name, shortest, segments[name], "usdr") for name in (OURS, THEIRS)}
     words = " and ".join(f"{name} {interval_words(gain, ' dB')}" for name, gain in drops.items())
@@ -206,7 +209,7 @@ def _sensitivity(scores: Records, segments: Mapping[str, float], songs: Records)
 
 
 def _singers(frame: pd.DataFrame) -> str:
-    return f"{frame['track'].map(cluster_of).nunique()} singers of MIR-1K"
+    return f"{frame['song'].nunique()} singers of MIR-1K"
 
 
 @claim(
@@ -239,18 +242,18 @@ def nonoverlap_8(
             f"On real singing ({_singers(tidy(real))}, one seed), overlap gains {interval_words(other, ' dB')} at "
             f"{length:g} s."
         )
-    frame = pd.concat([tidy(scores, "model", window=window, hop=window), tidy(baselines)])
+    frame = scored([r for r in scores if r["window"] == r["hop"] == window], baselines)
     found = Finding(verdict, f"overlap gains {interval_words(gain, ' dB')} uSDR", reasons)
     return gated(found, assay(frame, [OURS], NO_TIME))
 
 
 def overlap_gains(scores: Records) -> dict[float, Interval]:
     """Return by window what an overlap by half gains BSMamba2, paired."""
+    frame = tidy(scores) if scores else pd.DataFrame({"window": [], "hop": []})
     gains = {}
-    for window in sorted({r["window"] for r in scores if r["hop"] != r["window"]}):
-        tables = [table_of(tidy(scores, "model", window=window, hop=hop), OURS) for hop in (window / 2, window)]
-        gain = (tables[0] - tables[1]).dropna()
-        gains[window] = crossed_interval(gain, gain.index.get_level_values("cluster"))
+    for window in sorted(frame[frame["hop"] != frame["window"]]["window"].unique()):
+        own = frame[frame["window"] == window]
+        gains[window] = Interval.of(paired(*(of(own[own["hop"] == hop], OURS) for hop in (window / 2, window))))
     return gains
 
 
@@ -281,7 +284,7 @@ def intermittent(
     if gains.empty:
         return Finding(BLOCKED, "", (f"Both {OURS} and {THEIRS} are needed.",))
     short = gains.index.get_level_values("duration") < shorter
-    owners = gains.index.get_level_values("cluster")
+    owners = gains.index.get_level_values("song")
     gain, more = crossed_interval(gains[short], owners[short]), crossed_interval(gains, owners, against=~short)
     holds, fails = gain.low > 0 and more.low > 0, gain.high < 0 or more.high < 0
     reasons = [
@@ -291,10 +294,9 @@ def intermittent(
     ]
     if real:
         reasons.append(by_duration(advantage(real), "On real singing (MIR-1K, one seed), by duration"))
-    frame = pd.concat([tidy(scores), tidy(baselines)])
     verdict = SUPPORTED if holds else NOT_SUPPORTED if fails else INCONCLUSIVE
     found = Finding(verdict, f"{interval_words(gain, ' dB')} in regions under {shorter:g} s", reasons)
-    return gated(found, assay(frame, [OURS, THEIRS], NO_TIME))
+    return gated(found, assay(scored(scores, baselines), [OURS, THEIRS], NO_TIME))
 
 
 def advantage(regions: Records, edges: Sequence[float] = (1, 2, 4)) -> pd.DataFrame:
@@ -304,15 +306,10 @@ def advantage(regions: Records, edges: Sequence[float] = (1, 2, 4)) -> pd.DataFr
         regions: records of vocal regions by model and seed.
         edges: inner edges of the bins, s: a region that the recording cuts short is in the last, open one, or in none.
     """
-    frame = pd.DataFrame([r for r in regions if not r["cut"] or r["duration"] >= edges[-1]])
-    frame = frame.assign(cluster=frame["track"].map(cluster_of)).astype({"sdr": float})
-    index = ["cluster", "track", "region", "duration"]
-    tables = [
-        own.pivot(index=index, columns="seed", values="sdr")
-        for name in (OURS, THEIRS)
-        if len(own := frame[frame["model"] == name])
-    ]
-    return (tables[0] - tables[1]).dropna() if len(tables) == 2 else pd.DataFrame()
+    frame = tidy([r for r in regions if not r["cut"] or r["duration"] >= edges[-1]])
+    gains = (of(frame, OURS, "sdr") - of(frame, THEIRS, "sdr")).dropna()
+    durations = frame.groupby(ROWS)["duration"].first().reindex(gains.index)
+    return gains.set_index(pd.Index(durations, name="duration"), append=True)
 
 
 def by_duration(gains: pd.DataFrame, title: str, edges: Sequence[float] = (1, 2, 4)) -> str:
@@ -326,84 +323,3 @@ def by_duration(gains: pd.DataFrame, title: str, edges: Sequence[float] = (1, 2,
     rises = [b > a for a, b in zip(values, values[1:], strict=False)]
     way = "it grows with the duration" if all(rises) else "it falls with it" if not any(rises) else "no one direction"
     return f"{title}: {', '.join(f'{name} {value:.2f} dB' for name, value in found.items())}; {way}."
-
-
-SCORES_FROM = "MUSDB18-HQ and the author's weights"
-
-
-@claim(
-    "sdr-1103",
-    "The published model reaches a cSDR of 11.03 dB and a uSDR of 10.70 dB on MUSDB18-HQ",
-    figure="11.03, 10.70 dB",
-    source="003",
-    tests=[
-        Test(
-            "MUSDB18-HQ",
-            FULL,
-            {"published": Values("published_model")},
-            needs=SCORES_FROM,
-            command="bsm study 10_published_model --profile demo -p dataset data/musdb18-hq",
-            takes="hours on a CPU",
-        )
-    ],
-    csdr=11.03,
-    usdr=10.7,
-    tolerance=0.1,
-)
-def sdr_1103(published: Mapping[str, Any], *, csdr: float, usdr: float, tolerance: float) -> Finding:
-    """Score the published model on the published songs: both figures within ``tolerance`` dB count as the same.
-
-    uSDR is a mean over songs. Whether the cSDR is a mean or a median, the author does not say: a verdict takes both.
-    """
-    if published["status"] != "measured":
-        return Finding(BLOCKED, "", tuple(published["missing"]))
-    csdrs, mean = summary_of(published["scores"])
-    fits = [abs(value - csdr) <= tolerance for value in csdrs.values()]
-    fits_usdr = abs(mean - usdr) <= tolerance
-    verdict = SUPPORTED if all(fits) and fits_usdr else INCONCLUSIVE if any(fits) and fits_usdr else NOT_SUPPORTED
-    return Finding(verdict, words_of(csdrs, mean), (f"Within {tolerance:g} dB counts as the same.", SPREAD))
-
-
-@claim(
-    "ten-epochs",
-    "Ten epochs reach the paper's SDR",
-    figure="10 epochs",
-    source="002",
-    tests=[
-        Test(
-            "GPU",
-            FULL,
-            {"scores": Values("ten_epochs")},
-            (GPU,),
-            needs="MUSDB18-HQ and a GPU",
-            command="bsm train paper --steps 1000 && bsm evaluate --device cuda --data data/musdb18-hq "
-            "--weights runs/paper/bsmamba2-paper-seed0/model.safetensors -o reports/gpu/results/ten_epochs.json",
-            takes="days",
-            comparable_only=True,
-        )
-    ],
-    csdr=11.03,
-    usdr=10.7,
-    tolerance=0.1,
-)
-def ten_epochs(scores: Records, *, csdr: float, usdr: float, tolerance: float) -> Finding:
-    """Score the paper's model after ten epochs: reached means no more than ``tolerance`` dB below the paper's."""
-    csdrs, mean = summary_of(scores)
-    reached = [value >= csdr - tolerance for value in csdrs.values()]
-    enough = mean >= usdr - tolerance
-    verdict = SUPPORTED if all(reached) and enough else INCONCLUSIVE if any(reached) and enough else NOT_SUPPORTED
-    return Finding(verdict, words_of(csdrs, mean), (f"At most {tolerance:g} dB below counts as reached.", SPREAD))
-
-
-SPREAD = "Whether the published cSDR is a mean or a median over songs is not stated: both must fit."
-
-
-def summary_of(records: Records) -> tuple[dict[str, float], float]:
-    """Return the cSDR over songs as mean and as median, and the mean uSDR, dB."""
-    scores = pd.DataFrame([r for r in records if r["separator"] != "mixture"]).astype({"csdr": float, "usdr": float})
-    return {"mean": scores["csdr"].mean(), "median": scores["csdr"].median()}, scores["usdr"].mean()
-
-
-def words_of(csdrs: Mapping[str, float], usdr: float) -> str:
-    """Write the scores of a model: cSDR as mean and as median over songs, and uSDR."""
-    return f"cSDR {', '.join(f'{name} {value:.2f}' for name, value in csdrs.items())}; uSDR {usdr:.2f} dB"

@@ -16,7 +16,7 @@ import pandas as pd
 
 from bsm.errors import InputError
 from bsm.files import write_text
-from bsm.study.claims import data, exact, learning, scan, step  # noqa: F401 (registers the claims)
+from bsm.study.claims import data, exact, learning, published, scan, step  # noqa: F401 (registers the claims)
 from bsm.study.claims.claim import (
     BLOCKED,
     CLAIMS,
@@ -24,6 +24,7 @@ from bsm.study.claims.claim import (
     GPU,
     INCONCLUSIVE,
     INCONSISTENT,
+    LONG,
     NOT_SUPPORTED,
     SUPPORTED,
     VERDICTS,
@@ -101,25 +102,23 @@ def judge(claim: Claim, test: Test, profile: str = PROFILE, reports: Path = REPO
 
 def _judged(claim: Claim, test: Test, profile: str, reports: Path) -> Line:
     given, files, devices = {}, {}, {}
-    for name, wanted in test.inputs.items():
+    inputs = test.long if profile == LONG and test.long else test.inputs
+    for name, wanted in inputs.items():
         if wanted.optional and wanted.profile == profile:
             continue  # a result does not stand as context of itself
-        path = reports / (wanted.profile or profile) / "results" / f"{wanted.result}.json"
+        folder = reports / (wanted.profile or profile) / "results"
+        pattern = f"{wanted.result}-*-seed*.json" if wanted.runs else f"{wanted.result}.json"
         try:
-            record = _read(path, reports, test, wanted)
+            found = [_values(path, reports, test, wanted) for path in sorted(folder.glob(pattern))]
+            if not found:
+                raise _Missing(f"There is no {_shown(folder / pattern, reports)} yet")
         except _Missing:
             if wanted.optional:
                 continue
             raise
-        values = record["values"]
-        for key in wanted.steps:
-            values = values.get(key) if isinstance(values, dict) else None
-        if values is None and wanted.optional:
-            continue
-        if values is None:
-            raise _Missing(f"{_shown(path, reports)} has no {'.'.join(wanted.steps)}")
-        given[name] = values
-        files[_shown(path, reports)] = devices[record["provenance"].get("device")] = None
+        given[name] = [record for values, _ in found for record in values] if wanted.runs else found[0][0]
+        files |= dict.fromkeys(_shown(path, reports) for path in sorted(folder.glob(pattern)))
+        devices |= dict.fromkeys(device for _, device in found)
     try:
         finding = claim.judge(**given, **claim.thresholds, **test.options)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -131,16 +130,22 @@ def _shown(path: Path, reports: Path) -> str:
     return path.relative_to(reports.parent).as_posix()
 
 
-def _read(path: Path, reports: Path, test: Test, wanted: Values) -> dict[str, Any]:
-    if not path.is_file():
-        raise _Missing(f"There is no {_shown(path, reports)} yet")
+def _values(path: Path, reports: Path, test: Test, wanted: Values) -> tuple[Any, str]:
+    """Return what a test wants of a result file, and the device that it was measured on."""
     record = read_result(path)
     if path.parent.parent.name == GPU and not on_gpu(record["parameters"]):
         device = record["parameters"].get("device", "not given")
         raise _Missing(f"{_shown(path, reports)} was not measured on a GPU (its parameters.device is {device})")
     if test.comparable_only and not record["comparable_with_paper"]:
         raise _Missing(f"{_shown(path, reports)} is not comparable with the paper")
-    return record
+    values = record["values"]
+    for key in wanted.steps:
+        values = values.get(key) if isinstance(values, dict) else None
+    if values is None:
+        raise _Missing(f"{_shown(path, reports)} has no {'.'.join(wanted.steps)}")
+    if wanted.runs:
+        values = [{"separator": record["parameters"]["arm"], "seed": record["seed"]} | score for score in values]
+    return values, record["provenance"].get("device")
 
 
 def lines(profile: str = PROFILE, reports: Path = REPORTS) -> list[Line]:

@@ -1,0 +1,81 @@
+"""What the two commands of the README take: ``python -m bsm.study.doors reproduce``, or ``test``, measures one.
+
+Runs ``make reproduce`` or ``make test`` in this checkout and writes ``reports/demo/results/doors.json``: the time that
+passed, the memory of the largest process, and the disk that the checkout then takes. In a fresh clone, run `make env`
+first, so that its downloads are not counted.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bsm.study.figures import table_markdown
+from bsm.study.profiles import DEFAULT, Profile
+from bsm.study.records import ROOT, mark, read_result, write_result
+
+TARGETS = ("reproduce", "test")
+_NAME = "doors"
+
+
+def measure(command: list[str], folder: Path = ROOT) -> dict[str, Any]:
+    """Run a command; return its seconds, the bytes of its largest process and of the folder afterwards, and its status.
+
+    The largest of all processes that this one ever waited for: measure one command per process.
+    """
+    began = time.monotonic()
+    status = subprocess.run(command, cwd=folder).returncode
+    seconds = time.monotonic() - began
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return {"seconds": seconds, "peak_bytes": peak, "disk_bytes": size, "status": status}
+
+
+def table(settings: Profile) -> str:
+    """Return a table of the commands with what they took, or with dashes while nothing has been measured."""
+    path = settings.result(_NAME)
+    record = read_result(path) if path.is_file() else None
+    taken = record["values"] if record else {}
+    rows = [(f"`make {target}`", *_figures(taken.get(target))) for target in TARGETS]
+    frame = pd.DataFrame(rows, columns=["command", "minutes", "peak memory (GiB)", "disk (GiB)"])
+    where = (
+        f"{record['parameters']['cores']} cores of {record['provenance']['device']}" if record else "not measured yet"
+    )
+    return table_markdown(frame, caption=f"Set-up apart; memory of the largest process: {where}", digits=1)
+
+
+def _figures(taken: dict[str, Any] | None) -> tuple[float | None, ...]:
+    if taken is None:
+        return None, None, None
+    return taken["seconds"] / 60, taken["peak_bytes"] / 2**30, taken["disk_bytes"] / 2**30
+
+
+def main(target: str) -> None:
+    """Measure one target, and keep what was measured of the other."""
+    path, started = Profile.load(DEFAULT).result(_NAME), mark()
+    values = read_result(path)["values"] if path.is_file() else {}
+    taken = measure(["make", target])
+    if taken["status"]:
+        raise SystemExit(f"make {target} failed with status {taken['status']}; nothing was written")
+    write_result(
+        path,
+        measured="seconds, memory of the largest process and size of the checkout (bytes) of each command",
+        parameters={"cores": os.cpu_count()},
+        values=values | {target: taken},
+        started=started,
+        data="demo songs (synthesised)",
+        inputs=[],
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] not in ([target] for target in TARGETS):
+        raise SystemExit(f"name one of: {', '.join(TARGETS)}")
+    main(sys.argv[1])

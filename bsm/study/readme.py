@@ -1,0 +1,85 @@
+"""The README's parts that are made from results: everything between a marker and ``<!-- end -->``.
+
+Markers: ``<!-- table:NAME -->`` for a table of the profile's report, ``<!-- claims: ID ID -->`` for some claims,
+``<!-- tally -->`` for the count of their verdicts, ``<!-- doors -->`` for what the two commands took.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from bsm.errors import InputError
+from bsm.files import write_text
+from bsm.study import doors
+from bsm.study.claims import ledger
+from bsm.study.figures import table_markdown
+from bsm.study.profiles import Profile
+from bsm.study.records import ROOT
+from bsm.study.report import table
+
+README = ROOT / "README.md"
+WORDS = 15
+"""The most words of a cell."""
+_PART = re.compile(
+    r"(<!-- (?P<kind>table|claims|tally|doors):? ?(?P<what>[^>]*?) ?-->\n).*?(?=<!-- end -->)", re.DOTALL
+)
+
+
+def refresh_readme(settings: Profile, readme: Path = README) -> bool:
+    """Make the README's parts anew.
+
+    Returns:
+        Whether anything changed.
+
+    Raises:
+        InputError: a table is missing, or there is no such claim.
+    """
+    before = readme.read_text(encoding="utf-8")
+    text = _PART.sub(lambda part: part[1] + _made(settings, part["kind"], part["what"]), before)
+    if text != before:
+        write_text(readme, text)
+    return text != before
+
+
+def _made(settings: Profile, kind: str, what: str) -> str:
+    if kind == "table":
+        return table(settings, what)
+    if kind == "doors":
+        return doors.table(settings)
+    judged = ledger.lines()
+    return f"{ledger.tally(judged)}.\n" if kind == "tally" else claims_table(judged, what.split())
+
+
+def claims_table(judged: Sequence[ledger.Line], ids: Sequence[str]) -> str:
+    """Return some claims as a table whose cells have at most :data:`WORDS` words.
+
+    Of a claim with several tests, the first that is not blocked stands for it.
+    """
+    found: dict[str, list[ledger.Line]] = {}
+    for line in judged:
+        found.setdefault(line.claim.id, []).append(line)
+    if unknown := [name for name in ids if name not in found]:
+        raise InputError(f"there is no claim {', '.join(unknown)}; there are: {', '.join(found)}")
+    chosen = [min(found[name], key=lambda line: line.finding.verdict == ledger.BLOCKED) for name in ids]
+    frame = pd.DataFrame(
+        {
+            "claim": [shorten(line.claim.text) for line in chosen],
+            "verdict": [line.finding.verdict for line in chosen],
+            "evidence": [line.evidence for line in chosen],
+            "measured here": [shorten(line.finding.measured) or None for line in chosen],
+        }
+    )
+    return table_markdown(frame, caption="").removesuffix("\n*.*\n")
+
+
+def shorten(text: str) -> str:
+    """Cut a text to at most :data:`WORDS` words, at the last comma or semicolon outside of brackets if there is one."""
+    if len(text.split()) <= WORDS:
+        return text
+    ends = [found.start() for found in re.finditer(r"[;,] (?![^()]*\))", text)]
+    fitting = [end for end in ends if len(text[:end].split()) <= WORDS]
+    return text[: fitting[-1]] if fitting else " ".join(text.split()[:WORDS]) + " ..."

@@ -1,0 +1,303 @@
+"""The rules: what they say for measurements whose verdict is known."""
+
+import numpy as np
+import pytest
+
+from bsm.stats import bootstrap_interval
+from bsm.study.assay import INSENSITIVE
+from bsm.study.baselines import EQUALISER
+from bsm.study.bench import data as bench
+from bsm.study.bench import spectra
+from bsm.study.bench.parts import OPTIMISER, SCAN
+from bsm.study.bench.step import BEFORE, OURS, REDUCED
+from bsm.study.claims import data, exact, learning, scan, step
+from bsm.study.claims import published as paper
+from bsm.study.claims.claim import BLOCKED, INCONCLUSIVE, INCONSISTENT, NOT_SUPPORTED, SUPPORTED, judge_ratio
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high", "verdict"),
+    [
+        ([9, 9.1, 8.9, 9.2], 8, np.inf, SUPPORTED),
+        ([5, 5.1, 4.9, 5.2], 8, np.inf, NOT_SUPPORTED),
+        ([7, 9, 7.5, 8.5], 8, np.inf, INCONCLUSIVE),
+        ([1.5, 1.51, 1.49], 1.1, 1.2, NOT_SUPPORTED),
+        ([1.14, 1.15, 1.16], 1.1, 1.2, SUPPORTED),
+        ([9.0], 8, np.inf, INCONCLUSIVE),  # one value has no interval
+    ],
+)
+def test_a_ratio_is_judged_by_its_interval(values, low, high, verdict):
+    assert judge_ratio(bootstrap_interval(values), low, high) == verdict
+
+
+def test_exact_rules():
+    assert exact.params_48(48_098_188, millions=48.1).verdict == SUPPORTED
+    assert exact.params_48(22_061_570, millions=48.1).verdict == NOT_SUPPORTED
+    same = {"property": "layers", "paper": 6, "seed": 6}
+    other = {"property": "mask", "paper": True, "seed": False}
+    assert exact.arch_100([same]).verdict == SUPPORTED
+    found = exact.arch_100([same, other])
+    assert found.verdict == NOT_SUPPORTED and found.measured.startswith("1 of 2") and "mask" in found.reasons[0]
+    assert exact.checkpoints_compat([], 9).verdict == SUPPORTED
+    changed = [{"key": "x_proj.weight", "before": [640, 512], "after": None}]
+    found = exact.checkpoints_compat(changed, 9)
+    assert found.verdict == NOT_SUPPORTED and "x_proj.weight: [640, 512] to absent" in found.reasons[0]
+    equal, unequal = {"case": "a", "paper": 2.0, "seed": 2.0}, {"case": "b", "paper": 2.0, "seed": 0.0}
+    assert exact.loss_exact([equal], tolerance=1e-6).verdict == SUPPORTED
+    assert exact.loss_exact([equal, unequal], tolerance=1e-6).verdict == NOT_SUPPORTED
+    counts = {"as described": 10, "three windows": 6, "here": 5}
+    assert exact.stft_15(counts, claimed=15).verdict == NOT_SUPPORTED
+    assert exact.stft_15(counts, claimed=10).verdict == SUPPORTED
+    assert exact.bands_equal_mel({"author": [1, 2], "equal": [1, 2]}).verdict == SUPPORTED
+    assert exact.bands_equal_mel({"author": [1, 2], "equal": [2, 1]}).verdict == NOT_SUPPORTED
+
+
+def test_documents_that_contradict_each_other(monkeypatch):
+    assert exact.step_60_12().verdict == INCONSISTENT
+    monkeypatch.setattr(exact, "STEP_SECONDS", {"000": (63, 13), "001": (63, 13)})
+    assert exact.step_60_12().verdict == INCONCLUSIVE  # one total, and the sum of the parts
+    given = {"before": 750, "after": 150, "tolerance": 0.01}
+    monkeypatch.setattr(exact, "STEP_SECONDS", {"001": (61, 12.5), "002": (63, 13)})
+    found = exact.epochs_750_150(**given)
+    assert found.verdict == INCONSISTENT and found.measured == "001: 729 to 149 h; 002: 752 to 155 h"
+    monkeypatch.setattr(exact, "STEP_SECONDS", {"001": (63, 12.5), "002": (63, 13)})
+    assert exact.epochs_750_150(**given).verdict == SUPPORTED
+
+
+@pytest.mark.parametrize(("gigabytes", "verdict"), [(10, NOT_SUPPORTED), (40, SUPPORTED)])
+def test_vram(gigabytes, verdict):
+    cases = [("paper", 1, False), ("paper", 1, True), ("paper", 5, True), ("vram", 2, False)]
+    names = ("preset", "batch", "checkpointing")
+    steps = [dict(zip(names, case, strict=True)) | {"bytes": gigabytes * 1e9} for case in cases]
+    assert exact.vram_32gb(steps, gigabytes=32).verdict == verdict
+
+
+@pytest.mark.parametrize(("kernel", "verdict"), [(107, SUPPORTED), (2, NOT_SUPPORTED)])
+def test_kept_memory(kernel, verdict):
+    scans = {"loop": 100, "selective": kernel, "triton": 1}
+    assert exact.memory_5_10(scans, least=1.05, most=1.1).verdict == verdict
+
+
+def variants(before, reduced, ours, *, share=0.65):
+    """Three steps of so many seconds in three rounds, a share of which is the scan's and the rest the optimiser's."""
+
+    def record(variant, seconds):
+        rounds = [seconds * f for f in (0.99, 1.0, 1.01)]
+        parts = [
+            {"part": p, "direction": "forward", "seconds": [s * r for r in rounds]}
+            for p, s in {SCAN: share, OPTIMISER: 1 - share}.items()
+        ]
+        facts = {"preset": "tiny", "batch": 1, "audio_seconds": 4.0}
+        return {"variant": variant.name, "seconds": rounds, "parts": parts} | facts
+
+    return [record(v, s) for v, s in ((BEFORE, before), (REDUCED, reduced), (OURS, ours))]
+
+
+@pytest.mark.parametrize(("after", "verdict"), [(10.0, SUPPORTED), (30.0, NOT_SUPPORTED)])
+def test_whole_steps(after, verdict):
+    found = step.train_5x(variants(60.0, after, 15.0), faster=5)
+    assert found.verdict == verdict and "4.00x" in found.reasons[1]  # ours
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.65, SUPPORTED), (0.9, NOT_SUPPORTED), (0.2, NOT_SUPPORTED)])
+def test_share_of_the_scan(share, verdict):
+    steps = variants(60.0, 12.0, 12.0, share=share)
+    assert step.scan_65pct(steps, least=60, most=70).verdict == verdict
+    careful = variants(60.0, 12.0, 12.0, share=0.5)[0] | {"scan": "sequential"}
+    found = step.scan_65pct(steps, [careful], least=60, most=70)
+    assert found.verdict == (verdict if verdict == NOT_SUPPORTED else INCONCLUSIVE)  # the loops disagree
+    assert "50.0 % [50.0, 50.0]" in found.reasons[1]
+
+
+@pytest.mark.parametrize(("after", "verdict"), [(6.0, NOT_SUPPORTED), (2.0, SUPPORTED)])
+def test_loss_and_transforms(after, verdict):
+    times = {
+        spectra.DESCRIBED_LOSS: 10.0,
+        spectra.COMPLEX_LOSS: 9.0,
+        spectra.AFTER_LOSS: after,
+        spectra.EXACT_LOSS: 4.0,
+    }
+    losses = [{"loss": name, "seconds": [s, 1.01 * s]} for name, s in times.items()]
+    found = step.stft_loss_3x(losses, faster=3, least=2)
+    assert found.verdict == verdict and found.measured.startswith(f"{10 / after:.2f}x")
+    stft = {
+        "stereo": [3.0, 3.0],
+        "mono": [2.0, 2.0],
+        spectra.EACH: [4.0, 4.0],
+        spectra.AVERAGED: [after / 2, after / 2],
+    }
+    found = step.mono_halves(stft, [{"mixture": 0.1, "vocals": 0.0}, {"mixture": 0.3, "vocals": 0.02}], least=1.8)
+    assert found.verdict == verdict and "20.0 %" in found.reasons[2]
+
+
+@pytest.mark.parametrize(
+    ("trained", "random", "verdict"),
+    [(0.9, 0.2, SUPPORTED), (0.9, 0.9, INCONCLUSIVE), (0.2, 0.9, NOT_SUPPORTED), (0.2, 0.2, NOT_SUPPORTED)],
+)
+def test_a_share_that_random_weights_have_tells_nothing(trained, random, verdict):
+    shares = [
+        {"weights": kind, "direct": share + 0.01 * i, "length": (62, 401)[i % 2], "without_state": 0.04 * (i % 2)}
+        for kind, share in (("trained", trained), ("random", random))
+        for i in range(4)
+    ]
+    found = scan.feedthrough_dominant(shares, share=0.5)
+    assert found.verdict == verdict and "4.00 %" in found.reasons[2]  # of the long sequences alone
+
+
+def loading(**times):
+    cases = {"0 workers": [0.5] * 3, "2 workers": [1.0] * 3, bench.RESTARTED: [4.1, 4.3, 4.2], "4 workers": [1.0] * 3}
+    return [{"audio_seconds": 1.0, "case": c, "seconds": s, "segments": 100} for c, s in (cases | times).items()]
+
+
+def test_loader_needs_a_core_for_each_worker():
+    given = {"faster": 4, "workers": 4}
+    found = data.loader_4x(loading(), 8, **given)
+    assert found.verdict == SUPPORTED and found.measured.startswith("4.20x")
+    assert data.loader_4x(loading(**{bench.RESTARTED: [1.0] * 3}), 8, **given).verdict == NOT_SUPPORTED
+    assert data.loader_4x(loading(), 2, **given).verdict == BLOCKED
+    found = data.data_2x(loading(**{"wav, whole file": [9.0] * 3, "wav, segment": [1.0] * 3}))
+    assert found.verdict == BLOCKED and "9.00x" in found.reasons[1]
+
+
+def baselines(songs=6):
+    return [{"track": f"song {s}", "separator": EQUALISER, "seed": None, "usdr": 1.0 * s} for s in range(songs)]
+
+
+def trained(means, *, songs=6, seeds=3, field="separator", **fields):
+    """Records of trained separators, so many dB above the song's own level."""
+    rng = np.random.default_rng(round(10 * fields.get("window", 0)))
+    return [
+        {"track": f"song {s}", field: arm, "seed": seed, **fields}
+        | {m: s + mean + 0.02 * rng.normal() for m in ("usdr", "csdr")}
+        for s in range(songs)
+        for arm, mean in means.items()
+        for seed in range(seeds)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cost", "seeds", "verdict"),
+    [
+        (0.1, 3, SUPPORTED),
+        (1.0, 3, NOT_SUPPORTED),
+        (0.41, 3, INCONCLUSIVE),
+        (-0.5, 3, SUPPORTED),
+        (0.1, 1, INCONCLUSIVE),
+    ],
+)
+def test_a_slight_loss(cost, seeds, verdict):
+    means = {"base": 5.0, learning.REDUCED_LOSS: 5.0 - cost, learning.BLIND_LOSS: 2.0}
+    made = trained(means, seeds=seeds, field="variant")
+    found = learning.slight_loss(made, baselines(), margin=0.41)
+    assert found.verdict == verdict and "costs " in found.measured + found.reasons[0]
+    assert learning.slight_loss(made, margin=0.41).measured == INSENSITIVE  # without the equaliser
+    assert learning.slight_loss(trained({"mono": 0.0}, field="variant"), margin=0.41).verdict == BLOCKED
+
+
+def windows(changes, *, without_time=2.0, reshaped=-3.0, seconds=48.0):
+    """Scores by window, trained on 2 s: BSMamba2 changes as given, the network without time blocks does not."""
+    made = []
+    for window, gain in ({1.0: 0.0, 16.0: 0.0} | changes | {2.0: 0.0}).items():
+        means = {"BSMamba2": 5.0 + gain, "none": without_time, "time-reshaped": 4.0 + reshaped * (window != 2)}
+        made += trained(means, field="model", window=window, hop=window)
+    return made, {"BSMamba2": 2.0}, [{"track": f"song {s}", "seconds": seconds} for s in range(6)]
+
+
+LENGTHS = {"shortest": 1, "longest": 16}
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({1.0: -0.1, 16.0: 0.2}, SUPPORTED),
+        ({16.0: -1.0}, NOT_SUPPORTED),
+        ({1.0: -0.41}, INCONCLUSIVE),
+        ({0.5: -9.0, 32.0: -9.0}, SUPPORTED),  # outside of 1 to 16 s
+    ],
+)
+def test_stability_is_equivalence(changes, verdict):
+    assert learning.stable_1_16(*windows(changes), baselines(), **LENGTHS).verdict == verdict
+
+
+def test_stability_is_not_seen_by_an_insensitive_assay():
+    for given in ({"without_time": 5.0}, {"reshaped": 0.0}):
+        found = learning.stable_1_16(*windows({}, **given), baselines(), **LENGTHS)
+        assert (found.verdict, found.measured) == (INCONCLUSIVE, INSENSITIVE)
+
+
+def test_a_window_that_is_padding_is_not_of_its_length():
+    """Songs of 24 s have no second window of 16 s, so nothing is known of 16 s."""
+    made, segments, songs = windows({16.0: -9.0}, seconds=24.0)
+    assert 16.0 not in learning.windows_of(made, songs) and 8.0 not in learning.windows_of(made, songs)
+    assert learning.stable_1_16(made, segments, songs, baselines(), **LENGTHS).verdict == INCONCLUSIVE
+    assert learning.padding(24, 8) == 1 and learning.padding(24, 16) == 0.75 and learning.padding(7.9, 0.5) > 0.98
+    assert learning.padding(24, None) == 1
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.0, SUPPORTED), (-2.0, SUPPORTED), (1.0, NOT_SUPPORTED)])
+def test_overlap(gain, verdict):
+    given = {"field": "model", "window": 8.0}
+    made = trained({"BSMamba2": 5.0, "none": 2.0}, hop=8.0, **given)
+    assert learning.nonoverlap_8(made, baselines(), window=8, margin=0.41).verdict == BLOCKED
+    made += trained({"BSMamba2": 5.0 + gain}, hop=4.0, **given)
+    assert learning.nonoverlap_8(made, baselines(), window=8, margin=0.41).verdict == verdict
+
+
+def regions(short, long, *, songs=6, cut=False, models=(learning.OURS, learning.THEIRS)):
+    """Two short regions and a long one in every song; BSMamba2 is better by so much in each."""
+    rng = np.random.default_rng(0)
+    return [
+        {"track": f"song {s}", "model": model, "seed": seed, "region": i, "duration": duration, "cut": cut}
+        | {"sdr": s + (model == learning.OURS) * (long if duration > 2 else short) + 0.02 * rng.normal()}
+        for s in range(songs)
+        for model in models
+        for seed in range(3)
+        for i, duration in enumerate((0.5, 1.5, 5.0))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("short", "long", "verdict"),
+    [(1, 0, SUPPORTED), (-1, 0, NOT_SUPPORTED), (1, 1, INCONCLUSIVE), (1, 3, NOT_SUPPORTED), (0, 0, INCONCLUSIVE)],
+)
+def test_intermittent_vocals_need_an_advantage_of_their_own(short, long, verdict):
+    scores = trained({learning.OURS: 5.0, learning.THEIRS: 4.0, "none": 2.0})
+    found = learning.intermittent(regions(short, long), scores, baselines(), shorter=2)
+    assert found.verdict == verdict
+    assert learning.intermittent(regions(short, long), scores, shorter=2).measured == INSENSITIVE
+    alone = regions(short, long, models=(learning.OURS,))
+    assert learning.intermittent(alone, scores, baselines(), shorter=2).verdict == BLOCKED
+
+
+def test_a_trend_is_told_whichever_way_it_points():
+    up, down = (learning.by_duration(learning.advantage(regions(*gains)), "x") for gains in ((1, 3), (3, 1)))
+    assert "4 s or more 3.00 dB" in up and "grows" not in down
+    cut = learning.advantage(regions(1, 3, cut=True))
+    assert set(cut.index.get_level_values("duration")) == {5.0}  # a region that is cut short may have been long
+
+
+def published(csdrs, usdr, status="measured"):
+    scores = [{"separator": s, "csdr": c, "usdr": usdr} for c in csdrs for s in ("BSMamba2", "mixture")]
+    return {"status": status, "missing": ["No weights."], "scores": scores}
+
+
+@pytest.mark.parametrize(
+    ("csdrs", "usdr", "verdict"),
+    [
+        ((11.0, 11.0, 11.1), 10.75, SUPPORTED),
+        ((11.0, 11.0, 14.0), 10.75, INCONCLUSIVE),  # the median fits and the mean does not: not the kinder of the two
+        ((11.0, 11.0, 11.0), 9.0, NOT_SUPPORTED),
+        ((9.0, 9.0, 9.0), 10.7, NOT_SUPPORTED),
+    ],
+)
+def test_published_scores(csdrs, usdr, verdict):
+    given = {"csdr": 11.03, "usdr": 10.7, "tolerance": 0.1}
+    assert paper.sdr_1103(published(csdrs, usdr), **given).verdict == verdict
+    assert paper.sdr_1103(published(csdrs, usdr, "blocked"), **given).verdict == BLOCKED
+
+
+def test_ten_epochs_reach_it_where_mean_and_median_do():
+    given = {"csdr": 11.03, "usdr": 10.7, "tolerance": 0.1}
+    for csdrs, verdict in (((12.0,) * 3, SUPPORTED), ((11.0, 11.0, 9.0), INCONCLUSIVE), ((9.0,) * 3, NOT_SUPPORTED)):
+        assert paper.ten_epochs(published(csdrs, 12.0)["scores"], **given).verdict == verdict
+    assert paper.ten_epochs(published((12.0,) * 3, 9.0)["scores"], **given).verdict == NOT_SUPPORTED
