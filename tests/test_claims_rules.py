@@ -6,13 +6,13 @@ import pytest
 from bsm.stats import bootstrap_interval
 from bsm.study.assay import INSENSITIVE
 from bsm.study.baselines import EQUALISER
-from bsm.study.bench import data as bench
-from bsm.study.bench import spectra
-from bsm.study.bench.parts import OPTIMISER, SCAN
-from bsm.study.bench.step import BEFORE, OURS, REDUCED
 from bsm.study.claims import data, exact, learning, scan, step
 from bsm.study.claims import published as paper
 from bsm.study.claims.claim import BLOCKED, INCONCLUSIVE, INCONSISTENT, NOT_SUPPORTED, SUPPORTED, judge_ratio
+from bsm.study.speed import data as bench
+from bsm.study.speed import spectra
+from bsm.study.speed.parts import OPTIMISER, SCAN
+from bsm.study.speed.step import BEFORE, OURS, REDUCED
 
 
 @pytest.mark.parametrize(
