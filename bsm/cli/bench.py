@@ -84,7 +84,7 @@ def bench_model(output: Path | None, **options: Any) -> None:
 @click.option(
     "--against",
     type=click.Path(path_type=Path),
-    help="Checkout of another revision: compare steps of both in turn, with batch, length and precision of their own.",
+    help="Checkout of another revision: compare steps of both on the CPU, with fixed batches and lengths.",
 )
 def bench_step(output: Path | None, compile_step: bool, against: Path | None, **options: Any) -> None:
     """Measure a training step part by part, and its memory; or compare the steps of two revisions."""
@@ -94,9 +94,10 @@ def bench_step(output: Path | None, compile_step: bool, against: Path | None, **
         preset, repeats = options["preset"], options["repeats"]
         pairs = compare.cases([preset] if preset else compare.SIZES)
         settings = {"against": against, "preset": preset, "repeats": repeats, "device": "cpu"}
-        _run(
-            "step against another revision", output, settings, lambda: compare.measure(against, pairs, repeats=repeats)
+        values = _run(
+            "steps of two revisions", output, settings, lambda: compare.measure(against, pairs, repeats=repeats)
         )
+        click.echo(compare.table(values).to_string(index=False, float_format="%.1f"), err=True)
         return
     from bsm.study.step_profile import measure_preset
 
@@ -129,8 +130,8 @@ def _run(
     *,
     data: str = "random inputs, official initial values",
     inputs: Iterable[Path] = (),
-) -> None:
-    """Measure, print the values, and write the result file if one was asked for."""
+) -> Any:
+    """Measure, print the values, write the result file if one was asked for, and return the values."""
     from bsm.files import check_writable
     from bsm.study.records import mark, plain, write_result
     from bsm.study.speed.timer import SEED
@@ -151,3 +152,4 @@ def _run(
             data=data,
             inputs=inputs,
         )
+    return values

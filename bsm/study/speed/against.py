@@ -189,16 +189,16 @@ def _changed(config: ModelConfig | RoformerConfig | LossConfig) -> dict[str, Any
 
 
 def table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """List best processor times of a step and its parts, in ms, memory in MiB, and the ratio of both revisions."""
+    """List the best processor times of a step and its parts, its memory, and the ratio of both revisions."""
     rows = []
     for record in records:
         row = {"size": record["size"], "network": record["network"], "revision": record["revision"]}
         if "lacks" in record:
-            rows.append(row | {"step": float("nan"), "quiet": record["lacks"]})
+            rows.append(row | {"step (ms)": float("nan"), "quiet": record["lacks"]})
             continue
-        row["step"] = 1e3 * min(record["processor_seconds"])
-        row |= {part: 1e3 * min(seconds) for part, seconds in record["parts"].items()}
-        row["peak memory"] = (record["peak_bytes"] or float("nan")) / 2**20
+        row["step (ms)"] = 1e3 * min(record["processor_seconds"])
+        row |= {f"{part} (ms)": 1e3 * min(seconds) for part, seconds in record["parts"].items()}
+        row["peak memory (MiB)"] = (record["peak_bytes"] or float("nan")) / 2**20
         other = next((r for r in records if _same(r, record) and r["revision"] == THERE and "lacks" not in r), None)
         if record["revision"] == HERE and other:
             best = min(other["processor_seconds"]) / min(record["processor_seconds"])
