@@ -174,6 +174,8 @@ def stable_1_16(
     if own not in frames:
         return Finding(BLOCKED, "", (f"Windows of {own:g} s, as in training, were not scored.",))
     changes = {(w, m): change(frames, OURS, w, own, m) for w in frames if w != own for m in METRICS if m in frames[own]}
+    if not changes:
+        return Finding(BLOCKED, "", (f"Beside windows of {own:g} s, as in training, none was scored.",))
     judged = [equivalence(gain) for gain in changes.values()]
     judged += [INCONCLUSIVE] * (not {shortest, longest} <= set(frames))
     for w, frame in frames.items():
