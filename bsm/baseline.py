@@ -51,6 +51,7 @@ class RoformerConfig(_Config):
     mask_expansion: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_bands(self.bands, self.stft)
         if self.channels not in (1, 2):
             raise InputError(f"BS-RoFormer takes 1 or 2 channels, not {self.channels}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -11,8 +12,23 @@ from bsm import bands
 from bsm.errors import InputError
 
 
+_KINDS = {
+    "int": (numbers.Integral, "a whole number"),
+    "float": (numbers.Real, "a number"),
+    "str": (str, "text"),
+    "bool": (bool, "true or false"),
+}
+"""Types of fields, as written in the classes -> what values they take, and the words for it."""
+
+
 class _Config:
-    """Conversion to and from plain dictionaries, shared by every configuration."""
+    """Conversion to and from plain dictionaries and a check of types, shared by every configuration."""
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value, (kind, words) = getattr(self, f.name), _KINDS.get(f.type, (object, ""))
+            if not isinstance(value, kind) or (kind not in (bool, object) and isinstance(value, bool)):
+                raise InputError(f"{f.name} must be {words}, not {value!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as plain JSON-ready values."""
@@ -54,6 +70,7 @@ class StftConfig(_Config):
     hop_length: int = 441
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.hop_length <= self.n_fft:
             raise InputError(f"STFT hop of {self.hop_length} samples: choose 1 to n_fft = {self.n_fft}")
 
@@ -139,6 +156,7 @@ class ModelConfig(_Config):
     mask: str = "complex"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, known in _STRUCTURE.items():
             if getattr(self, name) not in known:
                 choices = ", ".join(map(str, known))
@@ -324,6 +342,7 @@ class TrainConfig(_Config):
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         sizes = "steps", "batch_size", "accumulate", "processes", "validate_every", "checkpoint_every"
         for name in (*sizes, "keep_best", "max_skipped"):
             if getattr(self, name) < 1:

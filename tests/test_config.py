@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsm import bands
+from bsm.baseline import RoformerConfig
 from bsm.config import LossConfig, ModelConfig, StftConfig, TrainConfig
 from bsm.errors import InputError
 
@@ -180,3 +181,22 @@ def test_replace():
 def test_what_does_not_fit_is_refused(make, match):
     with pytest.raises(InputError, match=match):
         make()
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (TrainConfig, {"steps": "many"}, "steps must be a whole number, not 'many'"),
+        (TrainConfig, {"steps": 2.5}, "steps must be a whole number, not 2.5"),
+        (TrainConfig, {"lr": None}, "lr must be a number, not None"),
+        (TrainConfig, {"seed": True}, "seed must be a whole number, not True"),
+        (TrainConfig, {"checkpoint_gradients": "yes"}, "checkpoint_gradients must be true or false, not 'yes'"),
+        (ModelConfig, {"dim": "64"}, "dim must be a whole number, not '64'"),
+        (StftConfig, {"n_fft": None}, "n_fft must be a whole number, not None"),
+        (LossConfig, {"waveform_weight": "10"}, "waveform_weight must be a number, not '10'"),
+        (RoformerConfig, {"heads": 8.0}, "heads must be a whole number, not 8.0"),
+    ],
+)
+def test_values_of_the_wrong_type(kind, values, message):
+    with pytest.raises(InputError, match=message):
+        kind(**values)

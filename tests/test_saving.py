@@ -115,3 +115,26 @@ def test_bad_metadata_are_refused(study, about, message):
     path.write_text(json.dumps(content))
     with pytest.raises(saving.InputError, match=message):
         notebook.study_notebooks()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"device": "cuda:99"}, "device 'cuda:99' is not available"),
+        ({"window": 0.0}, "window must be at least"),
+        ({"window": 8.0, "hop": 9.0}, "hop must be"),
+        ({"windows": [1.0, "whole", float("inf")]}, "window must be at least"),
+        ({"overlap_windows": [-1.0]}, "window must be at least"),
+        ({"bench_seconds": [1.0, 0.0]}, "parameter 'bench_seconds' must be at least"),
+        ({"cost_repeats": 0}, "parameter 'cost_repeats' must be at least 1"),
+        ({"example": -1}, "parameter 'example' must be at least 0"),
+    ],
+)
+def test_parameters_that_cannot_be_used_are_refused_before_anything_is_computed(values, message):
+    with pytest.raises(saving.InputError, match=message):
+        saving.check_usable(values)
+
+
+def test_every_profile_can_be_used():
+    for path in (profiles.ROOT / "notebooks/profiles").glob("*.yaml"):
+        saving.check_usable({k: v for k, v in profiles.Profile.load(path.stem).values.items() if k != "device"})

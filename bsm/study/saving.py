@@ -12,13 +12,17 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from bsm.devices import choose_device
 from bsm.errors import InputError
+from bsm.inference import check_windows
 from bsm.study import figures
 from bsm.study.notebook import KINDS, Notebook, from_text
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, mark, write_result
 
 log = logging.getLogger(__name__)
+
+SHORTEST = 0.01  # s; nothing shorter is measured
 
 
 def open_study(name: str, namespace: dict[str, Any]) -> tuple[Profile, Save]:
@@ -58,7 +62,31 @@ def checked(notebook: Notebook, namespace: Mapping[str, Any]) -> dict[str, Any]:
                         f"{notebook.path.name} has no parameter {target.id!r}; it has: {', '.join(defaults)}"
                     )
     values = {key: from_text(namespace[key], default) for key, default in defaults.items()}
-    return {key: notebook.fit(key, value, notebook.path.name) for key, value in values.items()}
+    values = {key: notebook.fit(key, value, notebook.path.name) for key, value in values.items()}
+    check_usable(values)
+    return values
+
+
+def check_usable(values: Mapping[str, Any]) -> None:
+    """Check what the names of parameters say about them: device, windows, durations, numbers of repeats and of songs.
+
+    Raises:
+        InputError: a device that is not there, a window or hop that cannot be used, a duration or number out of range.
+    """
+    if "device" in values:
+        choose_device(values["device"])
+    windows = [values.get("window"), *values.get("windows", []), *values.get("overlap_windows", [])]
+    for window in windows:
+        if isinstance(window, int | float):
+            check_windows(window)
+    if "window" in values and "hop" in values:
+        check_windows(values["window"], values["hop"])
+    for key, value in values.items():
+        for number in value if isinstance(value, list) else [value]:
+            if key.endswith("_seconds") and isinstance(number, int | float):
+                in_range(SHORTEST, **{key: number})
+            elif key == "example" or key.endswith("_repeats"):
+                in_range(0 if key == "example" else 1, **{key: number})
 
 
 def results_folder(notebook: Notebook, given: Mapping[str, Any]) -> str:
