@@ -11,7 +11,6 @@ from typing import Any, Self
 from bsm import bands
 from bsm.errors import InputError
 
-
 _KINDS = {
     "int": (numbers.Integral, "a whole number"),
     "float": (numbers.Real, "a number"),
