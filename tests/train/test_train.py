@@ -151,7 +151,7 @@ def test_the_paper_preset_is_the_author_s_recipe():
     assert (loss.windows, loss.hop_length, loss.min_fft) == ((4096, 2048, 1024, 512, 256), 147, 2048)
     assert (loss.waveform_weight, loss.magnitude, loss.mean) == (10, False, False)
     assert config.loss == LossConfig()
-    with pytest.raises(InputError, match="unknown training preset 'big'; choose paper"):
+    with pytest.raises(InputError, match="unknown training preset 'big'; choose one of paper, study"):
         TrainConfig.preset("big")
 
 
