@@ -2,7 +2,9 @@
 
 import os
 import re
+import signal
 import subprocess
+import time
 import tomllib
 from pathlib import Path
 
@@ -93,3 +95,36 @@ def test_the_version_is_the_same_everywhere():
     released = re.findall(r"^## (?:Unreleased: )?([\d.]+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
     assert PROJECT["version"] == bsm.__version__ == cited == released
+
+
+def test_one_reproduce_at_a_time_and_none_is_locked_out_by_a_killed_one(tmp_path):
+    """The recipe runs in a folder of its own, with a stand-in for Snakemake."""
+    printed = subprocess.run(
+        ["make", "-n", "reproduce", "PROFILE=smoke"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
+    (recipe,) = (line for line in printed.splitlines() if "--rerun-incomplete" in line)
+    snakemake = tmp_path / ".venv/bin/snakemake"
+    snakemake.parent.mkdir(parents=True)
+    snakemake.write_text("#!/bin/sh\nls .snakemake/locks 2> /dev/null > seen\ntouch started\nexec sleep ${LASTS:-0}\n")
+    snakemake.chmod(0o755)
+
+    def start(**environment):
+        (tmp_path / "started").unlink(missing_ok=True)
+        return subprocess.Popen(["sh", "-c", recipe], cwd=tmp_path, env=os.environ | environment, text=True,
+                                stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
+
+    first = start(LASTS="60")
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "started").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (tmp_path / ".snakemake/locks").mkdir()
+    (tmp_path / ".snakemake/locks/0.output.lock").touch()
+    second = start()
+    assert "another make reproduce works in this folder" in second.communicate()[1] and second.returncode == 2
+    assert (tmp_path / ".snakemake/locks").exists()
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    third = start()
+    third.communicate()
+    assert third.returncode == 0 and (tmp_path / "seen").read_text() == ""
