@@ -13,8 +13,7 @@ from bsm.study.subjects import LABELS
 
 METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)", "si_sdr": "SI-SDR (dB)"}
 OURS = LABELS["bsmamba2"]
-Frames = list[tuple[pd.DataFrame, str]]
-"""Tables, each with what is said below it."""
+Frames = list[tuple[pd.DataFrame, str]]  # tables, each with what is said below it
 
 
 def held_out(records: Sequence[Mapping[str, Any]]) -> Frames:
