@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from bsm.baseline import BSRoformer, RoformerConfig
-from bsm.config import ModelConfig
+from bsm.config import TIME_BLOCKS, ModelConfig
 from bsm.errors import InputError
 from bsm.model import BSMamba2
 
@@ -24,10 +24,16 @@ def network_name(config: ModelConfig | RoformerConfig) -> str:
 def network_config(name: str, config: ModelConfig) -> ModelConfig | RoformerConfig:
     """Return a named network's configuration with as many parameters as a BSMamba2.
 
+    Args:
+        name: one of :data:`NETWORKS`, or one of :data:`bsm.config.TIME_BLOCKS`: a BSMamba2 with that time block.
+        config: the BSMamba2.
+
     Raises:
         InputError: ``name`` is no network.
         BackendUnavailable: ``name`` is ``bs-roformer``, and that package is not installed.
     """
+    if name in TIME_BLOCKS:
+        return config.replace(time_block=name)
     _check(name)
     return config if name == "bsmamba2" else RoformerConfig.matched(config)
 

@@ -111,6 +111,10 @@ def scores(tracks: Sequence[Track], training: Sequence[Track]) -> list[dict[str,
         for name, separate in found.items():
             estimate = separate(track)
             own = {"track": track.name, "separator": name, "seed": None}
-            measured = {metric.__name__: metric(target, estimate) for metric in (usdr, si_sdr, level)}
-            records.append(own | measured)
+            records.append(own | measured(target, estimate))
     return records
+
+
+def measured(target: np.ndarray, estimate: np.ndarray) -> dict[str, float]:
+    """Return ``usdr``, ``si_sdr`` and ``level`` of an estimate, dB."""
+    return {metric.__name__: metric(target, estimate) for metric in (usdr, si_sdr, level)}

@@ -97,6 +97,10 @@ class Campaign:
                     found.append(Run(name, arm, experiment["kind"], None if rate is None else settings))
         return found
 
+    def todo(self) -> list[Run]:
+        """List the runs that can begin: without a result, and with a learning rate that is known."""
+        return [run for run in self.runs() if run.settings is not None and not self.result(run.name).is_file()]
+
     def _tuning(self, experiment: dict[str, Any], arm: str) -> tuple[list[Run], float | None]:
         """Return the trainings that choose an arm's learning rate, and the rate once it is known."""
         tuning = experiment.get("tuning")
@@ -182,15 +186,11 @@ def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
                             log.error("%s failed; see %s", name, _log_file(checkout, name))
                         else:
                             log.info("%s is done; about %.0f core-minutes are left", name, campaign.minutes_left())
-                ready = [
-                    run
-                    for run in campaign.runs()
-                    if run.settings is not None and not campaign.result(run.name).is_file()
-                ]
-                ready = [run for run in ready if run.name not in running and run.name not in failed]
-                for run in ready[: cores - len(running)]:
-                    log.info("%s begins", run.name)
-                    running[run.name] = _start(campaign, checkout, run)
+                if len(running) < cores:  # only then: which runs are known takes reading the results
+                    ready = [run for run in campaign.todo() if run.name not in running and run.name not in failed]
+                    for run in ready[: cores - len(running)]:
+                        log.info("%s begins", run.name)
+                        running[run.name] = _start(campaign, checkout, run)
                 if not running:
                     return failed
                 time.sleep(POLL)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from bsm.weights.files import save_model
 ARMS = (*TIME_BLOCKS, "bs-roformer")
 DATA = f"cue and gap, tones, version {VERSION}"
 ENDPOINT = 8  # times the longest training gap
-TRAINING_FRAMES = 1.75 * RATE / 256  # length of a typical training example: lead-in, cue, gap and play
+TRAINING_SECONDS = 1.75  # length of a typical training example: lead-in, cue, gap and play
 
 
 def network(arm: str, *, seed: int, hop_length: int = 256) -> nn.Module:
@@ -57,9 +57,7 @@ def network(arm: str, *, seed: int, hop_length: int = 256) -> nn.Module:
     """
     config = ModelConfig.preset("probe-8k").replace(stft=StftConfig(512, hop_length))
     torch.manual_seed(seed)
-    if arm == "bs-roformer":
-        return build(network_config(arm, config))
-    return build(config.replace(time_block=arm))
+    return build(network_config(arm, config))
 
 
 def experiment(
@@ -148,14 +146,14 @@ def answer(model: nn.Module, question: Question, probe: Probe) -> dict[str, Any]
     """
     condition, hop = question.condition, model.config.stft.hop_length
     seconds = condition.lead + probe.cue + condition.gap + probe.play
-    changes: list[Callable[[nn.Module], nn.Module]] = []
+    changed: AbstractContextManager[None] = nullcontext()
     if question.change == "cut":
         frame = round((condition.lead + probe.cue + condition.gap / 2) * RATE / hop)
-        changes.append(lambda part: cut(part, frame))
+        changed = memories_replaced(model, lambda part: cut(part, frame))
     elif question.change == "sharpen":
-        factor = math.log(seconds * RATE / hop) / math.log(TRAINING_FRAMES * 256 / hop)
-        changes.append(lambda part: _Sharpened(factor) if isinstance(part, Attention) else part)
-    with memories_replaced(model, *changes):
+        factor = math.log(seconds * RATE / hop) / math.log(TRAINING_SECONDS * RATE / hop)
+        changed = memories_replaced(model, lambda part: _Sharpened(factor) if isinstance(part, Attention) else part)
+    with changed:
         rows = score(model, condition, probe, examples=question.examples)
     columns = {name: [round(row[name], 3) for row in rows] for name in ("sdr", "target", "other")}
     about = {"gap": condition.gap, "lead": condition.lead, "deleted": condition.deleted, "swapped": condition.swapped}
@@ -186,15 +184,14 @@ def memories(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
 
 
 @contextmanager
-def memories_replaced(model: nn.Module, *changes: Callable[[nn.Module], nn.Module]) -> Iterator[None]:
-    """Replace each memory of a network by what each change makes of it, within the block."""
+def memories_replaced(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> Iterator[None]:
+    """Replace each memory of a network by what a change makes of it, within the block."""
     found = [(owner, name, getattr(owner, name)) for owner, name in memories(model)]
-    if changes and not found:
+    if not found:
         raise ValueError("this network has no memory that could be changed")
     try:
-        for change in changes:
-            for owner, name, part in found:
-                setattr(owner, name, change(part))
+        for owner, name, part in found:
+            setattr(owner, name, change(part))
         yield
     finally:
         for owner, name, part in found:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
-from bsm.config import TIME_BLOCKS, LossConfig, ModelConfig, TrainConfig
+from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.data import demo
 from bsm.data.layouts import SPLITS, open_tracks
 from bsm.data.tracks import Track
@@ -146,8 +146,7 @@ class Profile:
         """
         from bsm.networks import network_config  # slow to import: other mistakes are told at once
 
-        model = ModelConfig.preset(self.model)
-        return model.replace(time_block=backbone) if backbone in TIME_BLOCKS else network_config(backbone, model)
+        return network_config(backbone, ModelConfig.preset(self.model))
 
     def train_config(self) -> TrainConfig:
         """Return the training configuration: every value that the profile names, the author's for the rest.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bsm.errors import InputError
-from bsm.stats import Interval, crossed_interval, holm
+from bsm.stats import Interval, crossed_interval
 from bsm.study.figures import COLOURS
 from bsm.study.memory import ARMS, ENDPOINT
 from bsm.study.records import read_result
@@ -38,8 +38,8 @@ def answers(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
         InputError: There is no finished run.
     """
     rows = []
-    paths = {folder / f"{name}-{arm}-seed{seed}.json" for name in experiments for arm in ARMS for seed in range(100)}
-    for path in sorted(path for path in paths if path.is_file()):
+    patterns = [f"{name}-{arm}-seed*.json" for name in experiments for arm in ARMS]
+    for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
         record = read_result(path)
         arm, train, probe = record["parameters"]["arm"], record["parameters"]["train"], record["parameters"]["probe"]
         for answer in record["values"]["answers"]:
@@ -68,11 +68,6 @@ def learned(frame: pd.DataFrame) -> pd.Series:
     within = gaps(frame)
     within = within[within["gap"] <= within["longest_gap"]]
     return within.groupby(["arm", "seed"], observed=True)["right"].min() >= LEARNED
-
-
-def over_seeds(frame: pd.DataFrame, value: str) -> Interval:
-    """Return the mean over seeds and its 95 % interval; each row is one seed."""
-    return crossed_interval(frame[[value]].to_numpy(float))
 
 
 def difference(frame: pd.DataFrame, question: str, first: str, second: str, value: str = "sdr") -> Interval:
@@ -105,11 +100,6 @@ def interventions(frame: pd.DataFrame) -> pd.DataFrame:
     cells = others.groupby(["arm", "name"], observed=True, sort=False)[["sdr", "right"]].mean()
     text = cells.apply(lambda row: f"{row['sdr']:.1f} / {row['right']:.0%}", axis=1).unstack("name")
     return text.rename(index=NAMES).reset_index()
-
-
-def adjusted(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjust the p values of exploratory comparisons for their number (Holm)."""
-    return dict(zip(p_values, holm(list(p_values.values())), strict=True))
 
 
 def draw(ax: Axes, frame: pd.DataFrame, value: str = "sdr") -> None:

@@ -16,7 +16,6 @@ from bsm.data.demo import GENERATOR_VERSION, make_corpus
 from bsm.data.tracks import VOCALS, Track, load_tracks
 from bsm.errors import InputError
 from bsm.evaluate import model_separator
-from bsm.metrics import level, si_sdr, usdr
 from bsm.networks import network_config
 from bsm.study import baselines
 from bsm.study.records import mark, write_result
@@ -40,8 +39,7 @@ def corpus(folder: Path) -> dict[str, list[Track]]:
 
 def model_config(arm: str) -> ModelConfig | RoformerConfig:
     """Return the configuration of an arm: ``bs-roformer``, or a time block in the study's base."""
-    base = ModelConfig.preset("study-16k")
-    return network_config(arm, base) if arm == "bs-roformer" else base.replace(time_block=arm)
+    return network_config(arm, ModelConfig.preset("study-16k"))
 
 
 def train_config(*, seed: int, lr: float, segment_seconds: float, steps: int) -> TrainConfig:
@@ -127,7 +125,7 @@ def scores(model: nn.Module, tracks: list[Track]) -> list[dict[str, Any]]:
         options = {"whole": True} if window is None else {"window": window, "hop": window, "batch_size": BATCH}
         separate = model_separator(model, **options)
         for track in tracks:
-            target, estimate = track.read(VOCALS), separate(track)
-            measured = {metric.__name__: round(metric(target, estimate), 3) for metric in (usdr, si_sdr, level)}
-            records.append({"track": track.name, "window": window} | measured)
+            measured = baselines.measured(track.read(VOCALS), separate(track))
+            rounded = {name: round(value, 3) for name, value in measured.items()}
+            records.append({"track": track.name, "window": window} | rounded)
     return records

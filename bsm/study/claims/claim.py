@@ -170,7 +170,7 @@ def on_gpu(result: str, command: str, takes: str, *, packages: str = "", **names
 
 
 def judge_ratio(interval: Interval, low: float, high: float = np.inf) -> str:
-    """Judge a claimed ratio: its interval lies within [low, high], outside, or across an end."""
+    """Judge a claimed ratio or difference: its interval lies within [low, high], outside, or across an end."""
     if np.isnan(interval.low):
         return INCONCLUSIVE
     if interval.low >= low and interval.high <= high:

@@ -29,6 +29,7 @@ from bsm.study.claims.claim import (
     Test,
     Values,
     claim,
+    judge_ratio,
 )
 from bsm.study.compare import ROWS, paired, table, tidy
 from bsm.study.songs import SECONDS
@@ -96,7 +97,7 @@ def slight_loss(scores: Records, baselines: Records = (), *, margin: float) -> F
     if not {BASE, REDUCED_LOSS} <= set(frame["system"]):
         return Finding(BLOCKED, "", (f"The variant `{REDUCED_LOSS}` was not trained.",))
     lost = gain_of(frame, BASE, REDUCED_LOSS)
-    verdict = SUPPORTED if lost.high <= margin else NOT_SUPPORTED if lost.low > margin else INCONCLUSIVE
+    verdict = judge_ratio(lost, -np.inf, margin)
     reasons = (f"Slight means at most {margin:g} dB, the paper's advantage over {THEIRS}.",)
     found = Finding(verdict, f"costs {interval_words(lost, ' dB')} uSDR", reasons)
     return gated(found, assay(frame, [BASE, REDUCED_LOSS], BLIND_LOSS))
@@ -237,7 +238,7 @@ def nonoverlap_8(
     if window not in gains:
         return Finding(BLOCKED, "", (f"Windows of {window:g} s were not scored with overlap.",))
     gain = gains[window]
-    verdict = SUPPORTED if gain.high <= margin else NOT_SUPPORTED if gain.low > margin else INCONCLUSIVE
+    verdict = judge_ratio(gain, -np.inf, margin)
     reasons = [f"Half of each window overlaps; suffices means that this gains at most {margin:g} dB."]
     for length, other in overlap_gains(real).items():
         reasons.append(
