@@ -86,7 +86,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     within = learned(frame)
     for arm, own in gaps(frame).groupby("arm", observed=True):
-        row: dict[str, Any] = {"arm": NAMES.get(arm, arm), "rate": own["lr"].iloc[0]}
+        row: dict[str, Any] = {"arm": NAMES.get(arm, arm), "rate": f"{own['lr'].iloc[0]:g}"}
         row["learned"] = f"{int(within[arm].sum())} of {own['seed'].nunique()}"
         for gap, asked in own.groupby("gap"):
             row[f"{gap:g} s"] = f"{asked['sdr'].mean():.1f} / {asked['right'].mean():.0%}"
