@@ -149,9 +149,14 @@ def _values(path: Path, reports: Path, test: Test, wanted: Values) -> tuple[Any,
     return values, record["provenance"].get("device")
 
 
+def _claims() -> list[Claim]:
+    """Return all claims, room by room, whichever room was imported first."""
+    return sorted(CLAIMS.values(), key=lambda claim: claim.judge.__module__)
+
+
 def lines(profile: str = PROFILE, reports: Path = REPORTS) -> list[Line]:
     """Judge all claims, a line for each of their tests."""
-    return [judge(claim, test, profile, reports) for claim in CLAIMS.values() for test in claim.tests]
+    return [judge(claim, test, profile, reports) for claim in _claims() for test in claim.tests]
 
 
 def claims_table(profile: str, results: Collection[str], reports: Path = REPORTS) -> pd.DataFrame:
@@ -164,7 +169,7 @@ def claims_table(profile: str, results: Collection[str], reports: Path = REPORTS
     """
     found = [
         judge(claim, test, profile, reports)
-        for claim in CLAIMS.values()
+        for claim in _claims()
         for test in claim.tests
         if GPU not in test.profiles and {v.result for v in test.inputs.values() if not v.optional} & set(results)
     ]
@@ -225,7 +230,7 @@ def page(judged: Sequence[Line]) -> str:
         "A verdict follows from result files by a rule (`bsm/study/claims/`). `bsm claims render` writes this page, "
         f"`bsm claims check` judges again. {SOURCES}",
         "## Claim by claim",
-        *(_section([x for x in judged if x.claim is claim]) for claim in CLAIMS.values()),
+        *(_section([x for x in judged if x.claim is claim]) for claim in _claims()),
     ]
     return "\n\n".join(section.strip() for section in sections) + "\n"
 
