@@ -64,12 +64,7 @@ def fitting(tracks: Sequence[Track], channels: int, skipped: dict[str, str] | No
 
 
 def score(reference: np.ndarray, estimate: np.ndarray, rate: int) -> dict[str, Any]:
-    """Score one estimate.
-
-    Args:
-        reference: the true vocals, ``(channels, samples)``.
-        estimate: the estimated vocals, of the same shape.
-        rate: of both, Hz.
+    """Score an estimate of the vocals ``reference``, both ``(channels, samples)`` at ``rate`` Hz.
 
     Returns:
         All of :data:`METRICS`, and ``csdr_frames``, the per-second values whose median is the cSDR. An undefined score,
@@ -109,9 +104,9 @@ def evaluate(
         One record per track and separator, in that order: ``track``, ``separator`` and the scores of :func:`score`.
 
     Raises:
-        InputError: A track cannot be separated, a scoring process died or cannot start, or the journal cannot be read
+        InputError: a track cannot be separated, a scoring process died or cannot start, or the journal cannot be read
             or written or holds the scores of other settings.
-        OSError: The journal's folder cannot be made.
+        OSError: the journal's folder cannot be made.
     """
     done: dict[tuple[str, str], dict[str, Any]] = {}
     if journal:
@@ -178,8 +173,8 @@ def _finished(waiting: dict[Future, dict[str, str]], most: int) -> Iterator[dict
 class Journal:
     """Keep scores in a file as they are computed, so that a stopped evaluation can resume.
 
-    The file has JSON lines: first the settings, then one record per line. Undefined values stay NaN: Python
-    reads it, but strict JSON lacks it. A last line that was cut short is scored again.
+    The file has JSON lines: first the settings, then one record per line. NaN stays NaN: Python reads it, but strict
+    JSON lacks it. A last line that was cut short is scored again.
 
     Args:
         path: the file. The first record creates it.

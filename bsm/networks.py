@@ -6,7 +6,7 @@ from torch import nn
 
 from bsm.baseline import BSRoformer, RoformerConfig
 from bsm.config import TIME_BLOCKS, ModelConfig
-from bsm.errors import InputError
+from bsm.errors import known
 from bsm.model import BSMamba2
 
 NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
@@ -34,8 +34,7 @@ def network_config(name: str, config: ModelConfig) -> ModelConfig | RoformerConf
     """
     if name in TIME_BLOCKS:
         return config.replace(time_block=name)
-    _check(name)
-    return config if name == "bsmamba2" else RoformerConfig.matched(config)
+    return config if known("network", name, NETWORKS) == "bsmamba2" else RoformerConfig.matched(config)
 
 
 def read_config(name: str, values: dict) -> ModelConfig | RoformerConfig:
@@ -44,8 +43,7 @@ def read_config(name: str, values: dict) -> ModelConfig | RoformerConfig:
     Raises:
         InputError: ``name`` is no network, or ``values`` has a setting that the configuration lacks.
     """
-    _check(name)
-    return NETWORKS[name][0].from_dict(values)
+    return NETWORKS[known("network", name, NETWORKS)][0].from_dict(values)
 
 
 def build(config: ModelConfig | RoformerConfig) -> nn.Module:
@@ -61,8 +59,3 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     """Return a network's time and band blocks, in the order in which they are computed."""
     layers = model.network.layers if isinstance(model, BSRoformer) else model.dual_path.layers
     return [block for layer in layers for block in layer]
-
-
-def _check(name: str) -> None:
-    if name not in NETWORKS:
-        raise InputError(f"there is no network {name!r}; choose one of: {', '.join(NETWORKS)}")
