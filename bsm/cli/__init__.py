@@ -15,7 +15,7 @@ from bsm.cli.data import data
 from bsm.cli.models import evaluate, separate
 from bsm.cli.plan import plan
 from bsm.cli.provenance import provenance, repeat
-from bsm.cli.study import campaign, readme, study
+from bsm.cli.study import campaign, cue_gap, readme, study
 from bsm.cli.train import train
 from bsm.cli.weights import weights
 from bsm.errors import BackendUnavailable, InputError, lacks_memory
@@ -71,6 +71,8 @@ def cli() -> None:
     """Separate vocals with BSMamba2, and reproduce the study of it."""
 
 
-COMMANDS = (data, train, separate, evaluate, bench, plan, study, campaign, readme, claims, provenance, repeat, weights)
+COMMANDS = (
+    data, train, separate, evaluate, cue_gap, bench, plan, study, campaign, readme, claims, provenance, repeat, weights
+)  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)
