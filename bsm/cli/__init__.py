@@ -52,6 +52,11 @@ def main() -> None:
             raise
         _complain("the memory is too small for this; choose smaller sizes or lengths")
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "bsm").partition(".")[0] == "bsm":
+            raise
+        _complain(f"the package {error.name} is missing; install the study's: pip install 'bsm[study]', or make env")
+        sys.exit(2)
     except FloatingPointError as error:
         _complain(str(error))
         sys.exit(1)
