@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from torch import nn
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
 
 from bsm.baseline import BSRoformer, RoformerConfig
 from bsm.config import TIME_BLOCKS, ModelConfig
@@ -53,6 +58,35 @@ def build(config: ModelConfig | RoformerConfig) -> nn.Module:
         BackendUnavailable: it is a BS-RoFormer, and the package bs-roformer is not installed.
     """
     return NETWORKS[network_name(config)][1](config)
+
+
+def from_factory(name: str, mixture: Tensor) -> nn.Module:
+    """Build a network of anyone's, and check that it separates.
+
+    Args:
+        name: ``package.module:name`` of a callable without arguments that returns the network. The working directory
+            is searched, too.
+        mixture: ``(batch, channels, samples)``; the network must return the same shape.
+
+    Raises:
+        InputError: There is no such callable, it fails, or it returns something else than a network of that shape.
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise InputError(f"{name!r} names no network; write package.module:name, where name() returns a torch Module")
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        network = getattr(import_module(module), attribute)()
+        with torch.no_grad():
+            shape = tuple(network.eval()(mixture).shape)
+    except Exception as error:  # foreign code may raise anything
+        raise InputError(f"{name}: cannot build and call it ({type(error).__name__}: {error})") from error
+    finally:
+        sys.path.remove(folder)
+    if shape != tuple(mixture.shape):
+        raise InputError(f"{name}: returns shape {shape} for a mixture of {tuple(mixture.shape)}; the same is wanted")
+    return network
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:

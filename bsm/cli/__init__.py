@@ -15,7 +15,7 @@ from bsm.cli.data import data
 from bsm.cli.models import evaluate, separate
 from bsm.cli.plan import plan
 from bsm.cli.provenance import provenance, repeat
-from bsm.cli.study import campaign, readme, study
+from bsm.cli.study import campaign, cue_gap, readme, study
 from bsm.cli.train import train
 from bsm.cli.weights import weights
 from bsm.errors import BackendUnavailable, InputError, lacks_memory
@@ -52,6 +52,11 @@ def main() -> None:
             raise
         _complain("the memory is too small for this; choose smaller sizes or lengths")
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "bsm").partition(".")[0] == "bsm":
+            raise
+        _complain(f"the package {error.name} is missing; install the study's: pip install 'bsm[study]', or make env")
+        sys.exit(2)
     except FloatingPointError as error:
         _complain(str(error))
         sys.exit(1)
@@ -71,6 +76,8 @@ def cli() -> None:
     """Separate vocals with BSMamba2, and reproduce the study of it."""
 
 
-COMMANDS = (data, train, separate, evaluate, bench, plan, study, campaign, readme, claims, provenance, repeat, weights)
+COMMANDS = (
+    data, train, separate, evaluate, cue_gap, bench, plan, study, campaign, readme, claims, provenance, repeat, weights
+)  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)

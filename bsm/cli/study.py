@@ -1,8 +1,9 @@
-"""``bsm study`` and ``bsm readme``: execute notebooks, and show their results."""
+"""``bsm study``, ``campaign``, ``cue-gap`` and ``readme``: execute notebooks, run trainings, and show results."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -51,6 +52,42 @@ def campaign(file: Path, cores: int, status: bool) -> None:
     click.echo(
         f"{table['done'].sum()} of {len(table)} runs are done; about {todo.minutes_left():.0f} core-minutes are left"
     )
+
+
+@click.command("cue-gap")
+@click.option("--network", required=True, help="package.module:name, where name() returns a torch Module.")
+@click.option(
+    "--gap",
+    "longest_gap",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0.2, 20),
+    help="Longest gap in training, s.",
+)
+@click.option("--lr", default=0.002, show_default=True, type=click.FloatRange(1e-6, 1), help="Highest learning rate.")
+@click.option("--steps", default=2000, show_default=True, type=click.IntRange(2), help="Number of updates.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Random seed.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Result file (JSON).")
+def cue_gap(network: str, output: Path, **settings: Any) -> None:
+    """Train any network on the probe of memory, and score it.
+
+    The network maps (batch, 1, samples) at 8 kHz to the same shape. The result holds every example's scores.
+    """
+    import pandas as pd
+
+    from bsm.cue_gap import summary
+    from bsm.files import check_writable
+    from bsm.study.memory import benchmark
+
+    check_writable(output)
+    answers = benchmark(output, network, **settings)
+    table = pd.DataFrame([{"question": found["name"]} | summary(found) for found in answers])
+    click.echo(
+        table.to_string(
+            index=False, formatters={"sdr": "{:.1f} dB".format, "right": "{:.0%}".format, "clear": "{:.0%}".format}
+        )
+    )
+    click.echo(f"written to {output}", err=True)
 
 
 @click.command()

@@ -16,7 +16,7 @@ from bsm.errors import InputError, known
 from bsm.files import write_text
 
 ROOT = Path(__file__).parents[2]
-MANIFESTS = ROOT / "data_manifest"
+MANIFESTS = Path(__file__).parents[1] / "manifests"  # a link to data_manifest/ in a checkout; files in a wheel
 _WEIGHTS = "weights"  # the list of weights is in the same folder
 
 Text = Annotated[str, Field(min_length=1)]

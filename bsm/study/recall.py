@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from bsm import cue_gap
 from bsm.errors import InputError
 from bsm.stats import Interval, crossed_interval
 from bsm.study.figures import COLOURS
-from bsm.study.memory import ARMS, ENDPOINT
+from bsm.study.memory import ARMS
 from bsm.study.records import read_result
 
 LEARNED = 0.9
@@ -43,11 +43,9 @@ def answers(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
         record = read_result(path)
         arm, train, probe = record["parameters"]["arm"], record["parameters"]["train"], record["parameters"]["probe"]
         for answer in record["values"]["answers"]:
-            target, other = np.array(answer["target"]), np.array(answer["other"])
             own = {"arm": arm, "seed": record["seed"], "lr": train["lr"], "longest_gap": probe["longest_gap"]}
             own |= {key: value for key, value in answer.items() if key not in ("sdr", "target", "other")}
-            own |= {"sdr": np.mean(answer["sdr"]), "right": (target > other).mean()}
-            rows.append(own | {"clear": (target - other > 0.5).mean(), "examples": len(target)})
+            rows.append(own | cue_gap.summary(answer))
     if not rows:
         raise InputError(f"{folder}: no finished run of {', '.join(experiments)}; `bsm campaign` trains them")
     frame = pd.DataFrame(rows)
@@ -78,7 +76,7 @@ def difference(frame: pd.DataFrame, question: str, first: str, second: str, valu
 
 def endpoint(frame: pd.DataFrame) -> str:
     """Return the name of the question that was stated as the endpoint: 8 times the longest training gap."""
-    return f"gap {ENDPOINT * frame['longest_gap'].iloc[0]:g}"
+    return f"gap {cue_gap.ENDPOINT * frame['longest_gap'].iloc[0]:g}"
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
