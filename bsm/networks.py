@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bsm.baseline import BSRoformer, RoformerConfig
 from bsm.config import TIME_BLOCKS, ModelConfig
-from bsm.errors import known
+from bsm.errors import InputError, known
 from bsm.model import BSMamba2
 
 NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
