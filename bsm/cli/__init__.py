@@ -9,15 +9,12 @@ import sys
 import click
 
 from bsm import __version__
-from bsm.cli.bench import bench
+from bsm.cli.bench import bench, plan
 from bsm.cli.claims import claims
-from bsm.cli.data import data
+from bsm.cli.data import data, weights
 from bsm.cli.models import evaluate, separate
-from bsm.cli.plan import plan
-from bsm.cli.provenance import provenance, repeat
-from bsm.cli.study import campaign, cue_gap, readme, study
+from bsm.cli.study import campaign, cue_gap, provenance, readme, repeat, study
 from bsm.cli.train import train
-from bsm.cli.weights import weights
 from bsm.errors import BackendUnavailable, InputError, lacks_memory
 
 
@@ -70,7 +67,7 @@ def _complain(message: str, who: str = "bsm") -> None:
     click.echo(f"{who}: {' '.join(message.split())}", err=True)
 
 
-@click.group()
+@click.group(context_settings={"show_default": True})
 @click.version_option(__version__)
 def cli() -> None:
     """Separate vocals with BSMamba2, and reproduce the study of it."""
