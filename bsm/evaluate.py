@@ -19,7 +19,7 @@ from tqdm import tqdm
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.inference import check_channels, separate
-from bsm.metrics import bleedless_fullness, csdr_frames, ideal_ratio_mask, si_sdr, usdr
+from bsm.metrics import bleedless_fullness, csdr_frames, ideal_ratio_mask, median, si_sdr, usdr
 from bsm.model import BSMamba2
 
 log = logging.getLogger(__name__)
@@ -70,11 +70,11 @@ def score(reference: np.ndarray, estimate: np.ndarray, rate: int) -> dict[str, A
         All of :data:`METRICS`, and ``csdr_frames``, the per-second values whose median is the cSDR. An undefined score,
         such as the cSDR of a track without vocals, is NaN.
     """
-    frames = np.asarray(csdr_frames(reference, estimate, rate))
+    frames = csdr_frames(reference, estimate, rate)
     bleedless, fullness = bleedless_fullness(reference, estimate, rate)
     return {
         "usdr": usdr(reference, estimate),
-        "csdr": float(np.nanmedian(frames)) if not np.isnan(frames).all() else float("nan"),
+        "csdr": median(frames),
         "si_sdr": si_sdr(reference, estimate),
         "bleedless": bleedless,
         "fullness": fullness,

@@ -61,52 +61,44 @@ def level(reference: Audio, estimate: Audio) -> float:
         return float(10 * np.log10(np.square(e).sum() / np.square(s).sum())) if s.any() else float("nan")
 
 
-def csdr(reference: Audio, estimate: Audio, rate: int, *, window: float = 1.0, hop: float = 1.0) -> float:
-    """Compute the chunk SDR of a track in dB: the median of :func:`csdr_frames` over the windows with a value.
+def csdr(reference: Audio, estimate: Audio, rate: int) -> float:
+    """Compute the chunk SDR of a track in dB: the median of :func:`csdr_frames` over the seconds with a value.
 
-    It is NaN if no window has a value, and infinity if most windows are exact. It raises what :func:`csdr_frames`
-    raises.
+    It is NaN if no second has a value, and infinity if most are exact.
     """
-    frames = csdr_frames(reference, estimate, rate, window=window, hop=hop)
+    return median(csdr_frames(reference, estimate, rate))
+
+
+def median(frames: np.ndarray) -> float:
+    """Return the median of the values that are not NaN; NaN if there are none."""
     return float(np.nanmedian(frames)) if not np.isnan(frames).all() else float("nan")
 
 
-def csdr_frames(reference: Audio, estimate: Audio, rate: int, *, window: float = 1.0, hop: float = 1.0) -> np.ndarray:
-    """Compute the SDR of each window by museval's BSS Eval v4 (Stöter, Liutkus and Ito, 2018), for a single source.
+def csdr_frames(reference: Audio, estimate: Audio, rate: int) -> np.ndarray:
+    """Compute the SDR of each second by museval's BSS Eval v4 (Stöter, Liutkus and Ito, 2018), for a single source.
 
-    museval gives NaN for a window in which the reference *or the estimate* is silent. It refuses a track in which
-    either is silent throughout; here such a track has NaN in every window. So an estimate of exact zeros drops out:
+    museval gives NaN for a second in which the reference *or the estimate* is silent. It refuses a track in which
+    either is silent throughout; here such a track has NaN in every second. So an estimate of exact zeros drops out:
     compare :func:`usdr` before trusting a model that gates its output. For museval, "silent" means that the channels
-    sum to zero, as they do in antiphase. Samples after the last whole window are not scored. A track shorter than a
-    window is one window.
-
-    Args:
-        reference: the true source.
-        estimate: the separated source.
-        rate: Hz.
-        window: length of a window, s.
-        hop: distance between windows, s.
+    sum to zero, as they do in antiphase. Samples after the last whole second are not scored, but those of a track
+    shorter than a second are.
 
     Returns:
-        SDR in dB, (windows,); NaN for a window without a value.
+        SDR in dB, (seconds,); NaN for a second without a value.
 
     Raises:
-        ValueError: the window or the hop is shorter than a sample.
         InputError: ffmpeg is missing, and museval cannot be imported without it.
     """
     s, e = _pair(reference, estimate)
-    window_samples, hop_samples = round(window * rate), round(hop * rate)
-    if window_samples < 1 or hop_samples < 1:
-        raise ValueError(f"window {window} s and hop {hop} s must be at least one sample at {rate} Hz")
     silent = [name for name, x in (("reference", s), ("estimate", e)) if not x.sum(axis=0).any()]
     if silent:
         log.warning("cSDR is undefined: the %s is silent throughout", " and the ".join(silent))
-        return np.full(max(0, s.shape[1] - window_samples) // hop_samples + 1, np.nan)
+        return np.full(max(1, s.shape[1] // rate), np.nan)
     sdr, *_ = _museval().metrics.bss_eval(
         s.T[None],
         e.T[None],
-        window=window_samples,
-        hop=hop_samples,
+        window=rate,
+        hop=rate,
         compute_permutation=False,
         filters_len=512,
         framewise_filters=False,
@@ -173,18 +165,16 @@ def _mel_bands(rate: int) -> np.ndarray:
     return (weights * 2 / (high - low)).astype(np.float32)
 
 
-def ideal_ratio_mask(mixture: A, vocals: A, accompaniment: A, n_fft: int = 2048, hop: int = 512) -> A:
+def ideal_ratio_mask(mixture: A, vocals: A, accompaniment: A) -> A:
     """Separate with the ideal ratio mask, an upper bound for magnitude masks that needs the true sources.
 
-    In each channel, the mask ``|V| / (|V| + |A|)`` of the sources' spectra multiplies the mixture's. Frames of
-    ``n_fft`` samples every ``hop`` are centred with zeros beyond the ends and have a Hann window.
+    In each channel, the mask ``|V| / (|V| + |A|)`` of the sources' spectra multiplies the mixture's. Frames of 2048
+    samples every 512 are centred with zeros beyond the ends and have a Hann window.
 
     Args:
         mixture: the signal to separate, (channels, samples) or (samples,).
         vocals: the true vocals, same shape.
         accompaniment: the true accompaniment, same shape.
-        n_fft: window length in samples.
-        hop: samples between frames.
 
     Returns:
         The estimated vocals, float64, an array or tensor like ``mixture``.
@@ -198,12 +188,12 @@ def ideal_ratio_mask(mixture: A, vocals: A, accompaniment: A, n_fft: int = 2048,
             f"{tuple(accompaniment.shape)} must have one shape"
         )
     signals = torch.stack([torch.as_tensor(x).detach().double() for x in (mixture, vocals, accompaniment)])
-    hann = torch.hann_window(n_fft, dtype=torch.float64, device=signals.device)
     flat = signals.reshape(-1, signals.shape[-1])  # (signals * channels, samples)
-    spectra = torch.stft(flat, n_fft, hop, window=hann, center=True, pad_mode="constant", return_complex=True)
+    hann = torch.hann_window(2048, dtype=torch.float64, device=signals.device)
+    spectra = torch.stft(flat, 2048, 512, window=hann, center=True, pad_mode="constant", return_complex=True)
     mix, v, a = spectra.unflatten(0, (3, -1))  # each (channels, bins, frames)
     mask = v.abs() / (v.abs() + a.abs()).clamp_min(torch.finfo(torch.float64).tiny)
-    estimate = torch.istft(mask * mix, n_fft, hop, window=hann, center=True, length=signals.shape[-1])
+    estimate = torch.istft(mask * mix, 2048, 512, window=hann, center=True, length=signals.shape[-1])
     estimate = estimate.reshape(mixture.shape)
     return estimate if isinstance(mixture, torch.Tensor) else estimate.numpy()
 
