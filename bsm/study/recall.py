@@ -134,7 +134,8 @@ def draw(ax: Axes, frame: pd.DataFrame, value: str = "sdr") -> None:
     ax.set_xscale("log", base=2)
     ticks = sorted(plain["gap"].unique())
     ax.set_xticks(ticks, [f"{gap:g}" for gap in ticks])
-    ax.set(xlabel="gap between cue and play (s); grey: within the training's range")
+    ax.text(longest * 0.95, ax.get_ylim()[0], " training", ha="right", va="bottom", color="0.4", fontsize="small")
+    ax.set(xlabel="gap between cue and play (s)")
 
 
 def kept(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
