@@ -66,7 +66,9 @@ def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
     plain = gaps(frame)
     others = [arm for arm in plain["arm"].cat.categories if arm != "mamba2"]
     asked = plain[["name", "gap"]].drop_duplicates().sort_values("gap")
-    found = [(arm, gap, difference(frame, name, "mamba2", arm)) for arm in others for name, gap in asked.to_numpy()]
+    found = [
+        (arm, gap, difference(frame, ("mamba2", name), (arm, name))) for arm in others for name, gap in asked.to_numpy()
+    ]
     words = verdicts([gain for *_, gain in found])
     rows = [
         {"arm": NAMES.get(arm, arm), "gap": f"{gap:g} s", "gain": interval_words(gain, " dB"), "verdict": word}
@@ -90,9 +92,9 @@ def learned(frame: pd.DataFrame) -> pd.Series:
     return within.groupby(["arm", "seed"], observed=True)["right"].min() >= LEARNED
 
 
-def difference(frame: pd.DataFrame, question: str, first: str, second: str, value: str = "sdr") -> Interval:
-    """Compare two arms on one question, paired by seed: the mean of ``first - second`` and its interval."""
-    asked = frame[frame["name"] == question].pivot(index="seed", columns="arm", values=value)
+def difference(frame: pd.DataFrame, first: tuple[str, str], second: tuple[str, str]) -> Interval:
+    """Compare two pairs of arm and question by SDR, paired by seed: mean of ``first - second``, and its interval."""
+    asked = frame.pivot(index="seed", columns=["arm", "name"], values="sdr")
     return crossed_interval((asked[first] - asked[second]).dropna().to_numpy(float)[:, None])
 
 
