@@ -99,7 +99,7 @@ def read(
         The audio, float32 ``(channels, samples)``, and its rate in Hz.
 
     Raises:
-        InputError: the file cannot be read, or has NaN or infinite samples; or the part lies outside the file.
+        InputError: the file cannot be read, has samples that are not finite, or does not hold the part.
     """
     with _open(path) as (file, decoded):
         samples = file.frames if decoded is None else len(decoded)
@@ -118,9 +118,7 @@ def read(
     if not np.isfinite(audio).all():
         raise InputError(f"{path}: has NaN or infinite samples; export it again from its source")
     audio = np.ascontiguousarray(audio.T)
-    if rate is None or rate == source_rate:
-        return audio, source_rate
-    return resample(audio, source_rate, rate), rate
+    return (audio, source_rate) if rate in (None, source_rate) else (resample(audio, source_rate, rate), rate)
 
 
 def write(path: str | os.PathLike, audio: np.ndarray, rate: int, *, subtype: str = "FLOAT") -> None:

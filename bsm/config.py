@@ -154,11 +154,7 @@ class ModelConfig(_Config):
 
     @classmethod
     def preset(cls, name: str) -> ModelConfig:
-        """Return a named size, one of :data:`PRESETS`.
-
-        Raises:
-            InputError: there is no such size.
-        """
+        """Return a named size, one of :data:`PRESETS`; any other name is an InputError."""
         return cls(**PRESETS[known("model preset", name, PRESETS)])
 
 
@@ -272,11 +268,7 @@ class TrainConfig(_Config):
 
     @classmethod
     def preset(cls, name: str) -> Self:
-        """Return named settings, one of :data:`TRAIN_PRESETS`.
-
-        Raises:
-            InputError: there are no such settings.
-        """
+        """Return named settings, one of :data:`TRAIN_PRESETS`; any other name is an InputError."""
         return cls(**TRAIN_PRESETS[known("training preset", name, TRAIN_PRESETS)])
 
 

@@ -278,8 +278,7 @@ def separate_file(
         subtype: sample format, such as ``FLOAT``, ``PCM_16`` or ``PCM_24``.
         options: options of :func:`separate`.
 
-    Returns:
-        The gain in dB, 0 or below.
+    Returns the gain in dB, 0 or below.
 
     Raises:
         InputError: the song cannot be read or separated, or an output cannot be written.
