@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -249,9 +249,8 @@ def broken(path: Path) -> bool:
     return path.is_symlink() and not os.path.exists(path)  # noqa: PTH110 (Path.exists raises for a circle)
 
 
-def lacks(sounds: Iterable[str]) -> str:
+def lacks(sounds: Collection[str]) -> str:
     """Say what keeps sounds from being a song with something to separate; empty if nothing does."""
-    sounds = set(sounds)
     if MIXTURE in sounds or len(source_names(sounds)) > 1:
         return ""
     return "song of one source; add mixture.wav or another source as WAV or FLAC"
