@@ -1,11 +1,18 @@
 """Errors that the caller can fix. The command line prints them as one line and exits with status 2."""
 
 
-class InputError(ValueError):
+class OneLine(Exception):
+    """An error that a notebook shows in one line, without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:  # IPython's hook
+        return [f"{type(self).__name__}: {self}"]
+
+
+class InputError(OneLine, ValueError):
     """Report unusable input: what failed, why, and how to fix it."""
 
 
-class BackendUnavailable(RuntimeError):
+class BackendUnavailable(OneLine, RuntimeError):
     """Report that the package or device of a chosen backend is missing."""
 
 
