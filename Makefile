@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml | $(BIN)/python
 	@echo "installing $(TORCH)"
 	@$(BIN)/python -m pip install -q$(if $(TORCH_INDEX), --index-url $(TORCH_INDEX)) '$(TORCH)'
 	@echo "installing bsm and its dependencies (minutes)"
-	@$(BIN)/python -m pip install -qq -e '.[cluster,dev]'
+	@$(BIN)/python -m pip install -qq -e '.[study,cluster,dev]'
 	@$(BIN)/python -m pip install -q --no-deps --group no-deps
 	@$(BIN)/python -c "import pathlib, sysconfig, torch; libs = pathlib.Path(sysconfig.get_path('platlib'), 'torchaudio', 'lib'); [f.unlink() for f in libs.glob('*.so') if torch.version.cuda is None]"
 	@echo "registering the Jupyter kernel bsm"

@@ -25,19 +25,19 @@ def active_windows(
 ) -> list[int]:
     """Find the windows in which a source sounds, by the author's source activity detection.
 
-    A window of ``window`` seconds starts every ``hop`` seconds and is cut into ``chunks`` chunks. A window is kept if,
-    in every channel, more than half of its chunks have an RMS above ``max(q, floor)``. There, ``q`` is the given
-    quantile of the RMS of this window's chunks in this channel. Most chunks exceed their own 0.15 quantile, so in
-    practice the floor decides. Chunks of exactly equal RMS, as in a steady test tone, do not exceed it. Samples after
-    the last whole window are ignored. A recording shorter than a window is padded with zeros to one.
+    Each window is cut into chunks. It is kept if, in every channel, more than half of its chunks have an RMS above
+    ``max(q, floor)``; ``q`` is the given quantile of these chunks' RMS. In practice the floor decides, except for
+        chunks
+    of exactly equal RMS, as in a steady test tone. Samples after the last whole window are ignored, and so are samples
+    after a window's last whole chunk. A recording shorter than a window is padded with zeros to one.
 
     Args:
         audio: ``(channels, samples)``, floating point.
         rate: samples per second.
         window: window length, s.
         hop: time between the starts of windows, s.
-        chunks: chunks per window; samples left over at the window's end are ignored.
-        quantile: quantile of the chunks' RMS, 0 to 1.
+        chunks: chunks per window.
+        quantile: 0 to 1.
         floor: lowest threshold, RMS relative to full scale.
 
     Returns:
@@ -63,12 +63,7 @@ def active_windows(
 
 @dataclass(frozen=True)
 class Region:
-    """A stretch of time in which a voice sounds.
-
-    Attributes:
-        start: onset, s.
-        stop: offset, s.
-    """
+    """A stretch of time in which a voice sounds, in seconds."""
 
     start: float
     stop: float
@@ -88,12 +83,12 @@ def vocal_regions(
     min_gap: float = 0.2,
     min_length: float = 0.1,
 ) -> list[Region]:
-    """Find the regions in which a voice sounds.
+    """Find the regions in which a voice sounds, in rising order and at least ``min_gap`` apart; none for silence.
 
-    A frame sounds if its RMS exceeds ``threshold_db`` relative to the reference level. The reference is the 99th
-    percentile of all frames above -80 dB of full scale. A percentile ignores single clicks; leaving out silent frames
-    makes it the level of the singing, however rare. First, gaps shorter than ``min_gap`` are closed. Then, regions
-    shorter than ``min_length`` are dropped.
+    A frame sounds if its RMS exceeds ``threshold_db`` relative to the reference level: the 99th percentile of all
+    frames above -80 dB of full scale. A percentile ignores single clicks; leaving out silent frames makes it the level
+    of the singing, however rare. First, gaps shorter than ``min_gap`` s are closed. Then, regions shorter than
+    ``min_length`` s are dropped.
 
     Args:
         vocals: the voice alone, ``(channels, samples)``.
@@ -102,9 +97,6 @@ def vocal_regions(
         frame: frame length, s. Frames do not overlap. Regions start and end at their edges.
         min_gap: shortest pause that separates two regions, s.
         min_length: shortest region, s.
-
-    Returns:
-        Regions in rising order, at least ``min_gap`` apart; none for silence.
 
     Raises:
         InputError: ``vocals`` is not ``(channels, samples)``, or the frame is shorter than a sample.

@@ -85,12 +85,12 @@ def bits(path: str | os.PathLike) -> int:
 def read(
     path: str | os.PathLike, *, rate: int | None = None, start: int = 0, stop: int | None = None
 ) -> tuple[np.ndarray, int]:
-    """Read an audio file, or only the part ``[start, stop)`` of it.
+    """Read an audio file of any format that libsndfile reads, or only the part ``[start, stop)`` of it.
 
     Decodes the whole file if it does not state its length, as a piped FLAC file or an MP3 file without a Xing tag.
 
     Args:
-        path: a file of any format that libsndfile reads (WAV, FLAC, OGG, MP3, AIFF, ...).
+        path: the file.
         rate: resample to this rate, Hz; default: the file's own.
         start: first sample, at the file's own rate.
         stop: one past the last sample, at the file's own rate; default and limit: the end of the file.
@@ -135,8 +135,8 @@ def write(path: str | os.PathLike, audio: np.ndarray, rate: int, *, subtype: str
         subtype: libsndfile's name of the sample format, such as ``FLOAT``, ``PCM_16`` or ``PCM_24``.
 
     Raises:
-        InputError: the suffix is unknown, the format cannot hold the subtype, the audio is not two-dimensional or has
-            no samples, or NaN or infinite ones; or the file is too long for its format, or cannot be written.
+        InputError: the format is unknown, cannot hold the subtype or so many samples; the audio has no samples, another
+            shape or values that are not finite; or the file cannot be written.
     """
     write_all({Path(path): audio}, rate, subtype=subtype)
 
@@ -174,12 +174,7 @@ def _check_writing(path: Path, audio: np.ndarray, subtype: str) -> str:
 
 
 def resample(audio: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """Change the sample rate (soxr, high quality).
-
-    Args:
-        audio: ``(channels, samples)``, any number of channels.
-        source_rate: its rate, Hz.
-        target_rate: the new rate, Hz.
+    """Change the sample rate of ``(channels, samples)`` from one to another in Hz (soxr, high quality).
 
     Returns:
         float32 ``(channels, round(samples * target_rate / source_rate))``.
@@ -314,5 +309,4 @@ def _decode(path: Path, header: soundfile.SoundFile) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    """Return what went wrong, without the file's name, because the message starts with it."""
-    return str(getattr(error, "error_string", error))
+    return str(getattr(error, "error_string", error))  # without the file's name, which starts the message

@@ -10,16 +10,13 @@ PAPER: tuple[int, ...] = (2,) * 24 + (4,) * 12 + (12,) * 8 + (24,) * 8 + (48,) *
 PAPER_16K: tuple[int, ...] = (2,) * 24 + (4,) * 12 + (12,) * 8 + (24,) * 7 + (13,)
 """The paper's bands up to 8 kHz, for 16 kHz audio and a transform of 744 points: 52 bands.
 
-2048 points at 44.1 kHz and 744 at 16 kHz both last about 46.5 ms, so their bins are 21.53 and 21.51 Hz wide. The
-paper's table then holds bin for bin, with every edge within half a bin of the paper's in Hz. The spectrum ends at bin
-373, inside the paper's 52nd band (360 to 384). 13 bins of that band are left.
+The bins are as wide as the paper's, within 0.02 Hz. So the table holds bin for bin; the last band is cut at 8 kHz.
 """
 
 COARSE_16K: tuple[int, ...] = (6,) * 8 + (12,) * 4 + (24,) * 4 + (48,) * 3 + (25,)
 """The paper's bands up to 8 kHz, joined: below 2 kHz in threes, above in twos. 20 bands, for 16 kHz and 720 points.
 
-A bin is 22.2 Hz wide, where the paper's is 21.5 Hz. 720 points take half the time of the 744 of :data:`PAPER_16K`,
-whose largest prime factor is 31.
+720 points take half the time of the 744 of :data:`PAPER_16K`, whose largest prime factor is 31.
 """
 
 COARSE_8K: tuple[int, ...] = (16,) * 4 + (32,) * 4 + (64, 1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bsm import bands
 from bsm.config import ModelConfig, StftConfig, _Config, check_bands
 from bsm.errors import BackendUnavailable, InputError
-from bsm.model import BSMamba2
+from bsm.model import BSMamba2, check_mixture
 
 PARTS = {
     "band_split": "band_split",
@@ -26,29 +26,17 @@ PACKAGE_MASK_EXPANSION = 4  # the package's constructor fixes it
 
 @dataclass(frozen=True)
 class RoformerConfig(_Config):
-    """The baseline's sizes. The defaults match the paper's BSMamba2: same transform, bands, width and depth.
+    """The baseline's sizes. The defaults match the paper's BSMamba2: same transform, bands, width and depth."""
 
-    Attributes:
-        sample_rate: Hz.
-        channels: audio channels, 1 or 2.
-        stft: analysis and synthesis transform.
-        bands: band widths in bins; they sum to ``stft.bins``.
-        dim: features per band and frame.
-        depth: layers, each one transformer block over time and one over bands.
-        heads: attention heads.
-        dim_head: features of a head; even, and at least 4.
-        mask_expansion: hidden width of the mask estimator as a multiple of ``dim``.
-    """
-
-    sample_rate: int = 44100
-    channels: int = 2
+    sample_rate: int = 44100  # Hz
+    channels: int = 2  # of the audio, 1 or 2
     stft: StftConfig = field(default_factory=StftConfig)
-    bands: tuple[int, ...] = bands.PAPER
-    dim: int = 256
-    depth: int = 6
-    heads: int = 8
-    dim_head: int = 48
-    mask_expansion: int = 4
+    bands: tuple[int, ...] = bands.PAPER  # widths in bins; their sum is stft.bins
+    dim: int = 256  # features per band and frame
+    depth: int = 6  # layers, each one transformer block over time and one over bands
+    heads: int = 8  # of attention
+    dim_head: int = 48  # features of a head; even, and at least 4
+    mask_expansion: int = 4  # hidden width of the mask estimator as a multiple of dim
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -137,11 +125,7 @@ class BSRoformer(nn.Module):
         Raises:
             ValueError: ``mixture`` has another number of dimensions or channels, or no samples.
         """
-        config, samples = self.config, mixture.shape[-1]
-        if mixture.ndim != 3 or mixture.shape[1] != config.channels or samples == 0:
-            raise ValueError(
-                f"mixture must be (batch, channels={config.channels}, samples >= 1), got {tuple(mixture.shape)}"
-            )
+        config, samples = self.config, check_mixture(mixture, self.config.channels)
         hop = config.stft.hop_length
         whole = -(-max(samples, config.stft.n_fft // 2 + 1) // hop) * hop
         with warnings.catch_warnings():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from bsm import bands
-from bsm.errors import InputError
+from bsm.errors import InputError, known
 
 _KINDS = {
     "int": (numbers.Integral, "a whole number"),
@@ -17,7 +17,7 @@ _KINDS = {
     "str": (str, "text"),
     "bool": (bool, "true or false"),
 }
-"""Types of fields, as written in the classes -> what values they take, and the words for it."""
+"""Type of a field, as written in the classes -> the values that it takes, and the words for them."""
 
 
 class _Config:
@@ -58,15 +58,10 @@ class _Config:
 
 @dataclass(frozen=True)
 class StftConfig(_Config):
-    """Short-time Fourier transform: centred, reflected at the ends, Hann window (author's code).
+    """Short-time Fourier transform: centred, reflected at the ends, Hann window (author's code)."""
 
-    Attributes:
-        n_fft: samples of a frame, and of its window.
-        hop_length: samples from frame to frame; with more than ``n_fft`` of them, samples between would be lost.
-    """
-
-    n_fft: int = 2048
-    hop_length: int = 441
+    n_fft: int = 2048  # samples of a frame, and of its window
+    hop_length: int = 441  # samples from frame to frame
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,17 +75,13 @@ class StftConfig(_Config):
 
 
 TIME_BLOCKS = ("mamba2", "attention", "attention-nopos", "lstm", "convolution", "none")
-DIRECTIONS = ("separate", "shared", "forward")
-MERGES = ("concat", "mean")
-TIME_PATHS = ("transposed", "reshaped")
-MASKS = ("complex", "real")
 _STRUCTURE = {
     "time_block": TIME_BLOCKS,
-    "directions": DIRECTIONS,
-    "merge": MERGES,
+    "directions": ("separate", "shared", "forward"),
+    "merge": ("concat", "mean"),
     "mono": (False, True),
-    "time_path": TIME_PATHS,
-    "mask": MASKS,
+    "time_path": ("transposed", "reshaped"),
+    "mask": ("complex", "real"),
 }
 """The choices of structure; the first of each is the author's."""
 
@@ -109,57 +100,32 @@ def check_bands(widths: tuple[int, ...], stft: StftConfig) -> None:
 class ModelConfig(_Config):
     """The network's sizes and structure. The defaults are the paper's model: 48,098,188 parameters.
 
-    Attributes:
-        sample_rate: Hz.
-        channels: audio channels, 2 for stereo.
-        stft: analysis and synthesis transform.
-        bands: band widths in bins; they sum to ``stft.bins``. Their number is K.
-        dim: features D per band and frame.
-        depth: layers L of the dual path, each a time block and a band block.
-        d_state: state size N of the scan, per head.
-        headdim: channels P per head.
-        expand: inner channels of a mixer as a multiple E of ``dim``.
-        d_conv: taps of the causal convolution.
-        mask_expansion: hidden width of the mask estimator as a multiple of ``dim``.
-        scan_backend: see :func:`bsm.scan.scan`.
-        time_block: what runs along the frames, one of :data:`TIME_BLOCKS`; see :mod:`bsm.time_blocks`.
-        directions: a Mamba2 block's mixers, one of :data:`DIRECTIONS`: ``separate`` ones forwards and backwards, one
-            ``shared`` by both, or ``forward`` alone.
-        merge: how both directions meet before the projection, one of :data:`MERGES`: side by side, or averaged.
-        mono: separate the average of the channels, and give every output channel the same estimate.
-        time_path: the rows of the time blocks, one of :data:`TIME_PATHS`: the frames of one band, ``transposed``; or
-            ``reshaped`` from frames and bands in memory without transposing, which mixes both.
-        mask: one of :data:`MASKS`: one unbounded ``complex`` factor; or two ``real`` factors, of real and imaginary
-            part, bounded by Tanh.
-
-    The last six are the author's by default. Their other values exist for the study's comparisons.
+    The last six fields are the author's by default. Their other values exist for the study's comparisons.
     """
 
-    sample_rate: int = 44100
-    channels: int = 2
+    sample_rate: int = 44100  # Hz
+    channels: int = 2  # of the audio
     stft: StftConfig = field(default_factory=StftConfig)
-    bands: tuple[int, ...] = bands.PAPER
-    dim: int = 256
-    depth: int = 6
-    d_state: int = 128
-    headdim: int = 64
-    expand: int = 4
-    d_conv: int = 4
-    mask_expansion: int = 4
-    scan_backend: str = "auto"
-    time_block: str = "mamba2"
-    directions: str = "separate"
-    merge: str = "concat"
-    mono: bool = False
-    time_path: str = "transposed"
-    mask: str = "complex"
+    bands: tuple[int, ...] = bands.PAPER  # widths of the K bands in bins; their sum is stft.bins
+    dim: int = 256  # features D per band and frame
+    depth: int = 6  # layers L of the dual path, each a time block and a band block
+    d_state: int = 128  # state size N of the scan, per head
+    headdim: int = 64  # channels P per head
+    expand: int = 4  # inner channels of a mixer as a multiple E of dim
+    d_conv: int = 4  # taps of the causal convolution
+    mask_expansion: int = 4  # hidden width of the mask estimator as a multiple of dim
+    scan_backend: str = "auto"  # see bsm.scan.scan
+    time_block: str = "mamba2"  # what runs along the frames; see bsm.time_blocks
+    directions: str = "separate"  # mixers forwards and backwards; or one shared by both; or forward alone
+    merge: str = "concat"  # how both directions meet before the projection: side by side, or averaged
+    mono: bool = False  # separate the average of the channels, and give every output channel the same estimate
+    time_path: str = "transposed"  # rows of frames of one band; or reshaped without transposing, which mixes both
+    mask: str = "complex"  # one unbounded factor; or two real factors, of real and imaginary part, bounded by Tanh
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in _STRUCTURE.items():
-            if getattr(self, name) not in known:
-                choices = ", ".join(map(str, known))
-                raise InputError(f"{name} {getattr(self, name)!r} is not known; choose one of {choices}")
+        for name, choices in _STRUCTURE.items():
+            known(name, getattr(self, name), choices)
         check_bands(self.bands, self.stft)
         if (self.dim * self.expand) % self.headdim:
             raise InputError(f"headdim {self.headdim} does not divide dim * expand = {self.dim * self.expand}")
@@ -197,17 +163,14 @@ class ModelConfig(_Config):
         ``tiny``        dim 32, and half the paper's frames per second: two CPU cores train it in minutes
         ``small-16k``   ``small`` for 16 kHz mono; frames and bands keep the paper's durations and frequencies
         ``tiny-16k``    ``tiny`` in the same way
-        ``study-16k``   the study's base: ``tiny-16k`` with a coarser band table (:data:`bsm.bands.COARSE_16K`) and
-                        frames every 22.5 ms, which learns most per minute of a CPU core
+        ``study-16k``   the study's base: ``tiny-16k`` with coarser bands, and frames every 22.5 ms
         ``probe-8k``    for the probe of memory (:mod:`bsm.cue_gap`): 8 kHz mono, 10 bands, frames every 32 ms
         ==============  ==============================================================================================
 
         Raises:
             InputError: ``name`` is none of these.
         """
-        if name not in _PRESETS:
-            raise InputError(f"unknown model preset {name!r}; choose one of {', '.join(_PRESETS)}")
-        return cls(**_PRESETS[name])
+        return cls(**_PRESETS[known("model preset", name, _PRESETS)])
 
 
 _SMALL = {"dim": 64, "depth": 2}
@@ -221,47 +184,27 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "small-16k": {"stft": StftConfig(744, 160), **_16K, **_SMALL},
     "tiny-16k": {"stft": StftConfig(744, 320), **_16K, **_TINY},
     "study-16k": {"stft": StftConfig(720, 360), **_16K, "bands": bands.COARSE_16K, **_TINY},
-    "probe-8k": {
-        "sample_rate": 8000,
-        "channels": 1,
-        "stft": StftConfig(512, 256),
-        "bands": bands.COARSE_8K,
-        **_TINY,
-    },
+    "probe-8k": {"sample_rate": 8000, "channels": 1, "stft": StftConfig(512, 256), "bands": bands.COARSE_8K, **_TINY},
 }
 
 
 @dataclass(frozen=True)
 class LossConfig(_Config):
-    """The training loss. The defaults are those of the author's code, for 44.1 kHz; the ablations use other values.
+    """The training loss. The defaults are those of the author's code, for 44.1 kHz."""
 
-    Attributes:
-        windows: STFT window lengths in samples, one term of the loss each.
-        hop_length: samples between frames, for every window.
-        min_fft: smallest transform in samples; a shorter window is zero-padded to it.
-        waveform_weight: factor of the waveform's L1 term.
-        magnitude: compare magnitudes instead of complex values; this ignores phase.
-        mean: average the terms of the windows instead of summing them.
-        center: centre the frames, with reflection at the ends.
-    """
-
-    windows: tuple[int, ...] = (4096, 2048, 1024, 512, 256)
-    hop_length: int = 147
-    min_fft: int = 2048
-    waveform_weight: float = 10.0
-    magnitude: bool = False
-    mean: bool = False
-    center: bool = True
+    windows: tuple[int, ...] = (4096, 2048, 1024, 512, 256)  # STFT window lengths in samples, one term each
+    hop_length: int = 147  # samples between frames, for every window
+    min_fft: int = 2048  # smallest transform in samples; a shorter window is zero-padded to it
+    waveform_weight: float = 10.0  # factor of the waveform's L1 term
+    magnitude: bool = False  # compare magnitudes instead of complex values; this ignores phase
+    mean: bool = False  # average the terms of the windows instead of summing them
+    center: bool = True  # centre the frames, with reflection at the ends
 
     @classmethod
     def at_rate(cls, rate: int) -> Self:
-        """Return the paper's loss for another sample rate, with windows and hop of the same duration.
+        """Return the paper's loss for another sample rate in Hz, with windows and hop of the same duration.
 
-        A window resolves times and frequencies in s and Hz. At equal durations, the terms keep their meaning and their
-        weights. Window lengths are rounded to multiples of 4 samples, an error below 1 % at 16 kHz.
-
-        Args:
-            rate: Hz.
+        Then the terms keep their meaning and their weights. Window lengths are rounded to multiples of 4 samples.
         """
         paper = cls()
         if rate == 44100:
@@ -276,68 +219,36 @@ class LossConfig(_Config):
 
 SCHEDULES = ("constant", "cosine")
 NO_EFFECT = ("workers", "checkpoint_every", "keep_best", "max_skipped", "checkpoint_gradients")
-"""Fields of :class:`TrainConfig` that cannot change a training's weights, so that a run may go on with other values.
-
-They choose who reads the data, which files are kept, when a training gives up, and memory against time: gradients
-computed twice are equal bit for bit.
-"""
+"""Fields of :class:`TrainConfig` that cannot change a training's weights: a run may go on with other values."""
 
 
 @dataclass(frozen=True)
 class TrainConfig(_Config):
-    """Optimisation and sampling. The defaults are the author's, in one process (:meth:`preset` has his two).
+    """Optimisation and sampling. The defaults are the author's, in one process (:meth:`preset` has his two)."""
 
-    Attributes:
-        steps: optimiser updates.
-        batch_size: segments per process and forward pass.
-        accumulate: forward passes per update and process.
-        processes: number of processes that ``accumulate`` is meant for. Another number of processes makes more or
-            fewer passes each: an update always takes :attr:`update_segments`.
-        segment_seconds: length of a training segment, s.
-        window_seconds: length of the windows in which sources must be active, s; segments are cut from them. None means
-            the segment's length, as in the author's code.
-        lr: AdamW learning rate, the highest of the schedule.
-        schedule: ``constant``, or ``cosine``, which falls to 0 at the last update.
-        warmup: updates over which the learning rate first rises linearly.
-        clip: largest norm of the gradient.
-        ema_decay: decay of the averaged weights, which are evaluated and published.
-        validate_every: updates between validations.
-        patience: validations without a better uSDR after which training stops early; 0 for no early stop.
-        keep_best: number of averaged weights that are kept, by validation uSDR.
-        checkpoint_every: updates between checkpoints.
-        max_skipped: updates in a row, skipped because loss or gradient was not finite, after which training fails.
-        checkpoint_gradients: keep each block's input only, and compute the block again for its gradients: less memory,
-            more time, the same gradients.
-        workers: data loader processes; 0 reads in the main process.
-        precision: Lightning Fabric's name, such as ``32-true`` or ``bf16-mixed``.
-        seed: seed of the initial weights and of the sampled segments.
-        silence_probability: probability that a source is left out of a training mixture.
-        gain: range of the uniform gain of each source.
-        loss: the training loss.
-    """
-
-    steps: int = 200_000
-    batch_size: int = 5
-    accumulate: int = 6
+    steps: int = 200_000  # optimiser updates
+    batch_size: int = 5  # segments per process and forward pass
+    accumulate: int = 6  # forward passes per update and process
+    # The number of processes that `accumulate` is for. With another number, each makes more or fewer passes.
     processes: int = 1
-    segment_seconds: float = 8.0
-    window_seconds: float | None = None
-    lr: float = 5e-4
-    schedule: str = "constant"
-    warmup: int = 0
-    clip: float = 3.0
-    ema_decay: float = 0.999
-    validate_every: int = 100
-    patience: int = 0
-    keep_best: int = 3
-    checkpoint_every: int = 100
-    max_skipped: int = 10
-    checkpoint_gradients: bool = False
-    workers: int = 2
-    precision: str = "bf16-mixed"
-    seed: int = 0
-    silence_probability: float = 0.1
-    gain: tuple[float, float] = (0.5, 1.5)
+    segment_seconds: float = 8.0  # length of a training segment
+    window_seconds: float | None = None  # window in which a source must be active; None: the segment's length
+    lr: float = 5e-4  # AdamW learning rate, the highest of the schedule
+    schedule: str = "constant"  # or cosine, which falls to 0 at the last update
+    warmup: int = 0  # updates over which the learning rate first rises linearly
+    clip: float = 3.0  # largest norm of the gradient
+    ema_decay: float = 0.999  # of the averaged weights, which are evaluated and published
+    validate_every: int = 100  # updates
+    patience: int = 0  # validations without a better uSDR before an early stop; 0 for none
+    keep_best: int = 3  # averaged weights that are kept, by validation uSDR
+    checkpoint_every: int = 100  # updates
+    max_skipped: int = 10  # updates in a row skipped for a loss or gradient that is not finite, before training fails
+    checkpoint_gradients: bool = False  # compute each block again for its gradients: less memory, more time
+    workers: int = 2  # data loader processes; 0 reads in the main process
+    precision: str = "bf16-mixed"  # Lightning Fabric's name
+    seed: int = 0  # of the initial weights and of the sampled segments
+    silence_probability: float = 0.1  # that a source is left out of a training mixture
+    gain: tuple[float, float] = (0.5, 1.5)  # range of the uniform gain of each source
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
@@ -346,8 +257,7 @@ class TrainConfig(_Config):
         for name in (*sizes, "keep_best", "max_skipped"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"schedule {self.schedule!r} is not known; choose one of {', '.join(SCHEDULES)}")
+        known("schedule", self.schedule, SCHEDULES)
         if not 0 <= self.warmup < self.steps:
             raise InputError(f"warmup of {self.warmup} updates: choose 0 to fewer than steps = {self.steps}")
 
@@ -357,10 +267,7 @@ class TrainConfig(_Config):
         return self.batch_size * self.accumulate * self.processes
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of the update that follows ``step`` others.
-
-        The rate rises linearly from ``lr / warmup`` to ``lr``. Then it stays there, or falls to 0 along half a cosine.
-        """
+        """Return the learning rate of the update that follows ``step`` others."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         if self.schedule == "constant":
@@ -372,18 +279,14 @@ class TrainConfig(_Config):
     def preset(cls, name: str) -> Self:
         """Return named settings.
 
-        ``paper`` has those of the author's code on two GPUs. An update takes 60 segments. Training makes at most 2000
-        epochs of 100 updates, and validates and saves a checkpoint after each epoch.
-
-        ``study`` is for the model preset ``study-16k`` on one CPU core: segments of 1 s from active windows of 8 s,
-        and the paper's loss with its windows' durations at 16 kHz within 3 %, every 5 ms.
+        ``paper`` is the author's code on two GPUs: 60 segments per update, at most 2000 epochs of 100 updates each.
+        ``study`` is for the model preset ``study-16k`` on one CPU core: segments of 1 s from active windows of 8 s. Its
+        loss has the durations of the paper's windows within 3 %, every 5 ms.
 
         Raises:
-            InputError: The name is unknown.
+            InputError: the name is unknown.
         """
-        if name not in _TRAIN_PRESETS:
-            raise InputError(f"unknown training preset {name!r}; choose one of {', '.join(_TRAIN_PRESETS)}")
-        return cls(**_TRAIN_PRESETS[name])
+        return cls(**_TRAIN_PRESETS[known("training preset", name, _TRAIN_PRESETS)])
 
 
 _TRAIN_PRESETS: dict[str, dict[str, Any]] = {
@@ -393,7 +296,8 @@ _TRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 2,
         "accumulate": 1,
         "segment_seconds": 1.0,
-        "window_seconds": 8.0,
+        # The author's 8 s leave many segments without vocals, and small models then learn silence first.
+        "window_seconds": 2.0,
         "lr": 4e-3,
         "schedule": "cosine",
         "warmup": 50,

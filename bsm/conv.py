@@ -132,15 +132,8 @@ def _pieces(x: Tensor) -> Iterator[tuple[slice, int, int]]:
 def _reads(source: Tensor, base: int, offset: int, first: int, last: int) -> tuple[slice, Tensor] | None:
     """Return which of the steps ``first`` to ``last`` read a source at ``step + offset``, and what they read.
 
-    Args:
-        source: ``(rows, steps, channels)``; its first step is number ``base`` of the sequence.
-        base: see above.
-        offset: steps from the reader to what it reads.
-        first: first reader.
-        last: one past the last reader.
-
-    Returns:
-        The readers, counted from ``first``, and the steps they read; None where all of those lie outside the source.
+    The source is ``(rows, steps, channels)``; its first step is number ``base`` of the sequence. The readers are
+    counted from ``first``. None where all that they read lies outside the source.
     """
     start, stop = max(first, base - offset), min(last, base + source.shape[1] - offset)
     if start >= stop:

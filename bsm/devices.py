@@ -11,13 +11,10 @@ from bsm.errors import InputError
 
 
 def choose_device(name: str = "auto") -> str:
-    """Return the name of a device after a check that it works.
-
-    Args:
-        name: PyTorch's name of a device, or ``auto`` for a GPU if there is one and the CPU otherwise.
+    """Return the name of a device after a check that it works; ``auto`` is a GPU if there is one, otherwise the CPU.
 
     Raises:
-        InputError: The device does not exist, or it cannot hold a tensor.
+        InputError: the device does not exist, or it cannot hold a tensor.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

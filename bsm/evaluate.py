@@ -19,7 +19,7 @@ from tqdm import tqdm
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.inference import check_channels, separate
-from bsm.metrics import bleedless_fullness, csdr_frames, ideal_ratio_mask, si_sdr, usdr
+from bsm.metrics import bleedless_fullness, csdr_frames, ideal_ratio_mask, median, si_sdr, usdr
 from bsm.model import BSMamba2
 
 log = logging.getLogger(__name__)
@@ -64,22 +64,17 @@ def fitting(tracks: Sequence[Track], channels: int, skipped: dict[str, str] | No
 
 
 def score(reference: np.ndarray, estimate: np.ndarray, rate: int) -> dict[str, Any]:
-    """Score one estimate.
-
-    Args:
-        reference: the true vocals, ``(channels, samples)``.
-        estimate: the estimated vocals, of the same shape.
-        rate: of both, Hz.
+    """Score an estimate of the vocals ``reference``, both ``(channels, samples)`` at ``rate`` Hz.
 
     Returns:
         All of :data:`METRICS`, and ``csdr_frames``, the per-second values whose median is the cSDR. An undefined score,
         such as the cSDR of a track without vocals, is NaN.
     """
-    frames = np.asarray(csdr_frames(reference, estimate, rate))
+    frames = csdr_frames(reference, estimate, rate)
     bleedless, fullness = bleedless_fullness(reference, estimate, rate)
     return {
         "usdr": usdr(reference, estimate),
-        "csdr": float(np.nanmedian(frames)) if not np.isnan(frames).all() else float("nan"),
+        "csdr": median(frames),
         "si_sdr": si_sdr(reference, estimate),
         "bleedless": bleedless,
         "fullness": fullness,
@@ -109,9 +104,9 @@ def evaluate(
         One record per track and separator, in that order: ``track``, ``separator`` and the scores of :func:`score`.
 
     Raises:
-        InputError: A track cannot be separated, a scoring process died or cannot start, or the journal cannot be read
+        InputError: a track cannot be separated, a scoring process died or cannot start, or the journal cannot be read
             or written or holds the scores of other settings.
-        OSError: The journal's folder cannot be made.
+        OSError: the journal's folder cannot be made.
     """
     done: dict[tuple[str, str], dict[str, Any]] = {}
     if journal:
@@ -178,8 +173,8 @@ def _finished(waiting: dict[Future, dict[str, str]], most: int) -> Iterator[dict
 class Journal:
     """Keep scores in a file as they are computed, so that a stopped evaluation can resume.
 
-    The file has JSON lines: first the settings, then one record per line. Undefined values stay NaN: Python
-    reads it, but strict JSON lacks it. A last line that was cut short is scored again.
+    The file has JSON lines: first the settings, then one record per line. NaN stays NaN: Python reads it, but strict
+    JSON lacks it. A last line that was cut short is scored again.
 
     Args:
         path: the file. The first record creates it.

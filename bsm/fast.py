@@ -80,10 +80,8 @@ def mix(dual_path: DualPath, x: Tensor) -> None:
 def apply_block(block: nn.Module, x: Tensor, report: Callable[[float], None] = lambda _: None) -> None:
     """Replace ``(batch, rows, length, dim)``, a view or not, by the block's result along the length.
 
-    Args:
-        block: maps ``(rows, length, dim)`` to the same shape, row by row.
-        x: input and output.
-        report: called with the share of the rows that each slab finished.
+    The block maps ``(rows, length, dim)`` to the same shape, row by row. ``report`` is called with the share of the
+    rows that each slab finished.
     """
     if isinstance(block, nn.Identity):
         report(1)
@@ -114,11 +112,11 @@ def folded(block: nn.Module, rows: int) -> Callable[[Tensor], Tensor]:
 
     A direction's result is ``s (y W^T) + x`` with one number ``s`` per step, the norm's divisor. With ``P`` the
     projection's weights for that direction, ``proj(cat(...)) + x`` is the sum over directions of ``s (y (P W)^T)``,
-    plus ``x (I + sum of P)^T + bias``.
+    plus
+    ``x (I + sum of P)^T + bias``. A block of another design, or in half precision, is returned as it is.
 
     Args:
-        block: a :class:`~bsm.mamba2.BiMamba2Block` of the paper's design in full precision is folded; any other block,
-            and half precision, is returned as it is.
+        block: to compute.
         rows: vectors per call, see :func:`linear`.
     """
     if not isinstance(block, BiMamba2Block) or block.directions != "separate" or block.merge != "concat":

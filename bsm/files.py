@@ -27,9 +27,8 @@ TEMPORARY = ".bsm-"
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path in the same folder, with the same suffix; it becomes ``path`` if the block succeeds.
 
-    Makes missing parent folders. Writes through a symbolic link. The content reaches the disk before the name does: a
-    crash leaves the old file or the new one. If the block fails, the temporary file is deleted. Its name is short,
-    because ``path`` may be as long as the file system allows.
+    Makes missing parent folders, and writes through a symbolic link. The content reaches the disk before the name does:
+    a crash leaves the old file or the new one. If the block fails, the temporary file is deleted.
 
     Raises:
         InputError: a folder cannot be made, the path is a pipe or a device, or the file cannot be written.
@@ -64,9 +63,6 @@ def write_text(path: str | os.PathLike, text: str) -> Path:
     """Write a text file in UTF-8 through :func:`replacing`; return its path.
 
     Bytes of file names that are not UTF-8 are written as ``\\udc..``, as in JSON.
-
-    Raises:
-        InputError: the file cannot be written.
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -116,12 +112,8 @@ def real(path: Path) -> Path:
 def alone(lock: Path, busy: str) -> Iterator[None]:
     """Hold a lock file during the block; the system releases it when this process ends, however it ends.
 
-    The lock belongs to this process alone: a child that outlives it does not hold it. The file stays, because a process
-    that has opened a deleted one would hold a lock that no other process sees.
-
-    Args:
-        lock: the file; missing folders are made.
-        busy: what another process does if it holds the lock, such as "another process trains here".
+    A child that outlives the process does not hold it. The file stays: a process that has opened a deleted one would
+    hold a lock that no other process sees. ``busy`` says what the holder does, such as "another process trains here".
 
     Raises:
         InputError: another process holds the lock.
@@ -151,9 +143,8 @@ def sha256(path: str | os.PathLike) -> str:
 def content_checksum(path: Path) -> str:
     """Return a checksum of an audio file's content, 16 hexadecimal digits, without reading all of a large file.
 
-    Skips the first 128 bytes: a WAV file of floating-point samples holds the time of writing there. Reads the rest of a
-    file of at most 16 MiB. Of a larger file, it reads the size and 16 blocks of 256 KiB, evenly spread. It detects
-    another recording or another processing, but may miss a short edit between the blocks.
+    Skips the first 128 bytes: a WAV file of floating-point samples holds the time of writing there. Of a file above 16
+    MiB, it reads the size and 16 blocks of 256 KiB. So it may miss a short edit, but no other recording or processing.
 
     Raises:
         InputError: the file cannot be read.

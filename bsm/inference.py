@@ -48,9 +48,9 @@ def separate(
         window: length of the model's input, s; the last window is padded with zeros. A window above :data:`PADDED` is
             shortened to the recording.
         hop: time between the starts of windows, s; default: no overlap, as in the author's code. Overlapping windows
-            are cross-faded.
-        whole: process the recording in one pass, without windows. Memory grows with its length; at paper size the
-            features take about 6.5 MB per second of stereo.
+            are
+            cross-faded.
+        whole: process the recording in one pass. At paper size that takes about 6.5 MB per second of stereo.
         batch_size: windows per forward pass; changes the result only by rounding.
         progress: show a progress bar; a string is its label.
 
@@ -60,7 +60,8 @@ def separate(
     Raises:
         InputError: the mixture has no samples, values that are not finite, or a number of channels that
             :func:`check_channels` refuses; the window or hop is out of range; the model has half precision; the memory
-            is too small; or the estimate is not finite.
+                is
+            too small; or the estimate is not finite.
     """
     mixture = torch.as_tensor(mixture, dtype=torch.float32)
     if mixture.ndim != 2 or 0 in mixture.shape:
@@ -127,8 +128,7 @@ def check_channels(channels: int, wanted: int, name: str | Path = "the recording
 def _to_model_channels(wave: Tensor, wanted: int) -> Tensor:
     """Arrange ``(channels, samples)`` as a batch ``(b, wanted, samples)``.
 
-    A mono model processes each channel as one item of the batch; any other model gets a mono recording in each of its
-    channels.
+    A mono model gets each channel as one item; any other model gets a mono recording in each of its channels.
     """
     channels = wave.shape[0]
     if channels == wanted:
@@ -195,8 +195,8 @@ def _progress(model: nn.Module, passes: int, shown: bool | str) -> Iterator[None
 def find_songs(places: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Find the songs among files and folders. A folder's songs are the audio files directly inside it.
 
-    In folders, skips hidden files and earlier outputs: ``<song>.vocals.wav`` and ``<song>.accompaniment.wav`` of a song
-    in the same folder. Logs the outputs that it skips. A file in ``places`` is always a song.
+    In folders, skips hidden files and earlier outputs of a song in the same folder, and logs these outputs. A file in
+    ``places`` is always a song.
 
     Returns:
         The songs, each once; and the audio and video files in folders that cannot be read. The log names the latter.
@@ -243,8 +243,8 @@ def plan_outputs(
         skip_existing: skip songs both of whose outputs exist, and log how many.
 
     Raises:
-        InputError: a song is missing, damaged by its header, or not audio; two songs have the same outputs; an output
-            is one of the songs, or exists without ``overwrite``, or cannot be written.
+        InputError: a song cannot be read; two songs have the same outputs; an output is one of the songs, or exists
+            without ``overwrite``, or cannot be written.
     """
     targets: dict[Path, list[Path]] = {}
     song_of: dict[Path, Path] = {}
@@ -294,7 +294,7 @@ def separate_file(
         The gain in dB, 0 or below.
 
     Raises:
-        InputError: the song cannot be read or separated, or an output cannot be written. The message names the file.
+        InputError: the song cannot be read or separated, or an output cannot be written.
     """
     mixture, rate = audio.read(song)
     try:

@@ -21,15 +21,10 @@ BLOCK_SAMPLES = 1 << 18  # of frames transformed together on a CPU, so that ever
 
 
 def bsmamba2_loss(estimate: Tensor, target: Tensor, config: LossConfig = LossConfig()) -> Tensor:  # noqa: B008 (frozen)
-    """Compute the training loss of an estimate, a scalar.
-
-    Args:
-        estimate: waveforms, ``(..., samples)``.
-        target: the true waveforms, same shape.
-        config: the loss; the default is the paper's.
+    """Compute the training loss of estimated waveforms ``(..., samples)``, a scalar; the default is the paper's.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: the shapes differ.
     """
     together: dict[int, tuple[int, ...]] = {}  # windows by transform length
     for window in config.windows:

@@ -50,13 +50,7 @@ class SplitLinear(nn.Linear):
 
 
 class CausalConv1d(nn.Conv1d):
-    """Apply :func:`bsm.conv.causal_conv` to ``(batch, length, channels)``, one filter per channel.
-
-    Args:
-        channels: in and out.
-        taps: steps that one output sees.
-        reverse: look at later steps instead of earlier ones.
-    """
+    """Apply :func:`bsm.conv.causal_conv` to ``(batch, length, channels)``, one filter of ``taps`` steps per channel."""
 
     def __init__(self, channels: int, taps: int, *, reverse: bool = False) -> None:
         super().__init__(channels, channels, taps, groups=channels)
@@ -85,14 +79,7 @@ class Scan(nn.Module):
 class Mamba2(nn.Module):
     """Mix a sequence ``(batch, length, dim)`` along its length with one Mamba-2 mixer.
 
-    Args:
-        dim: features in and out.
-        d_state: state size N.
-        headdim: channels per head P.
-        expand: inner channels as a multiple E of ``dim``.
-        d_conv: taps of the causal convolution.
-        reverse: run from the last step to the first.
-        backend: scan backend, see :func:`bsm.scan.scan`.
+    The sizes are those of :class:`bsm.config.ModelConfig`; ``reverse`` runs from the last step to the first.
     """
 
     def __init__(
@@ -126,8 +113,7 @@ class Mamba2(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise as the official code does: dt log-uniform, A uniform.
 
-        The official code divides ``out_proj`` by the root of the number of layers. The author initialises each block
-        as a model of one layer, so that root is 1.
+        No depth rescaling of ``out_proj``: the author initialises each block as a model of one layer.
         """
         low, high = (math.log(v) for v in DT_RANGE)
         dt = torch.exp(low + (high - low) * torch.rand_like(self.dt_bias)).clamp_min(1e-4)
@@ -172,12 +158,8 @@ class Direction(nn.Module):
 class BiMamba2Block(nn.Module):
     """Run two mixers, forwards and backwards; concatenate, project and add the block's input.
 
-    Args:
-        dim: features in and out.
-        directions: ``separate`` mixers (the author's); or, for the ablations, one mixer ``shared`` by both directions,
-            or ``forward`` alone.
-        merge: ``concat`` (the author's); or, for the ablations, the ``mean`` of both directions.
-        mixer: arguments of :class:`Mamba2`.
+    The defaults are the author's. For the ablations, ``directions`` may be ``shared`` (one mixer for both) or
+    ``forward`` (alone), and ``merge`` the ``mean`` of both directions. ``mixer`` has the arguments of :class:`Mamba2`.
     """
 
     def __init__(self, dim: int, *, directions: str = "separate", merge: str = "concat", **mixer: Any) -> None:

@@ -14,13 +14,10 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's names of these settings, from mal
 
 @cache
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed memory for the next array of this process, instead of returning it to the system.
+    """Tell glibc to keep freed memory for the next array of this process; return whether it was set.
 
-    By default it returns large blocks at once, and the system clears each page that comes back. In a training step on
-    a CPU, that takes about a tenth of the time. The setting lasts as long as the process and is logged once.
-
-    Returns:
-        Whether it was set; other C libraries have no such setting.
+    By default it returns large blocks to the system at once, and the system clears each page that comes back. In a
+    training step on a CPU, that takes about a tenth of the time. Other C libraries have no such setting.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -26,26 +26,21 @@ MEL_AMIN, MEL_RANGE = 1e-10, 80.0  # smallest magnitude; dB below a signal's max
 
 
 def usdr(reference: Audio, estimate: Audio) -> float:
-    """Compute the signal-to-distortion ratio of a whole track, in float64.
+    """Compute the signal-to-distortion ratio of a whole track in dB, in float64.
 
     ``10 log10((sum s^2 + 1e-7) / (sum (s - s')^2 + 1e-7))`` over all samples and channels, as in the author's code and
     the Music Demixing Challenge. A silent reference gives a finite, very low value unless the estimate is silent too.
-
-    Returns:
-        The ratio in dB.
     """
     s, e = _pair(reference, estimate)
     return _db(np.sum(s**2) + 1e-7, np.sum((s - e) ** 2) + 1e-7)
 
 
 def si_sdr(reference: Audio, estimate: Audio) -> float:
-    """Compute the scale-invariant signal-to-distortion ratio of a whole track (Le Roux et al., 2019), in float64.
+    """Compute the scale-invariant signal-to-distortion ratio of a whole track in dB (Le Roux et al., 2019), in float64.
 
     One factor for all channels scales the reference to fit the estimate best. The mean is not removed. A perfect
-    estimate gives a large finite value.
-
-    Returns:
-        The ratio in dB; NaN if the reference or the estimate is silent throughout, because then no scale fits.
+    estimate gives a large finite value. It is NaN if reference or estimate is silent throughout, because then no scale
+    fits.
     """
     s, e = _pair(reference, estimate)
     if not s.any() or not e.any():
@@ -56,69 +51,54 @@ def si_sdr(reference: Audio, estimate: Audio) -> float:
 
 
 def level(reference: Audio, estimate: Audio) -> float:
-    """Return the level of an estimate relative to its reference, over all samples and channels.
+    """Return the level of an estimate relative to its reference in dB, over all samples and channels.
 
-    An estimate that is too quiet hides in uSDR, where silence scores 0 dB, and not here.
-
-    Returns:
-        dB; minus infinity for a silent estimate, NaN for a silent reference.
-
-    Raises:
-        ValueError: The shapes differ.
+    An estimate that is too quiet hides in uSDR, where silence scores 0 dB, and not here. The level is minus infinity
+    for a silent estimate, and NaN for a silent reference.
     """
     s, e = _pair(reference, estimate)
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(10 * np.log10(np.square(e).sum() / np.square(s).sum())) if s.any() else float("nan")
 
 
-def csdr(reference: Audio, estimate: Audio, rate: int, *, window: float = 1.0, hop: float = 1.0) -> float:
-    """Compute the chunk SDR of a track: the median of :func:`csdr_frames` over the windows with a value.
+def csdr(reference: Audio, estimate: Audio, rate: int) -> float:
+    """Compute the chunk SDR of a track in dB: the median of :func:`csdr_frames` over the seconds with a value.
 
-    Returns:
-        The median in dB; NaN if no window has a value, infinity if most windows are exact.
-
-    Raises: as :func:`csdr_frames`.
+    It is NaN if no second has a value, and infinity if most are exact.
     """
-    frames = csdr_frames(reference, estimate, rate, window=window, hop=hop)
+    return median(csdr_frames(reference, estimate, rate))
+
+
+def median(frames: np.ndarray) -> float:
+    """Return the median of the values that are not NaN; NaN if there are none."""
     return float(np.nanmedian(frames)) if not np.isnan(frames).all() else float("nan")
 
 
-def csdr_frames(reference: Audio, estimate: Audio, rate: int, *, window: float = 1.0, hop: float = 1.0) -> np.ndarray:
-    """Compute the SDR of each window by museval's BSS Eval v4 (Stöter, Liutkus and Ito, 2018), for a single source.
+def csdr_frames(reference: Audio, estimate: Audio, rate: int) -> np.ndarray:
+    """Compute the SDR of each second by museval's BSS Eval v4 (Stöter, Liutkus and Ito, 2018), for a single source.
 
-    museval gives NaN for a window in which the reference *or the estimate* is silent. It refuses a track in which
-    either is silent throughout; here such a track has NaN in every window. A plain ratio would give 0 dB to an estimate
-    of exact zeros, but here it drops out: compare :func:`usdr` before trusting a model that gates its output. For
-    museval, "silent" means that the channels sum to zero. This includes a signal in antiphase. Samples after the last
-    whole window are not scored. A track shorter than a window is one window.
-
-    Args:
-        reference: the true source.
-        estimate: the separated source.
-        rate: Hz.
-        window: length of a window, s.
-        hop: distance between windows, s.
+    museval gives NaN for a second in which the reference *or the estimate* is silent. It refuses a track in which
+    either is silent throughout; here such a track has NaN in every second. So an estimate of exact zeros drops out:
+    compare :func:`usdr` before trusting a model that gates its output. For museval, "silent" means that the channels
+    sum to zero, as they do in antiphase. Samples after the last whole second are not scored, but those of a track
+    shorter than a second are.
 
     Returns:
-        SDR in dB, (windows,); NaN for a window without a value.
+        SDR in dB, (seconds,); NaN for a second without a value.
 
     Raises:
-        ValueError: The window or the hop is shorter than a sample.
         InputError: ffmpeg is missing, and museval cannot be imported without it.
     """
     s, e = _pair(reference, estimate)
-    window_samples, hop_samples = round(window * rate), round(hop * rate)
-    if window_samples < 1 or hop_samples < 1:
-        raise ValueError(f"window {window} s and hop {hop} s must be at least one sample at {rate} Hz")
     silent = [name for name, x in (("reference", s), ("estimate", e)) if not x.sum(axis=0).any()]
     if silent:
         log.warning("cSDR is undefined: the %s is silent throughout", " and the ".join(silent))
-        return np.full(max(0, s.shape[1] - window_samples) // hop_samples + 1, np.nan)
+        return np.full(max(1, s.shape[1] // rate), np.nan)
     sdr, *_ = _museval().metrics.bss_eval(
         s.T[None],
         e.T[None],
-        window=window_samples,
-        hop=hop_samples,
+        window=rate,
+        hop=rate,
         compute_permutation=False,
         filters_len=512,
         framewise_filters=False,
@@ -130,22 +110,17 @@ def csdr_frames(reference: Audio, estimate: Audio, rate: int, *, window: float =
 def bleedless_fullness(reference: Audio, estimate: Audio, rate: int) -> tuple[float, float]:
     """Measure how free of other sounds an estimate is, and how complete, each from 0 to 100.
 
-    Both compare mel spectra in dB. The names and the definition are those of Music-Source-Separation-Training
-    (``bleed_full`` in ``metrics.py``). The author logs both with a copy of that function, but swaps reference and
-    estimate and uses the model's STFT (2048 samples, hop 441). The author's "bleedless" is therefore a fullness and
-    vice versa, and neither is comparable with these values.
+    Names and definition are those of Music-Source-Separation-Training (``bleed_full`` in ``metrics.py``), in float32.
+    The author logs both with a copy of that function, but swaps reference and estimate and uses another STFT. So the
+    author's "bleedless" is a fullness and vice versa, and neither is comparable with these values.
 
-    Each channel gives the magnitudes of an STFT (4096 samples, hop 1024, periodic Hann window, centred, zeros beyond
-    the ends). 512 mel bands cover 0 Hz to half the rate (Slaney's scale, triangles of unit area). The level of a band
-    is ``20 log10(max(x, 1e-10))``, cut 80 dB below the signal's own maximum over bands, frames and channels. It is
-    relative to 1. Of the differences ``estimate - reference``, ``bleed`` is the mean of those above 0, and ``loss`` the
-    mean size of those below 0. Either is 0 if it has no differences.
-
-    The computation is in float32, as in the original. The mel bands follow the rate; the original assumes 44.1 kHz.
+    Both compare mel spectra in dB: STFT of 4096 samples, hop 1024, centred, zeros beyond the ends; 512 bands up to half
+    the rate (the original assumes 44.1 kHz). A band's level is ``20 log10(max(x, 1e-10))``, cut 80 dB below the
+    signal's own maximum. Of the differences ``estimate - reference``, ``bleed`` is the mean of those above 0, and
+    ``loss`` the mean size of those below 0; either is 0 if it has none.
 
     Returns:
-        Bleedless, ``100 / (1 + bleed)``, and fullness, ``100 / (1 + loss)``. 100 is perfect. Both are NaN if a signal
-        is not finite.
+        Bleedless, ``100 / (1 + bleed)``, and fullness, ``100 / (1 + loss)``. Both are NaN if a signal is not finite.
     """
     pair = _pair(reference, estimate)
     if not all(np.isfinite(x).all() for x in pair):
@@ -177,7 +152,7 @@ def _mel_bands(rate: int) -> np.ndarray:
     """Return the weights of the mel bands, float32 (bands, bins): triangles of unit area over frequency.
 
     Slaney's scale (Auditory Toolbox, 1998), librosa's default, is linear below 1 kHz with 200/3 Hz per mel. Above, it
-    is logarithmic with 27 mel per factor of 6.4. The lowest triangles hold one or two bins.
+    is logarithmic with 27 mel per factor of 6.4.
     """
     hertz_per_mel, corner, step = 200 / 3, 1000.0, np.log(6.4) / 27
     knee = corner / hertz_per_mel
@@ -190,24 +165,22 @@ def _mel_bands(rate: int) -> np.ndarray:
     return (weights * 2 / (high - low)).astype(np.float32)
 
 
-def ideal_ratio_mask(mixture: A, vocals: A, accompaniment: A, n_fft: int = 2048, hop: int = 512) -> A:
+def ideal_ratio_mask(mixture: A, vocals: A, accompaniment: A) -> A:
     """Separate with the ideal ratio mask, an upper bound for magnitude masks that needs the true sources.
 
-    In each channel, the mask ``|V| / (|V| + |A|)`` multiplies the mixture's complex spectrum. ``V`` and ``A`` are the
-    spectra of the sources. Frames are centred with zeros beyond the ends and have a Hann window.
+    In each channel, the mask ``|V| / (|V| + |A|)`` of the sources' spectra multiplies the mixture's. Frames of 2048
+    samples every 512 are centred with zeros beyond the ends and have a Hann window.
 
     Args:
         mixture: the signal to separate, (channels, samples) or (samples,).
         vocals: the true vocals, same shape.
         accompaniment: the true accompaniment, same shape.
-        n_fft: window length in samples.
-        hop: samples between frames.
 
     Returns:
         The estimated vocals, float64, an array or tensor like ``mixture``.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: the shapes differ.
     """
     if not mixture.shape == vocals.shape == accompaniment.shape:
         raise ValueError(
@@ -215,12 +188,12 @@ def ideal_ratio_mask(mixture: A, vocals: A, accompaniment: A, n_fft: int = 2048,
             f"{tuple(accompaniment.shape)} must have one shape"
         )
     signals = torch.stack([torch.as_tensor(x).detach().double() for x in (mixture, vocals, accompaniment)])
-    hann = torch.hann_window(n_fft, dtype=torch.float64, device=signals.device)
     flat = signals.reshape(-1, signals.shape[-1])  # (signals * channels, samples)
-    spectra = torch.stft(flat, n_fft, hop, window=hann, center=True, pad_mode="constant", return_complex=True)
+    hann = torch.hann_window(2048, dtype=torch.float64, device=signals.device)
+    spectra = torch.stft(flat, 2048, 512, window=hann, center=True, pad_mode="constant", return_complex=True)
     mix, v, a = spectra.unflatten(0, (3, -1))  # each (channels, bins, frames)
     mask = v.abs() / (v.abs() + a.abs()).clamp_min(torch.finfo(torch.float64).tiny)
-    estimate = torch.istft(mask * mix, n_fft, hop, window=hann, center=True, length=signals.shape[-1])
+    estimate = torch.istft(mask * mix, 2048, 512, window=hann, center=True, length=signals.shape[-1])
     estimate = estimate.reshape(mixture.shape)
     return estimate if isinstance(mixture, torch.Tensor) else estimate.numpy()
 
@@ -246,9 +219,8 @@ def _db(signal: float, distortion: float) -> float:
 
 
 def _museval() -> Any:
-    """Import museval only when it is needed: its import fails without ffmpeg."""
     try:
-        import museval
+        import museval  # late: the import fails without ffmpeg
     except RuntimeError as error:  # stempeg raises it if ffmpeg or ffprobe is missing
         raise InputError(
             "cSDR needs museval, and museval needs ffmpeg and ffprobe on the PATH: install ffmpeg"

@@ -19,6 +19,17 @@ from bsm.stft import STFT
 from bsm.time_blocks import build_time_block
 
 
+def check_mixture(mixture: Tensor, channels: int) -> int:
+    """Return the samples of a mixture ``(batch, channels, samples)``.
+
+    Raises:
+        ValueError: it has another number of dimensions or channels, or no samples.
+    """
+    if mixture.ndim != 3 or mixture.shape[1] != channels or mixture.shape[2] == 0:
+        raise ValueError(f"mixture must be (batch, channels={channels}, samples >= 1), got {tuple(mixture.shape)}")
+    return mixture.shape[2]
+
+
 class RMSNorm(nn.Module):
     """Normalise to ``x / ||x|| * sqrt(dim) * gamma``; zeros stay zeros.
 
@@ -60,11 +71,9 @@ def band_groups(sizes: list[int]) -> list[tuple[int, int]]:
 
 
 class BandSplit(nn.Module):
-    """Embed each band's bins: numbers ``(B, T, sum of sizes)`` to features ``(B, K, T, D)``.
+    """Turn the real numbers ``(B, T, sum of sizes)`` of all bands into features ``(B, K, T, D)``.
 
-    Args:
-        sizes: real numbers per band, ``2 * channels * width``.
-        dim: features D.
+    ``sizes`` are the real numbers per band, ``2 * channels * width``.
     """
 
     def __init__(self, sizes: list[int], dim: int) -> None:
@@ -85,12 +94,8 @@ class BandSplit(nn.Module):
 
 
 class MaskEstimator(nn.Module):
-    """Turn features ``(B, K, T, D)`` into the masks' numbers ``(B, T, sum of sizes)``.
-
-    Args:
-        sizes: as for :class:`BandSplit`.
-        dim: features D.
-        hidden: width of the hidden layer.
+    """Turn features ``(B, K, T, D)`` into the masks' numbers ``(B, T, sum of sizes)``, through a layer of ``hidden``
+    units.
     """
 
     def __init__(self, sizes: list[int], dim: int, hidden: int) -> None:
@@ -137,8 +142,8 @@ class DualPath(nn.Module):
     def to_rows(self, x: Tensor) -> Tensor:
         """Return what the time blocks run over: the frames of each band, so ``x`` itself.
 
-        With the ``reshaped`` time path of the unofficial implementation, memory that holds frame after frame is cut
-        into rows of T without transposing, which mixes the bands.
+        The ``reshaped`` time path of the unofficial implementation cuts memory that holds frame after frame into rows
+        of T without transposing, which mixes the bands.
         """
         return x.transpose(1, 2).reshape(x.shape) if self.reshaped else x
 
@@ -162,24 +167,18 @@ class BSMamba2(nn.Module):
         self.mask_estimator = MaskEstimator(sizes, config.dim, config.dim * config.mask_expansion)
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """Estimate the vocals of a mixture of any length >= 1.
+        """Estimate the vocals of a mixture ``(batch, channels, samples)`` of any length >= 1 at ``config.sample_rate``.
 
         Without gradients, :mod:`bsm.fast` computes the same in less time and memory.
-
-        Args:
-            mixture: ``(batch, channels, samples)`` at ``config.sample_rate``.
 
         Raises:
             ValueError: ``mixture`` has another number of dimensions or channels, or no samples.
         """
-        if mixture.ndim != 3 or mixture.shape[1] != self.config.channels or mixture.shape[2] == 0:
-            raise ValueError(
-                f"mixture must be (batch, channels={self.config.channels}, samples >= 1), got {tuple(mixture.shape)}"
-            )
+        samples = check_mixture(mixture, self.config.channels)
         heard = mixture.mean(1, keepdim=True) if self.config.mono else mixture
         if torch.is_grad_enabled():
             spec = self.stft(heard)  # (B, C, F, T)
-            estimate = self.stft.inverse(self.apply_mask(spec, self.mask(spec)), mixture.shape[2])
+            estimate = self.stft.inverse(self.apply_mask(spec, self.mask(spec)), samples)
         else:
             estimate = fast.separate(self, heard)
         return estimate.expand_as(mixture)
@@ -205,10 +204,8 @@ class BSMamba2(nn.Module):
         return torch.view_as_complex(mask).permute(0, 3, 2, 1)
 
     def apply_mask(self, spec: Tensor, mask: Tensor) -> Tensor:
-        """Multiply a spectrogram by its mask.
-
-        The mask is one complex, unbounded factor. With ``config.mask`` ``real``, its two parts are bounded factors of
-        the spectrogram's real and imaginary part.
+        """Multiply a spectrogram by its mask: one complex, unbounded factor; or, with ``config.mask`` ``real``, two
+        factors, of the spectrogram's real and imaginary part.
         """
         if self.config.mask == "real":
             return torch.complex(spec.real * mask.real, spec.imag * mask.imag)

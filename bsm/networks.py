@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from torch import nn
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
 
 from bsm.baseline import BSRoformer, RoformerConfig
 from bsm.config import TIME_BLOCKS, ModelConfig
-from bsm.errors import InputError
+from bsm.errors import InputError, known
 from bsm.model import BSMamba2
 
 NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
@@ -34,8 +39,7 @@ def network_config(name: str, config: ModelConfig) -> ModelConfig | RoformerConf
     """
     if name in TIME_BLOCKS:
         return config.replace(time_block=name)
-    _check(name)
-    return config if name == "bsmamba2" else RoformerConfig.matched(config)
+    return config if known("network", name, NETWORKS) == "bsmamba2" else RoformerConfig.matched(config)
 
 
 def read_config(name: str, values: dict) -> ModelConfig | RoformerConfig:
@@ -44,8 +48,7 @@ def read_config(name: str, values: dict) -> ModelConfig | RoformerConfig:
     Raises:
         InputError: ``name`` is no network, or ``values`` has a setting that the configuration lacks.
     """
-    _check(name)
-    return NETWORKS[name][0].from_dict(values)
+    return NETWORKS[known("network", name, NETWORKS)][0].from_dict(values)
 
 
 def build(config: ModelConfig | RoformerConfig) -> nn.Module:
@@ -57,12 +60,36 @@ def build(config: ModelConfig | RoformerConfig) -> nn.Module:
     return NETWORKS[network_name(config)][1](config)
 
 
+def from_factory(name: str, mixture: Tensor) -> nn.Module:
+    """Build a network of anyone's, and check that it separates.
+
+    Args:
+        name: ``package.module:name`` of a callable without arguments that returns the network. The working directory
+            is searched, too.
+        mixture: ``(batch, channels, samples)``; the network must return the same shape.
+
+    Raises:
+        InputError: There is no such callable, it fails, or it returns something else than a network of that shape.
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise InputError(f"{name!r} names no network; write package.module:name, where name() returns a torch Module")
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        network = getattr(import_module(module), attribute)()
+        with torch.no_grad():
+            shape = tuple(network.eval()(mixture).shape)
+    except Exception as error:  # foreign code may raise anything
+        raise InputError(f"{name}: cannot build and call it ({type(error).__name__}: {error})") from error
+    finally:
+        sys.path.remove(folder)
+    if shape != tuple(mixture.shape):
+        raise InputError(f"{name}: returns shape {shape} for a mixture of {tuple(mixture.shape)}; the same is wanted")
+    return network
+
+
 def blocks(model: nn.Module) -> list[nn.Module]:
     """Return a network's time and band blocks, in the order in which they are computed."""
     layers = model.network.layers if isinstance(model, BSRoformer) else model.dual_path.layers
     return [block for layer in layers for block in layer]
-
-
-def _check(name: str) -> None:
-    if name not in NETWORKS:
-        raise InputError(f"there is no network {name!r}; choose one of: {', '.join(NETWORKS)}")

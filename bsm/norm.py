@@ -19,14 +19,9 @@ class RMSNorm(nn.RMSNorm):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Return ``x / sqrt(mean(x^2) + eps) * weight``; the mean is over the last axis.
+    """Return ``x / sqrt(mean(x^2) + eps) * weight``, the mean over the last axis of ``(..., channels)``.
 
     On a CPU in full precision, the gradient comes from a formula of its own, in fewer passes over memory.
-
-    Args:
-        x: ``(..., channels)``.
-        weight: ``(channels,)``.
-        eps: added to the mean square.
     """
     if _has_formula(x, weight):
         return _RMSNorm.apply(x, weight, eps)
@@ -34,14 +29,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def gated_rms_norm(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Return :func:`rms_norm` of ``y * silu(z)``.
-
-    Args:
-        y: ``(..., channels)``.
-        z: the gate, same shape.
-        weight: ``(channels,)``.
-        eps: added to the mean square.
-    """
+    """Return :func:`rms_norm` of ``y * silu(z)``; ``y`` and the gate ``z`` are ``(..., channels)``."""
     if _has_formula(y, z, weight):
         return _GatedRMSNorm.apply(y, z, weight, eps)
     return F.rms_norm(y * F.silu(z), y.shape[-1:], weight, eps)

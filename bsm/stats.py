@@ -11,6 +11,7 @@ import scipy.stats
 
 Values = Sequence[float | None] | np.ndarray
 SAME = "no difference seen"
+CONFIDENCE = 0.95  # of every interval
 FEWEST = 5
 """Clusters on each side below which :func:`crossed_interval` gives no interval; rounds below which :func:`of_rounds`
 gives the range."""
@@ -20,29 +21,17 @@ NAN = float("nan")
 
 
 class Interval(NamedTuple):
-    """A statistic and its confidence interval.
+    """A statistic and its confidence interval."""
 
-    Attributes:
-        estimate: the statistic of the values; NaN without values.
-        low: lower end; NaN with too few values.
-        high: upper end; NaN with too few values.
-        n: values used.
-        dropped: values left out because they were NaN.
-        method: ``BCa`` or ``percentile``, with ``, t`` where a t interval is held as well; ``range`` (least and largest
-            value) or ``none``.
-        clusters: effective number of independent clusters, ``(sum w)^2 / sum w^2`` of their weights ``w`` (Kish, 1965);
-            of the smaller side where two are compared.
-        p: two-sided p value of the hypothesis that the statistic is 0, for :func:`holm`.
-    """
-
-    estimate: float
-    low: float
-    high: float
-    n: int
-    dropped: int
-    method: str
+    estimate: float  # NaN without values
+    low: float  # NaN with too few values
+    high: float  # NaN with too few values
+    n: int  # values used
+    dropped: int  # values left out because they were NaN
+    method: str  # BCa or percentile, with ", t" where a t interval is held as well; range (least to largest) or none
+    # Effective number of clusters, (sum w)^2 / sum w^2 of their weights w (Kish, 1965); of the smaller side.
     clusters: float = NAN
-    p: float = NAN
+    p: float = NAN  # two-sided, of the hypothesis that the statistic is 0; for holm
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
@@ -63,10 +52,7 @@ def interval_text(low: float, high: float, digits: int = 2) -> str:
 def interval_words(interval: Interval, unit: str = "", digits: int | None = None) -> str:
     """Write an estimate with its interval: ``20.9x [19.1, 23.3]``; without the interval where there is none.
 
-    Args:
-        interval: what to write.
-        unit: after the estimate, such as ``x`` or `` dB``.
-        digits: decimals; by default one from 10 on, two below.
+    ``unit`` follows the estimate, such as ``x`` or `` dB``. By default there is one decimal from 10 on, and two below.
     """
     digits = (1 if abs(interval.estimate) >= 10 else 2) if digits is None else digits
     estimate, low, high = (round(value, digits) + 0.0 for value in interval[:3])  # no negative zero
@@ -108,28 +94,17 @@ def bootstrap_interval(
     values: Values,
     statistic: Callable[..., Any] = np.mean,
     *,
-    confidence: float = 0.95,
     resamples: int = 10_000,
-    seed: int = 0,
 ) -> Interval:
-    """Bootstrap a confidence interval of a statistic.
+    """Bootstrap a confidence interval of a statistic of one value per track; NaN and None are dropped and counted.
 
     Bias-corrected and accelerated (BCa; Efron, 1987). Where its corrections do not exist, as when all values are equal
     or the median hardly moves between resamples, the percentile interval is given instead. The interval of a mean of
-    fewer than :data:`FEW` values is widened to hold the t interval: of five normal values a bootstrap covers 82 %.
-
-    Args:
-        values: one value per track; NaN and None are dropped and counted.
-        statistic: of one sample, such as :func:`numpy.mean` or :func:`numpy.median`.
-        confidence: probability that the interval aims to cover.
-        resamples: resamples drawn.
-        seed: makes the interval repeatable.
-
-    Returns:
-        The statistic and its interval; the ends are NaN with fewer than two values.
+    fewer than :data:`FEW` values is widened to hold the t interval: of five normal values a bootstrap covers 82 %. The
+    ends are NaN with fewer than two values.
 
     Raises:
-        ValueError: values that are not one-dimensional.
+        ValueError: the values are not one-dimensional.
     """
     sample = np.asarray(values, dtype=float)
     if sample.ndim != 1:
@@ -145,26 +120,26 @@ def bootstrap_interval(
             low, high = scipy.stats.bootstrap(
                 (kept,),
                 statistic,
-                confidence_level=confidence,
+                confidence_level=CONFIDENCE,
                 n_resamples=resamples,
                 batch=max(1, 10_000_000 // n),  # bounds the memory of many tracks
                 method=method,
-                rng=np.random.default_rng(seed),
+                rng=np.random.default_rng(0),
             ).confidence_interval
         if np.isfinite(low) and np.isfinite(high):
             break
     if statistic is not np.mean:
         return Interval(estimate, float(low), float(high), n, dropped, method, n)
-    reach, p = _student(estimate, kept.std(ddof=1) / np.sqrt(n), n - 1, confidence)
+    reach, p = _student(estimate, kept.std(ddof=1) / np.sqrt(n), n - 1)
     if n >= FEW:
         return Interval(estimate, float(low), float(high), n, dropped, method, n, p)
     low, high = min(low, estimate - reach), max(high, estimate + reach)
     return Interval(estimate, float(low), float(high), n, dropped, f"{method}, t", n, p)
 
 
-def _student(estimate: float, error: float, freedom: float, confidence: float) -> tuple[float, float]:
+def _student(estimate: float, error: float, freedom: float) -> tuple[float, float]:
     """Return half of a t interval's width, and the p value of the hypothesis that the true value is 0."""
-    reach = scipy.stats.t.ppf((1 + confidence) / 2, freedom) * error
+    reach = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * error
     return reach, float(2 * scipy.stats.t.sf(abs(estimate) / error, freedom)) if error else float(estimate == 0)
 
 
@@ -185,14 +160,15 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> Interval:
     return of_rounds(np.divide(slow, fast))
 
 
-def summary(values: Values, *, confidence: float = 0.95, seed: int = 0) -> dict[str, float]:
-    """Summarise one value per track.
+def summary(values: Values) -> dict[str, float]:
+    """Summarise one value per track, of which NaN and None are dropped.
 
     Returns:
-        ``n`` and ``dropped`` (NaN or None), ``mean``, ``median``, ``std`` (of the sample, n - 1), and the bootstrap
-        interval of the mean, ``low`` and ``high``; NaN where too few values are left.
+        ``n``, ``dropped``, ``mean``, ``median``, ``std`` (of the sample, n - 1), and the bootstrap interval of the
+            mean,
+        ``low`` and ``high``; NaN where too few values are left.
     """
-    interval = bootstrap_interval(values, confidence=confidence, seed=seed)
+    interval = bootstrap_interval(values)
     kept = np.asarray(values, dtype=float)
     kept = kept[~np.isnan(kept)]
     return {
@@ -206,9 +182,7 @@ def summary(values: Values, *, confidence: float = 0.95, seed: int = 0) -> dict[
     }
 
 
-def paired_difference(
-    a: Values, b: Values, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> Interval:
+def paired_difference(a: Values, b: Values) -> Interval:
     """Bootstrap the mean of ``a - b`` over pairs, such as two models' scores on the same tracks.
 
     A pair with a NaN or None on either side is dropped and counted.
@@ -219,7 +193,7 @@ def paired_difference(
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if first.shape != second.shape:
         raise ValueError(f"pairs need equal lengths, not {first.shape} and {second.shape}")
-    return bootstrap_interval(first - second, confidence=confidence, resamples=resamples, seed=seed)
+    return bootstrap_interval(first - second)
 
 
 def crossed_interval(
@@ -227,35 +201,29 @@ def crossed_interval(
     clusters: Sequence[Any] | None = None,
     *,
     against: Sequence[bool] | None = None,
-    confidence: float = 0.95,
     resamples: int = 10_000,
-    seed: int = 0,
 ) -> Interval:
     """Estimate a mean over songs under training seeds, both drawn independently; or over parts of songs.
 
-    The pigeonhole bootstrap (Owen, 2007), percentile interval: it covers the luck of a training as well as that of the
+    The pigeonhole bootstrap (Owen, 2007), percentile interval, covers the luck of a training as well as that of the
     songs. Of few songs or few seeds it draws too little variety: of 5 songs it covers 82 % and not 95, of three
-    trainings 74 %. The interval is widened, therefore, to hold two t intervals: that of the songs, from their
-    contributions to the mean (linearised variance, one degree of freedom less than effective clusters), and with
-    several seeds that of the seeds' own means. Values that belong together, such as the regions of one song or the
-    clips of one singer, are drawn together, for they are more alike than independent ones would be; each value weighs
-    the same.
+    trainings 74 %. So the interval is widened to hold two t intervals: that of the songs, from their contributions to
+    the mean (linearised variance, one degree of freedom less than effective clusters), and with several seeds that of
+    the seeds' own means. Values that belong together, such as the regions of one song or the clips of one singer, are
+    drawn together; each value weighs the same.
 
     Args:
         values: (songs or their parts, seeds). Rows with a NaN or None are dropped, all their values counted.
         clusters: the song or singer of each row; by default every row is one of its own.
         against: marks rows whose mean is taken from that of the others.
-        confidence: probability that the interval aims to cover.
-        resamples: resamples drawn. One that misses all songs of a side counts as infinite at both ends.
-        seed: makes the interval repeatable.
 
     Returns:
         The mean, or difference of means, and its interval. ``n`` counts values. The ends are NaN with fewer than
-        :data:`FEWEST` clusters on a side, of which a bootstrap would cover far less than it says (one song against
-        nine: 41 %).
+        :data:`FEWEST` clusters on a side (of one song against nine, a bootstrap would cover 41 %), and infinite where
+        resamples miss all songs of a side.
 
     Raises:
-        ValueError: values that are not two-dimensional, or another number of rows in ``clusters`` or ``against``.
+        ValueError: the values are not two-dimensional, or ``clusters`` or ``against`` has another number of rows.
     """
     table = np.asarray(values, dtype=float)
     if table.ndim != 2:
@@ -272,7 +240,7 @@ def crossed_interval(
         return Interval(NAN, NAN, NAN, n, dropped, "none")
     _, place = np.unique(owners[whole], return_inverse=True)
     songs = place.max() + 1
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     # How often each song and seed is drawn: sums and counts of a resample are linear in the one, its mean in the other.
     drawn, lucky = (rng.multinomial(size, np.full(size, 1 / size), resamples) for size in (songs, seeds))
     own, found, shares, effective, fewest = 0.0, 0.0, 0.0, np.inf, songs
@@ -291,7 +259,7 @@ def crossed_interval(
     if fewest < FEWEST:
         return Interval(estimate, NAN, NAN, n, dropped, "none", float(effective))
     missed = np.isnan(found)
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
     ends = [
         np.quantile(np.where(missed, end, found), tail, method="inverted_cdf")
         for end, tail in zip((-np.inf, np.inf), tails, strict=True)
@@ -303,7 +271,7 @@ def crossed_interval(
     if seeds > 1:
         spreads.append((own.std(ddof=1) / np.sqrt(seeds), seeds - 1))
     for error, freedom in spreads:
-        reach, p = _student(estimate, error, freedom, confidence)
+        reach, p = _student(estimate, error, freedom)
         ends = [min(ends[0], estimate - reach), max(ends[1], estimate + reach)]
         p_values.append(p)
     low, high = map(float, ends)

@@ -77,13 +77,11 @@ class Attention(nn.Module):
 class AttentionBlock(nn.Module):
     """Multi-head softmax attention over all frames, then a feed-forward part.
 
-    Queries, keys and values pass the short convolution and SiLU of Mamba2's mixer. Without it, attention that has no
-    positions would not know the order of neighbouring frames either. The first half of the heads looks at past frames
-    in it, the second half at future ones, like the two directions of the paper's block.
+    ``rotary`` rotates queries and keys by their positions (RoFormer, Su et al. 2021).
 
-    Args:
-        config: gives ``dim``, ``headdim``, ``d_conv`` and the number of heads, which are those of one mixer.
-        rotary: rotate queries and keys by their positions (RoFormer, Su et al. 2021).
+    Queries, keys and values pass the short convolution and SiLU of Mamba2's mixer. Without it, attention that has no
+    positions would not know the order of neighbouring frames either. Half of the heads look at past frames in it, the
+    others at future ones, like the two directions of the paper's block.
     """
 
     def __init__(self, config: ModelConfig, *, rotary: bool) -> None:

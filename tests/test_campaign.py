@@ -1,6 +1,8 @@
 """A campaign: what it trains next follows from the files alone, and one training runs from end to end."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -99,6 +101,28 @@ def test_a_failure_stops_nothing_else_and_a_second_call_tries_it_again(campaign,
     assert status.loc["gap-mamba2-seed3", "done"] and not status.loc["gap-none-lr0.002", "done"]
     left = status[~status["done"]]
     assert campaign.minutes_left() == len(left) == 4  # two rates and two seeds of ``none``, a minute each
+
+
+def test_a_campaign_that_is_terminated_ends_its_trainings(tmp_path):
+    code = f"""
+import subprocess, sys
+from pathlib import Path
+from bsm.study import campaign
+def start(*_):
+    process = subprocess.Popen(["sleep", "60"])
+    print(process.pid, flush=True)
+    return process
+campaign._start = start
+file = Path({str(tmp_path / "c.yaml")!r})
+file.write_text("revision: x\\nexperiments: [{{name: a, kind: songs, arms: [baselines], seeds: [0]}}]")
+campaign.work(campaign.Campaign(file), Path({str(tmp_path / "runs" / "x")!r}), 1)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    training = int(process.stdout.readline())
+    process.terminate()
+    assert process.wait(20) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(training, 0)
 
 
 @pytest.mark.slow

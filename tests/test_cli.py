@@ -291,23 +291,14 @@ def test_six_channels_among_good_songs_are_known_before_computing(separate, tmp_
     assert tree(tmp_path) == ["a.wav", "six.wav"]
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("--threads", "0"),
-        ("--threads", "99999999999"),
-        ("--batch-size", "0"),
-        ("--device", "abacus"),
-        ("--device", "cuda:99"),
-        ("--window", "0"),
-        ("--window", "nan"),
-        ("--hop", "1e-9"),
-        ("--hop", "9"),
-    ],
-)
-def test_options_out_of_range(separate, tmp_path, option, value):
+BAD_OPTIONS = "threads 0, threads 99999999999, batch-size 0, device abacus, device cuda:99, window 0, window nan"
+
+
+@pytest.mark.parametrize("option", [*BAD_OPTIONS.split(", "), "hop 0", "hop 1e-9", "hop 9", "subtype PCM_8"])
+def test_separate_refuses_bad_options(separate, tmp_path, option):
     write_noise(tmp_path / "a.wav")
-    assert_refused(separate("a.wav", option, value), option.strip("-").partition("-")[0])
+    name, value = option.split()
+    assert_refused(separate("a.wav", f"--{name}", value), name.partition("-")[0])
     assert tree(tmp_path) == ["a.wav"]
 
 
@@ -418,17 +409,6 @@ def test_separate_before_there_are_weights(tmp_path, monkeypatch, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert "no such weights file" in line
     assert "make reproduce" in line
-
-
-@pytest.mark.parametrize(
-    "option",
-    ["hop 0", "hop 9", "window 0", "window nan", "device abacus", "threads 0", "batch-size 0", "subtype PCM_8"],
-)
-def test_separate_refuses_bad_options(separate, tmp_path, option):
-    write_noise(tmp_path / "a.wav")
-    name, value = option.split()
-    assert_refused(separate(f"--{name}", value, "a.wav"), name)
-    assert tree(tmp_path) == ["a.wav"]
 
 
 # ---- the other commands

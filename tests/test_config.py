@@ -2,7 +2,7 @@ import dataclasses
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bsm import bands
@@ -148,6 +148,7 @@ trainings = st.builds(
 )
 
 
+@settings(deadline=None)  # the first model takes long
 @given(models() | trainings)
 def test_there_and_back_through_json(config):
     values = json.loads(json.dumps(config.to_dict()))

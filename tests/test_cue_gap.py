@@ -1,14 +1,23 @@
 """The probe of memory: what its examples hold, and that its scores tell memory from chance."""
 
+import json
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from bsm import cue_gap
+from bsm.cli import cli
 from bsm.cue_gap import RATE, TRAINING, Condition, Probe, curriculum, example, score, tone, train, training_batch
+from bsm.errors import InputError
+from bsm.loss import bsmamba2_loss
+from bsm.networks import from_factory
 from bsm.study import memory
 
 PROBE = Probe()
@@ -194,17 +203,74 @@ def test_traces_follow_the_cue():
 
 def test_questions_reach_the_endpoint():
     for arm in memory.ARMS:
-        asked = memory.questions(arm, Probe(2.0))
+        changed = memory.interventions(arm, Probe(2.0))
+        asked = cue_gap.questions(Probe(2.0)) + [question for question, _ in changed]
         assert len({question.name for question in asked}) == len(asked)
         (end,) = (question for question in asked if question.examples == 400)
-        assert end.condition.gap == memory.ENDPOINT * 2.0
-        assert ("cut" in {q.change for q in asked}) == (arm not in ("none", "convolution", "bs-roformer"))
+        assert end.condition.gap == cue_gap.ENDPOINT * 2.0
+        assert ("cut" in {change for _, change in changed}) == (arm not in ("none", "convolution", "bs-roformer"))
 
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_answers_hold_every_example(swapped):
     condition = Condition(0.25, swapped=swapped)
-    question = memory.Question("q", condition, 6, None)
+    question = cue_gap.Question("q", condition, 6)
     found = memory.answer(memory.network("none", seed=0), question, PROBE)
     assert found["frames"] == round(1.75 * RATE / 256) and found["swapped"] is swapped
     assert [len(found[name]) for name in ("sdr", "target", "other")] == [6, 6, 6]
+    assert cue_gap.summary(found)["examples"] == 6
+
+
+# ---- anyone's network
+
+
+def adapter():
+    return Filter()
+
+
+def of_another_shape():
+    return nn.Conv1d(1, 2, 1)
+
+
+def test_any_network_is_trained_and_scored(tmp_path):
+    path = tmp_path / "filter.json"
+    options = ["--steps", "4", "--seed", "3", "-o", str(path)]
+    with pytest.MonkeyPatch.context() as patch:
+        few = [cue_gap.Question("gap 0.25", Condition(0.25), 4)]
+        patch.setattr(cue_gap, "questions", lambda probe: few)
+        done = CliRunner().invoke(
+            cli, ["cue-gap", "--network", f"{__name__}:adapter", *options], catch_exceptions=False
+        )
+    assert done.exit_code == 0 and "gap 0.25" in done.output
+    record = json.loads(path.read_text())
+    assert record["seed"] == 3 and record["parameters"]["arm"] == f"{__name__}:adapter"
+    assert [len(a["sdr"]) for a in record["values"]["answers"]] == [4]
+
+
+@pytest.mark.parametrize("name", ["bs_roformer", "mel_band_roformer", "Lstm"])
+def test_the_networks_of_the_docs_fit(tmp_path, monkeypatch, name):
+    """Networks that are not ours: the page's code gives a gradient to every weight that the output depends on."""
+    page = (Path(__file__).parents[1] / "docs" / "cue-gap.md").read_text()
+    (tmp_path / f"adapters_{name}.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
+    monkeypatch.chdir(tmp_path)
+    mixture, target = training_batch(0, 0, 2, PROBE, 0.5)
+    network = from_factory(f"adapters_{name}:{name}", mixture)
+    bsmamba2_loss(network.train()(mixture), target, TRAINING.loss).backward()
+    assert sum(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters()) > 5
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bsm.networks", "names no network"),
+        ("no_such_module:net", "ModuleNotFoundError"),
+        ("bsm.networks:missing", "AttributeError"),
+        ("bsm.networks:build", "TypeError"),
+        ("builtins:dict", "AttributeError"),
+        (f"{__name__}:of_another_shape", "returns shape"),
+    ],
+)
+def test_what_is_no_network_is_named(tmp_path, name, message):
+    with pytest.raises(InputError, match=message):
+        memory.benchmark(tmp_path / "a.json", name, seed=0, lr=1e-3, longest_gap=0.5, steps=2)
+    assert not (tmp_path / "a.json").exists()

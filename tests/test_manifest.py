@@ -122,12 +122,12 @@ def test_what_is_not_of_the_schema_is_named(values, match, folder):
 
 def test_not_yaml_and_not_there(folder):
     change(folder, "musdb18", splits={"test": {"songs": 1, "names_of": "nope"}})
-    with pytest.raises(InputError, match="no data set is named 'nope'"):
+    with pytest.raises(InputError, match="unknown data set 'nope'"):
         registry.load("musdb18")
     (folder / "demo.yaml").write_text("title: [\n")
     with pytest.raises(InputError, match="not YAML"):
         registry.load("demo")
-    with pytest.raises(InputError, match="no data set is named 'nope'; choose one of demo, falcon69"):
+    with pytest.raises(InputError, match="unknown data set 'nope'; choose one of demo, falcon69"):
         registry.load("nope")
     shutil.rmtree(folder)
     with pytest.raises(InputError, match="install bsm from a checkout"):

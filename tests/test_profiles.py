@@ -77,8 +77,8 @@ def test_every_backbone_of_a_profile_has_a_network(name):
 def test_a_backbone_may_be_another_time_block():
     profile = Profile.load("demo")
     assert profile.model_config("none") == profile.model_config().replace(time_block="none")
-    assert profile.run_folder(0, "none").name == "none-tiny-seed0"
-    with pytest.raises(InputError, match="no network 'nothing'"):
+    assert profile.run_folder(0, "none").name == "none-study-16k-seed0"
+    with pytest.raises(InputError, match="unknown network 'nothing'"):
         profile.model_config("nothing")
 
 

@@ -2,10 +2,13 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 import tomllib
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -34,8 +37,26 @@ def tracked() -> list[Path]:
 def test_conda_environment_equals_pyproject():
     wanted = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     pip = next(entry["pip"] for entry in wanted if isinstance(entry, dict))
-    assert pip == PROJECT["dependencies"]
+    assert pip == PROJECT["dependencies"] + PROJECT["optional-dependencies"]["study"]
     assert "ffmpeg" in wanted
+
+
+def test_a_wheel_holds_what_the_commands_read(tmp_path):
+    """Built without this checkout's environment: manifests inside, no tests, no reports."""
+    source = tmp_path / "source"  # so that nothing of an earlier build gets in
+    shutil.copytree(ROOT / "bsm", source / "bsm", symlinks=True)
+    shutil.copytree(ROOT / "data_manifest", source / "data_manifest")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    (wheel,) = tmp_path.glob("bsm-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    manifests = {f"bsm/manifests/{path.name}" for path in (ROOT / "data_manifest").glob("*.yaml")}
+    assert manifests and manifests <= set(names) and "bsm/study/report.md.j2" in names
+    assert {name.partition("/")[0] for name in names} == {"bsm", f"bsm-{bsm.__version__}.dist-info"}
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "bsm").rglob("*.py")}
+    assert modules == {name for name in names if name.endswith(".py")}
 
 
 def test_torch_of_the_makefile_lies_in_the_range():

@@ -132,7 +132,7 @@ def test_rotation_tells_distance_alone():
 
 
 def test_refusals():
-    with pytest.raises(InputError, match="time_block 'gru' is not known; choose one of mamba2, attention"):
+    with pytest.raises(InputError, match="unknown time_block 'gru'; choose one of mamba2, attention"):
         config("gru")
     with pytest.raises(InputError, match="even headdim, not 3"):
         config("attention", headdim=3)

@@ -187,13 +187,13 @@ def test_structures_that_the_author_lacks_are_not_exported(changes, tmp_path):
 
 
 def test_structures_that_do_not_exist_are_refused():
-    with pytest.raises(InputError, match="directions 'both' is not known; choose one of separate, shared, forward"):
+    with pytest.raises(InputError, match="unknown directions 'both'; choose one of separate, shared, forward"):
         ModelConfig(directions="both")
-    with pytest.raises(InputError, match="merge 'sum' is not known; choose one of concat, mean"):
+    with pytest.raises(InputError, match="unknown merge 'sum'; choose one of concat, mean"):
         ModelConfig(merge="sum")
-    with pytest.raises(InputError, match="time_path 'flat' is not known; choose one of transposed, reshaped"):
+    with pytest.raises(InputError, match="unknown time_path 'flat'; choose one of transposed, reshaped"):
         ModelConfig(time_path="flat")
-    with pytest.raises(InputError, match="mask 'ratio' is not known; choose one of complex, real"):
+    with pytest.raises(InputError, match="unknown mask 'ratio'; choose one of complex, real"):
         ModelConfig(mask="ratio")
 
 

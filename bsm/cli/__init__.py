@@ -9,15 +9,12 @@ import sys
 import click
 
 from bsm import __version__
-from bsm.cli.bench import bench
+from bsm.cli.bench import bench, plan
 from bsm.cli.claims import claims
-from bsm.cli.data import data
+from bsm.cli.data import data, weights
 from bsm.cli.models import evaluate, separate
-from bsm.cli.plan import plan
-from bsm.cli.provenance import provenance, repeat
-from bsm.cli.study import campaign, readme, study
+from bsm.cli.study import campaign, cue_gap, provenance, readme, repeat, study
 from bsm.cli.train import train
-from bsm.cli.weights import weights
 from bsm.errors import BackendUnavailable, InputError, lacks_memory
 
 
@@ -54,6 +51,11 @@ def main() -> None:
             raise
         _complain("the memory is too small for this; choose smaller sizes or lengths")
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "bsm").partition(".")[0] == "bsm":
+            raise
+        _complain(f"the package {error.name} is missing; install the study's: pip install 'bsm[study]', or make env")
+        sys.exit(2)
     except FloatingPointError as error:
         _complain(str(error))
         sys.exit(1)
@@ -67,12 +69,14 @@ def _complain(message: str, who: str = "bsm") -> None:
     click.echo(f"{who}: {' '.join(message.split())}", err=True)
 
 
-@click.group()
+@click.group(context_settings={"show_default": True})
 @click.version_option(__version__)
 def cli() -> None:
     """Separate vocals with BSMamba2, and reproduce the study of it."""
 
 
-COMMANDS = (data, train, separate, evaluate, bench, plan, study, campaign, readme, claims, provenance, repeat, weights)
+COMMANDS = (
+    data, train, separate, evaluate, cue_gap, bench, plan, study, campaign, readme, claims, provenance, repeat, weights
+)  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)

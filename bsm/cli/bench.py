@@ -1,4 +1,4 @@
-"""``bsm bench``."""
+"""``bsm bench`` and ``bsm plan``."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 
 import click
 
-from bsm.cli.options import combine, device_option, seconds
+from bsm.cli.options import COUNT, PATH, combine, device_option, seconds
 
-_preset = click.option("--preset", default="paper", show_default=True, help="Size of the network.")
+_preset = click.option("--preset", default="paper", help="Size of the network.")
 _device = device_option("cpu", ("cpu", "cuda"))
 
 
 def _seconds(name: str, default: tuple[float, ...], text: str) -> Callable:
-    return click.option(name, multiple=True, type=seconds, default=default, show_default=True, help=text)
+    return click.option(name, multiple=True, type=seconds, default=default, help=text)
 
 
 def _shared(*seconds: float, repeats: int = 3) -> Callable:
     """Return the decorator for the options of every subcommand, with the subcommand's own defaults."""
     return combine(
-        click.option("--json", "output", type=click.Path(path_type=Path), help="Result file."),
+        click.option("--json", "output", type=PATH, help="Result file."),
         _seconds("--seconds", seconds, "Length of the audio; may be repeated."),
-        click.option("--repeats", type=click.IntRange(min=1), default=repeats, show_default=True, help="Rounds."),
+        click.option("--repeats", type=COUNT, default=repeats, help="Rounds."),
     )
 
 
@@ -63,10 +63,9 @@ def bench_block(output: Path | None, **options: Any) -> None:
     multiple=True,
     type=click.Choice(["BSMamba2", "BS-RoFormer"]),
     default=("BSMamba2", "BS-RoFormer"),
-    show_default=True,
     help="Network; may be repeated. Measure one alone if the other runs out of memory.",
 )
-@click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1), help="CPU threads.")
+@click.option("--threads", default=2, type=COUNT, help="CPU threads.")
 def bench_model(output: Path | None, **options: Any) -> None:
     """Compare whole networks on the CPU: BSMamba2 and BS-RoFormer."""
     from bsm.study.speed.model import separation
@@ -77,13 +76,13 @@ def bench_model(output: Path | None, **options: Any) -> None:
 @bench.command("step")
 @_shared(1.0)
 @click.option("--preset", help="Size of the network.  [default: paper; with --against, all that it compares]")
-@click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Segments per batch.")
-@click.option("--precision", default="32-true", show_default=True, type=click.Choice(["32-true", "bf16-mixed"]))
+@click.option("--batch", default=1, type=COUNT, help="Segments per batch.")
+@click.option("--precision", default="32-true", type=click.Choice(["32-true", "bf16-mixed"]))
 @_device
 @click.option("--compile", "compile_step", is_flag=True, help="Also time torch.compile; compiling takes minutes.")
 @click.option(
     "--against",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Checkout of another revision: compare steps of both on the CPU, with fixed batches and lengths.",
 )
 def bench_step(output: Path | None, compile_step: bool, against: Path | None, **options: Any) -> None:
@@ -107,9 +106,7 @@ def bench_step(output: Path | None, compile_step: bool, against: Path | None, **
 
 @bench.command("data")
 @_shared(1.0, repeats=9)
-@click.option(
-    "--data", "root", type=click.Path(path_type=Path), help="Folder of a data set.  [default: the demo profile's songs]"
-)
+@click.option("--data", "root", type=PATH, help="Folder of a data set.  [default: the demo profile's songs]")
 def bench_data(root: Path | None, output: Path | None, **options: Any) -> None:
     """Measure the loading of training segments on the CPU."""
     from bsm.data.layouts import open_tracks
@@ -153,3 +150,27 @@ def _run(
             inputs=inputs,
         )
     return values
+
+
+@click.command()
+@click.option("--preset", default="paper", help="Size of the network.")
+@click.option("--device", default="cpu", type=click.Choice(["cpu", "cuda"]))
+@click.option(
+    "--from", "source", type=PATH, help="Result of `bsm bench step`.  [default: the best fitting one under reports/]"
+)
+@click.option("--profile", default="demo", help="Profile whose training is also planned.")
+def plan(preset: str, device: str, source: Path | None, profile: str) -> None:
+    """Predict hours and memory of trainings from measured steps, and name the measurements.
+
+    The prediction is for the network's size given by --preset and for the training of the profile.
+    """
+    from bsm.config import ModelConfig
+    from bsm.study.profiles import Profile
+
+    ModelConfig.preset(preset)
+    settings = Profile.load(profile)
+    from bsm.study.figures import table_markdown
+    from bsm.study.speed import plan as study  # slow to import: a wrong name is reported first
+
+    table, sources = study.plan(study.works(preset, settings), source, device)
+    click.echo(table_markdown(table, caption=" ".join(sources), digits=1))

@@ -68,7 +68,7 @@ def count(reports: Path | None) -> None:
 
 
 @claims.command()
-@click.option("--profile", default="demo", show_default=True, help="Whose songs are scored.")
+@click.option("--profile", default="demo", help="Whose songs are scored.")
 def baselines(profile: str) -> None:
     """Score the trivial separators on a PROFILE's test songs: what its trainings must beat."""
     from bsm.study import baselines as trivial

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bsm.cli.options import combine, device_option
+from bsm.cli.options import COUNT, PATH, combine, device_option
 
 
 def _set_threads(_: click.Context, __: click.Parameter, threads: int | None) -> None:
@@ -21,12 +21,10 @@ def _set_threads(_: click.Context, __: click.Parameter, threads: int | None) -> 
 
 separation_options = combine(
     click.option("--weights", help="File or name of weights.  [default: the demo profile's model]"),
-    click.option("--window", default=8.0, show_default=True, help="Seconds that the model sees at a time."),
+    click.option("--window", default=8.0, help="Seconds that the model sees at a time."),
     click.option("--hop", type=float, help="Seconds from window to window.  [default: no overlap]"),
     click.option("--whole", is_flag=True, help="Separate each song in one pass instead of windows."),
-    click.option(
-        "--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Windows per forward pass."
-    ),
+    click.option("--batch-size", type=COUNT, default=1, help="Windows per forward pass."),
     device_option(),
     click.option(
         "--threads",
@@ -39,16 +37,13 @@ separation_options = combine(
 
 
 @click.command()
-@click.argument("songs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("songs", nargs=-1, required=True, type=PATH)
 @separation_options
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Folder of the outputs.  [default: the song's folder]"
-)
+@click.option("-o", "--output", type=PATH, help="Folder of the outputs.  [default: the song's folder]")
 @click.option(
     "--subtype",
     type=click.Choice(["FLOAT", "PCM_16", "PCM_24"]),
     default="FLOAT",
-    show_default=True,
     help="Sample format. If PCM would clip, one gain lowers both outputs, and a warning states it.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
@@ -94,19 +89,12 @@ def separate(
 
 @click.command()
 @separation_options
-@click.option(
-    "--data", "root", type=click.Path(path_type=Path), required=True, help="Folder of songs, or of a known data set."
-)
-@click.option("--split", type=click.Choice(["test", "valid", "train"]), default="test", show_default=True)
-@click.option(
-    "--processes", type=click.IntRange(min=1), default=2, show_default=True, help="Number of scoring processes."
-)
+@click.option("--data", "root", type=PATH, required=True, help="Folder of songs, or of a known data set.")
+@click.option("--split", type=click.Choice(["test", "valid", "train"]), default="test")
+@click.option("--processes", type=COUNT, default=2, help="Number of scoring processes.")
 @click.option("--skip-bad", is_flag=True, help="Skip songs that are damaged or incomplete, and name them.")
 @click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Result file (JSON).  [default: runs/evaluate/WEIGHTS-DATA-SETTINGS.json]",
+    "-o", "--output", type=PATH, help="Result file (JSON).  [default: runs/evaluate/WEIGHTS-DATA-SETTINGS.json]"
 )
 def evaluate(weights: str | None, **options: Any) -> None:
     """Score a model on a data set: uSDR, cSDR, SI-SDR, bleedless and fullness per track, and over tracks.

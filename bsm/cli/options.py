@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
+
+PATH = click.Path(path_type=Path)
+COUNT = click.IntRange(min=1)
 
 
 def combine(*options: Callable) -> Callable:
@@ -28,7 +32,7 @@ def device_option(default: str = "auto", choices: tuple[str, ...] = ()) -> Calla
         return choose_device(name)
 
     kind: dict[str, Any] = {"type": click.Choice(choices)} if choices else {"help": "auto, cpu or cuda."}
-    return click.option("--device", default=default, show_default=True, callback=check, **kind)
+    return click.option("--device", default=default, callback=check, **kind)
 
 
 def seconds(text: str) -> float:

@@ -1,22 +1,20 @@
-"""``bsm study`` and ``bsm readme``: execute notebooks, and show their results."""
+"""``bsm study``, ``campaign``, ``cue-gap``, ``readme``, ``provenance`` and ``repeat``: make, show and trace results."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+from bsm.cli.options import COUNT, PATH
 
 
 @click.command()
 @click.argument("notebook")
-@click.option("--profile", default="demo", show_default=True, help="Profile whose parameters the notebook gets.")
+@click.option("--profile", default="demo", help="Profile whose parameters the notebook gets.")
 @click.option("-p", "--parameter", "parameters", nargs=2, multiple=True, help="Name and YAML value; may be repeated.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Executed notebook.  [default: with its results]",
-)
+@click.option("-o", "--output", type=PATH, help="Executed notebook.  [default: with its results]")
 def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], output: Path | None) -> None:
     """Execute a NOTEBOOK of notebooks/ with the parameters of a profile.
 
@@ -34,8 +32,8 @@ def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], 
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--cores", default=1, show_default=True, type=click.IntRange(1), help="Trainings at a time.")
+@click.argument("file", type=PATH)
+@click.option("--cores", default=1, type=COUNT, help="Trainings at a time.")
 @click.option("--status", is_flag=True, help="Show what is done and what is left, and train nothing.")
 def campaign(file: Path, cores: int, status: bool) -> None:
     """Work through the trainings that a campaign FILE lists, and go on where it was interrupted."""
@@ -53,6 +51,35 @@ def campaign(file: Path, cores: int, status: bool) -> None:
     )
 
 
+@click.command("cue-gap")
+@click.option("--network", required=True, help="package.module:name, where name() returns a torch Module.")
+@click.option("--gap", "longest_gap", default=0.5, type=click.FloatRange(0.2, 20), help="Longest gap in training, s.")
+@click.option("--lr", default=0.002, type=click.FloatRange(1e-6, 1), help="Highest learning rate.")
+@click.option("--steps", default=2000, type=click.IntRange(2), help="Number of updates.")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Random seed.")
+@click.option("-o", "--output", type=PATH, required=True, help="Result file (JSON).")
+def cue_gap(network: str, output: Path, **settings: Any) -> None:
+    """Train any network on the probe of memory, and score it.
+
+    The network maps (batch, 1, samples) at 8 kHz to the same shape. The result holds every example's scores.
+    """
+    import pandas as pd
+
+    from bsm.cue_gap import summary
+    from bsm.files import check_writable
+    from bsm.study.memory import benchmark
+
+    check_writable(output)
+    answers = benchmark(output, network, **settings)
+    table = pd.DataFrame([{"question": found["name"]} | summary(found) for found in answers])
+    click.echo(
+        table.to_string(
+            index=False, formatters={"sdr": "{:.1f} dB".format, "right": "{:.0%}".format, "clear": "{:.0%}".format}
+        )
+    )
+    click.echo(f"written to {output}", err=True)
+
+
 @click.command()
 @click.argument("profile", default="demo")
 def readme(profile: str) -> None:
@@ -61,3 +88,26 @@ def readme(profile: str) -> None:
     from bsm.study.readme import refresh_readme
 
     click.echo("README.md updated" if refresh_readme(Profile.load(profile)) else "README.md is up to date")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def provenance(file: Path) -> None:
+    """Trace FILE, a figure, table, result or model, back to its data and revision."""
+    from bsm.study.provenance import chain
+
+    click.echo(chain(file))
+
+
+@click.command()
+@click.argument("profile")
+@click.argument("other", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def repeat(profile: str, other: Path) -> None:
+    """Compare the results of PROFILE with those of another run, value by value.
+
+    OTHER is the folder reports/PROFILE of the other run, such as that of another checkout. The command writes
+    results/repeat.json and tables/repeat.md of PROFILE.
+    """
+    from bsm.study.repeat import write
+
+    click.echo(write(profile, other))

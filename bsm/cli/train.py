@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bsm.cli.options import device_option
+from bsm.cli.options import COUNT, PATH, device_option
 
 
 @click.command()
@@ -15,15 +15,10 @@ from bsm.cli.options import device_option
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of weights and segments.  [default: the profile's]"
 )
-@click.option("--steps", type=click.IntRange(min=1), help="Number of optimiser updates.  [default: the profile's]")
-@click.option(
-    "--backbone",
-    default="bsmamba2",
-    show_default=True,
-    help="Network: bsmamba2, bs-roformer, or a time block such as none.",
-)
+@click.option("--steps", type=COUNT, help="Number of optimiser updates.  [default: the profile's]")
+@click.option("--backbone", default="bsmamba2", help="Network: bsmamba2, bs-roformer, or a time block such as none.")
 @click.option("--variant", help="Variant of bsmamba2 for the ablations, such as base.")
-@click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: under runs/]")
+@click.option("--run", type=PATH, help="Folder of the run.  [default: under runs/]")
 @device_option()
 def train(
     profile: str,

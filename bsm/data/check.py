@@ -46,16 +46,13 @@ class Song:
 
 
 def verify(target: str | Path, *, fill: bool = False) -> list[Finding]:
-    """Read a data set from beginning to end and list everything that is wrong with it.
+    """Read a data set from beginning to end; list what is wrong with it. It is good if no finding is a fault.
 
     Args:
-        target: the name of a known data set, or a folder. A named one is compared with its manifest: songs, sources,
-            rate, channels. The songs of a folder are compared with each other.
+        target: a known data set, which is compared with its manifest; or a folder, whose songs are compared with each
+            other.
         fill: write the sizes and checksums measured on the downloaded files into the manifest where it has them as
             unverified.
-
-    Returns:
-        The findings. The data set is good if none of them is a fault.
 
     Raises:
         InputError: there is no such data set or folder; it has no songs; or it has stem files, and ffmpeg or stempeg is
@@ -166,10 +163,7 @@ def check_names(known: DataSet, songs: dict[Path, str]) -> Iterator[Finding]:
 def _check_song(song: Song, rate: int, known: DataSet | None) -> list[Finding]:
     """Read a song from beginning to end and list everything that is wrong with it.
 
-    Args:
-        song: the song.
-        rate: samples per second of the data set.
-        known: the data set with the expected sounds and channels. Without it, a song needs vocals and another sound.
+    ``known`` gives the expected sounds and channels. Without it, a song needs vocals and another sound.
     """
     if song.unreadable:
         return [Finding(song.place, f"unreadable: {song.unreadable}")]

@@ -25,8 +25,8 @@ def describe(track: Track, *, threshold_db: float = -40.0) -> dict[str, Any]:
 
     Returns:
         ``track``, ``split``, ``seconds``; ``mixture_db``: RMS in dB of full scale; ``lufs``: :func:`loudness` of the
-        mixture; ``vocals_to_rest_db``: energy ratio of vocals to accompaniment over the whole track; ``vocal_share``:
-        sung part of the track; ``regions``: (onset, offset) in s of every vocal region.
+        mixture; ``vocals_to_rest_db``: energy ratio of vocals to accompaniment; ``vocal_share``: sung part of the
+        track; ``regions``: (onset, offset) in s of every vocal region.
     """
     mixture, vocals, rest = track.mixture(), track.read(VOCALS), track.accompaniment()
     regions = vocal_regions(vocals, track.rate, threshold_db=threshold_db)
@@ -56,14 +56,7 @@ def loudness(sound: np.ndarray, rate: int) -> float:
 
 
 def table(target: str | Path) -> pd.DataFrame:
-    """Describe every track of a known data set, or of a folder.
-
-    Returns:
-        A row per track: the values of :func:`describe`, with the number of vocal regions, and rate and channels.
-
-    Raises:
-        InputError: :func:`bsm.data.layouts.open_tracks` refuses the folder.
-    """
+    """Describe every track of a known data set or folder, a row each; with the number of regions, rate and channels."""
     rows = []
     for track in tqdm(_tracks(registry.folder_of(target)), desc="describing", unit="song"):
         found = describe(track)

@@ -26,7 +26,7 @@ _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, 
 
 
 def fetch(name: str, source: str | None = None) -> Path:
-    """Fetch a data set into its folder, unless it is there.
+    """Fetch a data set into its folder, unless it is there; return the folder.
 
     An interrupted call can be repeated: it continues the download. The archive is deleted in the end; its size and
     checksum stay in ``fetched.json``.
@@ -35,13 +35,11 @@ def fetch(name: str, source: str | None = None) -> Path:
         name: a data set whose manifest names files to download.
         source: another address (http, https) of the file, or a local path; that file is left as it is.
 
-    Returns:
-        The data set's folder.
-
     Raises:
-        InputError: no data set has that name; it is made here; its folder holds something else; another process
-            fetches it; the connection fails; the disk is full; the file is not the recorded one; the archive is damaged
-            or has members outside its folder; or the folder lacks songs of the manifest.
+        InputError: the data set is unknown or made here; its folder holds something else; another process fetches it;
+            the
+            connection fails; the disk is full; the file is not the recorded one; the archive is damaged or has members
+            outside its folder; or the folder lacks songs of the manifest.
     """
     wanted = load(name)
     if not wanted.files:

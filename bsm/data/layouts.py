@@ -13,34 +13,30 @@ _FETCH = f"give a folder of songs (<song>/vocals.wav and the other sources), {mi
 
 
 def open_tracks(root: str | Path, split: str, *, skipped: dict[str, str] | None = None) -> tuple[str, list[Track]]:
-    """Open one split of a data set of any known layout.
+    """Open one split, ``train``, ``valid`` or ``test``, of a data set of any known layout.
 
     - MUSDB18 or its 7 s sample: ``<root>/{train,test}/<song>.stem.mp4``;
     - MUSDB18-HQ: ``<root>/{train,test}/<song>/{mixture,vocals,drums,bass,other}.wav``, recognised by the songs' names;
     - MIR-1K, or a part of it: clips ``<singer>_<song>_<clip>.wav``, recognised by their names and split by singer;
     - songs: ``<root>/<split>/<song>/<source>.wav``, or ``<root>/<song>/<source>.wav`` for every split.
 
-    Args:
-        root: the data set's folder.
-        split: ``train``, ``valid`` or ``test``.
-        skipped: where given, bad songs are skipped, logged and entered here: name -> fault. By default a bad song is an
-            error.
+    By default a bad song is an error. With ``skipped``, bad songs are skipped, logged and entered there: name -> fault.
 
     Returns:
         The layout (``MUSDB18-HQ``, ``MUSDB18``, ``MIR-1K`` or ``songs``; the sample is ``MUSDB18``) and the tracks,
         sorted by name.
 
     Raises:
-        InputError: the folder is missing, has no songs, or lacks songs of MUSDB18; a song is bad; or ffmpeg
-            is missing, and there are stem files. The message says what to fetch.
+        InputError: the folder is missing, has no songs, or lacks songs of MUSDB18; a song is bad; or ffmpeg is missing,
+            and there are stem files. The message says what to fetch.
     """
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; {_FETCH}")
     if any(root.glob("*/*.stem.mp4")):
-        return "MUSDB18", musdb18.stem_tracks(root, split, skipped)
+        return "MUSDB18", musdb18.split_tracks(root, split, skipped, stems=True)
     if musdb18.is_hq(root, split):
-        return "MUSDB18-HQ", musdb18.hq_tracks(root, split, skipped)
+        return "MUSDB18-HQ", musdb18.split_tracks(root, split, skipped, stems=False)
     if mir1k.clips(root):
         return "MIR-1K", mir1k.clip_tracks(root, split, skipped)
     if not any(path.is_dir() and not path.name.startswith(".") for path in root.iterdir()):

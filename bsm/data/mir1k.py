@@ -27,12 +27,9 @@ def song_of(clip: str) -> str | None:
 
 
 def clips(root: Path) -> dict[str, Path]:
-    """Find clips of MIR-1K: files named ``<singer>_<song>_<clip>`` by one of its singers.
+    """Find clips of MIR-1K, files named ``<singer>_<song>_<clip>`` by one of its singers: name -> file, sorted by name.
 
     They lie in ``MIR-1K/Wavfile`` or ``Wavfile``, as published, or in ``root`` or its folders train, valid, test.
-
-    Returns:
-        Name -> file, sorted by name; empty where there are none.
     """
     splits = registry.splits(_NAME).values()
     found: dict[str, Path] = {}
@@ -45,10 +42,9 @@ def clips(root: Path) -> dict[str, Path]:
 
 
 def clip_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -> list[Track]:
-    """Open the clips of one split. The singer alone decides the split of a clip.
+    """Open the clips of one split: ``vocals`` and ``accompaniment``, mono; the mixture is their sum.
 
-    A clip's sources are ``vocals`` and ``accompaniment``, mono; the mixture is their sum. The arguments are those of
-    :func:`bsm.data.layouts.open_tracks`.
+    The singer alone decides the split of a clip. ``skipped`` is that of :func:`bsm.data.layouts.open_tracks`.
 
     Raises:
         InputError: there are no clips of that split; or one cannot be read, is not stereo, or is not at 16 kHz.

@@ -31,7 +31,7 @@ class MixingDataset(Dataset):
         tracks: songs of equal rate, channels and source names.
         segment: samples per segment, at the tracks' rate.
         seed: chooses the segments.
-        length: number of items, ``len(dataset)``.
+        length: number of items.
         gain: range of the gain.
         silence_probability: probability that a source, vocals included, is silenced.
         window_seconds: length of the windows, s; by default the segment's. Windows overlap by half.
@@ -100,12 +100,8 @@ class MixingDataset(Dataset):
 def validation_segments(
     tracks: Sequence[Track], segment: int, per_track: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Cut fixed segments at equal distances from each song.
-
-    Args:
-        tracks: songs of equal rate, channels and source names.
-        segment: samples per segment; a shorter song is padded with zeros.
-        per_track: segments per song.
+    """Cut ``per_track`` segments of so many samples at equal distances from each song; a shorter song is padded with
+    zeros.
 
     Returns:
         ``(mixture, vocals)`` of each segment, float32 ``(channels, segment)``, song by song.

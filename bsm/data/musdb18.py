@@ -32,15 +32,10 @@ _AAC_FRAME = 1024  # samples
 
 
 def example_track(cache: Path) -> Track:
-    """Open a real 6 s excerpt of a MUSDB18 test song; decode it on the first call.
+    """Open a real 6 s excerpt of a MUSDB18 test song, 44.1 kHz stereo; decode it to ``<cache>/falcon69/*.wav`` on the
+    first call.
 
     The mixture is the sum of the stems. The file's own mixture was coded apart and differs from it (15.4 dB).
-
-    Args:
-        cache: folder that keeps the decoded files, as ``<cache>/falcon69/*.wav``, float.
-
-    Returns:
-        "The Easton Ellises - Falcon 69", 44.1 kHz stereo, split ``test``.
 
     Raises:
         InputError: ffmpeg or stempeg is missing, or the excerpt cannot be decoded or written.
@@ -146,17 +141,27 @@ def streams(path: Path) -> dict[str, Stem]:
     return {name: Stem(path, stream, header) for stream, name in enumerate(STREAMS)}
 
 
-def stem_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -> list[Track]:
-    """Open one split of MUSDB18, or of its 7 s sample: ``<root>/{train,test}/<song>.stem.mp4``.
+def split_tracks(root: Path, split: str, skipped: dict[str, str] | None = None, *, stems: bool) -> list[Track]:
+    """Open one split of MUSDB18 or its 7 s sample, ``<song>.stem.mp4``, or of MUSDB18-HQ, a folder per song.
 
-    The mixture is the file's own, as in every published score on MUSDB18. The accompaniment is the sum of drums, bass
-    and other, as in musdb. The arguments are those of :func:`bsm.data.layouts.open_tracks`.
+    The songs lie in ``<root>/{train,test}``. A stem file's mixture is its own, as in every published score on MUSDB18,
+    and the accompaniment is the sum of drums, bass and other, as in musdb. ``skipped`` is that of
+    :func:`bsm.data.layouts.open_tracks`.
 
     Raises:
-        InputError: songs are missing, a song cannot be read, or ffmpeg or stempeg is missing.
+        InputError: songs are missing, a song cannot be read, or ffmpeg or stempeg is missing for stem files.
     """
-    need_stempeg()
-    return _tracks(root, split, "*.stem.mp4", _stem_track, skipped)
+    if stems:
+        need_stempeg()
+    make = _stem_track if stems else _hq_track
+    known = registry.load(_NAME).splits
+    songs = {_song(path): path for path in _listed(root, split, "*.stem.mp4" if stems else "*/")}
+    chosen = [name for name in sorted(songs) if split == "test" or known["valid"].holds(name) == (split == "valid")]
+    if not chosen:
+        raise InputError(f"MUSDB18: no songs of split {split!r}; {FETCH}")
+    tracks = open_songs({name: lambda name=name: make(songs[name], split) for name in chosen}, skipped)
+    _check_count(root / _folder(split), len(songs), sample=stems)
+    return tracks
 
 
 def _stem_track(path: Path, split: str) -> Track:
@@ -175,30 +180,10 @@ def is_hq(root: Path, split: str) -> bool:
     return any(part.holds(path.name) for path in _listed(root, split, "*/") for part in held_out)
 
 
-def hq_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -> list[Track]:
-    """Open one split of MUSDB18-HQ: ``<root>/{train,test}/<song>/{mixture,vocals,drums,bass,other}.wav``.
-
-    Args and errors are those of :func:`stem_tracks`; ffmpeg is not needed.
-    """
-    return _tracks(root, split, "*/", _hq_track, skipped)
-
-
 def _hq_track(folder: Path, split: str) -> Track:
     if lacks := [f"{name}.wav" for name in STREAMS if not (folder / f"{name}.wav").is_file()]:
         raise InputError(f"{folder}: incomplete, {', '.join(lacks)} missing; {FETCH}")
     return song_track(folder, split)
-
-
-def _tracks(root: Path, split: str, pattern: str, make: Any, skipped: dict[str, str] | None) -> list[Track]:
-    """Open the songs of a split with ``make(path, split)``, and check that its folder has all songs."""
-    held_out = registry.load(_NAME).splits["valid"]
-    songs = {_song(path): path for path in _listed(root, split, pattern)}
-    chosen = [name for name in sorted(songs) if split == "test" or held_out.holds(name) == (split == "valid")]
-    if not chosen:
-        raise InputError(f"MUSDB18: no songs of split {split!r}; {FETCH}")
-    tracks = open_songs({name: lambda name=name: make(songs[name], split) for name in chosen}, skipped)
-    _check_count(root / _folder(split), len(songs), sample=pattern.endswith(".mp4"))
-    return tracks
 
 
 def _check_count(folder: Path, found: int, *, sample: bool) -> None:

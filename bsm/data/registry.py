@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
-from bsm.errors import InputError
+from bsm.errors import InputError, known
 from bsm.files import write_text
 
 ROOT = Path(__file__).parents[2]
-MANIFESTS = ROOT / "data_manifest"
+MANIFESTS = Path(__file__).parents[1] / "manifests"  # a link to data_manifest/ in a checkout; files in a wheel
 _WEIGHTS = "weights"  # the list of weights is in the same folder
 
 Text = Annotated[str, Field(min_length=1)]
@@ -164,14 +164,12 @@ def load(name: str) -> DataSet:
     Raises:
         InputError: no data set has that name, or its manifest is not valid; the message names every fault.
     """
-    if name not in names():
-        raise InputError(f"no data set is named {name!r}; choose one of {', '.join(names())}")
-    known = read(DataSet, MANIFESTS / f"{name}.yaml")
-    found = {}
-    for split, part in known.splits.items():
+    found = read(DataSet, MANIFESTS / f"{known('data set', name, names())}.yaml")
+    splits = {}
+    for split, part in found.splits.items():
         named = load(part.names_of).splits.get(split, part) if part.names_of else part
-        found[split] = part.model_copy(update={"folder": part.folder or split, "names": named.names})
-    return known.model_copy(update={"name": name, "splits": found})
+        splits[split] = part.model_copy(update={"folder": part.folder or split, "names": named.names})
+    return found.model_copy(update={"name": name, "splits": splits})
 
 
 def splits(name: str) -> dict[str, Split]:

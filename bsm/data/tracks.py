@@ -74,21 +74,13 @@ class AudioFile:
 
 @dataclass(frozen=True)
 class Track:
-    """A song and its sources. It reads files only when asked to.
+    """A song and its sources. It reads files only when asked to."""
 
-    Attributes:
-        name: the song's name, unique in its split.
-        split: ``train``, ``valid`` or ``test``.
-        sources: name -> source. All have the same rate, length and channels; ``vocals`` is among them.
-        mixture_source: the mixture; None where it is the sum of the sources.
-        accompaniment_parts: names of the sources whose sum is the accompaniment; by default it is mixture - vocals.
-    """
-
-    name: str
-    split: str
-    sources: Mapping[str, Source] = field(hash=False)
-    mixture_source: Source | None = None
-    accompaniment_parts: tuple[str, ...] = ()
+    name: str  # unique in its split
+    split: str  # train, valid or test
+    sources: Mapping[str, Source] = field(hash=False)  # of equal rate, length and channels; vocals is among them
+    mixture_source: Source | None = None  # None where the mixture is the sum of the sources
+    accompaniment_parts: tuple[str, ...] = ()  # the sources that it sums; by default it is mixture - vocals
 
     def __post_init__(self) -> None:
         if VOCALS not in self.sources:
@@ -161,11 +153,10 @@ class Track:
 
 
 def folder_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -> list[Track]:
-    """Open the songs of a folder, ``<root>/<song>/{mixture,vocals,<other sources>}.wav`` (or ``.flac``).
+    """Open the songs of a folder by name, ``<root>/<song>/{mixture,vocals,<other sources>}.wav`` (or ``.flac``).
 
-    A song without ``mixture`` is the sum of its sources, which must then be two at least. :func:`source_names` says
-    which files are sources. Hidden folders are skipped. Songs are sorted by name. ``skipped`` is that of
-    :func:`open_songs`.
+    A song without ``mixture`` is the sum of its sources, which must then be two at least. Hidden folders are skipped.
+    :func:`source_names` says which files are sources, :func:`open_songs` what ``skipped`` does.
 
     Raises:
         InputError: the folder is missing or has no songs; or :func:`song_track` refuses a song.
@@ -186,12 +177,10 @@ def load_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -
 
 
 def open_songs(songs: Mapping[str, Callable[[], Track]], skipped: dict[str, str] | None = None) -> list[Track]:
-    """Open songs in the given order.
+    """Open songs, name -> function that opens the song, in the given order.
 
-    Args:
-        songs: name -> function that opens the song.
-        skipped: where given, every song is also read to its end with :func:`check`. Bad songs are skipped, logged, and
-            entered here: name -> fault.
+    With ``skipped``, every song is also read to its end with :func:`check`. Bad songs are skipped, logged, and entered
+    there: name -> fault.
 
     Raises:
         InputError: a song is bad; with ``skipped``, all songs are bad.
@@ -233,7 +222,8 @@ def song_track(folder: Path, split: str) -> Track:
 
     Raises:
         InputError: the folder or a file in it cannot be read; the song has no vocals, or only vocals; or its files
-            differ in length, rate or channels.
+            differ
+            in length, rate or channels.
     """
     files, unused = song_files(folder)
     if unused:
@@ -268,8 +258,9 @@ def lacks(sounds: Iterable[str]) -> str:
 def song_files(folder: Path) -> tuple[dict[str, AudioFile], list[Path]]:
     """Find the sounds in a song's folder, by name, and the audio files that are none of them.
 
-    Skips hidden files. Sounds are .wav and .flac files, .wav before .flac. Copies such as ``vocals (1).wav`` and
-    outputs of ``bsm separate`` are no sounds of the song.
+    Sounds are .wav and .flac files, .wav before .flac, but no hidden files. Copies such as ``vocals (1).wav`` and
+    outputs of
+    ``bsm separate`` are no sounds of the song.
 
     Raises:
         InputError: the folder cannot be read.

@@ -82,13 +82,7 @@ def scan(
 
 
 def available(device: str | None = None) -> dict[str, str | None]:
-    """Map each backend to None if it can run, otherwise to what it lacks.
-
-    Imports none of the packages that it looks for.
-
-    Args:
-        device: where the tensors are, ``cpu`` or ``cuda``; the default is a GPU if there is one.
-    """
+    """Map each backend to None if it can run on a device, otherwise to what it lacks. Imports no large package."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return {name: _unavailable(name, device) for name in EXACT + APPROXIMATE}
 
@@ -111,8 +105,8 @@ def _unavailable(backend: str, device: str) -> str | None:
 def _choose(device: str, dtype: torch.dtype) -> str:
     """Pick the fastest exact backend, and log it once for each kind of device and precision.
 
-    The choice depends on what is installed, before anything runs. An error of the chosen backend stays an error. The
-    length does not matter: ``chunked`` beats ``quadratic`` at every length from 20 steps that was measured.
+    The choice depends on what is installed, before anything runs. An error of the chosen backend stays an error.
+    ``chunked`` beats ``quadratic`` at every length from 20 steps that was measured.
     """
     if device == "cuda" and dtype != torch.float64:
         lacks = _unavailable("triton", device)

@@ -13,11 +13,11 @@ def backward_slab(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Compute the gradients of a slab for heads that all go one way.
 
+    ``x`` to ``state`` are the inputs of :func:`bsm.scan._chunk.forward_slab`, ``y`` its result with the direct term,
+        ``dy``
+    and ``dlast`` the gradients of ``y`` and of the last state (None for zeros).
+
     Args:
-        x, dt, A, B, C, D: inputs, and ``state`` that of :func:`bsm.scan._chunk.forward_slab`.
-        y: the scan's result, with the direct term.
-        dy: its gradient, as ``x``.
-        dlast: gradient of the last state, ``(b, h * p, n)``, or None for zeros.
         plan: how the sequence is cut, and its direction.
         by_head: the way that the heads go.
         wary: of factored heads, those whose gradient of the decays is computed by head.

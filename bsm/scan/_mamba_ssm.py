@@ -22,12 +22,11 @@ def load(submodule: str) -> ModuleType:
     """Import ``mamba_ssm.<submodule>``, even if ``import mamba_ssm`` fails.
 
     The package's ``__init__`` imports all its models, and with them the compiled ``selective_scan_cuda``, transformers
-    and tilelang. The Triton kernels need none of them. The plain import is tried first, so a complete installation is
-    used as it is. If that fails, an empty parent package stands in during the import and is removed afterwards. A later
-    ``import mamba_ssm`` then behaves as it would have without this.
+    and tilelang. The Triton kernels need none of them. If the plain import fails, an empty parent package stands in
+    during the import and is removed afterwards.
 
     Raises:
-        ImportError: The submodule itself cannot be imported.
+        ImportError: the submodule itself cannot be imported.
     """
     name = f"mamba_ssm.{submodule}"
     try:

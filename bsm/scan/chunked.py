@@ -34,18 +34,7 @@ STEP_LIMIT = 2.0
 GRADIENT_LIMIT = 48.0
 
 
-def scan(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    *,
-    initial_state: Tensor | None,
-    reverse: bool,
-    final_state: bool,
-) -> tuple[Tensor, Tensor | None]:
+def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Tensor, Tensor | None]:
     """See :func:`bsm.scan.scan`."""
     length, groups = x.shape[1], B.shape[2]
     plan = Plan(length if length <= WHOLE else CHUNK, reverse, final_state, compute_dtype(x.dtype))

@@ -1,9 +1,9 @@
 """An approximation of the scan, in which chunks know nothing of each other.
 
-The optimisation report of the unofficial implementation proposes this "direct feedthrough" in prose. It adds the direct
-term ``D x``, which the report calls dominant, to what is computed inside chunks of 128 steps. The state between chunks
-is dropped: ``S`` of :mod:`bsm.scan` is set to zero before steps 128, 256, ... The backend exists to measure what that
-costs; ``auto`` never picks it.
+The optimisation report of the unofficial implementation proposes this "direct feedthrough" in prose: the direct term
+``D x``, and what is computed inside chunks of 128 steps, without the state between chunks. The backend exists to
+    measure
+what that costs; ``auto`` never picks it.
 """
 
 from __future__ import annotations
@@ -16,22 +16,12 @@ from bsm.scan import chunked
 CHUNK = 128  # steps, as in the report
 
 
-def scan(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    *,
-    initial_state: Tensor | None,
-    reverse: bool,
-    final_state: bool,
-) -> tuple[Tensor, Tensor | None]:
+def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Tensor, Tensor | None]:
     """See :func:`bsm.scan.scan`. Exact up to 128 steps, wrong beyond.
 
     ``initial_state`` enters the first chunk only. The final state is that of the last chunk, scanned from zero. In
-    reverse, chunks are counted from the end of the sequence: the result equals the scan of the flipped sequence.
+        reverse,
+    chunks are counted from the end of the sequence.
     """
     length = x.shape[1]
     sizes = [min(CHUNK, length - start) for start in range(0, length, CHUNK)]

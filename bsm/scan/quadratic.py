@@ -8,18 +8,7 @@ from torch import Tensor
 from bsm.scan import compute_dtype
 
 
-def scan(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    *,
-    initial_state: Tensor | None,
-    reverse: bool,
-    final_state: bool,
-) -> tuple[Tensor, Tensor | None]:
+def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Tensor, Tensor | None]:
     """See :func:`bsm.scan.scan`. Uses plain autograd and shares no code with ``chunked``.
 
     With ``a`` the running sum of ``dt A``, step ``j`` reaches step ``i`` with the weight

@@ -1,9 +1,7 @@
-"""Mamba-1's selective scan, applied to a Mamba-2 problem.
+"""Mamba-1's selective scan, applied to a Mamba-2 problem: the CUDA path of the unofficial implementation under study.
 
-Mamba-1 has a decay for every channel and state, Mamba-2 one for each head (Dao & Gu 2024, section 2). The older kernel
-can therefore do the newer scan: ``A`` is repeated over ``headdim x state`` and ``dt`` over ``headdim``. It computes one
-exponential per channel, step and state; Mamba-2 needs one per head and step. This is the CUDA path of the unofficial
-implementation under study.
+Mamba-1 has a decay for every channel and state, Mamba-2 one for each head (Dao & Gu 2024, section 2). So ``A`` is
+repeated over ``headdim x state`` and ``dt`` over ``headdim``, and each channel, step and state costs an exponential.
 """
 
 from __future__ import annotations
@@ -29,32 +27,19 @@ def unavailable(device: str) -> str | None:
     return f"needs the packages {', '.join(missing)} ({_mamba_ssm.INSTALL}{compiled})"
 
 
-def scan(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    *,
-    initial_state: Tensor | None,
-    reverse: bool,
-    final_state: bool,
-) -> tuple[Tensor, Tensor | None]:
+def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Tensor, Tensor | None]:
     """See :func:`bsm.scan.scan`. Uses mamba-ssm's ``selective_scan_fn`` on a GPU and plain PyTorch elsewhere.
 
-    The plain recurrence is our own. That of mamba-ssm, ``selective_scan_ref``, computes in float32 only, stores
+    The plain recurrence is our own: mamba-ssm's ``selective_scan_ref`` computes in float32 only, stores
     ``length x channels x state`` numbers several times, and cannot be imported without Triton. A test compares them.
 
     The kernel starts from zero and has no gradient through its last state. By linearity, an initial state ``S`` adds
     ``exp(a_t) C_t . S`` to the output, where ``a`` is the running sum of ``dt A``. The last state is the sum
-    ``exp(a_T) S + sum_t exp(a_T - a_t) dt_t x_t B_t^T``.
-
-    The kernel wants ``dt`` in the precision of ``x``. Half-precision inputs are converted to float32, so that step
-    sizes and decays keep their digits.
+    ``exp(a_T) S + sum_t exp(a_T - a_t) dt_t x_t B_t^T``. The kernel wants ``dt`` in the precision of ``x``, so half
+    precision is converted to float32.
 
     Raises:
-        ValueError: On a GPU, ``x`` is float64 or the state has more than 256 numbers: there is no kernel for either.
+        ValueError: on a GPU, ``x`` is float64 or the state has more than 256 numbers: there is no kernel for either.
     """
     dtype = compute_dtype(x.dtype)
     out_dtype, (_, _, heads, headdim) = x.dtype, x.shape
@@ -95,20 +80,11 @@ def scan(
 
 
 def _recurrence(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None) -> Tensor:
-    """Run Mamba-1's selective scan by its definition (Gu & Dao 2023, algorithm 2).
+    """Run Mamba-1's selective scan by its definition (Gu & Dao 2023, algorithm 2); ``(batch, channels, length)``.
 
-    Training keeps the states between segments and recomputes inside them, as the kernel does.
-
-    Args:
-        u: input, ``(batch, channels, length)``.
-        delta: step sizes after softplus, same shape.
-        A: decay rates, ``(channels, state)``.
-        B: input projections, ``(batch, groups, state, length)``.
-        C: output projections, same shape.
-        D: weights of the direct term, ``(channels,)``, or None.
-
-    Returns:
-        ``(batch, channels, length)``.
+    Training keeps the states between segments and recomputes inside them, as the kernel does. ``u`` and ``delta`` are
+    ``(batch, channels, length)``, ``A`` is ``(channels, state)``, ``B`` and ``C`` are ``(batch, groups, state,
+        length)``.
     """
     state = u.new_zeros(u.shape[0], *A.shape)
     outputs = []

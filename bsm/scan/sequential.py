@@ -8,22 +8,11 @@ from torch import Tensor
 from bsm.scan import compute_dtype
 
 
-def scan(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    *,
-    initial_state: Tensor | None,
-    reverse: bool,
-    final_state: bool,
-) -> tuple[Tensor, Tensor | None]:
+def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Tensor, Tensor | None]:
     """See :func:`bsm.scan.scan`.
 
     The steps are unbound once. Indexing ``x[:, t]`` in the loop would make the backward pass fill a gradient of the
-    whole length at every step. Its quadratic cost would make every other backend look better than it is.
+    whole length at every step, and every other backend look better than it is.
     """
     dtype = compute_dtype(x.dtype)
     out_dtype, heads = x.dtype, x.shape[2]

@@ -24,23 +24,12 @@ def unavailable(device: str) -> str | None:
     return f"needs {', and '.join(lacks)}" if lacks else None
 
 
-def scan(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    *,
-    initial_state: Tensor | None,
-    reverse: bool,
-    final_state: bool,
-) -> tuple[Tensor, Tensor | None]:
+def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Tensor, Tensor | None]:
     """See :func:`bsm.scan.scan`. The kernels know one direction, so ``reverse`` flips.
 
-    The kernels sum in float32 and pass states between chunks in the precision of ``C``. On GPUs with TF32, Triton
-    multiplies float32 matrices with about three digits. For float32 results that agree with the other backends, set
-    ``TRITON_F32_DEFAULT=ieee`` before the kernels are compiled.
+    They sum in float32 and pass states between chunks in the precision of ``C``. On GPUs with TF32, Triton multiplies
+    float32 matrices with about three digits; ``TRITON_F32_DEFAULT=ieee`` set before the kernels are compiled avoids
+    that.
 
     Raises:
         ValueError: ``x`` is float64: there is no kernel for it.

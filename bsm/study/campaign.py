@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -173,6 +174,7 @@ def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
     """
     running: dict[str, subprocess.Popen] = {}
     failed: list[str] = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the trainings are ended, too
     for folder in (checkout.parent, campaign.results):
         folder.mkdir(parents=True, exist_ok=True)
     with alone(checkout.parent / "lock", f"{checkout.parent}: another campaign works here"):
@@ -197,6 +199,8 @@ def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
         finally:
             for process in running.values():
                 process.terminate()
+            for process in running.values():
+                process.wait()
 
 
 def _log_file(checkout: Path, name: str) -> Path:

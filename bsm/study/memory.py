@@ -8,30 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from bsm.config import TIME_BLOCKS, ModelConfig, StftConfig
-from bsm.cue_gap import (
-    RATE,
-    TEST,
-    TRAINING,
-    VERSION,
-    Condition,
-    Example,
-    Probe,
-    example,
-    mixtures_and_targets,
-    score,
-    train,
-)
+from bsm import cue_gap
+from bsm.config import TIME_BLOCKS, ModelConfig, StftConfig, TrainConfig
+from bsm.cue_gap import ENDPOINT, RATE, TEST, TRAINING, Condition, Example, Probe, Question, example
 from bsm.mamba2 import BiMamba2Block, CausalConv1d, Scan
 from bsm.model import BSMamba2
-from bsm.networks import build, network_config
+from bsm.networks import build, from_factory, network_config
 from bsm.scan import scan
 from bsm.study.records import mark, write_result
 from bsm.time_blocks import Attention, AttentionBlock, LSTMBlock
@@ -39,8 +28,8 @@ from bsm.versions import RECIPE
 from bsm.weights.files import save_model
 
 ARMS = (*TIME_BLOCKS, "bs-roformer")
-DATA = f"cue and gap, tones, version {VERSION}"
-ENDPOINT = 8  # times the longest training gap
+DATA = f"cue and gap, tones, version {cue_gap.VERSION}"
+MEASURED = "cue and gap: SDR in dB and the two voices' parts in the output, example by example"
 TRAINING_SECONDS = 1.75  # length of a typical training example: lead-in, cue, gap and play
 
 
@@ -78,87 +67,106 @@ def experiment(
     """
     started, probe = mark(), Probe(longest_gap)
     model = network(arm, seed=seed, hop_length=hop_length)
-    config = TRAINING.replace(seed=seed, lr=lr, steps=steps, validate_every=max(1, steps // 10))
-    history = train(model, probe, config)
+    config = _config(seed=seed, lr=lr, steps=steps)
+    history = cue_gap.train(model, probe, config)
     values: dict[str, Any] = {"history": history, "training_cpu_seconds": round(mark().cpu - started.cpu, 1)}
     if asked:
-        values["answers"] = [answer(model, question, probe) for question in questions(arm, probe)]
+        asked = [(question, None) for question in cue_gap.questions(probe)] + interventions(arm, probe)
+        values["answers"] = [answer(model, question, probe, change) for question, change in asked]
         gaps = (longest_gap, ENDPOINT * longest_gap)
         values["traces"] = [trace for gap in gaps for trace in traces(model, probe, gap)]
         save_model(model, path.with_suffix(".safetensors"), {"data": DATA, "seed": seed, "arm": arm})
     settings = {"arm": arm, "parameters": sum(p.numel() for p in model.parameters())}
     settings |= {"model": model.config, "train": config, "probe": probe, "recipe": RECIPE}
-    measured = "cue and gap: SDR in dB and the two voices' parts in the output, example by example"
     write_result(
-        path, measured=measured, parameters=settings, values=values, seed=seed, started=started, data=DATA, inputs=[]
+        path, measured=MEASURED, parameters=settings, values=values, seed=seed, started=started, data=DATA, inputs=[]
     )
+
+
+def _config(*, seed: int, lr: float, steps: int) -> TrainConfig:
+    """Return the training's settings: ten validations, and a warm-up that fits into short trainings."""
+    warmup = min(TRAINING.warmup, steps // 10)
+    return TRAINING.replace(seed=seed, lr=lr, steps=steps, warmup=warmup, validate_every=max(1, steps // 10))
+
+
+def benchmark(
+    path: Path, factory: str, *, seed: int, lr: float, longest_gap: float, steps: int
+) -> list[dict[str, Any]]:
+    """Train anyone's network on the probe, score it, and write the result.
+
+    Args:
+        path: of the result, a JSON file.
+        factory: ``package.module:name`` of a callable that returns the network (:func:`bsm.networks.from_factory`).
+        seed: of the initial weights and the training examples.
+        lr: highest learning rate.
+        longest_gap: the training's range, s.
+        steps: updates.
+
+    Returns:
+        The answers (:func:`bsm.cue_gap.answer`).
+
+    Raises:
+        InputError: There is no such factory, or what it returns is no network of ``(batch, 1, samples)``.
+    """
+    started, probe = mark(), Probe(longest_gap)
+    torch.manual_seed(seed)
+    model = from_factory(factory, cue_gap.mixtures_and_targets([example([TEST, 0, 0], Condition(0.25), probe, 0)])[0])
+    config = _config(seed=seed, lr=lr, steps=steps)
+    history = cue_gap.train(model, probe, config)
+    asked = tqdm(cue_gap.questions(probe), desc="questions")
+    answers = [cue_gap.answer(model, question, probe) for question in asked]
+    settings = {
+        "arm": factory,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "train": config,
+        "probe": probe,
+    }
+    values = {"history": history, "answers": answers}
+    write_result(
+        path, measured=MEASURED, parameters=settings, values=values, seed=seed, started=started, data=DATA, inputs=[]
+    )
+    return answers
 
 
 # ---- what is asked
 
 
-@dataclass(frozen=True)
-class Question:
-    """A condition under which a trained network is scored.
+def interventions(arm: str, probe: Probe) -> list[tuple[Question, str]]:
+    """Return what an arm is asked while its memory is changed, and the change.
 
-    Attributes:
-        name: short and unique.
-        condition: of the examples.
-        examples: how many.
-        change: ``None``; ``cut``, no memory across the middle of the gap; or ``sharpen``, attention's logits multiplied
-            by the ratio of the logarithms of the lengths, of this example and of a training example.
-    """
-
-    name: str
-    condition: Condition
-    examples: int = 200
-    change: str | None = None
-
-
-def questions(arm: str, probe: Probe) -> list[Question]:
-    """Return what an arm is asked after training; the longest gap of the training's range is R.
-
-    Gaps from 0.25 s to 16 R tell memory within the range from memory beyond it. ``lead`` has the length of a long gap
-    before the cue instead of after it; ``deleted`` cuts a long gap out. With ``swapped`` cues the choice must flip;
-    with memory ``cut``, it must fall to chance.
+    With memory ``cut``, nothing is carried across the middle of the gap, and the choice must fall to chance.
+    ``sharpen`` multiplies attention's logits by the ratio of the logarithms of the lengths, of this example and of a
+    training example.
     """
     longest = probe.longest_gap
     far = ENDPOINT * longest
-    gaps = sorted({0.25, *(longest * 2**power for power in range(-1, 5))})
-    asked = [Question(f"gap {gap:g}", Condition(gap), 400 if gap == far else 200) for gap in gaps]
-    asked += [Question(f"lead {lead:g}", Condition(longest, lead)) for lead in (far, 2 * far)]
-    asked += [Question(f"deleted {far:g}", Condition(far, deleted=True))]
-    asked += [Question(f"swapped {gap:g}", Condition(gap, swapped=True), 100) for gap in (longest, far)]
+    asked = []
     if arm in ("mamba2", "lstm", "attention", "attention-nopos"):
-        asked += [Question(f"cut {gap:g}", Condition(gap), 100, "cut") for gap in (longest, 2 * longest)]
+        asked += [(Question(f"cut {gap:g}", Condition(gap), 100), "cut") for gap in (longest, 2 * longest)]
     if arm in ("attention", "attention-nopos"):
-        asked += [Question(f"sharpened gap {far:g}", Condition(far), 200, "sharpen")]
-        asked += [Question(f"sharpened lead {far:g}", Condition(longest, far), 200, "sharpen")]
+        asked += [(Question(f"sharpened gap {far:g}", Condition(far)), "sharpen")]
+        asked += [(Question(f"sharpened lead {far:g}", Condition(longest, far)), "sharpen")]
     return asked
 
 
-def answer(model: nn.Module, question: Question, probe: Probe) -> dict[str, Any]:
-    """Score a network under one question.
+def answer(model: nn.Module, question: Question, probe: Probe, change: str | None = None) -> dict[str, Any]:
+    """Score a network under one question and one change of its memory (:func:`interventions`).
 
     Returns:
-        The question, the number of ``frames`` of an example, and of each example ``sdr`` in dB and the parts ``target``
-        and ``other`` of the two voices in the output (:func:`bsm.cue_gap.score`), as columns.
+        As :func:`bsm.cue_gap.answer`, with ``change``, and ``frames`` of an example.
     """
     condition, hop = question.condition, model.config.stft.hop_length
-    seconds = condition.lead + probe.cue + condition.gap + probe.play
     changed: AbstractContextManager[None] = nullcontext()
-    if question.change == "cut":
+    if change == "cut":
         frame = round((condition.lead + probe.cue + condition.gap / 2) * RATE / hop)
         changed = memories_replaced(model, lambda part: cut(part, frame))
-    elif question.change == "sharpen":
+    elif change == "sharpen":
+        seconds = condition.lead + probe.cue + condition.gap + probe.play
         factor = math.log(seconds * RATE / hop) / math.log(TRAINING_SECONDS * RATE / hop)
         changed = memories_replaced(model, lambda part: _Sharpened(factor) if isinstance(part, Attention) else part)
     with changed:
-        rows = score(model, condition, probe, examples=question.examples)
-    columns = {name: [round(row[name], 3) for row in rows] for name in ("sdr", "target", "other")}
-    about = {"gap": condition.gap, "lead": condition.lead, "deleted": condition.deleted, "swapped": condition.swapped}
-    heard = seconds - (condition.gap if condition.deleted else 0)
-    return {"name": question.name, **about, "change": question.change, "frames": round(heard * RATE / hop)} | columns
+        found = cue_gap.answer(model, question, probe)
+    return found | {"change": change, "frames": round(found["seconds"] * RATE / hop)}
 
 
 # ---- interventions on what carries the cue from past to future
@@ -279,7 +287,7 @@ def traces(model: nn.Module, probe: Probe, gap: float, *, pairs: int = 10) -> li
         for swapped in (False, True)
         for index in range(pairs)
     ]
-    seen = _calls(model, mixtures_and_targets(made)[0])
+    seen = _calls(model, cue_gap.mixtures_and_targets(made)[0])
     frames = _frames(made[0], model.config.stft.hop_length)
     records = []
     for part, inputs in seen:

@@ -174,7 +174,9 @@ class Profile:
         """
         if self.makes_songs:
             songs = {split: self.values[f"{split}_songs"] for split in SPLITS}
-            demo.make_corpus(self.data_folder, songs=songs, seconds=self.song_seconds)
+            model = ModelConfig.preset(self.model)
+            sound = {"seconds": self.song_seconds, "rate": model.sample_rate, "channels": model.channels}
+            demo.make_corpus(self.data_folder, songs=songs, **sound)
             return
         for split, tracks in self.tracks().items():
             minutes = sum(track.seconds for track in tracks) / 60

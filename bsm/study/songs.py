@@ -43,10 +43,14 @@ def model_config(arm: str) -> ModelConfig | RoformerConfig:
 
 
 def train_config(*, seed: int, lr: float, segment_seconds: float, steps: int) -> TrainConfig:
-    """Return the settings of a training; an update has as many seconds of audio whatever the segment, at least one."""
+    """Return the settings of a training; an update has as many seconds of audio whatever the segment, at least one.
+
+    A segment comes from a window of twice its length in which the source sounds for more than half of the time.
+    """
     base = TrainConfig.preset("study")
     batch = max(1, round(base.batch_size * base.segment_seconds / segment_seconds))
-    return base.replace(seed=seed, lr=lr, segment_seconds=segment_seconds, batch_size=batch, steps=steps)
+    lengths = {"segment_seconds": segment_seconds, "window_seconds": 2 * segment_seconds, "batch_size": batch}
+    return base.replace(seed=seed, lr=lr, steps=steps, **lengths)
 
 
 def experiment(

@@ -18,7 +18,7 @@ from torch.utils.data import Sampler
 
 from bsm.config import TrainConfig
 from bsm.devices import choose_device
-from bsm.errors import InputError
+from bsm.errors import InputError, known
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +36,9 @@ def make_fabric(device: str, precision: str) -> Fabric:
         precision: one of :data:`PRECISIONS`.
 
     Raises:
-        InputError: The device is not available, or the precision is not supported.
+        InputError: the device is not available, or the precision is not supported.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision {precision!r} cannot be trained in; choose one of {', '.join(PRECISIONS)}")
+    known("precision", precision, PRECISIONS)
     total = local = 1
     if distributed.is_available() and distributed.is_torchelastic_launched():
         total, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
@@ -131,9 +130,8 @@ class Stopped(KeyboardInterrupt):
 class StopRequest:
     """Record SIGINT and SIGTERM in ``signum`` (0: none) while open; a second Ctrl-C stops at once.
 
-    The terminal or cluster signals every process, and ``torchrun`` passes the same signal on. A repeated signal must
-    therefore not end the update that will be saved. Python delivers signals to its main thread only: in another thread,
-    this class records nothing.
+    The terminal or cluster signals every process, and ``torchrun`` passes the same signal on. So a repeated signal must
+    not end the update that will be saved. Outside the main thread, where Python has no signals, this records nothing.
     """
 
     def __init__(self) -> None:

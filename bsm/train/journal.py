@@ -23,13 +23,9 @@ from bsm.weights.files import save_model
 
 
 class Journal:
-    """Write each update to ``log.jsonl`` and ``tensorboard/``.
+    """Write each update to ``log.jsonl`` and ``tensorboard/`` of a run's folder.
 
-    A resumed run drops the lines after its checkpoint, because it makes those updates again.
-
-    Args:
-        run: the run's folder.
-        step: number of updates that the checkpoint holds.
+    A resumed run drops the lines after the ``step`` of its checkpoint, because it makes those updates again.
     """
 
     def __init__(self, run: Path, step: int) -> None:
@@ -71,7 +67,7 @@ def _step(line: str) -> float:
 def read_log(run: Path) -> list[dict[str, Any]]:
     """Return the updates of a run, in order.
 
-    Each update has ``step``, ``loss``, ``grad_norm``, ``lr``, ``seconds``, ``waited`` (s spent waiting for data) and
+    Each has ``step``, ``loss``, ``grad_norm``, ``lr``, ``seconds``, ``waited`` (s spent waiting for data) and
     ``memory_mb`` (peak so far). A validated update also has ``valid_loss`` and ``valid_usdr``. A skipped update has
     ``skipped``, the unused segments as [first, end) pairs. A number that was not finite is NaN.
     """
@@ -84,17 +80,11 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 @dataclass
 class Ranking:
-    """Keep the best validations of a run.
+    """Keep the best validations of a run."""
 
-    Attributes:
-        keep: length of the list.
-        best: ``(uSDR in dB, step)``, best first.
-        since_best: number of validations after the best one.
-    """
-
-    keep: int
-    best: list[tuple[float, int]] = field(default_factory=list)
-    since_best: int = 0
+    keep: int  # length of the list
+    best: list[tuple[float, int]] = field(default_factory=list)  # (uSDR in dB, step), best first
+    since_best: int = 0  # validations after the best one
 
     def enter(self, score: float, step: int) -> bool:
         """Add a validation; return whether it is among the best. The earlier of equal scores ranks first, NaN last."""
@@ -152,14 +142,10 @@ def load_state(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def writing(run: Path, kept: int) -> Iterator[None]:
-    """Turn a failure to write into one line that names the checkpoint that is kept.
-
-    Args:
-        run: the run's folder.
-        kept: step of the last checkpoint; 0 for none.
+    """Turn a failure to write into one line that names the checkpoint that is kept, of step ``kept`` (0 for none).
 
     Raises:
-        InputError: The disk is full, or a file cannot be written.
+        InputError: the disk is full, or a file cannot be written.
     """
     try:
         yield

@@ -56,11 +56,10 @@ def train(
         supersede: set aside a run that differs in anything, instead of refusing it.
 
     Raises:
-        InputError: The folder holds another run or a damaged one, or another process trains there; there are no tracks,
-            or one has another rate or channel count than the network; the device or precision is not available; the
-            processes cannot share the segments evenly; a file cannot be written.
-        BackendUnavailable: The network is a BS-RoFormer, and bs-roformer is not installed.
-        FloatingPointError: Loss or gradient was not finite in ``config.max_skipped`` updates in a row.
+        InputError: the folder or the songs cannot be used, the device or precision is not available, the processes
+            cannot share the segments evenly, or a file cannot be written.
+        BackendUnavailable: the network is a BS-RoFormer, and bs-roformer is not installed.
+        FloatingPointError: loss or gradient was not finite in ``config.max_skipped`` updates in a row.
         Stopped: SIGINT or SIGTERM was received, and the run is saved.
     """
     run = run.absolute()

@@ -40,7 +40,7 @@ def run_identity(
     recorded, but no comparison uses them.
 
     Raises:
-        InputError: There are no tracks to train or validate on, a track's rate or channel count is not the model's, or
+        InputError: there are no tracks to train or validate on, a track's rate or channel count is not the model's, or
             an audio file cannot be read.
     """
     for split in SPLITS:
@@ -59,17 +59,11 @@ def run_identity(
 
 @dataclass(frozen=True)
 class Differences:
-    """The differences between the run in a folder and a new one.
+    """The differences between the run in a folder and a new one."""
 
-    Attributes:
-        recipe: text about the recipe version; empty if it is the same.
-        settings: name -> (value of the earlier run, value of the new one).
-        songs: texts about songs, such as "train song 'a' has other contents".
-    """
-
-    recipe: str
-    settings: dict[str, tuple[Any, Any]]
-    songs: list[str]
+    recipe: str  # text about the recipe version; empty if it is the same
+    settings: dict[str, tuple[Any, Any]]  # name -> values of the earlier run and of the new one
+    songs: list[str]  # texts about songs, such as "train song 'a' has other contents"
 
     def __bool__(self) -> bool:
         return bool(self.recipe or self.settings or self.songs)
@@ -145,9 +139,9 @@ def _changed_songs(split: str, found: list, now: list) -> list[str]:
 def claim(run: Path, identity: dict[str, Any], *, supersede: bool, held: ExitStack) -> bool:
     """Take a folder for a run; return whether the run is finished already.
 
-    A run of the same identity goes on. A finished or unfinished run goes on to more steps than it was begun with, if
-    that gives the same weights as a run of that many steps from the start. A run of another recipe version is set
-    aside, and a new one begins. Nothing is deleted.
+    A run of the same identity goes on. So does one that was begun with fewer steps, if that gives the same weights as a
+    run of that many steps from the start. A run of another recipe version is set aside, and a new one begins. Nothing
+    is deleted.
 
     Args:
         run: the folder.
@@ -156,7 +150,7 @@ def claim(run: Path, identity: dict[str, Any], *, supersede: bool, held: ExitSta
         held: holds the folder's lock until it is closed.
 
     Raises:
-        InputError: Another process trains here, or the folder holds another run or a damaged one.
+        InputError: another process trains here, or the folder holds another run or a damaged one.
     """
     if (run / "run.json").is_file() and not _read(run, identity)[1] and _has_weights(run):
         return True

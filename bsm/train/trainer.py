@@ -33,31 +33,22 @@ SILENT = 1e-5  # mean square, 50 dB below full scale: these vocals are only the 
 
 
 def recompute_blocks(model: nn.Module) -> None:
-    """Apply gradient checkpointing: keep each block's input, and compute the block again for its gradients.
+    """Apply gradient checkpointing to a network, in place: keep each block's input, and compute it again for its
+    gradients.
 
     The unit is a block, not a layer of two: a block's input is small, and only one block's activations are held at a
     time. The second computation draws the same random numbers.
-
-    Args:
-        model: a network of :mod:`bsm.networks`, changed in place.
     """
     for block in blocks(model):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 class AveragedWeights:
-    """Keep an exponential moving average of a network's weights.
+    """Keep an exponential moving average of a network's weights in ``network``, a copy; the first update copies the
+    weights.
 
     It equals ``torch.optim.swa_utils.AveragedModel`` bit for bit, in a tenth of the time: that class lists and groups
     all tensors in every update. Buffers keep their first values, because no network here changes one.
-
-    Args:
-        network: the network, on its device.
-        decay: share of the average that an update keeps; the first update copies the weights.
-
-    Attributes:
-        network: a copy of the network, with the averaged weights.
-        updates: number of updates so far.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -73,13 +64,7 @@ class AveragedWeights:
 
 
 class Trainer:
-    """Hold everything that an update changes; it is the same in every process.
-
-    Args:
-        fabric: launched.
-        model: the network with its initial weights.
-        config: the training settings.
-    """
+    """Hold everything that an update changes; it is the same in every process."""
 
     def __init__(self, fabric: Fabric, model: nn.Module, config: TrainConfig) -> None:
         self.fabric, self.config = fabric, config
@@ -147,12 +132,9 @@ class Trainer:
         return record | {"seconds": elapsed, "waited": waited, "memory_mb": self._peak_memory()}
 
     def _unusable(self, losses: Tensor) -> list[list[int]]:
-        """Return the segments whose loss is not finite, as [first, end) pairs.
+        """Return the segments whose loss is not finite, as [first, end) pairs, from ``(processes, passes)`` losses.
 
-        If every loss is finite and only the gradient is not, return all segments of the update.
-
-        Args:
-            losses: ``(processes, passes)``.
+        Where only the gradient is not finite, they are all segments of the update.
         """
         bad = (~losses.T.isfinite()).nonzero().tolist()
         parts = [pass_segments(self.config, self.step, number, rank, len(losses)) for number, rank in bad]
@@ -219,14 +201,10 @@ class Trainer:
         return state
 
     def load(self, state: dict[str, Any], path: Path) -> None:
-        """Restore a saved state; it may come from another number of processes.
-
-        Args:
-            state: the result of :meth:`state`.
-            path: the file that held it, for messages.
+        """Restore the state that the file ``path`` held; it may come from another number of processes.
 
         Raises:
-            InputError: The state does not fit this training.
+            InputError: the state does not fit this training.
         """
         try:
             self.step, self.seconds, self.skipped = state["step"], state["seconds"], state["skipped"]

@@ -56,14 +56,8 @@ def author_names(name: str, bands: tuple[int, ...]) -> list[str]:
 
 
 def to_author(state: dict[str, Tensor], bands: tuple[int, ...]) -> dict[str, Tensor]:
-    """Convert our tensors to the author's names and shapes.
-
-    Args:
-        state: a BSMamba2's ``state_dict``.
-        bands: the configuration's.
-
-    Returns:
-        The author's tensors, without the prefix ``model.``; they share memory with ``state`` where they can.
+    """Convert our tensors to the author's names and shapes, without the prefix ``model.``; they share memory where they
+    can.
     """
     made = {}
     for name, value in state.items():
@@ -77,13 +71,7 @@ def to_author(state: dict[str, Tensor], bands: tuple[int, ...]) -> dict[str, Ten
 
 
 def from_author(tensors: dict[str, Tensor], like: dict[str, Tensor], bands: tuple[int, ...]) -> dict[str, Tensor]:
-    """Convert the author's tensors to ours; the reverse of :func:`to_author`.
-
-    Args:
-        tensors: by the author's names, without the prefix; of the shapes that :func:`to_author` gives.
-        like: our ``state_dict``, for its names and shapes.
-        bands: the configuration's.
-    """
+    """Convert the author's tensors to ours; the reverse of :func:`to_author`. ``like`` is our ``state_dict``."""
     made = {}
     for name, wanted in like.items():
         parts = [tensors[author] for author in author_names(name, bands)]
@@ -109,8 +97,8 @@ def from_first_layout(tensors: dict[str, Any]) -> dict[str, Any]:
 def infer_config(tensors: dict[str, Any]) -> ModelConfig:
     """Read a model's sizes off the shapes of its tensors, by the author's names without ``model.``.
 
-    Each size is looked for in every tensor that shows it, so that the caller can still name a missing tensor. Where
-    the FFT is no power of two and the shapes fit stereo as well as mono of twice the bins, stereo is assumed.
+    Each size is looked for in every tensor that shows it, so that the caller can still name a missing tensor. Where the
+    FFT is no power of two and the shapes fit stereo as well as mono of twice the bins, stereo is assumed.
 
     Raises:
         InputError: the tensors are of another kind of model, or their sizes contradict each other.

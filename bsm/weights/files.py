@@ -63,14 +63,12 @@ def save_tensors(content: dict[str, Any], path: str | Path) -> Path:
 
 
 def export_author(model: BSMamba2, path: str | Path) -> Path:
-    """Write weights in the author's layout: a dictionary whose ``state_dict`` has the author's names, with ``model.``.
+    """Write weights in the author's layout, a ``state_dict`` of the author's names with ``model.``, for the author's
+    loader.
 
-    The author's own loader reads it. Our configuration goes along under ``bsm``, because that layout holds neither the
-    sample rate nor the hop. :func:`load_model` gives back the same model, bit for bit.
-
-    Args:
-        model: any size; the author's code itself fixes ``headdim``, ``d_state``, ``expand`` and more at the paper's.
-        path: ends in ``.ckpt`` by the author's habit.
+    Our configuration goes along under ``bsm``, because that layout holds neither the sample rate nor the hop.
+    :func:`load_model` gives back the same model, bit for bit. The author's code itself fixes ``headdim``, ``d_state``,
+    ``expand`` and more at the paper's.
 
     Raises:
         InputError: the model has a structure that the author's code lacks.
@@ -90,16 +88,15 @@ def load_model(path_or_name: str | Path, *, strict: bool = True) -> nn.Module:
     """Load a model on the CPU, in evaluation mode, without running anything that its file holds.
 
     Two layouts are recognised by their content: ours (:func:`save_model`, also that of bsm 0.1), and the author's, also
-    as the compatible published checkpoint has it. The author's holds no configuration. Its sizes follow from the
-    tensors' shapes, and the FFT's length from the bands' sum; hop 441 and 44.1 kHz are the author's.
-
-    The tensors may be in one of the entries :data:`ENTRIES` of the file. Their names may have the prefixes that
-    PyTorch's wrappers add: ``model.``, ``module.``, ``_orig_mod.``.
+    as the compatible published checkpoint has it. The author's holds no configuration: its sizes follow from the
+    tensors' shapes, the FFT's length from the bands' sum, and hop 441 and 44.1 kHz are the author's. The tensors may be
+    in one of the entries :data:`ENTRIES`, and their names may have the prefixes of PyTorch's wrappers.
 
     Args:
         path_or_name: a file, the folder of a finished run, or a name that ``bsm weights list`` shows.
         strict: refuse tensors that the model does not have, instead of logging them. Missing tensors and other shapes
-            are refused always.
+            are
+            refused always.
 
     Returns:
         A BSMamba2, or a BSRoformer where our own file says so.

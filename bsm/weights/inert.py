@@ -22,10 +22,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     PyTorch reads the file, with a pickle reader that gets a placeholder for every foreign class and function. The
     placeholder does nothing; no foreign code is imported or called. PyTorch's own restricted reader (``weights_only``)
-    would refuse what Lightning checkpoints hold, such as hyper-parameters and callbacks.
-
-    Args:
-        path: a file in any of PyTorch's formats. A file with foreign objects must be in the zip format (since 2020).
+    would refuse what Lightning checkpoints hold, such as hyper-parameters and callbacks; it reads files from before
+    2020.
 
     Returns:
         The dictionary, with tensors on the CPU. Entries of foreign classes are placeholders.

@@ -12,7 +12,7 @@ from pydantic import model_validator
 
 from bsm import download
 from bsm.data.registry import MANIFESTS, ROOT, Entry, read
-from bsm.errors import InputError
+from bsm.errors import InputError, known
 from bsm.files import replacing
 
 MANIFEST = MANIFESTS / "weights.yaml"
@@ -67,10 +67,7 @@ def entry(name: str) -> Weights:
     Raises:
         InputError: no weights have that name.
     """
-    known = entries()
-    if name not in known:
-        raise InputError(f"no weights are named {name!r}; choose one of {', '.join(known)}")
-    return known[name]
+    return (found := entries())[known("weights", name, found)]
 
 
 def locate(path_or_name: str | Path) -> Path:
@@ -86,13 +83,13 @@ def locate(path_or_name: str | Path) -> Path:
         return path / "model.safetensors"
     if (path / "run.json").is_file():
         raise InputError(f"{path}: a run without model.safetensors, so not finished; give a file of its folder best/")
-    known = entries() if MANIFEST.is_file() else {}
-    if name not in known:
+    listed = entries() if MANIFEST.is_file() else {}
+    if name not in listed:
         raise InputError(
             f"{path}: no such weights file; `bsm train` or `make reproduce` writes one, "
-            f"and `bsm weights list` shows those with a name ({', '.join(known)})"
+            f"and `bsm weights list` shows those with a name ({', '.join(listed)})"
         )
-    found = known[name]
+    found = listed[name]
     if found.state != "here":
         how = f"make them: {found.made_by}" if found.path else f"fetch them: bsm weights fetch {name}"
         raise InputError(f"weights {name!r} are {found.state} ({found.place}); {how}")

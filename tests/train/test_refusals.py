@@ -334,7 +334,7 @@ def test_tracks_must_fit_the_model(songs, tracks, tmp_path):
 def test_a_device_or_precision_that_is_not_here(tracks, tmp_path):
     refused(tmp_path / "run", tracks, "device 'abacus'", device="abacus")
     for precision in ("three-bit", "16-mixed", "bf16-true"):
-        told = f"precision '{precision}' cannot be trained in; choose one of 32-true, bf16-mixed"
+        told = f"unknown precision '{precision}'; choose one of 32-true, bf16-mixed"
         refused(tmp_path / "run", tracks, told, config=CONFIG.replace(precision=precision))
     if not torch.cuda.is_available():
         refused(tmp_path / "run", tracks, "device 'cuda'", device="cuda")

@@ -160,7 +160,7 @@ def test_the_paper_preset_is_the_author_s_recipe():
     [
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"keep_best": 0}, "keep_best must be at least 1"),
-        ({"schedule": "zigzag"}, "'zigzag' is not known; choose one of constant, cosine"),
+        ({"schedule": "zigzag"}, "unknown schedule 'zigzag'; choose one of constant, cosine"),
         ({"warmup": 7}, "warmup of 7 updates: choose 0 to fewer than steps = 7"),
     ],
 )

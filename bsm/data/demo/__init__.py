@@ -54,7 +54,7 @@ def make_corpus(
     """Render a data set of demo songs to ``<root>/<split>/demo-<seed>/{mixture,vocals,drums,bass,other}.wav``.
 
     ``<root>/corpus.json`` records the settings and checksums of each song. A repeated call renders only songs that are
-    missing, damaged or made with other settings. It removes recorded songs that are no longer wanted. Two calls must
+    missing, damaged or made with other settings, and removes recorded songs that are no longer wanted. Two calls must
     not use one ``root`` at the same time.
 
     Args:
@@ -63,15 +63,12 @@ def make_corpus(
         seconds: length of each song.
         rate: samples per second.
         channels: 1 or 2.
-        processes: number of rendering processes; by default one per processor core. Each process imports the calling
-            script, so with more than one the script needs ``if __name__ == "__main__"``.
-
-    Returns:
-        ``root``.
+        processes: number of rendering processes; by default one per processor core. With more than one, the calling
+            script needs ``if __name__ == "__main__"``, because each process imports it.
 
     Raises:
-        InputError: a split is unknown, a split has more than 1000 songs or fewer than 0, there are no songs at all, the
-            songs are shorter than 2 s, a package for demo songs is missing, or ``root`` cannot be written.
+        InputError: a split is unknown or has more than 1000 songs, there are no songs, they are shorter than 2 s, a
+            package for demo songs is missing, or ``root`` cannot be written.
     """
     root, wanted = Path(root), _seeds(songs)
     if seconds < SHORTEST_SONG:

@@ -33,17 +33,18 @@ def check_packages() -> None:
 
 
 def render_song(seed: int, seconds: float, rate: int = 44100, channels: int = 2) -> dict[str, np.ndarray]:
-    """Synthesise the song of a seed.
+    """Synthesise the song of a seed, bit for bit the same with the same package versions.
 
     Args:
-        seed: any non-negative number. Equal arguments give equal samples, bit for bit, with the same package versions.
+        seed: any non-negative number.
         seconds: length, at least 2.
         rate: samples per second; songs are rendered at 44.1 kHz and resampled.
         channels: 2, or 1 for the average of both.
 
     Returns:
-        ``vocals``, ``drums``, ``bass``, ``other`` and ``mixture``, each int16 ``(channels, samples)``. The
-        mixture is the exact sum of the four. No peak exceeds 0.85 of full scale.
+        ``vocals``, ``drums``, ``bass``, ``other`` and ``mixture``, each int16 ``(channels, samples)``. The mixture is
+            the
+        exact sum of the four. No peak exceeds 0.85 of full scale.
 
     Raises:
         InputError: the seed is negative, the song is shorter than 2 s, or a package for demo songs is not installed.

@@ -33,22 +33,13 @@ class Note:
 
 @dataclass(frozen=True)
 class Score:
-    """The score of a song.
+    """The score of a song."""
 
-    Attributes:
-        seconds: length.
-        parts: notes of ``drums``, ``bass`` and ``other``.
-        phrases: sung phrases in order of time, with rests between them. They are the target.
-        voice: the singer.
-        lead: phrases of a lead instrument, made with the same vocoder as the voice, but without words. It belongs to
-            the accompaniment: the target is the singer who sings words.
-        lead_voice: what the lead instrument sounds like.
-    """
-
-    seconds: float
-    parts: dict[str, list[Note]]
-    phrases: list[list[SungNote]]
+    parts: dict[str, list[Note]]  # of drums, bass and other
+    phrases: list[list[SungNote]]  # the target: sung phrases in order of time, with rests between them
     voice: Voice
+    # A lead instrument, made with the same vocoder as the voice. It belongs to the accompaniment, because it sings no
+    # words: the target is the singer who sings words.
     lead: list[list[SungNote]]
     lead_voice: Voice
 
@@ -67,13 +58,9 @@ class _Harmony:
 
 
 def compose(seed: int, seconds: float) -> Score:
-    """Compose the song of a seed.
+    """Compose the song of a seed, any non-negative number.
 
     Seeds 1000 to 1999, 2000 to 2999 and 3000 to 3999 share neither words nor instruments with each other.
-
-    Args:
-        seed: any non-negative number. Equal seeds and lengths give equal scores.
-        seconds: length of the song.
     """
     split = seed // 1000 % SPLITS
     rng = np.random.default_rng([seed, 0])
@@ -96,7 +83,7 @@ def compose(seed: int, seconds: float) -> Score:
         spans = phrase_spans(rng, seconds, beat / 2)
         melodies.append(([_phrase(*span, beat, harmony, voice, words, rng) for span in spans], voice))
     (phrases, voice), (lead, lead_voice) = melodies
-    return Score(seconds, parts, phrases, voice, lead, lead_voice)
+    return Score(parts, phrases, voice, lead, lead_voice)
 
 
 def phrase_spans(rng: np.random.Generator, seconds: float, unit: float) -> list[tuple[float, float]]:
@@ -104,15 +91,10 @@ def phrase_spans(rng: np.random.Generator, seconds: float, unit: float) -> list[
 
     A song has its own centre for each of the two, log-uniform in that range. The logarithm of a length comes to a third
     from the centre, and to two thirds from a draw of its own. So songs differ in how much of them is sung. Phrases and
-    gaps are at most half as long as the song.
-
-    Args:
-        rng: draws everything.
-        seconds: length of the song.
-        unit: step of the beat grid, s, to which the lengths are rounded.
+    gaps are at most half as long as the song, and multiples of ``unit`` seconds.
 
     Returns:
-        ``(start, stop)`` of each phrase in seconds, in order, on the grid. The song's end may cut the last.
+        ``(start, stop)`` of each phrase in seconds, in order. The song's end may cut the last.
     """
 
     def anything(least: float, most: float) -> float:

@@ -28,27 +28,16 @@ _EPSILON = 1e-12
 
 @dataclass(frozen=True)
 class Voice:
-    """A singer: a point in a continuous space, so that no two songs share one.
+    """A singer: a point in a continuous space, so that no two songs share one."""
 
-    Attributes:
-        name: espeak-ng's voice and variant that speaks the words.
-        pitch: lowest comfortable note, MIDI.
-        formants: factor on formant frequencies; a factor above 1 sounds brighter.
-        breath: from 0, as spoken, to 1, whispered.
-        vibrato: depth in semitones.
-        vibrato_rate: Hz.
-        reach: highest degree of the scale above the tonic.
-        pace: factor on the length of notes.
-    """
-
-    name: str
-    pitch: int
-    formants: float
-    breath: float
-    vibrato: float
-    vibrato_rate: float
-    reach: int
-    pace: float
+    name: str  # espeak-ng's voice and variant that speaks the words
+    pitch: int  # lowest comfortable note, MIDI
+    formants: float  # factor on formant frequencies; a factor above 1 sounds brighter
+    breath: float  # from 0, as spoken, to 1, whispered
+    vibrato: float  # depth in semitones
+    vibrato_rate: float  # Hz
+    reach: int  # highest degree of the scale above the tonic
+    pace: float  # factor on the length of notes
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Self:
@@ -106,16 +95,13 @@ def optional(package: str) -> ModuleType:
 
 
 def sing(notes: list[SungNote], voice: Voice, rng: np.random.Generator, *, wordless: bool = False) -> np.ndarray:
-    """Sing one phrase.
+    """Sing one phrase; float64 ``(samples,)`` at 44.1 kHz, from the start of the first note.
 
     Args:
         notes: the phrase's notes in order of time, without overlaps.
         voice: the singer.
         rng: draws drift and the vibrato's phase.
         wordless: hold the middle of each word's vowel, so that no word is heard.
-
-    Returns:
-        float64 ``(samples,)`` at 44.1 kHz, from the start of the first note.
 
     Raises:
         InputError: pyworld or espeakng-loader is not installed.

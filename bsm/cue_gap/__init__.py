@@ -1,0 +1,51 @@
+"""Cue and gap: a probe of how long a separator remembers which voice it is to follow.
+
+An example is background noise with sounds in four stretches::
+
+    lead-in      cue               gap          play
+    background   the target alone  background   target and another voice at once
+
+Both voices draw their notes from one range of pitch; only their timbres differ. Which timbre is the target changes
+from example to example, and only the cue tells. So the output in ``play`` measures memory over the gap, and nothing
+else. The lead-in has a random length: without it, networks learn "what sounds first" instead of a cue.
+
+The generator has a :data:`VERSION`. The same version, seed and index give the same example, bit for bit, anywhere.
+"""
+
+from bsm.cue_gap.examples import (
+    LEVEL,
+    RATE,
+    TEST,
+    VERSION,
+    Condition,
+    Example,
+    Probe,
+    example,
+    mixtures_and_targets,
+    tone,
+)
+from bsm.cue_gap.scoring import ENDPOINT, Question, answer, questions, score, summary
+from bsm.cue_gap.training import TRAINING, curriculum, train, training_batch
+
+__all__ = [
+    "ENDPOINT",
+    "LEVEL",
+    "RATE",
+    "TEST",
+    "TRAINING",
+    "VERSION",
+    "Condition",
+    "Example",
+    "Probe",
+    "Question",
+    "answer",
+    "curriculum",
+    "example",
+    "mixtures_and_targets",
+    "questions",
+    "score",
+    "summary",
+    "tone",
+    "train",
+    "training_batch",
+]
