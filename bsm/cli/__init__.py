@@ -24,6 +24,8 @@ def main() -> None:
     An error that the user can correct is printed as one line and gives exit status 2. A study or training that failed
     gives one line and exit status 1. What the console cannot print is escaped.
     """
+    if not sys.stderr.isatty():  # a log gets one line of a progress bar in half a minute; notebooks inherit this
+        os.environ.setdefault("TQDM_MININTERVAL", "30")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
