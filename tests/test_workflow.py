@@ -104,7 +104,7 @@ def test_a_notebook_saves_what_it_declares(plan, name):
         assert set(STUDY[name].files("reports/smoke")) <= plan[f"notebook_{name}"][0]
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name != "00_model"])  # which tests no claim
 def test_a_notebook_asks_quotes_defines_says_and_asserts_in_this_order(name):
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
     first = cells[0].source
