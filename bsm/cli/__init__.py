@@ -12,7 +12,7 @@ from bsm import __version__
 from bsm.cli.bench import bench, plan
 from bsm.cli.claims import claims
 from bsm.cli.data import data, weights
-from bsm.cli.models import evaluate, separate
+from bsm.cli.models import evaluate, regions, separate
 from bsm.cli.study import campaign, cue_gap, provenance, readme, repeat, study
 from bsm.cli.train import train
 from bsm.errors import BackendUnavailable, InputError, lacks_memory
@@ -75,8 +75,7 @@ def cli() -> None:
     """Separate vocals with BSMamba2, and reproduce the study of it."""
 
 
-COMMANDS = (
-    data, train, separate, evaluate, cue_gap, bench, plan, study, campaign, readme, claims, provenance, repeat, weights
-)  # fmt: skip
+COMMANDS = (data, train, separate, evaluate, regions, cue_gap, bench, plan, study, campaign)
+COMMANDS += (readme, claims, provenance, repeat, weights)
 for command in COMMANDS:
     cli.add_command(command)
