@@ -1,11 +1,13 @@
 """The notebooks' runner, with a tiny notebook of its own."""
 
+import os
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from bsm import cli
 from bsm.errors import InputError
 from bsm.study import notebook, profiles, run, saving
 from bsm.study.notebook import Notebook
@@ -200,3 +202,20 @@ def test_a_value_out_of_range_is_refused_by_name():
         saving.in_range(0, most_songs=-3)
     with pytest.raises(InputError, match="parameter 'example' must be at least 0 and at most 3, not 4"):
         saving.in_range(0, 3, example=4)
+
+
+def test_a_mistake_is_one_line_in_the_notebook(study, tmp_path):
+    make(study / "wrong.ipynb", "from bsm.errors import InputError\nraise InputError('no such song')")
+    with pytest.raises(run.NotebookFailed, match="InputError: no such song"):
+        run.run_notebook("wrong", tmp_path / "out.ipynb", profile="smoke")
+    partial = nbformat.read(tmp_path / "out.failed.ipynb", as_version=4)
+    (shown,) = [x for cell in partial.cells for x in cell.get("outputs", []) if x.output_type == "error"]
+    assert shown.traceback == ["InputError: no such song"]
+
+
+def test_a_log_gets_a_line_of_a_progress_bar_each_half_minute(monkeypatch):
+    monkeypatch.setenv("TQDM_MININTERVAL", "1")
+    monkeypatch.delenv("TQDM_MININTERVAL")
+    monkeypatch.setattr(cli, "cli", lambda **_: None)
+    cli.main()  # a test's standard error is no terminal
+    assert os.environ["TQDM_MININTERVAL"] == "30"

@@ -223,7 +223,8 @@ def figure_of_differences(rows: Records, trained: dict[str, float]) -> Figure:
         ax.axhline(0, color="0.4", linewidth=0.8)
         gains = {model: [row and Interval.of(row) for row in own] for model, own in found.items()}
         _draw(ax, windows, gains, trained)
-        ax.set(ylabel=f"{label.split()[0]} minus that of training's window (dB)", title=label.split()[0])
+        name = label.split()[0]
+        ax.set(ylabel=f"change in {name} (dB)", title=f"{name} against training's window")
     figures.name_lines(axes[-1])
     return drawn
 

@@ -204,9 +204,9 @@ def figure(records: Sequence[dict[str, Any]], data: str, *, published: bool) -> 
         ax.set(xlabel=LABELS[metric], title=f"{LABELS[metric].split()[0]}, {data}")
         for row in PUBLISHED if published else ():
             colour = figures.COLOURS["vermilion" if "RoFormer" in row["model"] else "blue"]
-            ax.axvline(row[metric], color=colour, linestyle="--", linewidth=1)
-            place = (row[metric], 0.02)
-            ax.text(*place, f"published {row[metric]:g}", transform=ax.get_xaxis_transform(), color=colour, rotation=90)
+            ax.axvline(row[metric], color=colour, linestyle="--", linewidth=1, label=f"published, {row['model']}")
+    if published:
+        figures.legend_above(drawn, axes[0])
     return drawn
 
 
