@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from bsm import cue_gap
 from bsm.errors import InputError
 from bsm.stats import Interval, crossed_interval
+from bsm.study.campaign import finished
 from bsm.study.figures import COLOURS
 from bsm.study.memory import ARMS
 from bsm.study.records import read_result
@@ -38,8 +39,7 @@ def answers(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
         InputError: There is no finished run.
     """
     rows = []
-    patterns = [f"{name}-{arm}-seed*.json" for name in experiments for arm in ARMS]
-    for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
+    for path in sorted(path for name in experiments for path in finished(folder, name)):
         record = read_result(path)
         arm, train, probe = record["parameters"]["arm"], record["parameters"]["train"], record["parameters"]["probe"]
         for answer in record["values"]["answers"]:
