@@ -23,7 +23,7 @@ from bsm.study.claims.claim import (
     computed,
     on_gpu,
 )
-from bsm.study.speed.memory import GIB
+from bsm.study.meta import GIB
 
 STEP_SECONDS = {"000": (60, 12), "001": (61, 12.5), "002": (63, 13)}
 """Seconds of a training step before and after, by document."""
