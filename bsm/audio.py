@@ -99,7 +99,7 @@ def read(
         The audio, float32 ``(channels, samples)``, and its rate in Hz.
 
     Raises:
-        InputError: the file cannot be read, or has NaN or infinite samples; or the part lies outside the file.
+        InputError: the file cannot be read, has samples that are not finite, or does not hold the part.
     """
     with _open(path) as (file, decoded):
         samples = file.frames if decoded is None else len(decoded)
@@ -118,18 +118,16 @@ def read(
     if not np.isfinite(audio).all():
         raise InputError(f"{path}: has NaN or infinite samples; export it again from its source")
     audio = np.ascontiguousarray(audio.T)
-    if rate is None or rate == source_rate:
-        return audio, source_rate
-    return resample(audio, source_rate, rate), rate
+    return (audio, source_rate) if rate in (None, source_rate) else (resample(audio, source_rate, rate), rate)
 
 
 def write(path: str | os.PathLike, audio: np.ndarray, rate: int, *, subtype: str = "FLOAT") -> None:
     """Write an audio file, whole or not at all. Makes missing folders.
 
-    A .wav file of more than 4 GiB is written as RF64, the form of WAV whose lengths have 64 bits.
-
     Args:
-        path: target; its suffix selects the format (.wav, .flac, .ogg, .aif, .aiff, .w64).
+        path: target; its suffix selects the format (.wav, .flac, .ogg, .aif, .aiff, .w64). A .wav file of more than 4
+            GiB
+            is written as RF64, the form of WAV whose lengths have 64 bits.
         audio: ``(channels, samples)``, floating point or int16. int16 written as PCM_16 is kept bit for bit.
         rate: samples per second.
         subtype: libsndfile's name of the sample format, such as ``FLOAT``, ``PCM_16`` or ``PCM_24``.
@@ -174,10 +172,10 @@ def _check_writing(path: Path, audio: np.ndarray, subtype: str) -> str:
 
 
 def resample(audio: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """Change the sample rate of ``(channels, samples)`` from one to another in Hz (soxr, high quality).
+    """Change the sample rate of ``(channels, samples)`` in Hz, to ``round(samples * target_rate / source_rate)`` of
+    float32.
 
-    Returns:
-        float32 ``(channels, round(samples * target_rate / source_rate))``.
+    soxr, high quality.
 
     Raises:
         InputError: a rate is not positive.
@@ -205,8 +203,7 @@ def convert(path: Path) -> str:
 def _open(path: str | os.PathLike) -> Iterator[tuple[soundfile.SoundFile, np.ndarray | None]]:
     """Open a file for reading. Any failure, while opening or reading, becomes an InputError of one line.
 
-    Yields:
-        The file; and all of its samples ``(samples, channels)`` if it does not state its length, otherwise None.
+    Yields the file; and all of its samples ``(samples, channels)`` if it does not state its length, otherwise None.
     """
     path = Path(path)
     try:

@@ -154,45 +154,36 @@ class ModelConfig(_Config):
 
     @classmethod
     def preset(cls, name: str) -> ModelConfig:
-        """Return a named size.
-
-        ==============  ==============================================================================================
-        ``paper``       the paper's model
-        ``vram``        the unofficial implementation's reduced one: dim 192, 4 layers, 48 equal bands
-        ``small``       the paper's design at dim 64 and 2 layers
-        ``tiny``        dim 32, and half the paper's frames per second: two CPU cores train it in minutes
-        ``small-16k``   ``small`` for 16 kHz mono; frames and bands keep the paper's durations and frequencies
-        ``tiny-16k``    ``tiny`` in the same way
-        ``study-16k``   the study's base: ``tiny-16k`` with coarser bands, and frames every 22.5 ms
-        ``probe-8k``    for the probe of memory (:mod:`bsm.cue_gap`): 8 kHz mono, 10 bands, frames every 32 ms
-        ==============  ==============================================================================================
-
-        Raises:
-            InputError: ``name`` is none of these.
-        """
-        return cls(**_PRESETS[known("model preset", name, _PRESETS)])
+        """Return a named size, one of :data:`PRESETS`; any other name is an InputError."""
+        return cls(**PRESETS[known("model preset", name, PRESETS)])
 
 
 _SMALL = {"dim": 64, "depth": 2}
 _TINY = {"dim": 32, "depth": 2, "d_state": 32, "headdim": 32, "expand": 2, "mask_expansion": 2}
 _16K = {"sample_rate": 16000, "channels": 1, "bands": bands.PAPER_16K}
-_PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
+    # The unofficial implementation's reduced one.
     "vram": {"dim": 192, "depth": 4, "bands": bands.equal(1025, 48)},
     "small": _SMALL,
+    # With half the paper's frames per second, two CPU cores train it in minutes.
     "tiny": {"stft": StftConfig(hop_length=882), **_TINY},
+    # For 16 kHz mono; frames and bands keep the paper's durations and frequencies.
     "small-16k": {"stft": StftConfig(744, 160), **_16K, **_SMALL},
     "tiny-16k": {"stft": StftConfig(744, 320), **_16K, **_TINY},
+    # The study's base: coarser bands, and frames every 22.5 ms. It learns most per minute of a CPU core.
     "study-16k": {"stft": StftConfig(720, 360), **_16K, "bands": bands.COARSE_16K, **_TINY},
+    # For the probe of memory (bsm.cue_gap): 10 bands, frames every 32 ms.
     "probe-8k": {"sample_rate": 8000, "channels": 1, "stft": StftConfig(512, 256), "bands": bands.COARSE_8K, **_TINY},
 }
+"""Named sizes of the network: what differs from the paper's."""
 
 
 @dataclass(frozen=True)
 class LossConfig(_Config):
     """The training loss. The defaults are those of the author's code, for 44.1 kHz."""
 
-    windows: tuple[int, ...] = (4096, 2048, 1024, 512, 256)  # STFT window lengths in samples, one term each
+    windows: tuple[int, ...] = (4096, 2048, 1024, 512, 256)  # of the STFT, in samples; one term each
     hop_length: int = 147  # samples between frames, for every window
     min_fft: int = 2048  # smallest transform in samples; a shorter window is zero-padded to it
     waveform_weight: float = 10.0  # factor of the waveform's L1 term
@@ -204,7 +195,7 @@ class LossConfig(_Config):
     def at_rate(cls, rate: int) -> Self:
         """Return the paper's loss for another sample rate in Hz, with windows and hop of the same duration.
 
-        Then the terms keep their meaning and their weights. Window lengths are rounded to multiples of 4 samples.
+        Then the terms keep their meaning and their weights. Windows are rounded to multiples of 4 samples.
         """
         paper = cls()
         if rate == 44100:
@@ -277,20 +268,14 @@ class TrainConfig(_Config):
 
     @classmethod
     def preset(cls, name: str) -> Self:
-        """Return named settings.
-
-        ``paper`` is the author's code on two GPUs: 60 segments per update, at most 2000 epochs of 100 updates each.
-        ``study`` is for the model preset ``study-16k`` on one CPU core: segments of 1 s from active windows of 8 s. Its
-        loss has the durations of the paper's windows within 3 %, every 5 ms.
-
-        Raises:
-            InputError: the name is unknown.
-        """
-        return cls(**_TRAIN_PRESETS[known("training preset", name, _TRAIN_PRESETS)])
+        """Return named settings, one of :data:`TRAIN_PRESETS`; any other name is an InputError."""
+        return cls(**TRAIN_PRESETS[known("training preset", name, TRAIN_PRESETS)])
 
 
-_TRAIN_PRESETS: dict[str, dict[str, Any]] = {
+TRAIN_PRESETS: dict[str, dict[str, Any]] = {
+    # The author's code on two GPUs: 60 segments per update, at most 2000 epochs of 100 updates each.
     "paper": {"processes": 2},
+    # For the size study-16k on one CPU core. The loss has the durations of the paper's windows within 3 %, every 5 ms.
     "study": {
         "steps": 4000,
         "batch_size": 2,
@@ -310,3 +295,4 @@ _TRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "loss": LossConfig(windows=(1440, 720, 360, 180, 90), hop_length=80, min_fft=720),
     },
 }
+"""Named training settings: what differs from the author's."""

@@ -4,11 +4,18 @@ from collections.abc import Iterable
 from typing import Any
 
 
-class InputError(ValueError):
+class OneLine(Exception):
+    """An error that a notebook shows in one line, without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:  # IPython's hook
+        return [f"{type(self).__name__}: {self}"]
+
+
+class InputError(OneLine, ValueError):
     """Report unusable input: what failed, why, and how to fix it."""
 
 
-class BackendUnavailable(RuntimeError):
+class BackendUnavailable(OneLine, RuntimeError):
     """Report that the package or device of a chosen backend is missing."""
 
 

@@ -39,7 +39,7 @@ def separate(
     batch_size: int = 1,
     progress: bool | str = False,
 ) -> Tensor:
-    """Estimate the vocals of one recording.
+    """Estimate the vocals of one recording ``(channels, samples)``, on the CPU, with the recording's shape and rate.
 
     Args:
         model: on any device; its own rate and channels may differ from the recording's.
@@ -54,14 +54,10 @@ def separate(
         batch_size: windows per forward pass; changes the result only by rounding.
         progress: show a progress bar; a string is its label.
 
-    Returns:
-        ``(channels, samples)`` on the CPU, with the mixture's shape and rate.
-
     Raises:
-        InputError: the mixture has no samples, values that are not finite, or a number of channels that
-            :func:`check_channels` refuses; the window or hop is out of range; the model has half precision; the memory
-                is
-            too small; or the estimate is not finite.
+        InputError: the mixture has no samples, values that are not finite, or channels that do not fit the model; the
+            window or hop is out of range; the model has half precision; the memory is too small; or the estimate is not
+            finite.
     """
     mixture = torch.as_tensor(mixture, dtype=torch.float32)
     if mixture.ndim != 2 or 0 in mixture.shape:
@@ -126,16 +122,10 @@ def check_channels(channels: int, wanted: int, name: str | Path = "the recording
 
 
 def _to_model_channels(wave: Tensor, wanted: int) -> Tensor:
-    """Arrange ``(channels, samples)`` as a batch ``(b, wanted, samples)``.
-
-    A mono model gets each channel as one item; any other model gets a mono recording in each of its channels.
-    """
-    channels = wave.shape[0]
-    if channels == wanted:
+    """Arrange ``(channels, samples)`` as ``(b, wanted, samples)``; a mono model gets each channel as an item."""
+    if wave.shape[0] == wanted:
         return wave[None]
-    if wanted == 1:
-        return wave[:, None]
-    return wave.expand(wanted, -1)[None]
+    return wave[:, None] if wanted == 1 else wave.expand(wanted, -1)[None]
 
 
 def _from_model_channels(estimate: Tensor, channels: int) -> Tensor:
@@ -204,8 +194,7 @@ def find_songs(places: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     Raises:
         InputError: a folder has no audio files that can be read.
     """
-    songs: list[Path] = []
-    left_out: list[Path] = []
+    songs, left_out = [], []
     for place in places:
         if not place.is_dir():
             songs.append(place)
@@ -246,8 +235,7 @@ def plan_outputs(
         InputError: a song cannot be read; two songs have the same outputs; an output is one of the songs, or exists
             without ``overwrite``, or cannot be written.
     """
-    targets: dict[Path, list[Path]] = {}
-    song_of: dict[Path, Path] = {}
+    targets, song_of = {}, {}
     given = {real(song) for song in songs}
     for song in songs:
         audio.info(song)
@@ -290,8 +278,7 @@ def separate_file(
         subtype: sample format, such as ``FLOAT``, ``PCM_16`` or ``PCM_24``.
         options: options of :func:`separate`.
 
-    Returns:
-        The gain in dB, 0 or below.
+    Returns the gain in dB, 0 or below.
 
     Raises:
         InputError: the song cannot be read or separated, or an output cannot be written.

@@ -4,9 +4,11 @@ import contextlib
 import http.server
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,6 +141,22 @@ def write_song():
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def stem_file():
+    """The excerpt of MUSDB18 in the package stempeg."""
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not here")
+    return Path(pytest.importorskip("stempeg", exc_type=ImportError).example_stem_path())
+
+
+@pytest.fixture
+def stems(stem_file, tmp_path):
+    """A folder with that excerpt as the one song of the split `test`."""
+    (tmp_path / "test").mkdir()
+    shutil.copy(stem_file, tmp_path / "test" / "Somebody - Sings.stem.mp4")
+    return tmp_path
 
 
 @pytest.fixture

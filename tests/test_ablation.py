@@ -16,6 +16,7 @@ from bsm.scan.feedthrough import CHUNK
 from bsm.stats import crossed_interval
 from bsm.study import ablation, figures, losses, scan_training, sizes
 from bsm.study.profiles import Profile
+from bsm.study.subjects import Subject
 from bsm.study.variants import changed
 from bsm.weights.files import save_model
 
@@ -106,13 +107,15 @@ def test_tables_and_figures_have_every_variant():
     assert list(table["reads"])[:2] == ["–", "worse"]
     assert table["difference (dB)"][1].startswith("-0.50 [")
     assert table["uSDR (dB)"][0] == pytest.approx(np.mean([r["usdr"] for r in made if r["variant"] == "base"]))
-    figure, ax = plt.subplots()
-    ablation.draw(ax, made, rows)
+    figure = ablation.figure(made, rows)
+    (ax,) = figure.axes
     labels = [label.get_text().replace("\n", " ") for label in ax.get_yticklabels()]
     assert labels[1] == "mean over windows instead of their sum"
-    assert ax.get_title() == "points: 6 songs, means of 3 trainings; bars: 95 %"
     assert ax.containers[0].lines[0].get_xdata()[0] == pytest.approx(-0.5, abs=0.02)
     plt.close(figure)
+    said = ablation.answer(rows, 9)
+    assert said.startswith("Of 2 changes, 1 are seen to change uSDR after 9 updates")
+    assert said.count(": worse.") == said.count(": no difference seen.") == 1
     assert "songs alone" in figures.coverage([0]) and "3 training seeds" in figures.coverage([0, 1, 2])
     assert figures.coverage([0, 1], 8).endswith("2 training seeds, the wider of bootstrap and t")
     assert figures.coverage([0, 1], 4).endswith("bootstrap and t; 4 song(s) are too few for any")
@@ -121,12 +124,12 @@ def test_tables_and_figures_have_every_variant():
 @pytest.mark.parametrize(("songs", "hollow"), [(6, False), (4, True)])
 def test_a_difference_without_an_interval_is_hollow_and_has_no_bar(songs, hollow):
     made = records({"mono": -0.5}, songs=songs)
-    figure, ax = plt.subplots()
-    ablation.draw(ax, made, ablation.differences(made))
+    figure = ablation.figure(made, ablation.differences(made))
+    (ax,) = figure.axes
     (drawn,) = ax.containers
-    assert (drawn.lines[0].get_markerfacecolor() == "none") == hollow
+    assert (drawn.lines[0].get_markerfacecolor() == "white") == hollow
     assert drawn.has_xerr != hollow
-    assert (figures.HOLLOW in ax.get_xlabel()) == hollow
+    assert figure.get_supxlabel() == figures.HOLLOW * hollow
     plt.close(figure)
 
 
@@ -136,16 +139,16 @@ def test_the_recipe_is_what_the_weights_record(small_config, tmp_path):
         path.parent.mkdir()
         config = changed(name, small_config, TrainConfig(steps=7, segment_seconds=3.0, seed=seed))[1].replace(**train)
         path.with_suffix(".json").write_text(json.dumps({"train": config.to_dict()}))
-        return ablation.Trained(name, seed, path, torch.nn.Identity())
+        return Subject(name, seed, path, torch.nn.Identity(), 1.0)
 
     found = [trained("base", 0), trained("base", 1), trained("loss-mean", 0, workers=3)]
     assert ablation.recipe(found) == TrainConfig(steps=7, segment_seconds=3.0)
-    with pytest.raises(InputError, match="mono-0.* not trained as the base was; another: steps; train it again"):
+    with pytest.raises(InputError, match="mono-0.* trained unlike the base; these differ: steps; train it again"):
         ablation.recipe([*found, trained("mono", 0, steps=8)])
-    with pytest.raises(InputError, match="loss-magnitude-0.* another: loss;"):
+    with pytest.raises(InputError, match="loss-magnitude-0.* differ: loss;"):
         ablation.recipe([*found, trained("loss-magnitude", 0, loss=LossConfig())])
     found[1].path.with_suffix(".json").unlink()
-    with pytest.raises(InputError, match="base-1/model.json: not there"):
+    with pytest.raises(InputError, match="base-1/model.json: missing"):
         ablation.recipe(found)
 
 
@@ -159,7 +162,7 @@ def test_variants_of_different_recipes_are_not_compared(tmp_path, small_model):
     settings = Profile({"profile": str(tmp_path), "model": "tiny", "seed": 1})
     for name, recipe in (("base", 1), ("mono", 1), ("bands-mel", 2)):
         save_model(small_model, settings.run_folder(1, name) / "model.safetensors", {"recipe": recipe})
-    assert [m.variant for m in ablation.load(settings, ["base", "mono"], [1])] == ["base", "mono"]
+    assert [m.name for m in ablation.load(settings, ["base", "mono"], [1])] == ["base", "mono"]
     with pytest.raises(
         InputError, match="base-.* and .*bands-mel-.*: trained by different recipe versions, .* SEEDS=1`"
     ):
@@ -173,7 +176,7 @@ def test_scores_are_the_models(tracks):
         def forward(self, mixture):
             return mixture * 0
 
-    found = [ablation.Trained("base", 0, tracks[0].files[0], Halved())]
+    found = [Subject("base", 0, tracks[0].files[0], Halved(), 1.0)]
     scored = ablation.scores(found, tracks, 0.25)
     assert [(r["track"], r["variant"], r["seed"]) for r in scored] == [("left", "base", 0), ("middle", "base", 0)]
     assert all(r["usdr"] == pytest.approx(0, abs=1e-3) for r in scored)

@@ -6,7 +6,7 @@ import pytest
 from bsm.stats import bootstrap_interval
 from bsm.study.assay import INSENSITIVE
 from bsm.study.baselines import EQUALISER
-from bsm.study.claims import data, exact, learning, scan, step
+from bsm.study.claims import data, exact, learning, memory, scan, step
 from bsm.study.claims import published as paper
 from bsm.study.claims.claim import BLOCKED, INCONCLUSIVE, INCONSISTENT, NOT_SUPPORTED, SUPPORTED, judge_ratio
 from bsm.study.speed import data as bench
@@ -304,3 +304,42 @@ def test_ten_epochs_reach_it_where_mean_and_median_do():
     for csdrs, verdict in (((12.0,) * 3, SUPPORTED), ((11.0, 11.0, 9.0), INCONCLUSIVE), ((9.0,) * 3, NOT_SUPPORTED)):
         assert paper.ten_epochs(published(csdrs, 12.0)["scores"], **given).verdict == verdict
     assert paper.ten_epochs(published((12.0,) * 3, 9.0)["scores"], **given).verdict == NOT_SUPPORTED
+
+
+def recalled(arm, seed, sdr_far, learned=True, cut=3.0):
+    """Answers of a run of the probe: right within the range, and an SDR of its own after 1, 2 and 4 s."""
+
+    def answer(name, gap, sdr, right):
+        target = [0.9 if right else 0.1] * 4
+        return {"separator": arm, "seed": seed, "name": name, "gap": gap, "sdr": [sdr] * 4, "target": target,
+                "other": [0.5] * 4}  # fmt: skip
+
+    near = [answer(f"gap {gap:g}", gap, 14.0, learned) for gap in (0.25, 0.5)]
+    far = [answer(f"gap {gap}", gap, sdr_far + seed / 10 * (arm == "mamba2"), True) for gap in (1, 2, 4)]
+    return [*near, *far, answer("cut 0.5", 0.5, cut + seed / 10, False)]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"), [(12, 6, SUPPORTED), (6, 12, NOT_SUPPORTED), (6, 6.4, INCONCLUSIVE)]
+)
+def test_memory_is_judged_at_its_endpoint(ours, theirs, verdict):
+    seeds = range(6)
+    answers = [
+        a for s in seeds for arm, sdr in (("mamba2", ours), ("attention", theirs)) for a in recalled(arm, s, sdr)
+    ]
+    found = memory.memory(answers, learned=0.9)
+    assert found.verdict == verdict and "learned in 6 of 6 seeds" in found.reasons[1]
+
+
+def test_a_seed_that_did_not_learn_says_nothing_about_memory():
+    answers = [a for s in range(6) for arm in ("mamba2", "attention") for a in recalled(arm, s, 9, learned=s > 0)]
+    assert "learned in 5 of 6 seeds" in memory.memory(answers, learned=0.9).reasons[1]
+    nobody = [a for arm in ("mamba2", "attention") for a in recalled(arm, 0, 9, learned=False)]
+    assert memory.memory(nobody, learned=0.9).measured == "no seed learned"
+
+
+def test_memory_needs_a_control_that_loses():
+    arms = (("mamba2", 12), ("attention", 6))
+    answers = [a for s in range(6) for arm, sdr in arms for a in recalled(arm, s, sdr, cut=14)]
+    found = memory.memory(answers, learned=0.9)
+    assert found.verdict == INCONCLUSIVE and "the probe shows nothing" in found.reasons[-1]

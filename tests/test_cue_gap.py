@@ -1,6 +1,8 @@
 """The probe of memory: what its examples hold, and that its scores tell memory from chance."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from bsm import cue_gap
 from bsm.cli import cli
 from bsm.cue_gap import RATE, TRAINING, Condition, Probe, curriculum, example, score, tone, train, training_batch
 from bsm.errors import InputError
+from bsm.loss import bsmamba2_loss
+from bsm.networks import from_factory
 from bsm.study import memory
 
 PROBE = Probe()
@@ -241,6 +245,18 @@ def test_any_network_is_trained_and_scored(tmp_path):
     record = json.loads(path.read_text())
     assert record["seed"] == 3 and record["parameters"]["arm"] == f"{__name__}:adapter"
     assert [len(a["sdr"]) for a in record["values"]["answers"]] == [4]
+
+
+@pytest.mark.parametrize("name", ["bs_roformer", "mel_band_roformer", "Lstm"])
+def test_the_networks_of_the_docs_fit(tmp_path, monkeypatch, name):
+    """Networks that are not ours: the page's code gives a gradient to every weight that the output depends on."""
+    page = (Path(__file__).parents[1] / "docs" / "cue-gap.md").read_text()
+    (tmp_path / f"adapters_{name}.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
+    monkeypatch.chdir(tmp_path)
+    mixture, target = training_batch(0, 0, 2, PROBE, 0.5)
+    network = from_factory(f"adapters_{name}:{name}", mixture)
+    bsmamba2_loss(network.train()(mixture), target, TRAINING.loss).backward()
+    assert sum(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters()) > 5
 
 
 @pytest.mark.parametrize(

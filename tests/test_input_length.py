@@ -13,7 +13,7 @@ from bsm.config import ModelConfig
 from bsm.data.tracks import Track, load_tracks
 from bsm.errors import InputError
 from bsm.evaluate import score
-from bsm.study import figures
+from bsm.study import figures, windows
 from bsm.study import input_length as study
 from bsm.study.subjects import Subject
 
@@ -46,7 +46,7 @@ def tracks(tmp_path):
 
 
 def test_conditions():
-    found = study.conditions([4, "whole", 1, 4.0], [2], [8.0])
+    found = windows.conditions([4, "whole", 1, 4.0], [2], [8.0])
     assert [(c.window, c.hop) for c in found] == [(1, 1), (2, 2), (4, 4), (8, 8), (math.inf, math.inf), (2, 1)]
     assert found[-2].options == {"whole": True}
     assert found[-1].options == {"window": 2, "hop": 1}
@@ -55,12 +55,12 @@ def test_conditions():
 @pytest.mark.parametrize("window", [0, -1, "1", "all", True, None, math.inf, math.nan])
 def test_a_window_that_is_none_is_refused(window):
     with pytest.raises(InputError, match="windows: a window is a positive number of seconds, or 'whole', not"):
-        study.conditions([window], [], [1.0])
+        windows.conditions([window], [], [1.0])
 
 
 def test_a_whole_song_cannot_be_overlapped():
     with pytest.raises(InputError, match="overlap_windows"):
-        study.conditions([1], ["whole"], [1.0])
+        windows.conditions([1], ["whole"], [1.0])
 
 
 def test_scores_of_known_estimates(found, tracks, monkeypatch):
@@ -74,7 +74,7 @@ def test_scores_of_known_estimates(found, tracks, monkeypatch):
         ]
 
     monkeypatch.setattr(study, "evaluate", here)
-    records = study.scores(found, tracks, study.conditions([1], [2], [2.0]))
+    records = study.scores(found, tracks, windows.conditions([1], [2], [2.0]))
     assert len(records) == 2 * 3
     for record in records:
         silent = record["window"] == 1
@@ -94,7 +94,7 @@ class Sound:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "windows", "kept", "fitting"),
+    ("seconds", "spans", "kept", "fitting"),
     [
         (24.0, [0.5, 1, 16], 16.0, [0.5, 1, 16, math.inf]),  # no second window of 16 s
         (31.9, [0.5, 1, 16], 16.0, [0.5, 1, 16, math.inf]),
@@ -103,17 +103,17 @@ class Sound:
         (0.7, [1, 2], 0.7, [math.inf]),
     ],
 )
-def test_only_whole_windows_count(seconds, windows, kept, fitting):
+def test_only_whole_windows_count(seconds, spans, kept, fitting):
     """A last window that is filled up with silence is none of its length."""
     track = Track("a", "test", {"vocals": Sound(seconds), "other": Sound(seconds)})
-    shorter, found = study.whole_windows(track, study.conditions([*windows, "whole"], [], [1.0]))
+    shorter, found = windows.whole_windows(track, windows.conditions([*spans, "whole"], [], [1.0]))
     assert shorter.seconds == kept and shorter.mixture().shape == shorter.read("vocals").shape
     assert shorter.read("vocals").shape == (1, round(1000 * kept))
     assert [case.window for case in found] == fitting
 
 
 def test_costs_of_one_seed_per_model(found):
-    records = study.costs(found, study.conditions([0.1, "whole"], [0.2], [0.1]), whole_seconds=0.3, repeats=2)
+    records = study.costs(found, windows.conditions([0.1, "whole"], [0.2], [0.1]), whole_seconds=0.3, repeats=2)
     assert [(r["model"], r["window"], r["audio_seconds"]) for r in records] == [
         ("BSMamba2", 0.1, 0.1),
         ("BSMamba2", 0.2, 0.2),
@@ -192,7 +192,7 @@ def test_the_answer_names_drops_and_their_absence():
     gain = "-0.50 [-0.52, -0.48] dB, n = 6 x 2 seeds: worse"
     assert f"- shorter windows, uSDR: it drops, by 0.50 dB at 1 s (1 s: {gain})." in text
     assert "- longer windows, uSDR: it does not drop (8 s: " in text
-    assert "windows of 8 s every 4 s against the same without overlap, uSDR: 0.20 [" in text
+    assert "- overlapped windows of 8 s every 4 s, uSDR: 0.20 [" in text
     same = study.answer(study.differences(records({(8.0, 8.0): 0.0}), trained), trained)
     assert "longer windows, uSDR: no difference seen (8 s" in same
     assert "shorter" not in same
@@ -209,34 +209,28 @@ def test_tables_and_figures_have_every_condition():
     assert list(table["model"]) == ["BSMamba2"] * 5 + ["BS-RoFormer"] * 5
     assert list(table["uSDR difference"][:2]) == ["-0.50 [-0.52, -0.48]", "–"]
     assert list(table["uSDR reads"][:2]) == ["worse", "as trained"]
-    figure, axes = plt.subplots(1, 2)
-    study.draw_scores(axes, made, trained)
+    axes = study.figure_of_scores(made, trained).axes
     assert [label.get_text() for label in axes[0].get_xticklabels()] == ["1", "2", "8", "song"]
-    assert axes[0].get_title() == "uSDR, n = 6 x 2 seeds; bars: 95 %"
-    figure, axes = plt.subplots(1, 2)
-    study.draw_differences(axes, rows, trained)
-    drawn = axes[0].containers[0].lines[0].get_ydata()
+    assert axes[0].get_title() == "uSDR, mean, n = 6 x 2 seeds"
+    assert {"BSMamba2", "BS-RoFormer"} <= {text.get_text() for text in axes[1].texts}
+    drawn = study.figure_of_differences(rows, trained).axes[0].containers[0].lines[0].get_ydata()
     np.testing.assert_allclose(drawn, [-0.5, np.nan, 0, 0.3], atol=1e-9)
     plt.close("all")
 
 
 def test_means_without_an_interval_are_hollow():
-    """Where one window has too few songs for an interval, its mark alone is hollow, and the legend says so."""
+    """Where one window has too few songs for an interval, its mark alone is hollow, and a note says so."""
     made = [r for r in records(GAINS) if r["window"] != 8 or r["track"] < "song 3"]
     trained = {"BSMamba2": 2.0}
-    figure, axes = plt.subplots(1, 2)
-    study.draw_scores(axes, made, trained)
-    hollow = [line for line in axes[0].lines if line.get_markerfacecolor() == "white"]
-    assert [list(line.get_xdata()) for line in hollow] == [[2], []]  # the third window; the legend's
-    bars = axes[0].containers[0].lines[2][0].get_segments()
+    ax = study.figure_of_scores(made, trained).axes[0]
+    hollow = [line for line in ax.lines if line.get_markerfacecolor() == "white"]
+    assert [list(line.get_xdata()) for line in hollow] == [[2]]  # the third window
+    bars = ax.containers[0].lines[2][0].get_segments()
     assert [bool(len(bar)) for bar in bars] == [True, True, False, True]
-    figures.legend_above(figure, axes[0])
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["as trained", "BSMamba2", figures.HOLLOW]
-    plt.close(figure)
-    figure, axes = plt.subplots(1, 2)
-    study.draw_scores(axes, records(GAINS), trained)
-    assert figures.HOLLOW not in axes[0].get_legend_handles_labels()[1]
-    plt.close(figure)
+    assert ax.figure.get_supxlabel() == figures.HOLLOW
+    ax = study.figure_of_scores(records(GAINS), trained).axes[0]
+    assert ax.figure.get_supxlabel() == ""
+    plt.close("all")
 
 
 def test_the_models_run_where_they_are_timed(found):

@@ -172,11 +172,9 @@ def test_opening_songs_reads_headers_alone(tmp_path, counted):
     assert counted(lambda: folder_tracks(tmp_path, "train")) < 6 * 64 * 1024
 
 
-def test_a_stems_segment_is_decoded_alone_and_exact(monkeypatch):
-    if shutil.which("ffmpeg") is None:
-        pytest.skip("ffmpeg is not here")
+def test_a_stems_segment_is_decoded_alone_and_exact(stem_file, monkeypatch):
     stempeg = pytest.importorskip("stempeg")
-    track = musdb18._stem_track(Path(stempeg.example_stem_path()), "test")
+    track = musdb18._stem_track(stem_file, "test")
     decoded = []
     original = stempeg.read_stems
 

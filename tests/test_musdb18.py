@@ -30,28 +30,9 @@ def any_count(monkeypatch):
     monkeypatch.setattr(musdb18, "_check_count", lambda *_, **__: None)
 
 
-@pytest.fixture(scope="module")
-def stem_file():
-    if shutil.which("ffmpeg") is None:
-        pytest.skip("ffmpeg is not here")
-    stempeg = pytest.importorskip("stempeg")
-    return stempeg.example_stem_path()
-
-
-@pytest.fixture
-def stems(stem_file, tmp_path):
-    (tmp_path / "test").mkdir()
-    shutil.copy(stem_file, tmp_path / "test" / "Somebody - Sings.stem.mp4")
-    return tmp_path
-
-
-def need_ffmpeg():
-    if shutil.which("ffmpeg") is None:
-        pytest.skip("ffmpeg is not here")
-
-
 def test_hq_is_what_musdb_reads(tmp_path, any_count):
-    need_ffmpeg()  # for musdb: ours does without
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("musdb needs ffmpeg")
     import musdb
 
     for seed, name in enumerate((SONG, OTHER)):

@@ -38,9 +38,9 @@ def test_what_arms_learned_and_remember(folder):
     learned = recall.learned(found)
     assert learned["mamba2"].all() and not learned["none"].any()
     assert learned["lstm"].to_dict() == {2: False} | dict.fromkeys(range(3, 12), True)
-    gain = recall.difference(found, "gap 4", "mamba2", "attention")
+    gain = recall.difference(found, ("mamba2", "gap 4"), ("attention", "gap 4"))
     assert 7.8 < gain.low < gain.estimate < gain.high < 8.2 and gain.n == 10
-    assert np.isnan(recall.difference(found[found["seed"] == 2], "gap 4", "mamba2", "attention").low)
+    assert np.isnan(recall.difference(found[found["seed"] == 2], ("mamba2", "gap 4"), ("attention", "gap 4")).low)
 
 
 def test_tables_and_figure(folder):

@@ -1,6 +1,5 @@
 """Result files and the figures and tables that are made from them."""
 
-import ast
 import dataclasses
 import hashlib
 import json
@@ -19,7 +18,7 @@ import torch
 
 from bsm.errors import InputError
 from bsm.stats import crossed_interval
-from bsm.study import figures, provenance, records, repeat
+from bsm.study import compare, figures, provenance, records, repeat, scans
 
 mpl.use("Agg")
 
@@ -145,31 +144,11 @@ def test_a_trainings_device_is_told_by_its_checkpoint(tmp_path):
     assert records.trained_on(tmp_path) is None
 
 
-def _assigned(notebook: str, name: str) -> str:
-    """Return what a notebook assigns to a name, as code."""
-    cells = json.loads((records.ROOT / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
-    nodes = [n for c in cells if c["cell_type"] == "code" for n in ast.walk(ast.parse("".join(c["source"])))]
-    return next(ast.unparse(n.value) for n in nodes if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == name)
-
-
-def test_the_short_trainings_use_the_scans_of_the_device_they_run_on():
+def test_the_short_trainings_use_the_scans_of_the_device_they_run_on(monkeypatch):
     asked = []
-    code = _assigned("02_scan_backends", "exact")
-    lacking = {"a": None, "b": "needs a GPU"}
-    found = eval(code, {"EXACT": ["a", "b"], "available": lambda device=None: asked.append(device) or lacking})  # noqa: S307
-    assert found == ["a"] and set(asked) == {"cpu"}
-
-
-def test_the_steps_table_names_the_machine_that_measured():
-    machine = _assigned("03_training_step", "machine")
-    cells = json.loads((records.ROOT / "notebooks/03_training_step.ipynb").read_text())["cells"]
-    calls = [n for c in cells if c["cell_type"] == "code" for n in ast.walk(ast.parse("".join(c["source"])))]
-    (call,) = (n for n in calls if isinstance(n, ast.Call) and n.args and ast.unparse(n.args[0]) == "'step_claims'")
-    caption = next(ast.unparse(k.value) for k in call.keywords if k.arg == "caption")
-    names = {"step_preset": "tiny", "step_batch": 1, "step_seconds": 4.0}
-    assert "step_profile" in machine and "provenance" in machine
-    shown = eval(caption, names | {"machine": {"device": "a processor", "threads": 7}})  # noqa: S307
-    assert "measured on a processor, 7 threads" in shown
+    lacking = dict.fromkeys(scans.EXACT, "needs a GPU") | {"chunked": None}
+    monkeypatch.setattr(scans, "available", lambda device: asked.append(device) or lacking)
+    assert scans.exact_here() == ["chunked"] and asked == ["cpu"]
 
 
 def test_git_revision_and_dirty_flag(tmp_path, monkeypatch):
@@ -303,6 +282,13 @@ def test_provenance_of_what_has_none(tmp_path):
         provenance.chain(tmp_path / "y.png")
 
 
+def tabled(values, songs=None):
+    """A table of scores of one model, a song each."""
+    tracks = [f"{song}_{n}" for n, song in enumerate(songs or [""] * len(values))]
+    frame = pd.DataFrame({"track": tracks, "song": songs or tracks, "model": "m", "usdr": values})
+    return compare.tables(frame.to_dict("records"), "usdr")["m"]
+
+
 def test_figures_are_reproducible_files(tmp_path):
     import matplotlib.pyplot as plt
 
@@ -312,15 +298,16 @@ def test_figures_are_reproducible_files(tmp_path):
         with figures.style():
             figure, axes = plt.subplots(2)
             image = figures.spectrogram(axes[0], torch.from_numpy(audio), 16000)
-            figures.mark_regions(axes[0], [(0.1, 0.2), (0.5, 0.6)], label="vocals")
-            figures.score_plot(axes[1], ["one", "none", "many"], [[1.0], [None], [1.0, 2.0, 4.0, np.nan]])
+            figures.mark_regions(axes[0], [(0.1, 0.2), (0.5, 0.6)])
+            figures.dots(axes[1], {"one": tabled([1.0]), "none": tabled([None]), "many": tabled([1.0, 2.0, 4.0, None])})
             files.append(figures.save(figure, tmp_path / name).read_bytes())
             plt.close(figure)
     assert files[0] == files[1]
     assert files[0].startswith(b"\x89PNG")
     assert image.get_clim() == (-80, 0)
-    assert len(axes[0].get_legend_handles_labels()[1]) == 1
-    assert [x.get_text() for x in axes[1].get_xticklabels()] == ["one\nn = 1", "none\nn = 0", "many\nn = 3"]
+    assert len(axes[0].patches) == 2
+    assert [x.get_text() for x in axes[1].get_yticklabels()] == ["one", "none", "many"]
+    assert [x.get_text() for x in axes[1].texts] == ["n = 1", "n = 0", "n = 3"]
     with figures.style():
         figures.spectrogram(plt.figure().gca(), np.zeros(10), 44100)
     plt.close("all")
@@ -332,19 +319,33 @@ def test_clips_of_a_song_are_drawn_together():
     songs = [song for song in "abcdef" for _ in range(8)]
     values = [float("abcdef".index(song)) for song in songs]
     figure, ax = plt.subplots()
-    figures.score_plot(ax, ["alone", "nan"], [values, [*values[:-1], np.nan]], clusters=[songs, songs])
-    wanted = [crossed_interval(np.array(values)[:, None], songs)]
-    wanted.append(crossed_interval(np.array(values[:-1])[:, None], songs[:-1]))
-    for drawn, interval in zip(ax.containers, wanted, strict=True):
-        (ends,) = drawn.lines[2][0].get_segments()
-        assert ends[:, 1] == pytest.approx([interval.low, interval.high])
-    assert [x.get_text() for x in ax.get_xticklabels()] == ["alone\nn = 48\nof 6 songs", "nan\nn = 47\nof 6 songs"]
-    few = plt.figure().gca()
-    figures.score_plot(few, ["few"], {"few": values[:32]}, clusters={"few": songs[:32]})
-    assert few.get_xlabel() == figures.HOLLOW  # of four songs, however many clips
-    with pytest.raises(ValueError, match="2 labels for 2 groups of values and 1 of songs"):
-        figures.score_plot(few, ["a", "b"], [[1.0], [2.0]], clusters=[["x"]])
-    plt.close("all")
+    figures.dots(ax, {"alone": tabled(values, songs), "few": tabled(values[:32], songs[:32])})
+    wanted = crossed_interval(np.array(values)[:, None], songs)
+    (ends,) = ax.containers[0].lines[2][0].get_segments()
+    assert ends[:, 0] == pytest.approx([wanted.low, wanted.high])
+    assert [text.get_text() for text in ax.texts] == ["n = 48 of 6 songs", "n = 32 of 4 songs"]
+    assert figure.get_supxlabel() == figures.HOLLOW  # however many clips four songs have
+    plt.close(figure)
+
+
+def test_every_model_has_one_colour():
+    both = figures.model_colours(["BSMamba2", "BS-RoFormer"])
+    assert figures.model_colours(["mixture", "bs-roformer", "mine"])["bs-roformer"] == both["BS-RoFormer"]
+    mine = figures.model_colours(["BSMamba2", "mine", "yours"])
+    assert mine["BSMamba2"] == both["BSMamba2"] and len(set(mine.values())) == 3
+
+
+def test_names_stand_beside_the_ends_of_lines_and_do_not_overlap():
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots()
+    ax.plot([1, 2], [1.0, 2.0], label="a")
+    ax.plot([1, 2], [2.0, 2.001], label="b")
+    ax.plot([1, 2], [1.0, np.nan], label="c")
+    figures.name_lines(ax)
+    heights = {text.get_text(): text.get_position()[1] for text in ax.texts}
+    assert heights["c"] < heights["a"] < heights["b"] and heights["b"] - heights["a"] > 0.05
+    plt.close(figure)
 
 
 def test_table_markdown():

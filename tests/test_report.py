@@ -80,6 +80,18 @@ def test_own_tables_say_what_the_results_say(demo):
     assert f"| BSMamba2 | whole song | {mean:.2f} |" in text
 
 
+def test_figures_of_the_report_show_in_a_notebook(tmp_path, monkeypatch):
+    (tmp_path / "reports/own/figures").mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    path = tmp_path / "reports/own/report.md"
+    path.write_text("![a](figures/a.png) ![b](https://example.org/b.png)")
+    monkeypatch.setattr(report, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.chdir(tmp_path)  # as the command runs a notebook, whose copy stands in reports/own/notebooks
+    assert report.in_notebook(path) == "![a](../figures/a.png) ![b](https://example.org/b.png)"
+    monkeypatch.chdir(tmp_path / "notebooks")  # as JupyterLab does
+    assert report.in_notebook(path).startswith("![a](../reports/own/figures/a.png)")
+
+
 @pytest.fixture
 def short(monkeypatch):
     """Reports without tables of their own, whose intervals take seconds."""

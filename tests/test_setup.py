@@ -74,6 +74,17 @@ def test_make_lists_its_targets_and_refuses_an_unknown_profile():
     assert len(refused.stderr.splitlines()) <= 2  # ours, and make's own
 
 
+def test_the_container_makes_the_same_environment_and_runs_the_study():
+    text = (ROOT / "Dockerfile").read_text()
+    wanted = re.search(r"apt-get install -y (.+)", (ROOT / "docs" / "install.md").read_text())[1].split()
+    assert set(wanted) <= set(re.search(r"--no-install-recommends (.+)", text)[1].split())
+    assert "RUN make env" in text and text.endswith('CMD ["make", "reproduce"]\n')
+    copied = re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE)
+    assert all((ROOT / name).exists() for line in copied for name in line.split())
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert not {"bsm", "notebooks", "data_manifest", "reports", "pyproject.toml"} & set(ignored)
+
+
 def test_readme_names_the_doors():
     text = (ROOT / "README.md").read_text()
     assert "make reproduce" in text

@@ -253,16 +253,6 @@ def test_clips_of_a_known_set_are_held_against_their_singers(tmp_path, monkeypat
     assert faults("mir1k") == [f"{clips}: no clip by khair (valid)"]
 
 
-@pytest.fixture
-def stems(tmp_path):
-    if shutil.which("ffmpeg") is None:
-        pytest.skip("ffmpeg is not here")
-    stempeg = pytest.importorskip("stempeg", exc_type=ImportError)
-    (tmp_path / "test").mkdir()
-    shutil.copy(stempeg.example_stem_path(), tmp_path / "test" / "Somebody - Sings.stem.mp4")
-    return tmp_path
-
-
 def test_stem_files(stems):
     (note,) = verify(stems)
     assert not note.fault

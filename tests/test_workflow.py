@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from bsm.config import TrainConfig
+from bsm.study.claims.ledger import CLAIMS
 from bsm.study.notebook import fit, study_notebooks
 
 ROOT = Path(__file__).parents[1]
@@ -101,6 +102,17 @@ def test_a_notebook_saves_what_it_declares(plan, name):
     assert (f"notebook_{name}" in plan) == (name in PLANNED)
     if name in PLANNED:
         assert set(STUDY[name].files("reports/smoke")) <= plan[f"notebook_{name}"][0]
+
+
+@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name != "00_model"])  # which tests no claim
+def test_a_notebook_asks_quotes_defines_says_and_asserts_in_this_order(name):
+    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+    first = cells[0].source
+    assert first.index("**Question.**") < first.index("**Claim") < first.index("**What is measured") < first.index("$$")
+    quotes = re.findall(r"^> - (.+) \(\*.+\*\)$", first, re.MULTILINE)
+    assert set(quotes) <= {claim.text for claim in CLAIMS.values()}
+    assert quotes or name == "07_cue_and_gap"  # which quotes the paper
+    assert "assert " in cells[-1].source or name == "07_cue_and_gap"
 
 
 @pytest.mark.parametrize("name", ["04_train", "05_input_length", "06_vocal_occurrence", "10_published_model"])

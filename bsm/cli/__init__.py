@@ -12,7 +12,7 @@ from bsm import __version__
 from bsm.cli.bench import bench, plan
 from bsm.cli.claims import claims
 from bsm.cli.data import data, weights
-from bsm.cli.models import evaluate, separate
+from bsm.cli.models import evaluate, regions, separate
 from bsm.cli.study import campaign, cue_gap, provenance, readme, repeat, study
 from bsm.cli.train import train
 from bsm.errors import BackendUnavailable, InputError, lacks_memory
@@ -24,6 +24,8 @@ def main() -> None:
     An error that the user can correct is printed as one line and gives exit status 2. A study or training that failed
     gives one line and exit status 1. What the console cannot print is escaped.
     """
+    if not sys.stderr.isatty():  # a log gets one line of a progress bar in half a minute; notebooks inherit this
+        os.environ.setdefault("TQDM_MININTERVAL", "30")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -73,8 +75,7 @@ def cli() -> None:
     """Separate vocals with BSMamba2, and reproduce the study of it."""
 
 
-COMMANDS = (
-    data, train, separate, evaluate, cue_gap, bench, plan, study, campaign, readme, claims, provenance, repeat, weights
-)  # fmt: skip
+COMMANDS = (data, train, separate, evaluate, regions, cue_gap, bench, plan, study, campaign)
+COMMANDS += (readme, claims, provenance, repeat, weights)
 for command in COMMANDS:
     cli.add_command(command)

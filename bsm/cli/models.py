@@ -113,6 +113,33 @@ def evaluate(weights: str | None, **options: Any) -> None:
         click.echo(f"skipped, not scored: {', '.join(found.skipped)}", err=True)
 
 
+@click.command()
+@click.argument("references", type=click.Path(path_type=Path, exists=True))
+@click.argument("estimates", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True)
+@click.option("--name", "names", multiple=True, help="Name of a system, once for each.  [default: its folder's]")
+@click.option("--threshold-db", default=-40.0, help="Level above which a voice sounds, dB re the loudest frames.")
+@click.option(
+    "-o", "--output", type=PATH, default=Path("regions.json"), help="Result file; the figure lies next to it."
+)
+def regions(
+    references: Path, estimates: tuple[Path, ...], names: tuple[str, ...], threshold_db: float, output: Path
+) -> None:
+    """Score anyone's estimated vocals by vocal region: SDR by duration and gap before, and leakage.
+
+    REFERENCES is a data set, a folder of songs, or one song's folder. ESTIMATES is a folder of one system's files, or
+    one file. Several systems are compared, the first with each of the others. Intervals are drawn by song.
+    """
+    from bsm.files import check_writable
+    from bsm.study.estimates import score_regions
+
+    names = names or tuple(path.stem if path.is_file() else path.name for path in estimates)
+    if len(set(names)) != len(estimates):
+        raise click.UsageError(f"{len(estimates)} systems need as many different names; give --name once for each")
+    check_writable(output)
+    click.echo(score_regions(references, dict(zip(names, estimates, strict=True)), output, threshold_db=threshold_db))
+    click.echo(f"written to {output} and {output.with_suffix('.png')}", err=True)
+
+
 def _find_weights(path_or_name: str | None) -> Path:
     """Return the file of weights, by default that of the default model; print the licence of named weights."""
     from bsm.study.profiles import default_weights

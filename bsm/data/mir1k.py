@@ -53,7 +53,7 @@ def clip_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -
     songs = {name: path for name, path in clips(root).items() if wanted.holds(name)}
     if not songs:
         raise InputError(f"{root}: no clips of MIR-1K by {', '.join(wanted.singers or ())} ({split}); {FETCH}")
-    return open_songs({name: lambda name=name: _clip_track(songs[name], split) for name in songs}, skipped)
+    return open_songs(songs, _clip_track, split, skipped)
 
 
 def _clip_track(path: Path, split: str) -> Track:

@@ -153,13 +153,13 @@ def split_tracks(root: Path, split: str, skipped: dict[str, str] | None = None, 
     """
     if stems:
         need_stempeg()
-    make = _stem_track if stems else _hq_track
-    known = registry.load(_NAME).splits
+    held_out = registry.load(_NAME).splits["valid"]
     songs = {_song(path): path for path in _listed(root, split, "*.stem.mp4" if stems else "*/")}
-    chosen = [name for name in sorted(songs) if split == "test" or known["valid"].holds(name) == (split == "valid")]
+    chosen = [name for name in sorted(songs) if split == "test" or held_out.holds(name) == (split == "valid")]
     if not chosen:
         raise InputError(f"MUSDB18: no songs of split {split!r}; {FETCH}")
-    tracks = open_songs({name: lambda name=name: make(songs[name], split) for name in chosen}, skipped)
+    make = _stem_track if stems else _hq_track
+    tracks = open_songs({name: songs[name] for name in chosen}, make, split, skipped)
     _check_count(root / _folder(split), len(songs), sample=stems)
     return tracks
 

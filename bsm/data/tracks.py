@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -168,7 +168,7 @@ def folder_tracks(root: Path, split: str, skipped: dict[str, str] | None = None)
     folders = sorted(p for p in root.iterdir() if (p.is_dir() or broken(p)) and not p.name.startswith("."))
     if not folders:
         raise InputError(f"{root}: no songs in it; expected <song>/vocals.wav and the other sources")
-    return open_songs({folder.name: lambda folder=folder: song_track(folder, split) for folder in folders}, skipped)
+    return open_songs({folder.name: folder for folder in folders}, song_track, split, skipped)
 
 
 def load_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -> list[Track]:
@@ -176,8 +176,10 @@ def load_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -
     return folder_tracks(Path(root) / split, split, skipped)
 
 
-def open_songs(songs: Mapping[str, Callable[[], Track]], skipped: dict[str, str] | None = None) -> list[Track]:
-    """Open songs, name -> function that opens the song, in the given order.
+def open_songs(
+    songs: Mapping[str, Path], make: Callable[[Path, str], Track], split: str, skipped: dict[str, str] | None = None
+) -> list[Track]:
+    """Open songs, name -> folder or file, with ``make(path, split)``, in the given order.
 
     With ``skipped``, every song is also read to its end with :func:`check`. Bad songs are skipped, logged, and entered
     there: name -> fault.
@@ -186,11 +188,11 @@ def open_songs(songs: Mapping[str, Callable[[], Track]], skipped: dict[str, str]
         InputError: a song is bad; with ``skipped``, all songs are bad.
     """
     if skipped is None:
-        return [make() for make in songs.values()]
+        return [make(path, split) for path in songs.values()]
     tracks, why = [], ""
-    for name, make in tqdm(songs.items(), desc="checking songs", unit="song", disable=len(songs) < 5, leave=False):
+    for name, path in tqdm(songs.items(), desc="checking songs", unit="song", disable=len(songs) < 5, leave=False):
         try:
-            track = make()
+            track = make(path, split)
             check(track)
         except InputError as error:
             skipped[name] = why = str(error)
@@ -247,9 +249,8 @@ def broken(path: Path) -> bool:
     return path.is_symlink() and not os.path.exists(path)  # noqa: PTH110 (Path.exists raises for a circle)
 
 
-def lacks(sounds: Iterable[str]) -> str:
+def lacks(sounds: Collection[str]) -> str:
     """Say what keeps sounds from being a song with something to separate; empty if nothing does."""
-    sounds = set(sounds)
     if MIXTURE in sounds or len(source_names(sounds)) > 1:
         return ""
     return "song of one source; add mixture.wav or another source as WAV or FLAC"

@@ -28,24 +28,13 @@ def best_constant(mixture: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def equalise(mixture: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """Multiply every bin of the mixture's spectrum by a real gain, the same in all frames and channels.
-
-    Args:
-        mixture: ``(channels, samples)``.
-        gains: one a bin, of :func:`fit_gains`.
-    """
+    """Multiply every bin of the mixture's spectrum by a real gain, the same in all frames and channels."""
     spectrum = _spectrum(mixture) * torch.from_numpy(gains)[:, None]
     return torch.istft(spectrum, N_FFT, HOP, window=_hann(), length=mixture.shape[-1]).float().numpy()
 
 
 def fit_gains(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Find the gains of a static equaliser: least squares over the spectra of mixtures and targets.
-
-    Args:
-        pairs: mixture and target of each song, ``(channels, samples)``.
-
-    Returns:
-        A real gain a bin; 0 where all mixtures are silent.
+    """Find the gains of a static equaliser, one a bin: least squares over pairs of mixture and target.
 
     Raises:
         InputError: there are no songs.
@@ -74,11 +63,7 @@ def _spectrum(sound: np.ndarray) -> Tensor:
 
 
 def separators(training: Sequence[Track]) -> dict[str, Separator]:
-    """Return all baselines by name, as :func:`bsm.evaluate.evaluate` takes them, with those that it has itself.
-
-    Args:
-        training: songs to fit the static equaliser to.
-    """
+    """Return all baselines by name; the static equaliser is fitted to the training songs."""
     songs = tqdm(training, desc="fit the equaliser", unit="song")
     gains = fit_gains((track.mixture(), track.read(VOCALS)) for track in songs)
     oracles = {"mixture x best constant": best_constant, f"{EQUALISER}, fitted on the song": own_equaliser}
@@ -95,10 +80,6 @@ def _oracle(function: Callable[[np.ndarray, np.ndarray], np.ndarray], track: Tra
 
 def scores(tracks: Sequence[Track], training: Sequence[Track]) -> list[dict[str, Any]]:
     """Score every baseline on a list of tracks.
-
-    Args:
-        tracks: songs to score.
-        training: songs to fit the static equaliser to.
 
     Returns:
         One record per track and baseline: ``track``, ``separator``, ``seed`` (None), ``usdr``, ``si_sdr`` and

@@ -66,6 +66,12 @@ def table(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     return wide.set_axis(range(wide.shape[1]), axis=1)
 
 
+def tables(records: Sequence[Mapping[str, Any]] | pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
+    """Return the :func:`table` of a metric by system, in the records' order."""
+    frame = records if isinstance(records, pd.DataFrame) else tidy(records)
+    return {name: table(own, metric) for name, own in frame.groupby("system", sort=False)}
+
+
 def paired(first: pd.DataFrame, second: pd.DataFrame | None = None, *, more_is_better: bool = True) -> dict[str, Any]:
     """Compare two tables of :func:`table`, row by row and seed by seed; or describe the mean of one.
 

@@ -85,14 +85,7 @@ class Explorer:
     """
 
     def __init__(self, songs: dict[str, Track], models: dict[str, Path], note: str = "") -> None:
-        """Make the panel.
-
-        Args:
-            songs: to choose from, by name, the first is the default; the path of any audio file can be typed instead.
-            models: to choose from, by name, the first is the default. A path, or a name of ``bsm weights list``, can be
-                typed instead.
-            note: what the panel says at first.
-        """
+        """Make the panel with songs and models to choose from, the first of each by default, and a first note."""
         self.songs, self.models = songs, models
         self._loaded: tuple[str, nn.Module] | None = None
         shared = {"style": {"description_width": "7em"}, "layout": widgets.Layout(width="auto")}
@@ -188,8 +181,8 @@ class Explorer:
         """Separate the excerpt as the sliders say; keep mixture, estimate and time.
 
         Raises:
-            InputError: a model or song that cannot be used.
-            BackendUnavailable: a backend that cannot run here.
+            InputError: a model or song cannot be used.
+            BackendUnavailable: a backend cannot run here.
         """
         network = self.network()
         set_backend(network, self.backend.value)

@@ -5,23 +5,27 @@ from __future__ import annotations
 import itertools
 import json
 import numbers
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from scipy.signal import ShortTimeFFT
 from scipy.signal.windows import hann
 
 from bsm.files import replacing
-from bsm.stats import FEWEST, Interval, Values, bootstrap_interval, crossed_interval
+from bsm.stats import FEWEST, Interval
+from bsm.study.compare import counted, paired
 from bsm.study.records import results_used
 
 # Okabe and Ito (2008), without black.
@@ -50,26 +54,38 @@ _STYLE = {
 }
 NOT_COMPARABLE = "not comparable with the paper's numbers"
 HOLLOW = "hollow: too few songs for an interval"
-"""What a hollow mark says, for legends and labels."""
+MODELS = {
+    "blue": ("BSMamba2", "mamba2"),
+    "vermilion": ("BS-RoFormer", "bs-roformer"),
+    "orange": ("attention",),
+    "yellow": ("attention without positions", "attention-nopos"),
+    "green": ("LSTM", "lstm"),
+    "purple": ("convolution",),
+    "sky": ("no time block", "none"),
+}
+"""Every model has one colour, under each of its names."""
+
+
+def model_colours(names: Iterable[str]) -> dict[str, str]:
+    """Return a colour by name: a model's own, grey for baselines, and for other names those that are left, in order."""
+    names = list(names)
+    own = {name: COLOURS[colour] for colour, called in MODELS.items() for name in called}
+    own |= dict.fromkeys(("mixture", "silence", "ideal ratio mask"), "0.5")
+    used = {own[name] for name in names if name in own}
+    left = itertools.cycle([colour for colour in COLOURS.values() if colour not in used] or ["0.3"])
+    return {name: own[name] if name in own else next(left) for name in names}
 
 
 def style() -> AbstractContextManager[None]:
-    """Return the context in which figures are made: ``with figures.style(): figure, ax = plt.subplots()``."""
+    """Return the context in which figures are made; it serves as a decorator of a function that draws, too."""
     return mpl.rc_context(_STYLE)
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Save a figure as PNG at 150 dpi; equal figures of equal results give equal files.
+    """Save a figure as PNG; equal figures of equal results give equal files.
 
-    A figure of ``reports/<profile>/figures`` names, in its metadata, the profile's result files that were written or
+    A figure of ``reports/<profile>/figures`` names in its metadata the profile's result files that were written or
     read before it was drawn, with their checksums: ``bsm provenance FIGURE`` shows them.
-
-    Args:
-        figure: the figure.
-        path: the file, ending in ``.png``; its folder is made.
-
-    Returns:
-        The path.
     """
     path = Path(path)
     used = results_used(path.parent.parent / "results")
@@ -79,16 +95,13 @@ def save(figure: Figure, path: str | Path) -> Path:
     return path
 
 
-def spectrogram(
-    ax: Axes, audio: np.ndarray | torch.Tensor, rate: int, *, vmin: float = -80, peak: float | None = None
-) -> AxesImage:
+def spectrogram(ax: Axes, audio: np.ndarray | torch.Tensor, rate: int, *, peak: float | None = None) -> AxesImage:
     """Draw a power spectrogram in dB below a peak, averaged over the channels.
 
     Args:
         ax: where to draw.
         audio: (channels, samples) or (samples,).
         rate: Hz.
-        vmin: the darkest level, dB.
         peak: power drawn at 0 dB; by default the largest here. Give several pictures one peak to compare levels.
 
     Returns:
@@ -107,7 +120,7 @@ def spectrogram(
         aspect="auto",
         interpolation="nearest",
         extent=(0, signal.shape[1] / rate, 0, rate / 2000),
-        vmin=vmin,
+        vmin=-80,
         vmax=0,
     )
     image.peak = peak
@@ -115,162 +128,128 @@ def spectrogram(
     return image
 
 
-def mark_regions(
-    ax: Axes, regions: Iterable[tuple[float, float]], *, colour: str = COLOURS["sky"], label: str | None = None
-) -> None:
-    """Shade time regions, such as those in which somebody sings.
+@style()
+def spectrograms(
+    title: str, signals: Mapping[str, np.ndarray], rate: int, regions: Sequence[tuple[float, float]] = ()
+) -> Figure:
+    """Draw spectrograms one above the other, levels relative to the first one's loudest; regions are shaded."""
+    drawn, axes = plt.subplots(len(signals), 1, figsize=(7.5, 2.3 * len(signals)), sharex=True, squeeze=False)
+    peak = None
+    for ax, (name, signal) in zip(axes.flat, signals.items(), strict=True):
+        image = spectrogram(ax, signal, rate, peak=peak)
+        peak = image.peak
+        mark_regions(ax, regions, colour="white")
+        ax.set(title=f"{title}: {name}", xlabel="time (s)" if ax is axes.flat[-1] else "")
+    drawn.colorbar(image, ax=axes, label=f"level re the loudest of the {next(iter(signals))} (dB)")
+    return drawn
 
-    Args:
-        ax: where to draw; its x axis is in seconds.
-        regions: (start, end) in s.
-        colour: of the shade.
-        label: for the legend, given once.
-    """
+
+def mark_regions(ax: Axes, regions: Iterable[tuple[float, float]], *, colour: str = COLOURS["sky"]) -> None:
+    """Shade time regions, ``(start, end)`` in s, such as those in which somebody sings."""
     for start, end in regions:
-        ax.axvspan(start, end, color=colour, alpha=0.3, linewidth=0, label=label)
-        label = None
+        ax.axvspan(start, end, color=colour, alpha=0.3, linewidth=0)
 
 
-def score_plot(
-    ax: Axes,
-    labels: Sequence[str],
-    values_per_label: Sequence[Values] | Mapping[str, Values],
-    *,
-    clusters: Sequence[Sequence[str]] | Mapping[str, Sequence[str]] | None = None,
-    ylabel: str = "SDR (dB)",
+def dots(
+    ax: Axes, values: Mapping[str, pd.DataFrame], *, against: float | None = None, colour: str | None = None
 ) -> None:
-    """Draw every track as a point, and the mean with its 95 % bootstrap interval beside them; hollow without one.
-
-    The interval is over songs: clips of one song, told by ``clusters``, are drawn together
-    (:func:`bsm.stats.crossed_interval`), for they are more alike than songs are.
+    """Draw a row per name: each track as a point (seeds averaged), below it the mean with its 95 % interval.
 
     Args:
         ax: where to draw.
-        labels: one per group; the number of tracks is written below it.
-        values_per_label: one value per track and group, in the labels' order or by label; NaN and None are left out.
-        clusters: the song of each value, in the same form; by default every track is a song of its own.
-        ylabel: what the values are, with their unit.
+        values: tables of :func:`bsm.study.compare.table` by name.
+        against: place of a vertical line, such as 0 for differences.
+        colour: of all points; by default each model has its own.
+    """
+    colours = dict.fromkeys(values, colour) if colour else model_colours(values)
+    if against is not None:
+        ax.axvline(against, color="0.4", linewidth=0.8)
+    for y, (name, table) in enumerate(values.items()):
+        tracks = table.mean(axis=1, skipna=False).dropna()
+        ax.plot(tracks, np.full(len(tracks), y - 0.15), "o", color=colours[name], alpha=0.5, markersize=4)
+        found = paired(table)
+        interval, there = Interval.of(found), np.isfinite(found["low"])
+        bar = {"xerr": _ends([interval])} if there else {}
+        mark = {"color": "0.15", "markerfacecolor": "0.15" if there else "white"}
+        ax.errorbar(interval.estimate, y + 0.15, **bar, fmt="s", markersize=5, capsize=3, **mark)
+        ax.text(1.0, y, counted(found), transform=ax.get_yaxis_transform(), fontsize="x-small", color="0.4")
+        if not there and found["tracks"]:
+            ax.figure.supxlabel(HOLLOW, fontsize="x-small", color="0.4")
+    labels = [textwrap.fill(name, 38) for name in values]
+    ax.set(yticks=range(len(values)), yticklabels=labels, ylim=(len(values) - 0.5, -0.5))
+
+
+def interval_plot(ax: Axes, ticks: Sequence[str], values: Mapping[str, Sequence[Interval | None]]) -> None:
+    """Draw estimates with their intervals over the same ticks, a line per name; without an interval a mark is hollow.
+
+    Args:
+        ax: where to draw.
+        ticks: labels of the x axis.
+        values: one interval per tick by name; None, and an estimate that is NaN, leave a gap.
 
     Raises:
-        ValueError: as many labels as groups, and as many songs as values, are needed.
+        ValueError: as many intervals as ticks are needed.
     """
-    groups = [values_per_label[x] for x in labels] if isinstance(values_per_label, Mapping) else values_per_label
-    songs = [clusters[x] for x in labels] if isinstance(clusters, Mapping) else clusters or [None] * len(groups)
-    if not len(groups) == len(songs) == len(labels):
-        raise ValueError(f"{len(labels)} labels for {len(groups)} groups of values and {len(songs)} of songs")
-    ticks = []
-    for x, (label, group, own) in enumerate(zip(labels, groups, songs, strict=True)):
-        values = np.asarray(group, dtype=float)
-        kept = np.isfinite(values)
-        values, parts = values[kept], ""
-        if own is None:
-            interval = bootstrap_interval(values)
-        else:
-            own = [song for song, there in zip(own, kept, strict=True) if there]
-            interval = crossed_interval(values[:, None], own)
-            parts = f"\nof {len(set(own))} songs" * (len(set(own)) < len(own))
-        ticks.append(f"{label}\nn = {interval.n}{parts}")
-        if not interval.n:
-            continue
-        # a fixed spread instead of random jitter: equal data give equal files
-        spread = np.linspace(-0.12, 0.12, interval.n) if interval.n > 1 else np.zeros(1)
-        ax.plot(x - 0.1 + spread, values, "o", markersize=4, alpha=0.6, color=COLOURS["blue"], markeredgewidth=0)
-        draw_interval(ax, x + 0.2, interval, capsize=4)
-        if np.isnan(interval.low):
-            ax.set_xlabel(HOLLOW)
-    ax.set(xticks=range(len(labels)), xticklabels=ticks, xlim=(-0.5, len(labels) - 0.5), ylabel=ylabel)
+    shifts = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
+    colours = model_colours(values)
+    for mark, shift, (name, found) in zip(itertools.cycle("osD^"), shifts, values.items(), strict=False):
+        if len(found) != len(ticks):
+            raise ValueError(f"{name}: {len(found)} intervals for {len(ticks)} ticks")
+        points = [interval or Interval(np.nan, np.nan, np.nan, 0, 0, "none") for interval in found]
+        x, means, ends = np.arange(len(ticks)) + shift, np.array([p.estimate for p in points]), _ends(points)
+        ax.errorbar(x, means, yerr=ends, fmt=f"{mark}-", color=colours[name], capsize=3, label=name)
+        bare = np.isnan(ends[0]) & np.isfinite(means)  # drawn anew on white: a bar of no length would look exact
+        ax.plot(x[bare], means[bare], mark, color=colours[name], markerfacecolor="white", zorder=3)
+        if bare.any():
+            ax.figure.supxlabel(HOLLOW, fontsize="x-small", color="0.4")
+    ax.set(xticks=range(len(ticks)), xticklabels=ticks, xlim=(-0.5, len(ticks) - 0.5))
 
 
-def draw_interval(ax: Axes, x: float, interval: Interval, *, across: bool = False, capsize: float = 3) -> None:
-    """Draw an estimate with its interval; hollow, and without a bar of no length, where there is none.
+def name_lines(ax: Axes) -> None:
+    """Write the name of each line beside its last point, in its colour, in the place of a legend."""
+    ax.autoscale_view()  # limits are found late otherwise
+    place, low = ax.transScale + ax.transLimits, -np.inf
+    ends = []
+    for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
+        line = handle.lines[0] if isinstance(handle, ErrorbarContainer) else handle
+        points = np.column_stack(line.get_data()).astype(float)
+        points = points[np.isfinite(points).all(axis=1)]
+        if len(points):
+            ends.append((place.transform(points[points[:, 0].argmax()])[1], name, line.get_color()))
+    for height, name, colour in sorted(ends):
+        low = max(height, low + 0.09)  # names do not overlap
+        ax.text(1.02, low, name, transform=ax.transAxes, color=colour, va="center", fontsize="small")
 
-    Args:
-        ax: where to draw.
-        x: place on the axis of the groups.
-        interval: estimate and interval.
-        across: draw the estimate along the horizontal axis, ``x`` along the vertical one.
-        capsize: of the bar's ends, points.
-    """
-    none, colour = np.isnan(interval.low), COLOURS["vermilion"]
-    place = (interval.estimate, x) if across else (x, interval.estimate)
-    ends = np.maximum([[interval.estimate - interval.low], [interval.high - interval.estimate]], 0)
-    bar = {} if none else {"xerr" if across else "yerr": ends}
-    ax.errorbar(*place, **bar, fmt="s", capsize=capsize, color=colour, markerfacecolor="none" if none else colour)
+
+def _ends(intervals: Sequence[Interval]) -> np.ndarray:
+    return np.maximum([[p.estimate - p.low for p in intervals], [p.high - p.estimate for p in intervals]], 0)
 
 
 def legend_above(figure: Figure, ax: Axes) -> None:
-    """Put the legend of ``ax`` above all panels, where it hides nothing; it says, too, what hollow marks of any are."""
-    found = {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    for other in figure.axes:
-        for handle, label in zip(*other.get_legend_handles_labels(), strict=True):
-            if label == HOLLOW:
-                found.pop(label, None)
-                found[label] = handle  # last
-    figure.legend(
-        found.values(), found, loc="outside upper center", ncols=len(found), fontsize="small", columnspacing=1.2
-    )
+    """Put the legend of ``ax`` above all panels, where it hides nothing."""
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize="small")
 
 
 def coverage(seeds: Sequence[object], songs: int = FEWEST) -> str:
-    """Say in a caption what intervals over songs and training seeds cover.
-
-    Args:
-        seeds: of one model's trainings.
-        songs: how many there are.
-    """
+    """Say in a caption what intervals over songs and the training seeds of one model cover."""
     text = f"95 % intervals over songs and {len(seeds)} training seeds, the wider of bootstrap and t"
     if len(seeds) == 1:
         text = "95 % intervals over songs alone: with one training seed, a difference may be the luck of a training"
     return text if songs >= FEWEST else f"{text}; {songs} song(s) are too few for any"
 
 
-def interval_plot(ax: Axes, ticks: Sequence[str], values: Mapping[str, Sequence[Interval | None]]) -> None:
-    """Draw estimates with their intervals over the same ticks, one line per name, marks side by side.
-
-    Marks are hollow and without a bar where there is no interval; the legend then says so.
-
-    Args:
-        ax: where to draw.
-        ticks: labels of the x axis.
-        values: by name, for the legend: one interval per tick; None, and an estimate that is NaN, leave a gap.
-
-    Raises:
-        ValueError: as many intervals as ticks are needed.
-    """
-    shifts = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
-    looks = itertools.cycle(zip("osD^", ("blue", "vermilion", "green", "purple"), strict=True))
-    some = False
-    for (mark, colour), shift, (name, found) in zip(looks, shifts, values.items(), strict=False):
-        if len(found) != len(ticks):
-            raise ValueError(f"{name}: {len(found)} intervals for {len(ticks)} ticks")
-        nothing = Interval(np.nan, np.nan, np.nan, 0, 0, "none")
-        points = [nothing if interval is None else interval for interval in found]
-        means = np.array([p.estimate for p in points])
-        ends = np.array([[p.estimate - p.low for p in points], [p.high - p.estimate for p in points]])
-        x = np.arange(len(ticks)) + shift
-        ax.errorbar(x, means, yerr=np.maximum(ends, 0), fmt=f"{mark}-", color=COLOURS[colour], capsize=3, label=name)
-        bare = np.isnan(ends[0]) & np.isfinite(means)  # drawn anew on white: a bar of no length would look exact
-        ax.plot(x[bare], means[bare], mark, color=COLOURS[colour], markerfacecolor="white", zorder=3)
-        some |= bool(bare.any())
-    if some:
-        ax.plot([], [], "o", color="0.4", markerfacecolor="white", label=HOLLOW)
-    ax.set(xticks=range(len(ticks)), xticklabels=ticks, xlim=(-0.5, len(ticks) - 0.5))
-
-
 def table_markdown(
     frame: pd.DataFrame, *, caption: str, data: str | None = None, not_comparable: bool = False, digits: int = 2
 ) -> str:
-    """Return a table as Markdown, its caption below it.
+    """Return a table as Markdown, its caption below it; NaN and None are drawn as a dash.
 
     Args:
         frame: the table; its index becomes columns where it has names.
         caption: what the table shows.
         data: the data set's name, added to the caption.
         not_comparable: say that the numbers are not comparable with the paper's.
-        digits: decimals of numbers that are not whole; NaN and None are drawn as a dash.
-
-    Returns:
-        The text, ending in a newline.
+        digits: decimals of numbers that are not whole.
     """
     if any(frame.index.names):
         frame = frame.reset_index()

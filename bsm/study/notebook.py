@@ -94,10 +94,7 @@ class Notebook:
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
-        """The declared parameters and their defaults.
-
-        Python's own parser reads the cell: papermill's inspection skips lines with a second equals sign, and a
-        profile's value would then be left out in silence.
+        """The declared parameters and their defaults, by Python's own parser: papermill's skips some lines.
 
         Raises:
             InputError: not exactly one cell is tagged ``parameters``, or it is not Python.
@@ -158,10 +155,7 @@ class Notebook:
         return [f"{reports}/{path}" for path in (f"notebooks/{self.name}.ipynb", *saved)]
 
     def modules(self) -> list[str]:
-        """Return the modules of ``bsm`` whose changes run the notebook again, such as ``study/input_length``.
-
-        Of a package, such as ``bsm.study.rules``, all of it is named.
-        """
+        """Return the modules and packages of ``bsm`` whose changes run the notebook again."""
         nodes = [node for _, text in self._cells("code") for node in ast.walk(ast.parse(text))]
         imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
         for node in (node for node in nodes if isinstance(node, ast.ImportFrom)):
@@ -175,7 +169,7 @@ class Notebook:
         return any(given.get(name) for name in self.about.get("apart_with", []))
 
     def fit(self, name: str, value: Any, where: str) -> Any:
-        """Return a parameter's value if its type fits the default's; see :func:`fit`."""
+        """Return a parameter's value if its type fits the default's."""
         return fit(name, value, self.parameters[name], where)
 
 

@@ -16,13 +16,20 @@ from tqdm import tqdm
 from bsm.activity import Region, vocal_regions, vocal_share
 from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.study.compare import ROWS, corrected, counted, paired, song_of, table, tidy, words
+from bsm.study.compare import ROWS, corrected, counted, paired, song_of, tables, words
 from bsm.study.subjects import Subject
 
+Records = Sequence[dict[str, Any]]
 CAP = 100.0
 """dB: an estimate without any error counts as this good, and every ratio beyond it as this one."""
 SDR, BEFORE, AFTER, LEAKAGE = "sdr", "leakage_before", "leakage_after", "leakage"
-_LESS_IS_BETTER = (BEFORE, AFTER, LEAKAGE)
+NAMES = {
+    SDR: "SDR (dB)",
+    BEFORE: "leakage before (dB)",
+    AFTER: "leakage after (dB)",
+    LEAKAGE: "leakage where nobody sings (dB)",
+}
+"""Measures with their unit, for tables and axes; all others are SDRs."""
 
 
 def ratio_db(numerator: float, denominator: float) -> float:
@@ -35,12 +42,12 @@ def ratio_db(numerator: float, denominator: float) -> float:
 
 
 def first_ms(ms: float) -> str:
-    """Name of the SDR in the first milliseconds after an onset."""
+    """Name the SDR in the first milliseconds after an onset."""
     return f"first_{ms:g}ms"
 
 
 def since_onset(start: float) -> str:
-    """Name of the SDR in the stretch that begins so many seconds after the onset."""
+    """Name the SDR in the stretch that begins so many seconds after the onset."""
     return f"since_{start:g}s"
 
 
@@ -64,25 +71,23 @@ def measure(
         rate: Hz.
         regions: where somebody sings, in rising order.
         responses: ms after an onset; of regions that last as long.
-        edges: s after the onset, rising from 0: stretches of a region, which count where the region fills them, so that
-            no short rest of a decaying voice weighs as much as they. The last one is open: it counts where the region
-            fills at least as much of it as the stretch before is long.
-        margin: s before a region's onset and after its end in which leakage is measured, no further than to the next
-            region. The gap between two regions may be after the one and before the other.
+        edges: s after the onset, rising from 0. They bound stretches of a region. A stretch counts where the region
+            fills it: the short rest of a decaying voice would weigh as much as a whole stretch. The last one is open.
+            It counts where the region fills at least as much of it as the stretch before is long.
+        margin: s before a region and after it in which leakage is measured, no further than to the next region.
 
     Returns:
         A record for every region: ``region`` (its number), ``start``, ``stop``, ``duration`` (s), ``cut`` (whether it
         reaches the recording's beginning or end: it may have lasted longer), ``sdr`` inside it, :func:`first_ms` and
-        :func:`since_onset` (dB), ``leakage_before`` and ``leakage_after`` (dB relative to the mixture); NaN for what is
-        undefined, such as the leakage before a region at the very beginning, or the time since an onset not heard.
-        And a record of the song: ``share`` of it that is sung, ``regions`` (their number), ``sdr`` of the energies in
-        all of them, and ``leakage`` in all of the rest.
+        :func:`since_onset` (dB), ``leakage_before`` and ``leakage_after`` (dB relative to the mixture). NaN stands for
+        what is undefined, such as the time since an onset that is not heard. And a record of the song: ``share`` of it
+        that is sung, ``regions`` (their number), ``sdr`` in all of them, and ``leakage`` in all of the rest.
 
     Raises:
-        InputError: edges that do not rise from 0.
+        InputError: edges do not rise from 0.
     """
     if list(edges[:1]) != [0] or any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
-        raise InputError(f"edges of stretches after an onset rise from 0, which {list(edges)} do not")
+        raise InputError(f"edges of stretches after an onset must rise from 0; {list(edges)} do not")
     error = estimate.astype(np.float64) - vocals
 
     def energy(signal: np.ndarray, start: float, stop: float) -> float:
@@ -129,14 +134,7 @@ def measure(
 def measure_all(
     found: Sequence[Subject], tracks: Sequence[Track], *, window: float, threshold_db: float = -40.0, **options: Any
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Separate every song with every model and :func:`measure` it.
-
-    Args:
-        found: the models.
-        tracks: the songs.
-        window: s that a model sees at a time, without overlap.
-        threshold_db: see :func:`bsm.activity.vocal_regions`.
-        options: of :func:`measure`.
+    """Separate every song with every model, in windows of some seconds without overlap, and :func:`measure` it.
 
     Returns:
         The records of regions and those of songs, each with ``track``, ``song`` (that it is of), ``model``, ``seed``.
@@ -160,7 +158,7 @@ def bins(inner: Sequence[float], unit: str = "s") -> tuple[list[str], Callable[[
     """Return the names of the bins between rising edges, the outer ones open, and a function from value to name.
 
     Raises:
-        InputError: edges that do not rise.
+        InputError: edges do not rise.
     """
     if not inner or any(b <= a for a, b in zip(inner, inner[1:], strict=False)):
         raise InputError(f"duration_bins and share_bins need edges that rise, not {list(inner)}")
@@ -169,66 +167,7 @@ def bins(inner: Sequence[float], unit: str = "s") -> tuple[list[str], Callable[[
     return names, lambda value: names[int(np.searchsorted(inner, value, side="right"))]
 
 
-def compare(
-    records: Sequence[dict[str, Any]], quantity: str, groups: Mapping[str, Sequence[dict[str, Any]]]
-) -> list[dict[str, Any]]:
-    """Compare the first model with every other, paired per region and seed, drawn by song and seed.
-
-    Args:
-        records: of regions or songs, of which the models' order is taken.
-        quantity: a name in them.
-        groups: records by the name of the group that they belong to.
-
-    Returns:
-        One record per group: ``quantity``, ``group``, ``regions`` (those in which every model has a value), ``songs``,
-        ``seeds``, ``undefined`` (regions without), ``means`` (by model) and ``differences`` (by other model, the first
-        minus that one) as intervals, and the ``verdicts`` on the first.
-    """
-    models = list(dict.fromkeys(r["model"] for r in records))
-    more = quantity not in _LESS_IS_BETTER
-    rows = []
-    for group, members in groups.items():
-        tables = by_model(members, quantity, models)
-        whole = ~pd.concat(tables.values(), axis=1).isna().any(axis=1)
-        tables = {model: own[whole] for model, own in tables.items()}
-        means = {model: paired(own) for model, own in tables.items()}
-        gains = {o: paired(tables[models[0]], tables[o], more_is_better=more) for o in models[1:]}
-        rows.append(
-            {
-                "quantity": quantity,
-                "group": group,
-                "regions": means[models[0]]["tracks"],
-                "songs": means[models[0]]["songs"],
-                "seeds": means[models[0]]["seeds"],
-                "undefined": int((~whole).sum()),
-                "means": means,
-                "differences": gains,
-                "verdicts": {},
-            }
-        )
-    for other in models[1:]:
-        found = corrected([row["differences"][other] for row in rows], more_is_better=more)
-        for row, gain in zip(rows, found, strict=True):
-            row["differences"][other], row["verdicts"][other] = gain, gain["verdict"]
-    return rows
-
-
-def by_model(records: Sequence[dict[str, Any]], quantity: str, models: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Return for each model a table of :func:`bsm.study.compare.table`, of the same rows and columns for all.
-
-    NaN where there is no value.
-    """
-    if not records:
-        return {model: pd.DataFrame(index=pd.MultiIndex.from_tuples([], names=ROWS), columns=[0]) for model in models}
-    tables = {model: table(own, quantity) for model, own in tidy(records).groupby("system", sort=False)}
-    rows = pd.concat(tables.values(), axis=1).sort_index().index
-    columns = range(max(own.shape[1] for own in tables.values()))
-    return {m: tables.get(m, pd.DataFrame(index=rows)).reindex(index=rows, columns=columns) for m in models}
-
-
-def grouped(
-    records: Sequence[dict[str, Any]], name: str, inner: Sequence[float], unit: str = "s"
-) -> dict[str, list[dict[str, Any]]]:
+def grouped(records: Records, name: str, inner: Sequence[float], unit: str = "s") -> dict[str, list[dict[str, Any]]]:
     """Sort records into :func:`bins` of one of their values, and all of them once more under ``all``.
 
     A region that the recording's beginning or end cut short is in no bin of durations but the last, open one.
@@ -242,47 +181,80 @@ def grouped(
     return groups | {"all": list(records)}
 
 
-def comparison_table(rows: Sequence[dict[str, Any]], title: str, names: Mapping[str, str]) -> pd.DataFrame:
-    """Return the records of :func:`compare` as a table.
+def compare(records: Records, quantity: str, groups: Mapping[str, Records]) -> list[dict[str, Any]]:
+    """Compare the first model with every other in each group, paired per region and seed, drawn by song and seed.
 
-    Args:
-        rows: the records.
-        title: heading of the column of groups.
-        names: of the quantities, with their unit.
+    Regions in which a model has no value drop out for all models.
+
+    Returns:
+        One record per group: ``quantity``, ``group``, ``means`` by model, and ``differences`` by other model, the first
+        minus that one. Both are records of :func:`bsm.study.compare.paired`.
     """
+    models = list(dict.fromkeys(r["model"] for r in records))
+    rows = []
+    for group, members in groups.items():
+        found = by_model(members, quantity, models)
+        whole = ~pd.concat(found.values(), axis=1).isna().any(axis=1)
+        found = {model: own[whole] for model, own in found.items()}
+        rows.append({"quantity": quantity, "group": group, "means": {m: paired(own) for m, own in found.items()}})
+        rows[-1]["differences"] = {other: paired(found[models[0]], found[other]) for other in models[1:]}
+    for other in models[1:]:
+        gains = [row["differences"][other] for row in rows]
+        for row, gain in zip(rows, corrected(gains, more_is_better="leakage" not in quantity), strict=True):
+            row["differences"][other] = gain
+    return rows
+
+
+def after_onset(
+    regions: Records, responses: Sequence[float], edges: Sequence[float]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Compare models in the first milliseconds after an onset, and in stretches further and further from it."""
+    everyone = {"all": regions}
+    first = [
+        row | {"group": f"first {ms:g} ms"} for ms in responses for row in compare(regions, first_ms(ms), everyone)
+    ]
+    names = [f"{a:g} to {b:g} s" for a, b in zip(edges, edges[1:], strict=False)] + [f"{edges[-1]:g} s on"]
+    distant = [
+        row | {"group": name}
+        for start, name in zip(edges, names, strict=True)
+        for row in compare(regions, since_onset(start), everyone)
+    ]
+    return first, distant
+
+
+def by_model(records: Records, quantity: str, models: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Return for each model a table of :func:`bsm.study.compare.table`, of the same rows and columns for all."""
+    if not records:
+        return {model: pd.DataFrame(index=pd.MultiIndex.from_tuples([], names=ROWS), columns=[0]) for model in models}
+    found = tables(records, quantity)
+    rows = pd.concat(found.values(), axis=1).sort_index().index
+    columns = range(max(own.shape[1] for own in found.values()))
+    return {m: found.get(m, pd.DataFrame(index=rows)).reindex(index=rows, columns=columns) for m in models}
+
+
+def comparison_table(rows: Records, title: str) -> pd.DataFrame:
+    """Return the records of :func:`compare` as a table; ``title`` is the heading of the column of groups."""
     lines = []
     for row in rows:
-        line = {
-            title: row["group"],
-            "measure": names[row["quantity"]],
-            f"n ({next(iter(row['means'].values()))['unit']})": f"{row['regions']} ({row['songs']})",
-        }
+        first, some = next(iter(row["means"].items()))
+        line = {title: row["group"], "measure": NAMES.get(row["quantity"], NAMES[SDR])}
+        line[f"n ({some['unit']})"] = f"{some['tracks']} ({some['songs']})"
         line |= {model: mean["estimate"] for model, mean in row["means"].items()}
         for other, gain in row["differences"].items():
-            line[f"minus {other}"] = words(gain)
-            line[f"{next(iter(row['means']))} is"] = row["verdicts"][other]
+            line |= {f"minus {other}": words(gain), f"{first} is": gain["verdict"]}
         lines.append(line)
     return pd.DataFrame(lines)
 
 
-def answer(rows: Sequence[dict[str, Any]], names: Mapping[str, str]) -> str:
-    """Say in Markdown, a line per record of :func:`compare`, what is seen of the first model against the others.
-
-    Args:
-        rows: the records.
-        names: of the quantities, with their unit.
-    """
+def answer(rows: Records) -> str:
+    """Say in Markdown, a line per record of :func:`compare`, what is seen of the first model against the others."""
+    first = next(iter(rows[0]["means"]))
     if not rows[0]["differences"]:
-        return f"Only {next(iter(rows[0]['means']))} was measured: there is nothing to compare.\n"
+        return f"Only {first} was measured: there is nothing to compare.\n"
     lines = []
     for row in rows:
-        if not row["regions"]:
-            lines.append(f"- {names[row['quantity']]}, {row['group']}: measured nowhere.")
-            continue
-        first = next(iter(row["means"]))
+        place = f"- {NAMES.get(row['quantity'], NAMES[SDR])}, {row['group']}"
         for other, gain in row["differences"].items():
-            lines.append(
-                f"- {names[row['quantity']]}, {row['group']}: {first} minus {other} {words(gain)}, {counted(gain)}: "
-                f"{row['verdicts'][other]}."
-            )
+            said = f"{first} minus {other} {words(gain)}, {counted(gain)}: {gain['verdict']}"
+            lines.append(f"{place}: {said if gain['tracks'] else 'measured nowhere'}.")
     return "\n".join(lines) + "\n"

@@ -5,59 +5,96 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from bsm.activity import Region, frame_rms
 from bsm.stats import Interval
-from bsm.study.figures import COLOURS, interval_plot, mark_regions
-from bsm.study.occurrence import by_model
+from bsm.study import figures
+from bsm.study.occurrence import AFTER, BEFORE, LEAKAGE, NAMES, SDR, by_model
 
-_COLOURS = ("blue", "vermilion", "green", "purple")
-_RANGE = -80.0  # dB, the lowest error that is drawn
+Records = Sequence[dict[str, Any]]
+LOWEST = -80.0
+"""dB, the lowest error that the timeline shows."""
 
 
-def draw_bins(ax: Axes, rows: Sequence[dict[str, Any]], field: str) -> None:
-    """Draw ``means`` or ``differences`` of the bins with their intervals; the number of regions stands below each.
-
-    Args:
-        ax: where to draw.
-        rows: records of :func:`bsm.study.occurrence.compare`; that of all regions together is left out.
-        field: of the records.
-    """
+def draw_bins(ax: Axes, rows: Records, field: str = "means") -> None:
+    """Draw ``means`` or ``differences`` of :func:`bsm.study.occurrence.compare` with their intervals, by group."""
     rows = [row for row in rows if row["group"] != "all"]
     ticks = [row["group"].removeprefix("first ").replace(" s or more", " on").removesuffix(" s") for row in rows]
-    ticks = [f"{tick}\nn={row['regions']}" for tick, row in zip(ticks, rows, strict=True)]
-    names = list(rows[0][field])
-    labels = names if field == "means" else [f"minus {name}" for name in names]
-    values = {label: [Interval.of(row[field][name]) for row in rows] for label, name in zip(labels, names, strict=True)}
+    counts = [next(iter(row["means"].values()))["tracks"] for row in rows]
+    values = {name: [Interval.of(row[field][name]) for row in rows] for name in rows[0][field]}
     if field == "differences":
         ax.axhline(0, color="0.4", linewidth=0.8)
-    interval_plot(ax, ticks, values)
+    figures.interval_plot(ax, [f"{tick}\nn={count}" for tick, count in zip(ticks, counts, strict=True)], values)
     ax.tick_params(axis="x", labelsize="small")
 
 
-def draw_shares(ax: Axes, songs: Sequence[dict[str, Any]], quantity: str) -> None:
-    """Draw every song as a point, a measure of it against its vocal share, seeds averaged.
+@figures.style()
+def figure_of_durations(inside: Records) -> Figure:
+    """Draw the SDR inside regions by their duration, and the first model's gain over each other one."""
+    drawn, axes = plt.subplots(1, 2, figsize=(7.5, 3.4))
+    first = next(iter(inside[0]["means"]))
+    draw_bins(axes[0], inside)
+    axes[0].set(ylabel="SDR in the region (dB)", xlabel="duration of the region (s)", title="Means, 95 % intervals")
+    figures.name_lines(axes[0])
+    if inside[0]["differences"]:
+        draw_bins(axes[1], inside, "differences")
+        axes[1].set(ylabel="difference in SDR (dB)", xlabel="duration of the region (s)", title=f"{first} minus")
+        figures.name_lines(axes[1])
+    else:
+        axes[1].set_axis_off()
+    return drawn
 
-    Args:
-        ax: where to draw.
-        songs: the songs' records of :func:`bsm.study.occurrence.measure_all`.
-        quantity: a name in them.
-    """
+
+@figures.style()
+def figure_of_leakage(beside: Records, margin: float) -> Figure:
+    """Draw the leakage before and after regions, within a margin in s, by their duration."""
+    drawn, axes = plt.subplots(1, 2, figsize=(7.5, 3.4), sharey=True)
+    for ax, quantity, side in zip(axes, (BEFORE, AFTER), ("before", "after"), strict=True):
+        draw_bins(ax, [row for row in beside if row["quantity"] == quantity])
+        ax.set(xlabel="duration of the region (s)", title=f"Up to {margin:g} s {side}")
+    axes[0].set_ylabel("leakage: error re mixture (dB)")
+    figures.name_lines(axes[-1])
+    return drawn
+
+
+@figures.style()
+def figure_of_onsets(first: Records, distant: Records) -> Figure:
+    """Draw the SDR right after an onset, and in stretches further from it."""
+    drawn, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True, width_ratios=(1, 2))
+    for ax, rows, name in zip(axes, (first, distant), ("Response", "Distance from the onset"), strict=True):
+        draw_bins(ax, rows)
+        ax.set(title=name, xlabel="first ms after the onset" if rows is first else "since the onset (s)")
+    axes[0].set_ylabel("SDR (dB)")
+    figures.name_lines(axes[-1])
+    return drawn
+
+
+@figures.style()
+def figure_of_shares(songs: Records) -> Figure:
+    """Draw each song's SDR and leakage against the share of it that is sung, seeds averaged."""
+    drawn, axes = plt.subplots(1, 2, figsize=(7.5, 3.2))
     shares = {record["track"]: record["share"] for record in songs}
-    tables = by_model(songs, quantity, list(dict.fromkeys(record["model"] for record in songs)))
-    means = {model: table.mean(axis=1, skipna=False).droplevel(["song", "region"]) for model, table in tables.items()}
-    for (model, mean), colour, mark in zip(means.items(), _COLOURS, "osD^", strict=False):
-        held = mean.dropna()
-        x = [100 * shares[track] for track in held.index]
-        ax.plot(x, held, mark, color=COLOURS[colour], markersize=5, alpha=0.8, label=model)
-    ax.set(xlabel="vocal share (%)", title=f"tracks: n = {len(pd.DataFrame(means).dropna())}")
+    models = list(dict.fromkeys(record["model"] for record in songs))
+    colours = figures.model_colours(models)
+    for ax, quantity in zip(axes, (SDR, LEAKAGE), strict=True):
+        tables = by_model(songs, quantity, models)
+        means = pd.DataFrame({model: own.mean(axis=1, skipna=False) for model, own in tables.items()}).dropna()
+        x = 100 * means.index.get_level_values("track").map(shares).to_numpy(float)
+        for (model, held), mark in zip(means.items(), "osD^", strict=False):
+            ax.plot(x, held, mark, color=colours[model], markersize=5, alpha=0.8, label=model)
+        ax.set(xlabel="vocal share of the song (%)", ylabel=NAMES[quantity], title=f"{len(means)} tracks")
+    figures.name_lines(axes[-1])
+    return drawn
 
 
+@figures.style()
 def timeline(
-    axes: Sequence[Axes],
+    name: str,
     mixture: np.ndarray,
     vocals: np.ndarray,
     estimates: Mapping[str, np.ndarray],
@@ -65,37 +102,39 @@ def timeline(
     regions: Sequence[Region],
     *,
     frame: float = 0.05,
-) -> None:
+) -> Figure:
     """Draw one song over time: levels of mixture, true vocals and every estimate, then of the errors; regions shaded.
 
     Args:
-        axes: as many as estimates, and three more.
+        name: of the song.
         mixture: ``(channels, samples)``, like all signals.
         vocals: the true ones.
-        estimates: by name.
+        estimates: by model.
         rate: Hz.
         regions: where somebody sings.
         frame: s over which a level is taken.
     """
-    signals = {"mixture": mixture, "true vocals": vocals, **estimates}
-    colours = [COLOURS[name] for name in _COLOURS]
+    heights = [*[1] * (2 + len(estimates)), 1.8]
+    drawn, axes = plt.subplots(len(heights), 1, figsize=(7.5, 1.1 * sum(heights)), sharex=True, height_ratios=heights)
+    drawn.suptitle(name, fontsize=10)
+    colours = {"mixture": "0.5", "true vocals": "0.15"} | figures.model_colours(estimates)
     times = (np.arange(len(frame_rms(mixture, rate, frame))) + 0.5) * frame
     top = max(frame_rms(mixture, rate, frame).max(), 1e-5)
     for ax in axes:
-        mark_regions(ax, [(region.start, region.stop) for region in regions])
-    for ax, (name, signal), colour in zip(axes, signals.items(), ["0.4", "0.15", *colours], strict=False):
+        figures.mark_regions(ax, [(region.start, region.stop) for region in regions])
+    for ax, (title, signal) in zip(
+        axes, ({"mixture": mixture, "true vocals": vocals} | estimates).items(), strict=False
+    ):
         level = frame_rms(signal, rate, frame)
-        ax.fill_between(times, -level, level, color=colour, linewidth=0)
+        ax.fill_between(times, -level, level, color=colours[title], linewidth=0)
         ax.set(ylim=(-top, top), yticks=[])
-        ax.set_title(f"{name} (RMS)", loc="left", fontsize="small")
+        ax.set_title(f"{title} (RMS)", loc="left", fontsize="small")
     last = axes[-1]
-    for (name, estimate), colour, line in zip(estimates.items(), colours, ("-", "--", ":", "-."), strict=False):
-        level = 20 * np.log10(np.maximum(frame_rms(estimate - vocals, rate, frame) / top, 10 ** (_RANGE / 20)))
-        last.plot(times, level, line, color=colour, linewidth=1, label=name)
-    last.set(xlabel="time (s)", xlim=(0, vocals.shape[1] / rate), ylim=(_RANGE, 5), ylabel="dB")
-    last.set_title(
-        f"error re the mixture's loudest {1000 * frame:g} ms; shaded: vocal regions (n = {len(regions)})",
-        loc="left",
-        fontsize="small",
-    )
-    last.legend(loc="lower right", ncols=4, fontsize="x-small")
+    for model, estimate in estimates.items():
+        level = 20 * np.log10(np.maximum(frame_rms(estimate - vocals, rate, frame) / top, 10 ** (LOWEST / 20)))
+        last.plot(times, level, color=colours[model], linewidth=1, label=model)
+    last.set(xlabel="time (s)", xlim=(0, vocals.shape[1] / rate), ylim=(LOWEST, 5), ylabel="error (dB)")
+    said = f"error re the mixture's loudest {1000 * frame:g} ms; shaded: {len(regions)} vocal regions"
+    last.set_title(said, loc="left", fontsize="small")
+    figures.name_lines(last)
+    return drawn

@@ -134,11 +134,7 @@ class Profile:
         return ROOT / "runs" / self.profile / f"{name}-{self.model}-seed{seed}"
 
     def model_config(self, backbone: str = "bsmamba2") -> ModelConfig | RoformerConfig:
-        """Return a network's configuration; any but BSMamba2 gets as many parameters.
-
-        Args:
-            backbone: a network (:data:`bsm.networks.NETWORKS`), or what takes the place of Mamba2 along the frames
-                (:data:`bsm.config.TIME_BLOCKS`), such as ``none``.
+        """Return the configuration of a network or time block; any but BSMamba2 gets as many parameters.
 
         Raises:
             InputError: an unknown network or size.
@@ -202,9 +198,8 @@ class Profile:
     def tracks(self, skipped: dict[str, str] | None = None) -> dict[str, list[Track]]:
         """Return the songs by split.
 
-        Args:
-            skipped: takes the songs that were left out, name -> what is wrong: those that cannot be read whole, or have
-                another rate or number of channels than the model. Only a profile with ``skip_bad`` leaves songs out.
+        A profile with ``skip_bad`` leaves out songs that cannot be read whole or do not fit the model. ``skipped``
+        takes their names and faults.
 
         Raises:
             InputError: they are not there, or one is bad and must not be skipped.

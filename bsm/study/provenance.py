@@ -27,13 +27,9 @@ _RENAMED = {
 
 
 def chain(file: Path) -> str:
-    """Return, as indented lines, what a file was made from, down to inputs and revision.
+    """Return, as indented lines, what a result, figure or table was made from, down to inputs and revision.
 
-    A figure names its results in its metadata. A table, or a figure without, is looked up in what the notebooks say
-    that they save.
-
-    Args:
-        file: a result (JSON), figure (PNG) or table (Markdown) of ``reports/<profile>``.
+    A figure names its results in its metadata. Otherwise the notebooks say what they save.
 
     Raises:
         InputError: a file of another kind, or one that no notebook writes.

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.evaluate import METRICS, Journal, digest, fingerprint
 from bsm.files import sha256
-from bsm.stats import FEWEST, bootstrap_interval, crossed_interval, interval_text
-from bsm.study.compare import cluster_of
+from bsm.stats import FEWEST, Interval, bootstrap_interval
+from bsm.study import figures
+from bsm.study.compare import counted, paired, tables, words
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
 from bsm.versions import SCORING
@@ -46,18 +49,17 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is evaluated, and what stands between that and the published scores.
+    """What is evaluated, and what a comparison with the published scores lacks.
 
     Attributes:
         weights: file of the model.
         name: of the weights, for tables.
         tracks: the songs.
         data: name of the data set.
-        missing: what a comparison with the published scores lacks, one sentence each; empty where it lacks nothing.
-        paper_data: whether songs and windows, whatever the weights, are those of the published scores, which can then
-            stand beside the scores of the named weights.
-        journal: keeps scores as they come, so that hours of work survive; None for a profile's own songs.
-        terms: what the publisher of these weights says of a licence; empty for those that are not published.
+        missing: what is lacking, one sentence each.
+        paper_data: whether songs and windows, whatever the weights, are those of the published scores.
+        journal: keeps scores as they come; None for a profile's own songs.
+        terms: what the publisher of the weights says of a licence.
     """
 
     weights: Path
@@ -76,10 +78,10 @@ class Case:
 
 
 def case(settings: Profile, name: str = "", dataset: str = "", *, window: float = WINDOW, hop: float = WINDOW) -> Case:
-    """Find weights and songs; take the profile's own where none are named or what is named is not here.
+    """Find weights and songs: those that are named, else those that the profile names, else the profile's own.
 
-    Where neither is named here, a profile may name them: ``published_weights``, a list of which the first that is here
-    is taken, and ``published_dataset``; paths among them are relative to the repository.
+    A profile names them in ``published_weights`` (the first that is here is taken) and ``published_dataset``. Paths
+    among them are relative to the repository.
 
     Args:
         settings: the profile.
@@ -118,11 +120,8 @@ def case(settings: Profile, name: str = "", dataset: str = "", *, window: float 
 def journal(settings: Profile, name: str, tracks: Sequence[Track], **kept: Any) -> Journal:
     """Return the file under the profile's runs that keeps an evaluation's scores as they come.
 
-    Args:
-        settings: the profile.
-        name: of the file, before a checksum of all that the scores depend on.
-        tracks: the songs.
-        kept: JSON values that the scores depend on beside songs and code: weights, windows.
+    ``kept`` are the settings that the scores depend on, such as weights and windows. A checksum of them, the songs and
+    the scoring follows ``name`` in the file's name.
     """
     kept |= {"data": fingerprint(tracks), "scoring": SCORING}
     return Journal(ROOT / "runs" / settings.profile / f"{name}-{digest(kept)}.jsonl", kept)
@@ -153,12 +152,7 @@ def _weights(names: Sequence[str], missing: list[str]) -> tuple[Path | None, str
 
 
 def published_songs(layout: str, tracks: Sequence[Track]) -> bool:
-    """Whether these are the test songs of the published scores: MUSDB18-HQ's, whole, and not excerpts under its names.
-
-    Args:
-        layout: of :func:`bsm.data.layouts.open_tracks`.
-        tracks: its test songs.
-    """
+    """Tell whether these are MUSDB18-HQ's test songs, whole: those of the published scores."""
     return layout == "MUSDB18-HQ" and sum(track.seconds for track in tracks) >= TEST_HOURS * 3600
 
 
@@ -181,40 +175,46 @@ def _songs(dataset: str, missing: list[str]) -> tuple[str, list[Track] | None]:
 
 
 def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.DataFrame:
-    """Summarise scores over songs by separator and metric, with mean and median: a published score may be either.
+    """Summarise scores by separator and metric, with mean and median: a published score may be either.
 
-    Both have a bootstrap 95 % interval over songs, of at least :data:`bsm.stats.FEWEST`; the median has none
-    where tracks are clips of songs, which belong together.
-
-    Args:
-        records: of :func:`bsm.evaluate.evaluate`.
-        published: set the published scores beside them.
+    Both have a 95 % interval; the median has none where tracks are clips that are drawn together. ``published`` sets
+    the published scores beside them.
     """
-    frame = pd.DataFrame(records)
-    frame["song"] = frame["track"].map(cluster_of)
-    rows = []
-    for separator, group in frame.groupby("separator", sort=False):
+    rows, found_of = [], {metric: tables(records, metric) for metric in METRICS}
+    for separator in found_of["usdr"]:
         for metric in METRICS:
-            known = group.dropna(subset=metric).astype({metric: float})
-            songs, nothing = known["song"].nunique(), float("nan")
-            mean = crossed_interval(known[[metric]], known["song"])
-            alone = FEWEST <= songs == len(known)
-            ends = bootstrap_interval(known[metric], np.median)[1:3] if alone else (nothing, nothing)
-            row = {
-                "": separator,
-                "metric": LABELS[metric],
-                "tracks": len(known),
-                "songs": songs,
-                "mean": mean.estimate,
-                "95 % interval of the mean": interval_text(mean.low, mean.high),
-                "median": known[metric].median(),
-                "95 % interval of the median": interval_text(*ends),
-                "std": known[metric].std(),
-            }
-            if published:
-                row |= {f"published, {p['model']}": p.get(metric, float("nan")) for p in PUBLISHED}
-            rows.append(row)
+            scores = found_of[metric][separator]
+            known, found = scores[0].dropna(), paired(scores)
+            alone = FEWEST <= found["songs"] == len(known)
+            median = (
+                bootstrap_interval(known, np.median) if alone else Interval(known.median(), *[np.nan] * 2, 0, 0, "")
+            )
+            row = {"": separator, "metric": LABELS[metric], "n": counted(found), "mean": words(found)}
+            row |= {"median": words(median), "std": known.std()}
+            rows.append(row | ({p["model"]: p.get(metric) for p in PUBLISHED} if published else {}))
     return pd.DataFrame(rows)
+
+
+@figures.style()
+def figure(records: Sequence[dict[str, Any]], data: str, *, published: bool) -> Figure:
+    """Draw uSDR and cSDR of every song by separator, with the published means as lines if asked for."""
+    drawn, axes = plt.subplots(1, 2, figsize=(8, 1.6 + 0.5 * len({r["separator"] for r in records})), sharey=True)
+    for ax, metric in zip(axes, ("usdr", "csdr"), strict=True):
+        figures.dots(ax, tables(records, metric))
+        ax.set(xlabel=LABELS[metric], title=f"{LABELS[metric].split()[0]}, {data}")
+        for row in PUBLISHED if published else ():
+            colour = figures.COLOURS["vermilion" if "RoFormer" in row["model"] else "blue"]
+            ax.axvline(row[metric], color=colour, linestyle="--", linewidth=1)
+            place = (row[metric], 0.02)
+            ax.text(*place, f"published {row[metric]:g}", transform=ax.get_xaxis_transform(), color=colour, rotation=90)
+    return drawn
+
+
+def answer(found: Case, records: Sequence[dict[str, Any]]) -> str:
+    """Say in Markdown what the weights score, and whether that can be compared with the published scores."""
+    scores = [f"{LABELS[name]} {words(paired(tables(records, name)[found.name]))}" for name in ("usdr", "csdr")]
+    compared = "This is the published evaluation." if not found.missing else "This is not the published evaluation."
+    return f"{found.name} on {found.data}: {', '.join(scores)}. {compared} Status: {found.status}.\n"
 
 
 def excerpt(track: Track, seconds: float = 8.0) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from bsm import cue_gap
 from bsm.errors import InputError
-from bsm.stats import Interval, crossed_interval
+from bsm.stats import Interval, crossed_interval, interval_words, verdicts
 from bsm.study.campaign import finished
 from bsm.study.figures import COLOURS
 from bsm.study.memory import ARMS
@@ -39,8 +39,7 @@ def answers(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
         InputError: There is no finished run.
     """
     rows = []
-    for path in sorted(path for name in experiments for path in finished(folder, name)):
-        record = read_result(path)
+    for record in _results(folder, experiments):
         arm, train, probe = record["parameters"]["arm"], record["parameters"]["train"], record["parameters"]["probe"]
         for answer in record["values"]["answers"]:
             own = {"arm": arm, "seed": record["seed"], "lr": train["lr"], "longest_gap": probe["longest_gap"]}
@@ -51,6 +50,32 @@ def answers(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     frame["arm"] = pd.Categorical(frame["arm"], [arm for arm in ARMS if arm in set(frame["arm"])])
     return frame.sort_values(["arm", "seed", "gap"], ignore_index=True)
+
+
+def _results(folder: Path, experiments: Sequence[str]) -> list[dict[str, Any]]:
+    records = [read_result(path) for name in experiments for path in finished(folder, name)]
+    return [record for record in records if record["parameters"]["arm"] in ARMS]
+
+
+def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
+    """Compare ``mamba2`` with every other arm at every gap, paired by seed; exploratory, adjusted for their number.
+
+    Returns:
+        ``arm``, ``gap`` in s, ``gain`` of ``mamba2`` in dB with its interval, and a ``verdict`` by Holm's method over
+        all rows. Rows with too few seeds for an interval say so.
+    """
+    plain = gaps(frame)
+    others = [arm for arm in plain["arm"].cat.categories if arm != "mamba2"]
+    asked = plain[["name", "gap"]].drop_duplicates().sort_values("gap")
+    found = [
+        (arm, gap, difference(frame, ("mamba2", name), (arm, name))) for arm in others for name, gap in asked.to_numpy()
+    ]
+    words = verdicts([gain for *_, gain in found])
+    rows = [
+        {"arm": NAMES.get(arm, arm), "gap": f"{gap:g} s", "gain": interval_words(gain, " dB"), "verdict": word}
+        for (arm, gap, gain), word in zip(found, words, strict=True)
+    ]
+    return pd.DataFrame(rows)
 
 
 def gaps(frame: pd.DataFrame) -> pd.DataFrame:
@@ -68,9 +93,9 @@ def learned(frame: pd.DataFrame) -> pd.Series:
     return within.groupby(["arm", "seed"], observed=True)["right"].min() >= LEARNED
 
 
-def difference(frame: pd.DataFrame, question: str, first: str, second: str, value: str = "sdr") -> Interval:
-    """Compare two arms on one question, paired by seed: the mean of ``first - second`` and its interval."""
-    asked = frame[frame["name"] == question].pivot(index="seed", columns="arm", values=value)
+def difference(frame: pd.DataFrame, first: tuple[str, str], second: tuple[str, str]) -> Interval:
+    """Compare two pairs of arm and question by SDR, paired by seed: mean of ``first - second``, and its interval."""
+    asked = frame.pivot(index="seed", columns=["arm", "name"], values="sdr")
     return crossed_interval((asked[first] - asked[second]).dropna().to_numpy(float)[:, None])
 
 
@@ -112,4 +137,54 @@ def draw(ax: Axes, frame: pd.DataFrame, value: str = "sdr") -> None:
     ax.set_xscale("log", base=2)
     ticks = sorted(plain["gap"].unique())
     ax.set_xticks(ticks, [f"{gap:g}" for gap in ticks])
-    ax.set(xlabel="gap between cue and play (s); grey: within the training's range")
+    ax.text(longest * 0.95, ax.get_ylim()[0], " training", ha="right", va="bottom", color="0.4", fontsize="small")
+    ax.set(xlabel="gap between cue and play (s)")
+
+
+def kept(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
+    """Read where the networks of a campaign keep the cue over a gap (:func:`bsm.study.memory.traces`).
+
+    Returns:
+        Of Mamba2, one row per run, gap, layer and time after the cue: ``difference`` between the states of a pair of
+        examples that differ in the cue alone, relative to their norm, and ``half_life`` in s of the slowest head. Of
+        attention, one row per run, gap, layer and head: ``mass``, the weight on the cue's frames over that of equal
+        weights.
+    """
+    rows = []
+    for record in _results(folder, experiments):
+        for trace in record["values"]["traces"]:
+            own = {"arm": record["parameters"]["arm"], "seed": record["seed"], "gap": trace["gap"]}
+            own["layer"] = trace["layer"]
+            if "mass" in trace:
+                rows += [own | {"head": h, "mass": mass / trace["uniform"]} for h, mass in enumerate(trace["mass"])]
+            else:
+                own["half_life"] = max(trace["half_life"])
+                pairs = zip(trace["times"], trace["difference"], strict=True)
+                rows += [own | {"time": time, "difference": difference} for time, difference in pairs]
+    return pd.DataFrame(rows)
+
+
+def draw_states(ax: Axes, traces: pd.DataFrame) -> None:
+    """Draw how the part of Mamba2's states that tells the cues apart fades over the longest gap, a line per run."""
+    states = traces[traces["time"].notna() & (traces["gap"] == traces["gap"].max())]
+    for (layer, seed), own in states.groupby(["layer", "seed"]):
+        label = f"layer {int(layer) + 1}" if seed == states["seed"].min() else None
+        ax.plot(own["time"], own["difference"], color=COLOUR["mamba2"], alpha=0.35 + 0.65 * layer, label=label,
+                linestyle="--" if layer == 0 else "-", linewidth=1)  # fmt: skip
+    ax.set(xlabel="time after the cue (s)", ylabel="difference of the states\n(relative to their norm)", yscale="log")
+    ax.set_ylim(bottom=1e-3)
+    ax.legend(loc="lower left")
+
+
+def draw_mass(ax: Axes, traces: pd.DataFrame) -> None:
+    """Draw the weight of the head that attends most to the cue, a dot per run, against the gap."""
+    heads = traces[traces["head"].notna()]
+    strongest = heads.groupby(["arm", "seed", "gap"])["mass"].max().reset_index()
+    gaps = sorted(strongest["gap"].unique())
+    for shift, (arm, own) in enumerate(strongest.groupby("arm")):
+        places = [gaps.index(gap) + 0.15 * shift for gap in own["gap"]]
+        ax.plot(places, own["mass"], "o", color=COLOUR[arm], alpha=0.6, label=NAMES.get(arm, arm))
+    ax.axhline(1, color="0.5", linewidth=0.8, linestyle=":")
+    ax.set_xticks(range(len(gaps)), [f"{gap:g} s" for gap in gaps])
+    ax.set(xlabel="gap", ylabel="weight on the cue\n(1: as equal weights)", xlim=(-0.5, len(gaps) - 0.5))
+    ax.legend()

@@ -27,22 +27,8 @@ from bsm.versions import git_revision
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
-    "bsm",
-    "torch",
-    "numpy",
-    "scipy",
-    "museval",
-    "lightning-fabric",
-    "soundfile",
-    "soxr",
-    "torchaudio",
-    "bs-roformer",
-    "mamba-ssm",
-    "causal-conv1d",
-    "triton",
-    "pandas",
-    "matplotlib",
-    "papermill",
+    *("bsm", "torch", "numpy", "scipy", "museval", "lightning-fabric", "soundfile", "soxr", "torchaudio"),
+    *("bs-roformer", "mamba-ssm", "causal-conv1d", "triton", "pandas", "matplotlib", "papermill"),
 )
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "schema": int,
@@ -64,10 +50,7 @@ class Mark(NamedTuple):
 
 
 def mark() -> Mark:
-    """Return this moment, for :func:`write_result` to count from.
-
-    Its processor time is that of user and system, of this process and of its children that have finished.
-    """
+    """Return this moment, with the processor time of this process and its finished children."""
     return Mark(time.time(), sum(os.times()[:4]))
 
 
@@ -84,31 +67,24 @@ def write_result(
     comparable_with_paper: bool = False,
     **extra: Any,
 ) -> Path:
-    """Write one result file.
-
-    NumPy and PyTorch values, dataclasses, data frames (as a list of rows) and paths become plain JSON; NaN and infinity
-    become null; the repository's folder and the home folder are cut from paths.
+    """Write one result file, in strict JSON (:func:`plain`), and return its path.
 
     Args:
-        path: the file, ending in ``.json``; its folder is made.
-        measured: what the values are, with their unit, in a few words.
-        parameters: every setting that could change the values. ``device`` says what was measured on a GPU; all else was
-            measured on the CPU.
+        path: the file, ending in ``.json``.
+        measured: what the values are, with their unit.
+        parameters: every setting that could change the values; ``device`` names the GPU where one was used.
         values: a mapping or list that keeps every track's values, never only the mean.
-        seed: the random seed, where there is one.
-        started: :func:`mark` when the run began: wall and processor time are counted from there.
+        seed: the random seed.
+        started: :func:`mark` when the run began.
         data: the data set's name.
-        inputs: files that the values depend on, and folders of songs (see :func:`checksum`), an empty sequence where
-            there are none; their checksums are kept. Files that ``parameters`` names, such as ``weights``, are added.
+        inputs: files and folders of songs that the values depend on. Their checksums are kept, and those of files that
+            ``parameters`` names.
         comparable_with_paper: whether data and protocol are the paper's.
         extra: further fields.
 
-    Returns:
-        The path.
-
     Raises:
         ValueError: ``extra`` has the name of a field of the schema, or ``values`` is neither a mapping nor a list.
-        TypeError: something that has no JSON form, ``started`` or ``inputs`` left out, or ``started`` no mark.
+        TypeError: something has no JSON form, or ``started`` is no mark.
     """
     record = {
         "schema": SCHEMA,
@@ -133,9 +109,7 @@ def write_result(
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
-    """Read a result file and check its fields.
-
-    What was NaN or infinite comes back as None; ``np.asarray(values, dtype=float)`` makes NaN of it.
+    """Read a result file and check its fields; what was NaN or infinite comes back as None.
 
     Raises:
         InputError: no such file, not strict JSON, another schema, or a field that is missing or of the wrong type.
@@ -168,8 +142,7 @@ def results_used(folder: Path) -> dict[str, str]:
 def checksum(path: str | Path) -> str:
     """Return the SHA-256 that stands for a file or a folder.
 
-    A folder's is that of its ``corpus.json``, which holds the checksums of its songs, or else that of the names and
-    sizes of all its files: songs of many gigabytes are not read for it.
+    For a folder it is that of its ``corpus.json``, which lists its songs' checksums, or of all names and sizes in it.
 
     Raises:
         InputError: nothing is there.
@@ -197,10 +170,7 @@ def on_gpu(parameters: Mapping[str, Any]) -> bool:
 
 
 def trained_on(run: str | Path) -> str | None:
-    """Return the kind of device, ``cpu`` or ``cuda``, that a run of :mod:`bsm.train` ended on.
-
-    Its last checkpoint tells: it holds a GPU's random state, or none. None where the checkpoint is gone or damaged.
-    """
+    """Return the kind of device, ``cpu`` or ``cuda``, of a training's last checkpoint; None where that is gone."""
     from bsm.train.journal import load_state  # imports PyTorch
 
     try:
@@ -212,16 +182,8 @@ def trained_on(run: str | Path) -> str | None:
 def provenance(started: Mark, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Describe where a result comes from: code, packages, machine, command and time.
 
-    Args:
-        started: :func:`mark` when the run began.
-        parameters: of the result; they say whether it was measured on a GPU.
-
-    Returns:
-        ``git`` (revision, ``"unknown"`` without a repository; dirty: whether anything but ``reports/``, which the
-        study itself rewrites, differs from that revision, None if unknown), ``packages``, ``python``, ``platform``,
-        ``device`` (that of the measurement: the GPU where the parameters say so, else the CPU), ``cpu``, ``threads``
-        (PyTorch's), ``command``, ``started`` (ISO 8601, UTC), and from then on ``wall_seconds`` and ``cpu_seconds``
-        (see :func:`mark`).
+    ``git.dirty`` leaves out ``reports/``, which the study itself rewrites. ``device`` is the GPU where the parameters
+    of the result name one, else the CPU. ``wall_seconds`` and ``cpu_seconds`` count from ``started``.
 
     Raises:
         TypeError: ``started`` is no mark.
@@ -248,10 +210,12 @@ def provenance(started: Mark, parameters: Mapping[str, Any] | None = None) -> di
 
 
 def plain(value: Any) -> Any:
-    """Return ``value`` as strict JSON types (see :func:`write_result`).
+    """Return NumPy and PyTorch values, dataclasses, frames and paths as strict JSON types.
+
+    NaN and infinity become None. The repository's folder and the home folder are cut from paths.
 
     Raises:
-        TypeError: something that has no JSON form.
+        TypeError: something has no JSON form.
     """
     if value is None or isinstance(value, bool | int) and not isinstance(value, np.generic):
         return value

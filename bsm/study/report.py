@@ -20,7 +20,7 @@ from bsm.study import profiles, repeat
 from bsm.study.claims import ledger
 from bsm.study.cost import benchmarks, cost_table
 from bsm.study.figures import table_markdown
-from bsm.study.notebook import Notebook, study_notebooks
+from bsm.study.notebook import NOTEBOOKS, Notebook, study_notebooks
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
 from bsm.study.report_frames import FRAMES, OURS, held_out
@@ -34,10 +34,10 @@ _SEPARATOR = re.compile(r"(?<!\\)\|")
 
 
 def write_report(settings: Profile) -> Path:
-    """Write ``reports/<profile>/report.md`` from the profile's results, tables and figures; return its path.
+    """Write ``reports/<profile>/report.md`` and return its path.
 
-    Every notebook that has left results has its part: its own table, if it has one, its figures, and those of its
-    tables that fit on a page. Results of the profiles that this one names as ``beside`` follow.
+    Every notebook with results has its part: its own table, its figures, and those of its tables that fit on a page.
+    Results of the profiles that this one names as ``beside`` follow.
 
     Raises:
         InputError: no result of a notebook that every profile runs.
@@ -52,6 +52,12 @@ def write_report(settings: Profile) -> Path:
     )
     text = environment.get_template("report.md.j2").render(_context(settings))
     return write_text(settings.reports / "report.md", re.sub(r"\n{3,}", "\n\n", text))
+
+
+def in_notebook(path: Path) -> str:
+    """Return a report with figures that show in a notebook: one opened in ``notebooks``, or an executed copy."""
+    place = os.path.relpath(path.parent) if Path.cwd() == NOTEBOOKS else ".."
+    return re.sub(r"(!\[[^]]*\]\()(?!\w+:)", rf"\g<1>{place}/", path.read_text(encoding="utf-8"))
 
 
 def _context(settings: Profile) -> dict[str, Any]:

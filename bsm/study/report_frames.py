@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from bsm.study import ablation, input_length, occurrence
-from bsm.study.compare import CORRECTED, corrected, counted, paired, table, tidy, words
+from bsm.study.compare import CORRECTED, corrected, counted, paired, tables, words
 from bsm.study.subjects import LABELS
 
 METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)", "si_sdr": "SI-SDR (dB)"}
@@ -22,24 +23,26 @@ def held_out(records: Sequence[Mapping[str, Any]]) -> Frames:
     Args:
         records: of :func:`bsm.evaluate.evaluate`.
     """
-    systems = dict(iter(tidy(records).groupby("system", sort=False)))
-    rows, gains, found_of = [], [], {}
-    for name, own in systems.items():
-        found_of[name] = {metric: paired(table(own, metric)) for metric in METRICS}
-        means = {label: words(found_of[name][metric]) for metric, label in METRICS.items()}
-        rows.append({"": name} | means | {"median cSDR": own["csdr"].astype(float).median()})
-    others = [name for name in systems if name != OURS]
-    by_metric = {
-        metric: corrected([paired(table(systems[OURS], metric), table(systems[name], metric)) for name in others])
-        for metric in METRICS
-    }
-    for number, name in enumerate(others):
-        gain = {label: words(by_metric[metric][number]) for metric, label in METRICS.items()}
-        gains.append({f"{OURS} minus": name} | gain | {"uSDR reads": by_metric["usdr"][number]["verdict"]})
-    some = counted(found_of[OURS]["usdr"])
+    found = {label: tables(records, metric) for metric, label in METRICS.items()}
+    usdr = found[METRICS["usdr"]]
+    others = [name for name in usdr if name != OURS]
+    rows = [
+        {"": name}
+        | {label: words(paired(own[name])) for label, own in found.items()}
+        | {"median cSDR": np.nanmedian(own) if (own := found[METRICS["csdr"]][name]).notna().any(axis=None) else np.nan}
+        for name in usdr
+    ]
+    gains = pd.DataFrame({f"{OURS} minus": others})
+    for label, own in found.items():
+        compared = corrected([paired(own[OURS], own[name]) for name in others])
+        gains[label] = [words(gain) for gain in compared]
+        if own is usdr:
+            verdicts = [gain["verdict"] for gain in compared]
+    gains["uSDR reads"] = verdicts
+    some = counted(paired(usdr[OURS]))
     return [
         (pd.DataFrame(rows), f"Mean scores, {some}, one training of each network; in brackets 95 % intervals"),
-        (pd.DataFrame(gains), f"Mean differences, paired by song; {CORRECTED}"),
+        (gains, f"Mean differences, paired by song; {CORRECTED}"),
     ]
 
 
@@ -66,13 +69,9 @@ def windows(values: Mapping[str, Any]) -> Frames:
 def regions(values: Mapping[str, Any], parameters: Mapping[str, Any]) -> Frames:
     """List SDR and leakage by the duration of vocal regions, and the first model's gain over the second."""
     groups = occurrence.grouped(values["regions"], "duration", parameters["duration_bins"])
-    names = {
-        occurrence.SDR: "SDR (dB)",
-        occurrence.BEFORE: "leakage before (dB)",
-        occurrence.AFTER: "leakage after (dB)",
-    }
-    compared = [row for name in names for row in occurrence.compare(values["regions"], name, groups)]
-    shown = occurrence.comparison_table(compared, "duration", names)
+    measures = (occurrence.SDR, occurrence.BEFORE, occurrence.AFTER)
+    compared = [row for name in measures for row in occurrence.compare(values["regions"], name, groups)]
+    shown = occurrence.comparison_table(compared, "duration")
     note = (
         "SDR inside vocal regions by duration, and leakage beside them (error re mixture, less is better); paired by "
         f"region; {CORRECTED}, measure by measure"

@@ -35,24 +35,13 @@ class NotebookFailed(RuntimeError):
 def run_notebook(
     name_or_path: str | Path, output: str | Path, *, profile: str | Path, parameters: Mapping[str, Any] | None = None
 ) -> Path:
-    """Execute a notebook from the repository's root and keep the executed copy.
+    """Execute a notebook from the repository's root; return the path of the executed copy.
 
-    The profile's values are passed where the notebook declares their names in its cell tagged ``parameters``; explicit
-    ``parameters`` come on top. The kernel is ``bsm`` if that is registered, else ``python3``. The copy appears under
-    its name only when every cell has run; after a failure it is kept as ``<output>.failed.ipynb``.
-
-    Args:
-        name_or_path: see :meth:`bsm.study.notebook.Notebook.find`.
-        output: the executed copy, ending in ``.ipynb``.
-        profile: see :func:`bsm.study.profiles.load_profile`.
-        parameters: explicit values; every name must be declared by the notebook.
-
-    Returns:
-        The path of the executed copy.
+    The notebook gets those of the profile's values that it declares, and ``parameters`` on top. The kernel is ``bsm``
+    if that is registered, else ``python3``. After a failure the copy is kept as ``<output>.failed.ipynb``.
 
     Raises:
-        InputError: no such notebook or profile, or a parameter that the notebook does not declare or whose type does
-            not fit its default's.
+        InputError: no such notebook or profile, or a parameter is not declared or does not fit its default.
         NotebookFailed: a cell raised, or the kernel died.
     """
     source, output = Notebook.find(name_or_path), Path(output).resolve()
@@ -91,13 +80,7 @@ def run_notebook(
 
 
 def executed_copy(notebook: str, profile: str, values: Mapping[str, Any]) -> Path:
-    """Return the default path of an executed notebook, in the folder of its results.
-
-    Args:
-        notebook: its name, or its path.
-        profile: see :func:`bsm.study.profiles.load_profile`.
-        values: explicit parameters.
-    """
+    """Return the default path of an executed notebook, in the folder of its results."""
     found = Notebook.find(notebook)
     out = results_folder(found, values) or ROOT / "reports" / Path(profile).stem
     return Path(out) / "notebooks" / f"{found.name}.ipynb"

@@ -28,18 +28,14 @@ SHORTEST = 0.01  # s; nothing shorter is measured
 def open_study(name: str, namespace: dict[str, Any]) -> tuple[Profile, Save]:
     """Check a notebook's parameters from inside it, whatever started it, and open its profile.
 
-    papermill's own command line checks nothing, and passes a list as text. Here text is read as YAML where the default
-    is no text; what does not fit is refused by name; and the namespace gets the values as they are used.
-
-    Args:
-        name: the notebook's, in ``notebooks``.
-        namespace: ``globals()``.
+    papermill's command line checks nothing, and passes a list as text. So text is read as YAML where the default is no
+    text, and ``namespace``, the notebook's ``globals()``, gets the values as they are used.
 
     Returns:
         The profile with the parameters on top, and what saves results, tables and figures.
 
     Raises:
-        InputError: a parameter that the notebook does not declare, or whose type does not fit its default's.
+        InputError: the notebook does not declare a parameter, or its type does not fit the default's.
     """
     notebook = Notebook.find(name)
     values = checked(notebook, namespace)
@@ -71,7 +67,7 @@ def check_usable(values: Mapping[str, Any]) -> None:
     """Check what the names of parameters say about them: device, windows, durations, numbers of repeats and of songs.
 
     Raises:
-        InputError: a device that is not there, a window or hop that cannot be used, a duration or number out of range.
+        InputError: a value cannot be used.
     """
     if "device" in values:
         choose_device(values["device"])
@@ -90,13 +86,9 @@ def check_usable(values: Mapping[str, Any]) -> None:
 
 
 def results_folder(notebook: Notebook, given: Mapping[str, Any]) -> str:
-    """Return the folder of a notebook's results; an empty text stands for the profile's reports.
+    """Return the folder of a notebook's results: ``out`` if given, an empty text for the profile's reports.
 
-    The reports are about the profile's own models and songs. Results about others go to ``runs/<notebook>``.
-
-    Args:
-        notebook: the notebook.
-        given: its parameters; a folder that they name as ``out`` is returned.
+    Results about other models and songs than the profile's go to ``runs/<notebook>``.
     """
     if given.get("out") or not notebook.apart(dict(given)):
         return str(given.get("out") or "")
@@ -106,10 +98,10 @@ def results_folder(notebook: Notebook, given: Mapping[str, Any]) -> str:
 
 
 def in_range(least: float, most: float = math.inf, **values: float) -> None:
-    """Refuse a notebook's parameters, given by their names, outside of a range: before anything is measured.
+    """Refuse a notebook's parameters, given by their names, outside of a range.
 
     Raises:
-        InputError: one that is less than ``least`` or more than ``most``.
+        InputError: one is less than ``least`` or more than ``most``.
     """
     for name, value in values.items():
         if not least <= value <= most:
@@ -147,15 +139,15 @@ class Save:
 
         Args:
             name: one that the notebook declares in its metadata, with these kinds of files.
-            values: a mapping or list that keeps every track's values, never only the mean.
-            measured: what the values are, with their unit.
+            values: see :func:`bsm.study.records.write_result`, for ``measured``, ``inputs`` and ``seed``, too.
+            measured: see ``values``.
             table: a frame, or Markdown.
             caption: of the frame.
             digits: decimals in the frame.
             figure: it is closed once it is shown.
             data: what was measured; by default the profile's songs, which are then added to the inputs.
             comparable: whether data and protocol are the paper's; by default whether the profile's are.
-            inputs: further files that the values depend on.
+            inputs: see ``values``.
             seed: by default the notebook's parameter of that name.
             parameters: beyond the notebook's own, every setting that could change the values.
 

@@ -40,14 +40,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained model.
+    """A trained model, in evaluation mode. Models that differ in their seed alone share a name.
 
-    Attributes:
-        name: in tables and figures; models that differ in their seed alone share one.
-        seed: of the training; None where it is not known.
-        path: the weights' file.
-        network: the model, in evaluation mode.
-        trained_seconds: length of its training segments, s.
+    ``seed`` is None where it is not known; ``trained_seconds`` is the length of the training segments, s.
     """
 
     name: str
@@ -73,15 +68,14 @@ def subjects(
 
     Args:
         settings: the profile; its ``segment_seconds`` is taken for weights whose card does not name theirs.
-        chosen: one file or name of ``bsm weights list``, or a mapping from the name to show to such; by default the
-            profile's own runs.
-        backbones: of the profile's own runs, each under every seed.
-        seeds: likewise.
+        chosen: a file, a name of ``bsm weights list``, or a mapping from the name to show to such. By default the
+            profile's own runs of ``backbones``, each under every one of ``seeds``.
+        backbones: see ``chosen``.
+        seeds: see ``chosen``.
         device: where the models run.
 
     Raises:
-        InputError: weights that are not there or do not load, an unknown backbone, or nothing to load; runs of the
-            profile that were not trained alike (:func:`trained_alike`).
+        InputError: weights are missing, do not load or were not trained alike, or a backbone is unknown.
     """
     if chosen is not None:
         named = chosen if isinstance(chosen, Mapping) else {"": chosen}
@@ -99,17 +93,10 @@ def subjects(
 
 
 def trained_alike(settings: Profile, paths: Sequence[Path], seeds: Sequence[int]) -> None:
-    """Make sure that runs of a profile were trained by one recipe version on the same songs.
-
-    Their cards are compared with each other, not with the recipe and songs that are here now.
-
-    Args:
-        settings: the profile.
-        paths: the weights' files.
-        seeds: of the trainings.
+    """Compare the cards of a profile's runs: one recipe version and the same songs.
 
     Raises:
-        InputError: two runs of different recipe versions or songs; it names both and says how to train them alike.
+        InputError: two runs differ; it names both and says how to train them alike.
     """
     cards = [card_of(path) for path in paths]
     for path, card in zip(paths, cards, strict=True):
@@ -148,14 +135,7 @@ def coverage(found: Sequence[Subject], tracks: Sequence[Track]) -> str:
 
 
 def songs(settings: Profile, dataset: str = "") -> tuple[str, list[Track], bool]:
-    """Open the test songs of a data set, or the profile's.
-
-    Returns:
-        Their name, the tracks, and whether they are those of the paper's scores.
-
-    Raises:
-        InputError: not there, or damaged.
-    """
+    """Open the test songs of a data set, or the profile's; tell, too, whether they are those of the paper's scores."""
     if not dataset:
         return settings.data_title, settings.tracks()["test"], settings.comparable
     layout, tracks = open_tracks(dataset, "test")
@@ -164,7 +144,7 @@ def songs(settings: Profile, dataset: str = "") -> tuple[str, list[Track], bool]
 
 
 def described(found: Sequence[Subject]) -> str:
-    """Say which models there are, in Markdown, and where there is one alone that nothing can be compared."""
+    """List the models in Markdown."""
     lines = []
     for s in found:
         count = sum(p.numel() for p in s.network.parameters())

@@ -21,16 +21,10 @@ Config = TypeVar("Config", ModelConfig, LossConfig, TrainConfig)
 
 @dataclass(frozen=True)
 class Variant:
-    """Changes of a configuration; a value that is a function gets the configuration that it changes.
+    """Changes of the model's, the loss's and the training's configuration.
 
-    Attributes:
-        asks: what is compared with the paper's design, in a few words.
-        notebook: that scores it.
-        described: it is one of the choices in which the unofficial implementation, as its reports describe it, differs
-            from the paper's design; notebook ``09_ablation_size`` scores these together.
-        model: changes of the :class:`ModelConfig`.
-        loss: changes of the :class:`LossConfig`.
-        train: changes of the :class:`TrainConfig`.
+    A value that is a function gets the configuration that it changes. ``asks`` says what is compared with the paper's
+    design. ``described`` marks the choices of the unofficial implementation, as its reports describe it.
     """
 
     asks: str
@@ -113,12 +107,7 @@ def of_notebook(notebook: str, names: Sequence[str]) -> list[str]:
 
 
 def changed(name: str, model: ModelConfig, train: TrainConfig) -> tuple[ModelConfig, TrainConfig]:
-    """Return the configurations of a variant.
-
-    Args:
-        name: of :data:`VARIANTS`.
-        model: the paper's design at some size.
-        train: the recipe that all variants share.
+    """Return the configurations of a variant, from the paper's design at some size and the shared recipe.
 
     Raises:
         InputError: an unknown name, or changes that make no configuration.

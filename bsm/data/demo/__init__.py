@@ -85,16 +85,8 @@ def make_corpus(
         shutil.rmtree(root / name, ignore_errors=True)
         del record[name]
     checked = tqdm(wanted, desc="checking demo songs", disable=not record, leave=False)
-    settings = {
-        name: {
-            "seed": seed,
-            "seconds": seconds,
-            "rate": rate,
-            "channels": channels,
-            "generator_version": GENERATOR_VERSION,
-        }
-        for name, seed in wanted.items()
-    }
+    shared = {"seconds": seconds, "rate": rate, "channels": channels, "generator_version": GENERATOR_VERSION}
+    settings = {name: {"seed": seed} | shared for name, seed in wanted.items()}
     missing = [name for name in checked if not _is_intact(root / name, record.get(name), settings[name])]
     if missing:
         log.info("%s: %d of %d songs to render", root, len(missing), len(wanted))
@@ -146,11 +138,8 @@ def _render_to(root: Path, name: str, settings: dict[str, Any]) -> tuple[str, di
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(exist_ok=True)
     temporary.replace(target)
-    return name, {**settings, "packages": _versions(), "files": files}
-
-
-def _versions() -> dict[str, str]:
-    return {package: metadata.version(package) for package in _PACKAGES}
+    packages = {package: metadata.version(package) for package in _PACKAGES}
+    return name, {**settings, "packages": packages, "files": files}
 
 
 def _is_intact(folder: Path, entry: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:

@@ -1,0 +1,149 @@
+"""Measure anyone's estimates by vocal region: SDR by duration and by the gap before, leakage where nobody sings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bsm import audio
+from bsm.data.layouts import open_tracks
+from bsm.data.tracks import VOCALS, Track
+from bsm.errors import InputError
+from bsm.study import figures, occurrence
+from bsm.study.occurrence_figures import figure_of_durations
+from bsm.study.records import mark, write_result
+
+# Where bsm, museval, musdb, demucs, open-unmix and Music-Source-Separation-Training put the vocals of a song n.
+PATTERNS = ("{n}/vocals", "test/{n}/vocals", "{n}.vocals", "{n}_vocals", "{n}/{n}_vocals", "{n}/mixture.vocals", "{n}")
+SUFFIXES = (".wav", ".flac", ".WAV", ".FLAC")
+DURATIONS = (1.0, 2.0, 4.0)  # s, edges between bins
+GAPS = (0.5, 2.0, 8.0)  # s without vocals before a region, edges between bins
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """A system's estimated vocals, as files.
+
+    Attributes:
+        name: of the system.
+        folder: holds the files; or one file, where there is one song.
+        seed: of the system's training, None where it is not known.
+    """
+
+    name: str
+    folder: Path
+    seed: int | None = None
+
+    def separator(self, **_: Any) -> Callable[[Track], np.ndarray]:
+        """Return what gives a track's estimate."""
+        return self.read
+
+    def find(self, track: Track) -> Path:
+        """Return the file of a track's estimate.
+
+        Raises:
+            InputError: There is none, or more than one.
+        """
+        if self.folder.is_file():
+            return self.folder
+        names = [pattern.format(n=track.name) + suffix for pattern in PATTERNS for suffix in SUFFIXES]
+        found = [self.folder / name for name in names if (self.folder / name).is_file()]
+        if len(found) != 1:
+            what = f"{len(found)} files" if found else "no file"
+            raise InputError(
+                f"{self.folder}: {what} for song {track.name!r}; expected one of {track.name}/vocals.wav, "
+                f"{track.name}_vocals.wav, {track.name}.vocals.wav, or the same with .flac"
+            )
+        return found[0]
+
+    def read(self, track: Track) -> np.ndarray:
+        """Read a track's estimate, float32 ``(channels, samples)``."""
+        return audio.read(self.find(track))[0]
+
+    def check(self, track: Track) -> None:
+        """Check from its header that a track's estimate fits.
+
+        Raises:
+            InputError: It is missing, unreadable, or differs from the reference in rate, channels or length.
+        """
+        path = self.find(track)
+        found = audio.info(path)
+        theirs, ours = (found.rate, found.channels, found.samples), (track.rate, track.channels, track.samples)
+        if theirs != ours:
+            raise InputError(
+                f"{path}: {found.rate} Hz, {found.channels} channels, {found.samples} samples; the reference has "
+                f"{track.rate} Hz, {track.channels}, {track.samples}; convert the estimate"
+            )
+
+
+def references(root: Path) -> list[Track]:
+    """Open the songs of a data set's test split, of a folder of songs, or of one song's folder."""
+    if any((root / f"{VOCALS}{suffix}").is_file() for suffix in SUFFIXES):
+        return [track for track in open_tracks(root.parent, "test")[1] if track.name == root.name]
+    return open_tracks(root, "test")[1]
+
+
+def measure_estimates(
+    tracks: Sequence[Track], estimates: Mapping[str, Path], *, threshold_db: float = -40.0
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Measure systems' estimates region by region.
+
+    Args:
+        tracks: the songs, with their true vocals and mixture.
+        estimates: name of a system -> folder of its files.
+        threshold_db: level above which a voice sounds, dB re the loudest frames.
+
+    Returns:
+        The records of regions, with ``gap`` (s without vocals before the region; from the song's beginning for the
+        first), and those of songs (:func:`bsm.study.occurrence.measure`).
+
+    Raises:
+        InputError: An estimate is missing or does not fit its reference; found before anything is measured.
+    """
+    systems = [Estimates(name, Path(folder)) for name, folder in estimates.items()]
+    for system in systems:
+        for track in tracks:
+            system.check(track)
+    regions, songs = occurrence.measure_all(systems, tracks, window=0.0, threshold_db=threshold_db)
+    ends: dict[tuple[str, str], float] = {}
+    for record in regions:  # in rising order within a song
+        place = record["track"], record["model"]
+        record["gap"] = record["start"] - ends.get(place, 0.0)
+        ends[place] = record["stop"]
+    return regions, songs
+
+
+def compared(regions: Sequence[dict[str, Any]], songs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Compare systems: SDR by duration of the region and by the gap before it, and leakage (records of ``compare``)."""
+    durations = occurrence.grouped(regions, "duration", DURATIONS)
+    gaps = {f"gap {name}": own for name, own in occurrence.grouped(regions, "gap", GAPS).items() if name != "all"}
+    rows = occurrence.compare(regions, occurrence.SDR, durations) + occurrence.compare(regions, occurrence.SDR, gaps)
+    return rows + occurrence.compare(songs, occurrence.LEAKAGE, {"where nobody sings": songs})
+
+
+def score_regions(root: Path, estimates: Mapping[str, Path], output: Path, *, threshold_db: float = -40.0) -> str:
+    """Measure systems' estimates; write the values (JSON) and a figure (PNG) next to them; return the table as text.
+
+    Raises:
+        InputError: See :func:`measure_estimates`.
+    """
+    started = mark()
+    tracks = references(root)
+    regions, songs = measure_estimates(tracks, estimates, threshold_db=threshold_db)
+    rows = compared(regions, songs)
+    write_result(
+        output,
+        measured="SDR (dB) by vocal region, leakage (dB re the mixture) where nobody sings",
+        parameters={"estimates": {name: str(path) for name, path in estimates.items()}, "threshold_db": threshold_db},
+        values={"regions": regions, "songs": songs, "comparisons": rows},
+        started=started,
+        data=str(root),
+        inputs=[],
+    )
+    durations = [row for row in rows if row["quantity"] == occurrence.SDR and not row["group"].startswith("gap ")]
+    figures.save(figure_of_durations(durations), output.with_suffix(".png"))
+    return occurrence.comparison_table(rows, "regions").to_string(index=False, float_format="%.2f")

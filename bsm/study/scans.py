@@ -1,0 +1,212 @@
+"""What notebook ``02_scan_backends`` measures and shows of the scans: error and time, memory, and the direct term."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from bsm.data.tracks import Track
+from bsm.evaluate import model_separator
+from bsm.metrics import usdr
+from bsm.model import BSMamba2
+from bsm.scan import APPROXIMATE, EXACT, available
+from bsm.stats import interval_words, of_rounds
+from bsm.study import figures
+from bsm.study.compare import paired, tables, words
+from bsm.study.speed import blocks
+from bsm.study.speed import scan as bench
+
+YARDSTICKS = {"sequential": "x careful loop", "loop, indexed": "x indexed loop", "textbook": "x textbook"}
+"""What the backends' speed is compared with, and the columns' names."""
+_CASE = ["axis", "rows", "length", "pass"]
+
+
+def measure(
+    seconds: Sequence[float],
+    memory_seconds: Sequence[float],
+    frames: Sequence[int],
+    *,
+    rows: int,
+    band_rows: int,
+    block_seconds: float,
+    repeats: int,
+    compile_block: bool,
+) -> dict[str, Any]:
+    """Measure errors, times and memory of every backend, and what surrounds a scan.
+
+    Args:
+        seconds: lengths of audio, s.
+        memory_seconds: the same for memory.
+        frames: a short and a long sequence, between which times are compared.
+        rows: sequences on the time axis.
+        band_rows: on the band axis.
+        block_seconds: length of the whole block and its convolution, s.
+        repeats: rounds.
+        compile_block: whether ``torch.compile`` is timed.
+    """
+    longest = {"seconds": max(seconds), "batch": rows, "repeats": repeats}
+    return {
+        "speed": bench.speed(seconds, batch=rows, band_rows=band_rows, repeats=repeats),
+        "memory": bench.memory(memory_seconds, batch=rows, band_rows=band_rows),
+        "scaling": bench.scaling(frames, repeats=min(repeats, 3)),
+        "matmul_share": bench.matmul_share(**longest),
+        "directions": bench.directions(**longest),
+        "conv": blocks.conv([block_seconds], batch=rows, repeats=repeats),
+        "block": blocks.block(block_seconds, repeats=repeats),
+        "compile": blocks.compiled(repeats=repeats) if compile_block else None,
+    }
+
+
+def table(speed: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """List error and best time of each backend, and its speed against each yardstick of the same case."""
+    seconds = {(record["backend"], *(record[key] for key in _CASE)): record["seconds"] for record in speed}
+    rows = []
+    for record in speed:
+        row = {key: record[key] for key in _CASE} | {"backend": record["backend"]}
+        row["best (ms)"] = 1e3 * min(record["seconds"])
+        for yardstick, name in YARDSTICKS.items():
+            slow = seconds.get((yardstick, *(record[key] for key in _CASE)))
+            row[name] = interval_words(of_rounds(np.divide(slow, record["seconds"])), digits=1) if slow else "–"
+        row["output error"] = f"{record['output_error']:.0e}"
+        row["gradient error"] = f"{max(record['gradient_errors'].values(), default=np.nan):.0e}".replace("nan", "–")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@figures.style()
+def figure(speed: Sequence[dict[str, Any]]) -> Figure:
+    """Draw the time of every backend against the length of the sequences, beside lines of slope 1 and 2."""
+    frame = pd.DataFrame([record for record in speed if record["axis"] == "time"])
+    frame["best"], frame["worst"] = frame["seconds"].map(min), frame["seconds"].map(max)
+    drawn, axes = plt.subplots(1, 2, figsize=(8, 3.8), sharey=True)
+    looks = dict(
+        zip(dict.fromkeys(frame["backend"]), itertools.product(["-", "--"], figures.COLOURS.values()), strict=False)
+    )
+    lengths = np.array(sorted(frame["length"].unique()))
+    for ax, kind in zip(axes, ("forward", "forward + backward"), strict=True):
+        own = frame[frame["pass"] == kind]
+        for name, group in own.groupby("backend", sort=False):
+            line, colour = looks[name]
+            bars = [0 * group["best"], group["worst"] - group["best"]]
+            ax.errorbar(group["length"], group["best"], bars, fmt=f"o{line}", markersize=4, color=colour, label=name)
+        start = own[own["backend"] == "chunked"]["best"].iloc[0]
+        for power, style in ((1, ":"), (2, "-.")):
+            ax.plot(lengths, start * (lengths / lengths[0]) ** power, style, color="0.6", label=f"slope {power}")
+        ax.set(
+            xscale="log", yscale="log", xlabel="sequence length (frames)", title=f"{kind}, {frame['rows'].iloc[0]} rows"
+        )
+        ax.set_xticks(lengths, labels=[str(length) for length in lengths])
+        ax.minorticks_off()
+    axes[0].set_ylabel("time (s): best, bars up to the slowest")
+    figures.name_lines(axes[-1])
+    return drawn
+
+
+def memory_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """List the memory of forward and backward passes above the inputs."""
+    frame = pd.DataFrame(records)
+    inputs, peak = frame.pop("input_bytes"), frame.pop("peak_bytes").astype(float)
+    own = {"inputs (MiB)": inputs / 2**20, "peak above inputs (MiB)": peak / 2**20, "times the inputs": peak / inputs}
+    return frame.assign(**own)
+
+
+def facts_table(results: dict[str, Any]) -> pd.DataFrame:
+    """List what surrounds a scan: scaling, the machine's matrix products, directions, block, convolution, compiler."""
+    share, turned, (short, long) = results["matmul_share"], results["directions"]["seconds"], results["scaling"]
+    facts = {
+        f"time of {long['length']} steps, times that of {short['length']}": min(long["seconds"])
+        / min(short["seconds"]),
+        "forward time, times its matrix products' at full rate": min(share["seconds"]) / share["floor"],
+        "matrix products (GFLOP/s)": share["rate"] / 1e9,
+        "flips against native reversal (x)": of_rounds(np.divide(turned["flipped"], turned["native"])).estimate,
+    }
+    for record in results["block"]:
+        size = f"block of the paper's size, {record['rows']} x {record['length']} frames"
+        facts |= {f"{size} (ms)": 1e3 * min(record["seconds"])}
+        facts |= {f"{size} (frames/s)": record["length"] / min(record["seconds"])}
+    for record in results["conv"]:
+        facts[f"convolution, {record['backend']}, {record['pass']} (ms)"] = 1e3 * min(record["seconds"])
+    if compiled := results["compile"]:
+        gain = of_rounds(np.divide(compiled["seconds"]["plain"], compiled["seconds"]["compiled"]))
+        facts[f"torch.compile of a block of `{compiled['preset']}`"] = interval_words(gain, "x")
+        facts["seconds to compile it"] = compiled["compile_seconds"]
+    return pd.DataFrame(facts.items(), columns=["", "value"])
+
+
+def direct_shares(trained: BSMamba2, track: Track, seed: int) -> list[dict[str, Any]]:
+    """Return the direct term's share of each mixer's output, and the error without state, untrained and trained."""
+    torch.manual_seed(seed)
+    networks = {"random": BSMamba2(trained.config).eval(), "trained": trained}
+    mixture = torch.from_numpy(track.mixture())[None]
+    return [
+        {"weights": kind} | record
+        for kind, network in networks.items()
+        for record in blocks.direct_share(network, mixture)
+    ]
+
+
+def direct_table(shares: Sequence[dict[str, Any]], bands: int) -> pd.DataFrame:
+    """Sum up the records of :func:`direct_shares` over the mixers of each path; ``bands`` is the model's number."""
+    frame = pd.DataFrame(shares)
+    frame["path"] = np.where(frame["length"] > bands, "time", "band")
+    found = frame.groupby(["weights", "path"], sort=False)[["direct", "without_state"]].agg(["min", "mean", "max"])
+    found.columns = [f"{name.replace('_', ' ')}, {statistic}" for name, statistic in found.columns]
+    return found.reset_index()
+
+
+def scores(trained: BSMamba2, tracks: Sequence[Track]) -> list[dict[str, Any]]:
+    """Score whole songs with the exact scan and without state: windows within a chunk would hide the difference."""
+    records = []
+    for track in tracks:
+        row: dict[str, Any] = {"track": track.name}
+        for name in ("chunked", *APPROXIMATE):
+            for mixer in (module for module in trained.modules() if hasattr(module, "backend")):
+                mixer.backend = name
+            row[name] = usdr(track.read("vocals"), model_separator(trained, whole=True)(track))
+        records.append(row)
+    return records
+
+
+def score_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Compare the scores of the exact scan with those of the approximation, paired over songs."""
+    long = [{"track": r["track"], "system": name, "usdr": r[name]} for r in records for name in r if name != "track"]
+    found = tables(long, "usdr")
+    rows = {"uSDR, exact scan (dB)": found["chunked"], "uSDR, feedthrough (dB)": found["feedthrough"]}
+    row = {name: words(paired(own)) for name, own in rows.items()}
+    gain = paired(found["feedthrough"], found["chunked"])
+    return pd.DataFrame([row | {"difference (dB)": words(gain), "songs": gain["songs"], "reads": gain["verdict"]}])
+
+
+def exact_here() -> list[str]:
+    """Return the exact backends that run on this CPU."""
+    lacking = available("cpu")
+    return [name for name in EXACT if lacking[name] is None]
+
+
+def worst_error(speed: Sequence[dict[str, Any]], names: Sequence[str] = EXACT) -> float:
+    """Return the largest relative error of outputs and gradients among backends."""
+    own = [record for record in speed if record["backend"] in names]
+    return max(max(record["output_error"], *record["gradient_errors"].values(), 0.0) for record in own)
+
+
+def answer(results: dict[str, Any], shares: Sequence[dict[str, Any]], songs: pd.DataFrame) -> str:
+    """Say in Markdown what was measured of errors, times and the direct term."""
+    rows = table(results["speed"])
+    longest = rows[(rows["axis"] == "time") & (rows["backend"] == "chunked")].iloc[-1]
+    trained = pd.DataFrame(shares).query("weights == 'trained'")
+    low, high = 100 * trained["direct"].min(), 100 * trained["direct"].max()
+    return (
+        f"- Exact backends differ from the definition in float64 by at most {worst_error(results['speed']):.0e}.\n"
+        f"- At {longest['length']} frames, {longest['pass']}, `chunked` is {longest['x careful loop']} times as "
+        "fast as the careful loop.\n"
+        f"- In the trained model, the direct term has {low:.0f} to {high:.0f} % of the output's norm. Without the "
+        f"state between chunks the output is wrong by up to {100 * trained['without_state'].max():.0f} %.\n"
+        f"- Leaving out that state changes uSDR by {songs['difference (dB)'].iloc[0]} dB: {songs['reads'].iloc[0]}.\n"
+    )

@@ -1,0 +1,117 @@
+"""What a training looks like: losses and validation scores against updates, and how fast the model separates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from bsm.data.tracks import Track
+from bsm.errors import InputError
+from bsm.evaluate import Journal
+from bsm.files import sha256
+from bsm.inference import separate
+from bsm.study import figures
+from bsm.study.compare import tables
+from bsm.study.profiles import Profile
+from bsm.study.published import journal
+from bsm.study.subjects import LABELS
+from bsm.train import read_log
+
+BINS = 12  # of updates, over which the losses that are drawn are averaged
+METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)"}
+
+
+def folders(settings: Profile, backbones: Sequence[str], seed: int, run: str = "") -> dict[str, Path]:
+    """Return the folder of each backbone's run; ``run`` names another one, for one backbone alone.
+
+    Raises:
+        InputError: ``run`` is given for several backbones.
+    """
+    if run and len(backbones) > 1:
+        raise InputError("`run` is the folder of one run, and there are several backbones; leave it empty")
+    return {name: Path(run) if run else settings.run_folder(seed, name) for name in backbones}
+
+
+def read_logs(runs: Mapping[str, Path]) -> dict[str, pd.DataFrame]:
+    """Return the log of each backbone's run, a row per update."""
+    return {name: pd.DataFrame(read_log(folder)) for name, folder in runs.items()}
+
+
+def values(logs: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Return the logs for a result file: the columns of the first, and those of the others under their names."""
+    (_, first), *others = logs.items()
+    return first.to_dict("list") | {name: log.to_dict("list") for name, log in others}
+
+
+def kept_scores(
+    settings: Profile, tracks: Sequence[Track], weights: Mapping[str, Path], window: float
+) -> Journal | None:
+    """Return the journal of the scores; none for synthesised songs, which are scored again in a minute."""
+    if settings.makes_songs:
+        return None
+    checksums = {name: sha256(path) for name, path in weights.items()}
+    return journal(settings, "scores", tracks, weights_sha256=checksums, window=window)
+
+
+@figures.style()
+def figure_of_training(logs: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw by model the training's loss and the validation's uSDR against updates.
+
+    The loss of an update depends mostly on its segments, and all models see the same ones. So the loss is averaged
+    over stretches of updates: the middle line is their median, the band holds the middle half of the updates.
+
+    Args:
+        logs: of :func:`read_logs`.
+    """
+    drawn, (left, right) = plt.subplots(1, 2, figsize=(7.5, 3.2))
+    named = {LABELS[name]: log.set_index("step") for name, log in logs.items()}
+    colours = figures.model_colours(named)
+    for name, log in named.items():
+        stretch = np.minimum(np.arange(len(log)) * BINS // len(log), BINS - 1)
+        parts = log["loss"].groupby(stretch)
+        x = log.index.to_series().groupby(stretch).mean()
+        left.fill_between(x, parts.quantile(0.25), parts.quantile(0.75), color=colours[name], alpha=0.15, linewidth=0)
+        left.plot(x, parts.median(), ".-", color=colours[name], label=name)
+        right.plot(log["valid_usdr"].dropna(), "o-", color=colours[name], markersize=4, label=name)
+    left.set(xlabel="update", ylabel="training loss", title="Loss: median and middle half")
+    right.set(xlabel="update", ylabel="uSDR (dB)", title="Validation, averaged weights")
+    figures.name_lines(right)
+    return drawn
+
+
+@figures.style()
+def figure_of_scores(scores: list[dict[str, Any]]) -> Figure:
+    """Draw uSDR and cSDR of every held-out song by separator."""
+    count = len(tables(scores, "usdr"))
+    drawn, axes = plt.subplots(1, 2, figsize=(8, 1.2 + 0.5 * count), sharey=True)
+    for ax, (metric, label) in zip(axes, METRICS.items(), strict=True):
+        figures.dots(ax, tables(scores, metric))
+        ax.set(xlabel=label, title=f"{label.split()[0]}: songs, means, 95 % intervals")
+    return drawn
+
+
+@torch.no_grad()
+def timed_separation(network: nn.Module, track: Track, window: float) -> tuple[np.ndarray, dict[str, float]]:
+    """Separate a song; return the estimate, and how many seconds of computing each second of audio took."""
+    mixture, began = torch.from_numpy(track.mixture()), time.perf_counter()
+    estimate = separate(network, mixture, track.rate, window=window).numpy()
+    seconds = time.perf_counter() - began
+    return estimate, {"audio_seconds": track.seconds, "seconds": seconds, "ratio": seconds / track.seconds}
+
+
+def answer(means: pd.DataFrame, gains: pd.DataFrame) -> str:
+    """Say in Markdown what each separator scores, and by how much the first is better than each other one."""
+    scores = ", ".join(f"{row.iloc[0]} {row['uSDR (dB)']}" for _, row in means.iterrows())
+    lines = [
+        f"{gains.columns[0]} {row.iloc[0]}: {row['uSDR (dB)']} dB, {row['uSDR reads']}." for _, row in gains.iterrows()
+    ]
+    return "\n".join([f"uSDR in dB: {scores}.", "", *(f"- {line}" for line in lines)]) + "\n"

@@ -1,0 +1,99 @@
+"""How a song is cut into windows: of which length, with which overlap, and where its last whole window ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bsm.audio import AudioInfo
+from bsm.data.tracks import Source, Track
+from bsm.errors import InputError
+
+WHOLE = "whole"
+"""In a list of windows: the whole song in one pass."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a song is cut up: ``window``, s that a model sees at a time, infinite for the whole song; ``hop``, s."""
+
+    window: float
+    hop: float
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of :func:`bsm.inference.separate`."""
+        return {"whole": True} if math.isinf(self.window) else {"window": self.window, "hop": self.hop}
+
+
+def conditions(windows: Sequence[Any], overlapped: Sequence[Any], trained: Sequence[float]) -> list[Condition]:
+    """Return the conditions to measure: without overlap from short to long, then with half of each window shared.
+
+    Args:
+        windows: s, or :data:`WHOLE`; the lengths of training are added.
+        overlapped: s; these windows are measured without overlap, too.
+        trained: lengths of the training segments, s.
+
+    Raises:
+        InputError: a window is neither a positive number nor ``whole``, or a whole song is to be overlapped.
+    """
+    again = sorted({_seconds("overlap_windows", w) for w in overlapped})
+    if math.inf in again:
+        raise InputError(f"overlap_windows: {WHOLE!r} is one window, which nothing overlaps; name seconds")
+    plain = sorted({_seconds("windows", w) for w in windows} | {float(t) for t in trained} | set(again))
+    return [Condition(w, w) for w in plain] + [Condition(w, w / 2) for w in again]
+
+
+def _seconds(name: str, window: Any) -> float:
+    if window == WHOLE:
+        return math.inf
+    if isinstance(window, bool) or not isinstance(window, int | float) or not 0 < window < math.inf:
+        raise InputError(f"{name}: a window is a positive number of seconds, or {WHOLE!r}, not {window!r}")
+    return float(window)
+
+
+def shown(window: float | None) -> str:
+    """Return a window's name for axes and tables; a result file holds None for the whole song."""
+    return "whole song" if window is None or not math.isfinite(window) else f"{window:g} s"
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """The first samples of a sound."""
+
+    source: Source
+    samples: int
+
+    @property
+    def path(self) -> Path:
+        return self.source.path
+
+    @property
+    def info(self) -> AudioInfo:
+        return AudioInfo(self.source.info.rate, self.source.info.channels, self.samples)
+
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        return self.source.read(start, self.samples if stop is None else min(stop, self.samples))
+
+
+def whole_windows(track: Track, cut: Sequence[Condition]) -> tuple[Track, list[Condition]]:
+    """Cut a song off where its last whole window ends, for all conditions alike.
+
+    A last window that is filled up with silence shows the model less than its length says. So the song is cut to a
+    multiple of all windows. Windows that are too long for that are left out for this song.
+    """
+    windows = sorted({round(1000 * case.window) for case in cut if math.isfinite(case.window)})  # ms
+    while windows and (step := math.lcm(*windows)) > 1000 * track.seconds:
+        windows.pop()
+    if not windows:
+        return track, [case for case in cut if math.isinf(case.window)]
+    samples = int(1000 * track.seconds // step) * step * track.rate // 1000
+    sources = {name: _Beginning(source, samples) for name, source in track.sources.items()}
+    mixture = track.mixture_source and _Beginning(track.mixture_source, samples)
+    fitting = [case for case in cut if math.isinf(case.window) or round(1000 * case.window) in windows]
+    return replace(track, sources=sources, mixture_source=mixture), fitting
