@@ -16,7 +16,6 @@ from bsm.scan.feedthrough import CHUNK
 from bsm.stats import crossed_interval
 from bsm.study import ablation, figures, losses, scan_training, sizes
 from bsm.study.profiles import Profile
-from bsm.study.speed import plan
 from bsm.study.subjects import Subject
 from bsm.study.variants import changed
 from bsm.weights.files import save_model
@@ -244,29 +243,6 @@ def test_published_parameters():
     ours = table[table["source"] == "author's code"]
     assert ours["the same, as far as given"].all() and len(ours) == 5
     assert not table[table["source"] != "author's code"]["the same, as far as given"].any()
-
-
-def test_operations_are_those_of_the_formula(small_config):
-    config = small_config.replace(dim=16)
-    wave = torch.randn(1, 2, RATE // 20)
-    counted = sizes.operations(sizes.BSMamba2(config), wave)
-    expected = plan.operations(config, wave.shape[-1] / RATE)
-    assert counted == pytest.approx(expected, rel=0.1)
-
-
-def test_kept_bytes_are_counted_once_and_grow_with_the_length(small_model):
-    class Square(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.ones(()))
-
-        def forward(self, x):
-            return (x * self.weight) ** 2 + (x * self.weight).view(-1, 1).mean()
-
-    wave = torch.randn(1000)
-    assert sizes.kept_bytes(Square(), wave) == 2 * wave.nbytes  # the wave, and what is squared
-    short, long = (sizes.kept_bytes(small_model, torch.randn(1, 2, n * 640)) for n in (10, 20))
-    assert 1.6 < long / short < 2.4
 
 
 def test_costs_of_settings(small_config):

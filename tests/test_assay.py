@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from bsm.stats import Interval
-from bsm.study.assay import INSENSITIVE, MARGIN, assay, gain_of, within
+from bsm.study.assay import INSENSITIVE, MARGIN, assay, gain_of
 from bsm.study.baselines import EQUALISER
-from bsm.study.claims.claim import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Finding
+from bsm.study.claims.claim import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Finding, judge_ratio
 from bsm.study.claims.learning import gated
 from bsm.study.compare import tidy
 
@@ -84,15 +84,15 @@ def test_clips_of_one_singer_are_one_cluster():
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [
-        (-0.1, 0.3, True),
-        (-0.1, 0.6, None),
-        (0.5, 0.9, False),
-        (-2, -0.5, False),
-        (0.1, 0.2, True),
-        (np.nan, np.nan, None),
+        (-0.1, 0.3, SUPPORTED),
+        (-0.1, 0.6, INCONCLUSIVE),
+        (0.5, 0.9, NOT_SUPPORTED),
+        (-2, -0.5, NOT_SUPPORTED),
+        (0.1, 0.2, SUPPORTED),
+        (np.nan, np.nan, INCONCLUSIVE),
     ],
 )
 def test_no_difference_is_equivalence(low, high, expected):
     """A difference that is seen, and is small, counts as none; one that is not seen does not."""
     assert MARGIN == 0.41
-    assert within(Interval((low + high) / 2, low, high, 8, 0, "")) is expected
+    assert judge_ratio(Interval((low + high) / 2, low, high, 8, 0, ""), -MARGIN, MARGIN) == expected

@@ -98,7 +98,7 @@ def test_a_cpu_settles_the_algorithm_and_nothing_about_a_gpu(tmp_path):
     assert len(gpu) > 6 and {line.finding.verdict for line in gpu} == {BLOCKED}
     for line in gpu:
         assert line.evidence == "–" and line.test.evidence == FULL
-        assert "CUDA" in line.test.needs and line.test.command.startswith("bsm bench") and line.test.takes
+        assert "CUDA" in line.test.needs and line.test.command.startswith("bsm bench")
     put(tmp_path, benchmark(scale=10.0))
     assert judged(tmp_path)["scan-8x (CPU)"].finding.verdict == NOT_SUPPORTED
 
@@ -169,6 +169,49 @@ def test_a_campaigns_runs_are_gathered(tmp_path):
     assert len(line.files) == 10 and "these are seen to: attention" in " ".join(line.finding.reasons)
     (tmp_path / "long/results/songs-1s-none-seed0.json").unlink()
     assert len(judged(tmp_path)["stable-1-16"].files) == 9
+
+
+def quiet(record, *, wall=1.0):
+    """The same timing with processor times, which the wall times are so many times."""
+    times = record["seconds"]
+    split = (
+        {k: [s / wall for s in v] for k, v in times.items()} if isinstance(times, dict) else [s / wall for s in times]
+    )
+    return record | {"processor_seconds": split}
+
+
+@pytest.mark.parametrize(("wall", "verdict"), [(1.0, SUPPORTED), (2.0, INCONCLUSIVE)])
+def test_no_verdict_rests_on_a_timing_during_which_other_work_ran(tmp_path, wall, verdict):
+    results = benchmark()
+    speed = [quiet(r, wall=wall if r["backend"] == "chunked" else 1.0) for r in results["scan_backends"]["speed"]]
+    put(tmp_path, {"scan_backends": {"speed": speed}})
+    found = judged(tmp_path)["scan-8x (CPU)"].finding
+    assert found.verdict == verdict and found.measured.startswith("30.0x")
+    assert ("It was measured while other work ran; run `bsm study 02_scan_backends`" in found.reasons[0]) == (wall > 1)
+    assert "not recorded" not in " ".join(found.reasons)
+    alone = [quiet(r, wall=2.0 if r["backend"] == "sequential" else 1.0) for r in results["scan_backends"]["speed"]]
+    put(tmp_path, {"scan_backends": {"speed": alone}})
+    assert judged(tmp_path)["scan-8x (CPU)"].finding.verdict == SUPPORTED  # the disturbed case is only context
+
+
+def test_a_gpus_timing_waits_and_counts(tmp_path):
+    put(tmp_path, benchmark())
+    speed = [r | {"processor_seconds": None} for r in of_a_gpu()["scan"]["speed"]]
+    put(tmp_path, {"scan": {"speed": speed}}, GPU, {"device": "cuda"})
+    assert judged(tmp_path)["scan-8x (GPU)"].finding.verdict == SUPPORTED
+
+
+def test_earlier_timings_count_and_say_what_they_lack(tmp_path):
+    put(tmp_path, benchmark())
+    found = judged(tmp_path)
+    for name in ("scan-8x (CPU)", "conv-3x (CPU)", "bench-25ms (CPU)", "compile-20 (CPU)"):
+        assert found[name].finding.verdict in (SUPPORTED, NOT_SUPPORTED)
+        assert "Quietness was not recorded" in found[name].finding.reasons[-1]
+
+
+def test_every_cpu_timing_names_the_records_that_it_rests_on():
+    timed = [x for x in ledger.lines() if x.test.evidence == "CPU timing" and x.finding.verdict != BLOCKED]
+    assert len(timed) > 5 and all(x.finding.timings for x in timed)
 
 
 def test_results_that_are_not_the_papers_do_not_count_as_such(tmp_path):

@@ -126,7 +126,9 @@ def test_loss_and_transforms(after, verdict):
         spectra.EACH: [4.0, 4.0],
         spectra.AVERAGED: [after / 2, after / 2],
     }
-    found = step.mono_halves(stft, [{"mixture": 0.1, "vocals": 0.0}, {"mixture": 0.3, "vocals": 0.02}], least=1.8)
+    found = step.mono_halves(
+        {"seconds": stft}, [{"mixture": 0.1, "vocals": 0.0}, {"mixture": 0.3, "vocals": 0.02}], least=1.8
+    )
     assert found.verdict == verdict and "20.0 %" in found.reasons[2]
 
 

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from bsm.config import ModelConfig
+from bsm.model import BSMamba2
 from bsm.study import meta
 from bsm.study.records import ROOT, read_result
 
@@ -24,6 +26,36 @@ def test_saved_bytes_of_a_product():
     a, b = (torch.empty(64, 64, device="meta", requires_grad=True) for _ in range(2))
     assert meta.saved_bytes(lambda a, b: (a @ b).exp(), a, b) == 3 * 64 * 64 * 4  # both factors, and the exponential
     assert meta.saved_bytes(lambda a, b: a + b, a, b) == 0
+
+
+def test_parameters_apart_do_not_count():
+    class Square(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return (x * self.weight) ** 2 + (x * self.weight).view(-1, 1).mean()
+
+    network, wave = Square(), torch.randn(1000)
+    kept = meta.saved_bytes(network, wave, apart=network.parameters())
+    assert kept == 2 * wave.nbytes  # the wave, and what is squared
+
+
+def test_what_is_kept_grows_with_the_length(small_config):
+    short, long = (meta.kept_bytes(small_config, n * 640 / small_config.sample_rate) for n in (10, 20))
+    assert 1.6 < long / short < 2.4
+
+
+def test_operations_are_those_of_a_real_pass():
+    """A step of two segments of 1 s at the size `tiny` takes about 5.1 GFLOP."""
+    config = ModelConfig.preset("tiny")
+    counted = meta.operations(config, 1.0)
+    with FlopCounterMode(display=False) as counter:
+        BSMamba2(config)(torch.randn(1, 2, 44100))
+    # Where some heads decay strongly, they go another way than the rest, and C B^T is made twice.
+    assert counted == pytest.approx(counter.get_total_flops(), rel=0.05)
+    assert 2 * 3 * counted == pytest.approx(5.1e9, rel=0.05)  # a backward pass has twice the products
 
 
 def test_memory_of_a_step_grows_with_its_load_and_shrinks_by_recomputing():

@@ -56,6 +56,13 @@ def test_tables_and_figure(folder):
     plt.close(figure)
 
 
+def test_another_experiment_whose_name_begins_alike_is_not_read(folder):
+    for path in list(folder.glob("gap-lstm-*")):
+        path.rename(path.with_name(path.name.replace("gap-", "gap-long-")))
+    assert "lstm" not in set(recall.answers(folder, ["gap"])["arm"])
+    assert set(recall.answers(folder, ["gap-long"])["arm"]) == {"lstm"}
+
+
 def test_no_results(tmp_path):
     with pytest.raises(InputError, match="no finished run of gap, other"):
         recall.answers(tmp_path, ["gap", "other"])

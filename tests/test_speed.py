@@ -7,16 +7,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-import bsm.fast
 from bsm.cli import cli
 from bsm.config import ModelConfig
 from bsm.errors import InputError
 from bsm.mamba2 import Mamba2
 from bsm.model import BSMamba2
 from bsm.scan import EXACT, available
-from bsm.study import records, sizes
+from bsm.study import records
 from bsm.study.records import plain, read_result
-from bsm.study.speed import blocks, peers, plan, scan
+from bsm.study.speed import blocks, peers, scan
 from bsm.study.speed import model as bench
 from bsm.study.speed.blocks import direct_share
 from bsm.study.speed.timer import peak_memory_cuda
@@ -41,7 +40,6 @@ def cost(model, operation, seconds, span=8.0):
         "kind": bench.kind(operation),
         "calls": 1,
         "seconds": seconds,
-        "operations": 0,
     }
 
 
@@ -152,23 +150,11 @@ def test_command(tmp_path, in_this_process):
     assert [(r["model"], r["audio_seconds"]) for r in values["speed"]] == [(m, 0.1) for m in bench.MODELS]
     assert all(r["peak_bytes"][0] >= r["base_bytes"][0] > 0 for r in values["speed"])
     assert values["parameters"].keys() == bench.MODELS.keys()
-    assert values["matmul_rate"] > 1e8
-    assert any(r["operation"] == "aten::mm" and r["operations"] > 0 for r in values["costs"])
+    assert any(r["operation"] == "aten::mm" and r["seconds"] > 0 for r in values["costs"])
     kinds = bench.kind_table(values["costs"]).set_index("kind")
     assert kinds.loc["attention", "BS-RoFormer"] > 0 == kinds.loc["attention", "BSMamba2"]
     assert len(bench.cost_table(values["costs"], 0.1)) == 2 * bench.TOP
     json.dumps(plain(values), allow_nan=False)
-
-
-@pytest.mark.parametrize("packed", [True, False])
-def test_a_profile_counts_the_operations_of_every_product(monkeypatch, packed, in_this_process):
-    """Those of packed products are counted here and not by PyTorch."""
-    monkeypatch.setattr(bsm.fast, "packed_available", lambda: packed)
-    found = bench._profile("BSMamba2", "tiny", 0.5, 1)
-    model = BSMamba2(ModelConfig.preset("tiny"))
-    wanted = plan.operations(model.config, 0.5)
-    assert sum(r["operations"] for r in found) == pytest.approx(wanted, rel=0.05)
-    assert sizes.operations(model, torch.randn(1, 2, 22050)) == pytest.approx(wanted, rel=0.05)
 
 
 def test_a_fresh_process_measures_memory():

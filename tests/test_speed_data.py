@@ -1,6 +1,7 @@
 """The benchmark of data loading: that each case reads what it says, and what follows from the times."""
 
 import json
+import os
 from functools import partial
 
 import numpy as np
@@ -63,17 +64,18 @@ def test_spectrograms_are_those_of_the_network_and_of_the_loss(tracks):
 def test_every_case_is_measured(tracks):
     values = bench.loading(tracks, (SECONDS,), repeats=2, items=4)
     speed = {(r["part"], r["case"]): r for r in values["speed"]}
-    compared = {(part, case) for part, *cases in bench.COMPARED for case in cases}
-    assert set(speed) == compared | {("loader", "1 workers")}
+    loaders = {bench.RESTARTED, *(f"{n} workers" for n in bench.WORKERS)}
+    reads = {f"{suffix}, {how}" for suffix in ("wav", "flac") for how in ("whole file", "segment")}
+    assert {case for part, case in speed if part == "loader"} == loaders
+    assert {case for part, case in speed if part == "read"} == reads
+    assert len(speed) == len(loaders) + len(reads) + 2 * (4 if hasattr(os, "posix_fadvise") else 2)
     assert all(len(r["seconds"]) == 2 and min(r["seconds"]) > 0 for r in speed.values())
     assert speed["loader", "2 workers"]["segments"] == 4 and speed["read", "wav, segment"]["segments"] == 2
     kept = {kind: speed["spectrogram", f"{kind}, kept, files in memory"]["bytes"] for kind in ("network's", "loss's")}
     frames = SEGMENT // 147 + 1
     assert kept["network's"] == pytest.approx(8 * 2 * 1025 * (SEGMENT // 441 + 1), rel=0.01)
     assert kept["loss's"] == pytest.approx(8 * 2 * (2049 + 4 * 1025) * frames, rel=0.01)
-    assert len(values["ratios"]) == len(bench.COMPARED) and values["cores"] >= 1
-    table = bench.speed_table(values["speed"])
-    assert len(table) == len(speed) and (table["segments a second"] > 0).all() and set(table["rounds"]) == {2}
+    assert values["cores"] >= 1
     json.dumps(plain(values), allow_nan=False)
 
 
@@ -91,32 +93,6 @@ def test_files_on_disk_are_dropped_between_rounds_and_stay_whole(tmp_path):
 def test_segments_that_do_not_fit_are_refused(tracks, seconds):
     with pytest.raises(InputError, match="2049 to 16000"):
         bench.loading(tracks, (seconds,), repeats=1)
-
-
-def records(times, seconds=1.0):
-    """Records of the compared cases, a second each, but for those given."""
-    return [
-        {
-            "audio_seconds": seconds,
-            "part": part,
-            "case": case,
-            "segments": 100,
-            "bytes": 70 if "kept" in case else 10,
-            "seconds": t,
-        }
-        for part, *cases in bench.COMPARED
-        for case in cases
-        if (t := times.get(case, [1.0, 1.01, 0.99]))
-    ]
-
-
-def test_ratios_are_means_over_rounds():
-    speed = records(dict.fromkeys(("0 workers", "2 workers", bench.RESTARTED), [2.0, 3.0]) | {"4 workers": [1.0, 1.0]})
-    found = {(r["slower"], r["faster"]): r for r in bench.ratios(speed + records({}, seconds=8.0))}
-    one = bench.ratios(speed)[1]
-    assert (one["slower"], one["faster"], one["ratio"], one["n"]) == ("2 workers", "4 workers", 2.5, 2)
-    assert 2 <= one["low"] <= 2.5 <= one["high"] <= 3
-    assert len(found) == len(bench.COMPARED) and found["2 workers", "4 workers"]["audio_seconds"] == 8
 
 
 def test_command(tmp_path, root, monkeypatch):

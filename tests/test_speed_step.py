@@ -21,6 +21,7 @@ from bsm.mamba2 import Mamba2
 from bsm.model import BSMamba2
 from bsm.scan import scan
 from bsm.study import step_profile
+from bsm.study.meta import GIB, parameter_count
 from bsm.study.records import read_result
 from bsm.study.speed import memory, parts, spectra, step, timer
 from bsm.study.speed.yardsticks import IndexedScan, MonoSTFT, plain_loss
@@ -254,7 +255,7 @@ def test_memory_follows_the_measured_line():
     assert np.isnan(memory.predicted_bytes(line, ("paper", "32-true", False), 2.0, 3))
     table = memory.memory_table(line, [(2.0, 3)])
     assert table[""].tolist() == ["measured", "measured", "computed"]
-    assert table["GiB"].iloc[0] == pytest.approx((150 + 77) / memory.GIB)
+    assert table["GiB"].iloc[0] == pytest.approx((150 + 77) / GIB)
 
 
 @pytest.mark.slow
@@ -262,7 +263,7 @@ def test_memory_is_measured():
     if not timer._CLEAR.exists():
         pytest.skip("the system does not tell a process its memory")
     short, long = memory.step_memory([("tiny", "32-true", False)], [0.2, 1.0])
-    assert short["kept_bytes"] == 16 * step.parameter_count("tiny")
+    assert short["kept_bytes"] == 16 * parameter_count(ModelConfig.preset("tiny"))
     # The longer one has five times the frames; the gradients are as large in both.
     assert long["peak_bytes"] > short["peak_bytes"] + 10 * 2**20
 

@@ -82,10 +82,3 @@ def assay(scores: pd.DataFrame, arms: Sequence[str], control: str, *, metric: st
         passed.append(False)
         reasons.append(f"The positive control `{control}` was not trained")
     return Assay(all(passed), tuple(dict.fromkeys(reasons)))
-
-
-def within(gain: Interval, margin: float = MARGIN) -> bool | None:
-    """Return whether a difference is one of no more than ``margin``: None where the interval cannot tell."""
-    if gain.low > margin or gain.high < -margin:
-        return False
-    return True if -margin <= gain.low and gain.high <= margin else None

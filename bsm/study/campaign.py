@@ -158,6 +158,16 @@ class Campaign:
         return float(left.sum())
 
 
+def finished(folder: Path, experiment: str) -> list[Path]:
+    """List the result files of an experiment's finished runs: one per arm and seed, without those that tune a rate."""
+    found = []
+    for path in sorted(folder.glob(f"{experiment}-*-seed*.json")):
+        record = read_result(path)
+        if path.stem == f"{experiment}-{record['parameters'].get('arm')}-seed{record['seed']}":
+            found.append(path)  # another experiment's name may begin alike
+    return found
+
+
 def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
     """Train whatever is left of a campaign, each run in a process of its own with one thread.
 

@@ -1,15 +1,17 @@
-"""Memory and operations at the real sizes, from tensors without values (PyTorch's meta device): exact, in seconds.
+"""Count parameters, operations and memory at the real sizes, from tensors without values (PyTorch's meta device).
 
-Counted are the tensors that PyTorch is asked for. A GPU's allocator rounds and fragments, and libraries take workspaces
-that no code names.
+The counts are exact and take seconds. Memory is that of the tensors that PyTorch is asked for: a GPU's allocator rounds
+and fragments, and libraries take workspaces that no code names.
 """
 
 from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +25,14 @@ from bsm.config import ModelConfig
 from bsm.loss import bsmamba2_loss
 from bsm.mamba2 import BiMamba2Block, Mamba2
 from bsm.model import BSMamba2
+from bsm.scan import chunked
 from bsm.scan.triton import CHUNK
-from bsm.study.speed.memory import KEPT
 from bsm.study.speed.yardsticks import indexed_loop
 from bsm.train.trainer import recompute_blocks
 
+KEPT = 16
+"""Bytes that a parameter takes between steps: the weight, its average, and two moments of AdamW, in float32."""
+GIB = 2**30
 STEPS = (("paper", 8.0, 1, False), ("paper", 8.0, 1, True), ("paper", 8.0, 5, True), ("vram", 4.0, 2, False))
 """Steps: preset, seconds of a segment, segments, whether blocks are recomputed. The author's batch has five."""
 FRAMES, BANDS = 801, 62  # of 8 s at the paper's sizes
@@ -95,6 +100,55 @@ class _KernelModule(nn.Module):
         return KernelScan.apply(*(inputs[name] for name in ("x", "dt", "A", "B", "C", "D")))
 
 
+class _ChunkedModule(nn.Module):
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Return the chunked scan's output. Without values it cannot look for heads that decay strongly."""
+        with mock.patch.object(chunked, "_largest_totals", lambda dt, A, plan: torch.zeros(len(A))):
+            return chunked.scan(**inputs, initial_state=None, reverse=False, final_state=False)[0]
+
+
+def _network(
+    config: ModelConfig, seconds: float, scan: Callable[[], nn.Module], batch: int = 1
+) -> tuple[BSMamba2, Tensor]:
+    """Return a network with another scan, and a mixture for it, both without values."""
+    with torch.device("meta"):
+        network = BSMamba2(config)
+        mixture = torch.empty(batch, config.channels, round(seconds * config.sample_rate))
+    _replace_scans(network, scan)
+    return network, mixture
+
+
+def _replace_scans(network: nn.Module, scan: Callable[[], nn.Module]) -> None:
+    for module in network.modules():
+        if isinstance(module, Mamba2):
+            module.ssm = scan()
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Return the number of parameters of a network."""
+    with torch.device("meta"):
+        return BSMamba2(config).parameter_counts()["total"]
+
+
+@cache
+def operations(config: ModelConfig, seconds: float) -> int:
+    """Count multiplications and additions of the matrix products in a forward pass of one segment.
+
+    The scans are the chunked ones. Where heads decay strongly, these make ``C B^T`` once more than is counted here.
+    """
+    network, mixture = _network(config, seconds, _ChunkedModule)
+    with Allocations(), FlopCounterMode(display=False) as counter:
+        network(mixture)
+    return counter.get_total_flops()
+
+
+def kept_bytes(config: ModelConfig, seconds: float) -> int:
+    """Count the bytes, parameters apart, that a forward pass of one segment keeps for its backward pass."""
+    network, mixture = _network(config, seconds, _ChunkedModule)
+    with Allocations():
+        return saved_bytes(network, mixture, apart=network.parameters())
+
+
 def step_memory(preset: str, seconds: float, batch: int, recompute: bool) -> dict[str, Any]:
     """Count the memory of a training step in float32: weights, averages, moments, and the peak of its passes.
 
@@ -105,15 +159,9 @@ def step_memory(preset: str, seconds: float, batch: int, recompute: bool) -> dic
         recompute: recompute blocks in the backward pass (checkpointing).
 
     Returns:
-        The arguments, ``frames``, ``kept_bytes`` between steps, and ``bytes`` at the peak, those included.
+        The arguments, ``kept_bytes`` between steps, and ``bytes`` at the peak, those included.
     """
-    config = ModelConfig.preset(preset)
-    with torch.device("meta"):
-        network = BSMamba2(config)
-        mixture = torch.empty(batch, config.channels, round(seconds * config.sample_rate))
-    for module in network.modules():
-        if isinstance(module, Mamba2):
-            module.ssm = _KernelModule()
+    network, mixture = _network(ModelConfig.preset(preset), seconds, _KernelModule, batch)
     if recompute:
         recompute_blocks(network)
     with Allocations() as allocated:
@@ -123,8 +171,11 @@ def step_memory(preset: str, seconds: float, batch: int, recompute: bool) -> dic
     return given | {"kept_bytes": kept, "bytes": kept + mixture.nbytes + allocated.peak}
 
 
-def saved_bytes(function: Callable[..., Tensor], *inputs: Tensor) -> int:
-    """Count the bytes that a function keeps for its backward pass, its inputs included where it keeps them."""
+def saved_bytes(function: Callable[..., Tensor], *inputs: Tensor, apart: Iterable[Tensor] = ()) -> int:
+    """Count the bytes that a function keeps for its backward pass; not those of the tensors ``apart``.
+
+    Its inputs are included where it keeps them.
+    """
     kept: dict[int, Any] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -134,7 +185,8 @@ def saved_bytes(function: Callable[..., Tensor], *inputs: Tensor) -> int:
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         result = function(*inputs)
-    total = sum(storage.nbytes() for storage in kept.values())
+    own = {id(tensor.untyped_storage()) for tensor in apart}
+    total = sum(storage.nbytes() for key, storage in kept.items() if key not in own)
     del result
     return total
 
@@ -175,9 +227,7 @@ def block_operations(rows: int) -> int:
     config = ModelConfig.preset("paper")
     with torch.device("meta"):
         block, values = BiMamba2Block.of(config), torch.empty(rows, BLOCK_FRAMES, config.dim)
-    for module in block.modules():
-        if isinstance(module, Mamba2):
-            module.ssm = _KernelModule()
+    _replace_scans(block, _KernelModule)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         block(values)
     return counter.get_total_flops()

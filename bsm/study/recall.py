@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from bsm import cue_gap
 from bsm.errors import InputError
 from bsm.stats import Interval, crossed_interval, interval_words, verdicts
+from bsm.study.campaign import finished
 from bsm.study.figures import COLOURS
 from bsm.study.memory import ARMS
 from bsm.study.records import read_result
@@ -52,8 +53,8 @@ def answers(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
 
 
 def _results(folder: Path, experiments: Sequence[str]) -> list[dict[str, Any]]:
-    patterns = [f"{name}-{arm}-seed*.json" for name in experiments for arm in ARMS]
-    return [read_result(path) for path in sorted(path for pattern in patterns for path in folder.glob(pattern))]
+    records = [read_result(path) for name in experiments for path in finished(folder, name)]
+    return [record for record in records if record["parameters"]["arm"] in ARMS]
 
 
 def comparisons(frame: pd.DataFrame) -> pd.DataFrame:

@@ -11,16 +11,13 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
 
 from bsm import bands
 from bsm.config import ModelConfig, TrainConfig
-from bsm.fast import packed_available, packed_operations
 from bsm.model import BSMamba2
 from bsm.stats import interval_words, ratio
 from bsm.study.figures import COLOURS
-from bsm.study.speed.memory import KEPT
+from bsm.study.meta import KEPT, kept_bytes, operations, parameter_count
 from bsm.study.speed.timer import repeated
 from bsm.study.variants import BASE, VARIANTS, changed
 
@@ -42,7 +39,7 @@ def published_table() -> pd.DataFrame:
     """Set the parameters that sources give for some sizes beside those counted here."""
     rows = []
     for name, (config, given, source) in PUBLISHED.items():
-        counted = parameters(config)
+        counted = parameter_count(config)
         rows.append(
             {
                 "width / layers": name,
@@ -58,12 +55,6 @@ def published_table() -> pd.DataFrame:
 def _rounded(counted: int, given: float) -> float:
     """Round a count to three digits where a rounded number was given."""
     return counted if isinstance(given, int) else float(f"{counted:.3g}")
-
-
-def parameters(config: ModelConfig) -> int:
-    """Count a network's parameters, without allocating them."""
-    with torch.device("meta"):
-        return BSMamba2(config).parameter_counts()["total"]
 
 
 def settings(model: ModelConfig) -> dict[str, ModelConfig]:
@@ -97,8 +88,8 @@ def measure(configs: dict[str, ModelConfig], *, seconds: float, repeats: int) ->
         {
             "name": name,
             "parameters": network.parameter_counts(),
-            "operations": operations(network, waves[name]),
-            "kept_bytes": kept_bytes(network, waves[name]),
+            "operations": operations(configs[name], seconds),
+            "kept_bytes": kept_bytes(configs[name], seconds),
             "audio_seconds": seconds,
             "forward": times[0].seconds[name],
             "training": times[1].seconds[name],
@@ -115,32 +106,6 @@ def _forward(network: nn.Module, wave: Tensor) -> None:
 def _train(network: nn.Module, wave: Tensor) -> None:
     network.zero_grad()
     network(wave).abs().mean().backward()
-
-
-@torch.no_grad()
-def operations(network: nn.Module, wave: Tensor) -> int:
-    """Count the multiplications and additions of the matrix products in a forward pass."""
-    packed = {torch.ops.mkldnn._linear_pointwise: packed_operations} if packed_available() else {}
-    with FlopCounterMode(display=False, custom_mapping=packed) as counter:
-        network(wave)
-    return counter.get_total_flops()
-
-
-def kept_bytes(network: nn.Module, wave: Tensor) -> int:
-    """Count the bytes, parameters apart, that a forward pass keeps for the backward pass."""
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()  # once, however many views of it are kept
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = network(wave)
-    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
-    total = sum(size for place, size in kept.items() if place not in own)
-    del result  # until here it holds what is kept, so that no place is given out twice
-    return total
 
 
 def cost_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from bsm.config import ModelConfig
 from bsm.stats import Interval, interval_text, interval_words, of_rounds, ratio
 from bsm.study.figures import COLOURS
+from bsm.study.meta import parameter_count
 from bsm.study.speed import memory, spectra, step
 from bsm.study.speed.parts import CONV, DATA, ELEMENTWISE, LOSS, OPTIMISER, PARTS, PRODUCTS, SCAN, STFT
 
@@ -61,7 +63,7 @@ def measure(
     options = {"repeats": repeats, "precision": precision, "device": device}
     by_backend = []
     for size, span, segments in sizes:
-        some = backends if step.parameter_count(size) < MANY else backends[:1]
+        some = backends if parameter_count(ModelConfig.preset(size)) < MANY else backends[:1]
         by_backend += step.breakdown(step.backends(some), size, seconds=span, batch=segments, **options)
     cases = [(size, precision, checkpointing) for size in memory_presets for checkpointing in (False, True)]
     return {

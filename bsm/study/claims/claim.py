@@ -4,10 +4,11 @@ The claims are those of the paper's guide (003), of an optimisation report (000)
 002) of an unofficial implementation. A new one is a function in the room of its subject::
 
     @claim("conv-3x", "The causal convolution becomes 3 times faster", figure="3x", source="001, 002",
-           tests=[on_cpu(conv=Values("scan_backends", "conv"))], faster=3)
+           tests=[on_cpu("02_scan_backends", conv=Values("scan_backends", "conv"))], faster=3)
     def conv_3x(conv, *, faster):
         gain = ratio(...)
-        return Finding(judge_ratio(gain, faster), interval_words(gain, "x"), ("against Conv1d",))
+        verdict = judge_ratio(gain, faster)
+        return Finding(verdict, interval_words(gain, "x"), ("against Conv1d",), timings=conv)
 
 Each test of a claim is a line of the ledger with a verdict and an evidence of its own: what a CPU shows about a claim
 that means a GPU settles the algorithm without its kernel, and the GPU's line waits for a GPU.
@@ -44,11 +45,13 @@ class Finding:
         verdict: one of :data:`VERDICTS`.
         measured: our figure in a few words.
         reasons: what the figure covers, why it differs from the claim; one sentence each.
+        timings: the records of timings that the verdict rests on. On a CPU they count only where no other work ran.
     """
 
     verdict: str
     measured: str
     reasons: Sequence[str] = ()
+    timings: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,6 @@ class Test:
         profiles: whose results count, the first that has them; by default those of the profile that is judged.
         needs: file or device that is missing where the results are, in a few words.
         command: the one command that makes them then.
-        takes: how long that takes.
         options: further arguments of the rule.
         comparable_only: results that are not comparable with the paper's do not count.
     """
@@ -98,7 +100,6 @@ class Test:
     profiles: tuple[str, ...] = ()
     needs: str = ""
     command: str = ""
-    takes: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     comparable_only: bool = False
     long: Mapping[str, Values] = field(default_factory=dict)
@@ -148,29 +149,31 @@ def computed(**inputs: Values) -> Test:
     return Test("by definition", EXACT, inputs)
 
 
-def on_cpu(**inputs: Values) -> Test:
-    """Return a test by timing on a CPU: the algorithm, without the kernels of a GPU."""
-    return Test("CPU", CPU_TIMING, inputs)
+def on_cpu(notebook: str, **inputs: Values) -> Test:
+    """Return a test by timing on a CPU, which a notebook does: the algorithm, without the kernels of a GPU."""
+    return Test("CPU", CPU_TIMING, inputs, command=f"bsm study {notebook}")
 
 
-def on_gpu(result: str, command: str, takes: str, *, packages: str = "", **names: str | tuple[str, ...]) -> Test:
+def on_gpu(result: str, command: str, *, packages: str = "", **names: str | tuple[str, ...]) -> Test:
     """Return the test of a claim on the GPU that it means, from ``reports/gpu/results``.
 
     Args:
         result: name of the result file.
         command: that writes it.
-        takes: how long that takes, about.
         packages: that the kernels are of.
         names: by argument of the rule, a key of the result's values, or several that lead to it.
     """
     inputs = {k: Values(result, *((v,) if isinstance(v, str) else v)) for k, v in names.items()}
     needs = "a CUDA GPU" + f" with {packages}" * bool(packages)
     whole = f"{command} --json reports/gpu/results/{result}.json"
-    return Test("GPU", FULL, inputs, (GPU,), needs, whole, takes, {"on_gpu": True})
+    return Test("GPU", FULL, inputs, (GPU,), needs, whole, {"on_gpu": True})
 
 
 def judge_ratio(interval: Interval, low: float, high: float = np.inf) -> str:
-    """Judge a claimed ratio or difference: its interval lies within [low, high], outside, or across an end."""
+    """Judge a claimed ratio or difference: its interval lies within [low, high], outside, or across an end.
+
+    "No difference" is a finding only as equivalence (Lakens, 2017): within ``[-margin, margin]``.
+    """
     if np.isnan(interval.low):
         return INCONCLUSIVE
     if interval.low >= low and interval.high <= high:

@@ -63,7 +63,6 @@ def data_2x(speed: list[dict[str, Any]]) -> Finding:
             {"speed": SPEED, "cores": Values("data_loading", "cores")},
             needs="a machine with 5 processor cores or more",
             command=COMMAND,
-            takes="minutes",
         )
     ],
     faster=4,
@@ -83,7 +82,8 @@ def loader_4x(speed: list[dict[str, Any]], cores: int, *, faster: float, workers
     gain = ratio(times[RESTARTED], times["4 workers"])
     lasting = ratio(times["2 workers"], times["4 workers"])
     reasons.append(f"Over two workers that live on, too: {interval_words(lasting, 'x')}.")
-    return Finding(judge_ratio(gain, faster), interval_words(gain, "x"), (f"{rounds(gain)}.", *reasons))
+    verdict, counted = judge_ratio(gain, faster), [r for r in speed if r["case"] in (RESTARTED, "4 workers")]
+    return Finding(verdict, interval_words(gain, "x"), (f"{rounds(gain)}.", *reasons), counted)
 
 
 def _times(speed: list[dict[str, Any]]) -> dict[str, list[float]]:

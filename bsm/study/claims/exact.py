@@ -23,7 +23,7 @@ from bsm.study.claims.claim import (
     computed,
     on_gpu,
 )
-from bsm.study.speed.memory import GIB
+from bsm.study.meta import GIB
 
 STEP_SECONDS = {"000": (60, 12), "001": (61, 12.5), "002": (63, 13)}
 """Seconds of a training step before and after, by document."""
@@ -35,7 +35,7 @@ TENSORS = "exact"  # the profile of results that depend on no machine and no son
 
 def counted(**inputs: Values) -> Test:
     """Return a test by counting tensors without values."""
-    return replace(computed(**inputs), on="counted", command="bsm claims count", takes="a minute")
+    return replace(computed(**inputs), on="counted", command="bsm claims count")
 
 
 @claim(
@@ -210,7 +210,7 @@ def epochs_750_150(*, before: float, after: float, tolerance: float) -> Finding:
     source="001, 002",
     tests=[
         counted(scans=Values("tensors", "scans", profile=TENSORS)),
-        on_gpu("scan", "bsm bench scan --device cuda", "minutes", packages="mamba-ssm", peaks="memory"),
+        on_gpu("scan", "bsm bench scan --device cuda", packages="mamba-ssm", peaks="memory"),
     ],
     least=1.05,
     most=1.1,

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bsm.stats import Interval, crossed_interval, interval_words
-from bsm.study.assay import INSENSITIVE, MARGIN, Assay, assay, gain_of, within
+from bsm.study.assay import INSENSITIVE, MARGIN, Assay, assay, gain_of
 from bsm.study.claims.claim import (
     BLOCKED,
     DEMO,
@@ -71,11 +71,6 @@ def gated(found: Finding, gate: Assay) -> Finding:
     if gate.sensitive or found.verdict == BLOCKED:
         return Finding(found.verdict, found.measured, reasons)
     return Finding(INCONCLUSIVE, INSENSITIVE, (f"Measured: {found.measured}.", *reasons))
-
-
-def equivalence(gain: Interval, margin: float = MARGIN) -> str:
-    """Judge "no difference": the whole interval within the margin, beyond it, or across."""
-    return {True: SUPPORTED, False: NOT_SUPPORTED, None: INCONCLUSIVE}[within(gain, margin)]
 
 
 def worst(verdicts: Sequence[str]) -> str:
@@ -177,12 +172,12 @@ def stable_1_16(
     changes = {(w, m): change(frames, OURS, w, own, m) for w in frames if w != own for m in METRICS if m in frames[own]}
     if not changes:
         return Finding(BLOCKED, "", (f"Beside windows of {own:g} s, as in training, none was scored.",))
-    judged = [equivalence(gain) for gain in changes.values()]
+    judged = [judge_ratio(gain, -MARGIN, MARGIN) for gain in changes.values()]
     judged += [INCONCLUSIVE] * (not {shortest, longest} <= set(frames))
     for w, frame in frames.items():
         if NO_TIME in set(frame["system"]):
             over_none = [of(frames[v], OURS) - of(frames[v], NO_TIME) for v in (w, own)]
-            judged.append(equivalence(Interval.of(paired(*over_none))))
+            judged.append(judge_ratio(Interval.of(paired(*over_none)), -MARGIN, MARGIN))
     case, far = max(changes.items(), key=lambda pair: abs(pair[1].estimate))
     losses = {name: [change(frames, name, w, own, "usdr") for w in frames if w != own] for name in DEGRADING}
     seen = [name for name, found in losses.items() if any(gain is not None and gain.high < 0 for gain in found)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pandas as pd
 
 from bsm.errors import InputError
 from bsm.files import write_text
+from bsm.study import campaign
 from bsm.study.claims import data, exact, learning, memory, published, scan, step  # noqa: F401 (registers the claims)
 from bsm.study.claims.claim import (
     BLOCKED,
@@ -35,6 +36,7 @@ from bsm.study.claims.claim import (
 )
 from bsm.study.figures import table_markdown
 from bsm.study.records import ROOT, on_gpu, read_result
+from bsm.study.speed.timer import is_quiet
 
 PROFILE = "demo"
 """The profile that the ledger is about, where a test names no other."""
@@ -108,23 +110,43 @@ def _judged(claim: Claim, test: Test, profile: str, reports: Path) -> Line:
         if wanted.optional and wanted.profile == profile:
             continue  # a result does not stand as context of itself
         folder = reports / (wanted.profile or profile) / "results"
-        pattern = f"{wanted.result}-*-seed*.json" if wanted.runs else f"{wanted.result}.json"
+        own = folder / f"{wanted.result}.json"
+        paths = campaign.finished(folder, wanted.result) if wanted.runs else [own] if own.is_file() else []
         try:
-            found = [_values(path, reports, test, wanted) for path in sorted(folder.glob(pattern))]
+            found = [_values(path, reports, test, wanted) for path in paths]
             if not found:
-                raise _Missing(f"There is no {_shown(folder / pattern, reports)} yet")
+                name = "runs of " * wanted.runs + _shown(own, reports).removesuffix(".json" * wanted.runs)
+                raise _Missing(f"There is no {name} yet")
         except _Missing:
             if wanted.optional:
                 continue
             raise
         given[name] = [record for values, _ in found for record in values] if wanted.runs else found[0][0]
-        files |= dict.fromkeys(_shown(path, reports) for path in sorted(folder.glob(pattern)))
+        files |= dict.fromkeys(_shown(path, reports) for path in paths)
         devices |= dict.fromkeys(device for _, device in found)
     try:
         finding = claim.judge(**given, **claim.thresholds, **test.options)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{claim.id}: cannot read its results ({type(error).__name__}: {error})") from error
+    finding = _undisturbed(finding, test)
     return Line(claim, test, finding, tuple(files), tuple(d for d in devices if d))
+
+
+def _undisturbed(finding: Finding, test: Test) -> Finding:
+    """Return a finding whose CPU timings count; no verdict rests on a timing during which other work ran.
+
+    Earlier timings do not say whether any did. They count, and the reasons say so.
+    """
+    if test.evidence != CPU_TIMING:
+        return finding
+    told = [record for record in finding.timings if "processor_seconds" in record]
+    if not all(is_quiet(record) for record in told):
+        reason = f"It was measured while other work ran; run `{test.command}` again on a quiet machine."
+        return replace(finding, verdict=INCONCLUSIVE, reasons=(reason, *finding.reasons))
+    if len(told) < len(finding.timings):
+        reason = "Quietness was not recorded: other work may have run during these rounds."
+        return replace(finding, reasons=(*finding.reasons, reason))
+    return finding
 
 
 def _shown(path: Path, reports: Path) -> str:
@@ -198,13 +220,13 @@ def short_table(judged: Sequence[Line]) -> str:
 
 
 def blocked_table(judged: Sequence[Line]) -> str:
-    """Return what each blocked test needs, the one command that then makes its result, and how long that takes."""
+    """Return what each blocked test needs, and the one command that then makes its result."""
     rows = [
-        (x.name, x.claim.figure, x.test.needs or "–", f"`{x.test.command}`" if x.test.command else "–", x.test.takes)
+        (x.name, x.claim.figure, x.test.needs or "–", f"`{x.test.command}`" if x.test.command else "–")
         for x in judged
         if x.finding.verdict == BLOCKED
     ]
-    frame = pd.DataFrame(rows, columns=["claim", "claimed", "needs", "command, once it is here", "takes"])
+    frame = pd.DataFrame(rows, columns=["claim", "claimed", "needs", "command, once it is here"])
     return table_markdown(frame, caption=f"{len(rows)} tests are blocked")
 
 
@@ -247,8 +269,8 @@ def _test(line: Line) -> str:
     title = f"**{test.on}: {found.verdict}**" + f", {found.measured}." * bool(found.measured)
     reasons = list(found.reasons)
     if found.verdict == BLOCKED:
-        steps = f"Needs {test.needs}" * bool(test.needs) + f"; then `{test.command}`, {test.takes}" * bool(test.command)
-        reasons.insert(0, f"{steps}.")
+        steps = [f"It needs {test.needs}."] * bool(test.needs) + [f"Command: `{test.command}`."] * bool(test.command)
+        reasons[:0] = steps
     if line.files:
         links = ", ".join(f"[{'/'.join(Path(f).parts[1::2])}]({f.partition('/')[2]})" for f in line.files[:LINKS])
         links += f" and {len(line.files) - LINKS} more" * (len(line.files) > LINKS)

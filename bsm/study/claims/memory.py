@@ -39,7 +39,6 @@ OURS, THEIRS = "mamba2", "attention"
             {"answers": Values("cue-gap-0.5", "answers", profile=LONG, runs=True)},
             needs="the long study's trainings",
             command="bsm campaign reports/long/campaign.yaml",
-            takes="a night on a core",
         )
     ],
     learned=0.9,

@@ -36,7 +36,6 @@ SPREAD = "Whether the published cSDR is a mean or a median over songs is not sta
             {"published": Values("published_model")},
             needs="MUSDB18-HQ and the author's weights",
             command="bsm study 10_published_model --profile demo -p dataset data/musdb18-hq",
-            takes="hours on a CPU",
         )
     ],
     csdr=11.03,
@@ -70,7 +69,6 @@ def sdr_1103(published: Mapping[str, Any], *, csdr: float, usdr: float, toleranc
             needs="MUSDB18-HQ and a GPU",
             command="bsm train paper --steps 1000 && bsm evaluate --data data/musdb18-hq "
             "--weights runs/paper/bsmamba2-paper-seed0/model.safetensors -o reports/gpu/results/ten_epochs.json",
-            takes="days",
             comparable_only=True,
         )
     ],

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -22,7 +21,6 @@ from bsm.config import LossConfig, StftConfig
 from bsm.data.mixing import MixingDataset
 from bsm.data.tracks import VOCALS, Track
 from bsm.errors import InputError
-from bsm.stats import interval_text, of_rounds, ratio
 from bsm.study.speed.timer import SEED, Rounds, repeated
 
 WORKERS = (0, 1, 2, 4)
@@ -30,19 +28,6 @@ SONGS = 24  # used at most: as many as the demo trains on
 DRAWN = 8  # segments of one source that are read in a round
 LOADER, READ, SPECTROGRAM = "loader", "read", "spectrogram"
 RESTARTED = "2 workers, started anew every round"  # as the optimisation report found them: its 4 live on
-# What is set beside what: part, the case thought slower, the case thought faster.
-COMPARED = (
-    (LOADER, "0 workers", "2 workers"),
-    (LOADER, "2 workers", "4 workers"),
-    (LOADER, RESTARTED, "4 workers"),
-    (READ, "wav, whole file", "wav, segment"),
-    (READ, "flac, whole file", "flac, segment"),
-    (READ, "flac, segment", "wav, segment"),
-    (SPECTROGRAM, "network's, made, files in memory", "network's, kept, files in memory"),
-    (SPECTROGRAM, "network's, made, files on disk", "network's, kept, files on disk"),
-    (SPECTROGRAM, "loss's, made, files in memory", "loss's, kept, files in memory"),
-    (SPECTROGRAM, "loss's, made, files on disk", "loss's, kept, files on disk"),
-)
 
 
 class Transform(NamedTuple):
@@ -81,7 +66,7 @@ def loading(
     Returns:
         ``speed``: one record per length, part and case: ``segments`` of a round, ``seconds`` of every round, and
         ``bytes`` of a segment's files, or of its part of a file (None of the loader).
-        ``ratios``: see :func:`ratios`. ``cores``: the machine's processor cores.
+        ``cores``: the machine's processor cores.
 
     Raises:
         InputError: no songs, or segments longer than a song or shorter than half a transform.
@@ -100,44 +85,7 @@ def loading(
             for kind, wanted in _transforms().items():
                 records += _spectrograms(copies, kind, wanted, repeats)
         speed += [{"audio_seconds": span} | record for record in records]
-    return {"speed": speed, "ratios": ratios(speed), "cores": os.cpu_count()}
-
-
-def ratios(speed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Set cases beside each other, as :data:`COMPARED` says.
-
-    Returns:
-        One record per length and comparison: ``ratio``, the mean over rounds of the slower case's time over the
-        faster's, its interval, ``low`` and ``high``, and ``n`` rounds.
-    """
-    times = {(r["audio_seconds"], r["part"], r["case"]): r["seconds"] for r in speed}
-    made = []
-    for span in dict.fromkeys(r["audio_seconds"] for r in speed):
-        for part, slower, faster in COMPARED:
-            if (span, part, slower) in times:
-                found = ratio(times[span, part, slower], times[span, part, faster])
-                case = {"audio_seconds": span, "part": part, "slower": slower, "faster": faster}
-                made.append(case | {"ratio": found.estimate, "low": found.low, "high": found.high, "n": found.n})
-    return made
-
-
-def speed_table(speed: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """List how many segments come in a second in every case, with the interval of the mean over rounds."""
-    rows = []
-    for record in speed:
-        rate = of_rounds(record["segments"] / np.array(record["seconds"]))
-        rows.append(
-            {
-                "segment (s)": f"{record['audio_seconds']:g}",
-                "part": record["part"],
-                "case": record["case"],
-                "segments a second": rate.estimate,
-                "interval": interval_text(rate.low, rate.high, 0),
-                "MB a segment": float("nan") if record["bytes"] is None else record["bytes"] / 1e6,
-                "rounds": rate.n,
-            }
-        )
-    return pd.DataFrame(rows)
+    return {"speed": speed, "cores": os.cpu_count()}
 
 
 def _loaders(tracks: Sequence[Track], segment: int, repeats: int, batch: int, items: int) -> list[dict[str, Any]]:

@@ -13,11 +13,10 @@ import torch
 from tqdm import tqdm
 
 from bsm.config import ModelConfig, TrainConfig
-from bsm.study.speed.step import OURS, Step, frames, parameter_count
+from bsm.study.meta import GIB, KEPT, parameter_count
+from bsm.study.speed.step import OURS, Step, frames
 from bsm.study.speed.timer import peak_memory, peak_memory_cuda
 
-KEPT = 16  # bytes a parameter takes between steps: the weight, its average, and two moments of AdamW, in float32
-GIB = 2**30
 FORMULA = (
     "computed: 16 bytes a parameter (weight, average, two moments) + a + b x segments x frames, where a line through "
     "the points measured at that precision and checkpointing gives a and b"
@@ -57,7 +56,7 @@ def step_memory(
                 "audio_seconds": span,
                 "frames": frames(ModelConfig.preset(preset), span),
                 "batch": batch,
-                "kept_bytes": KEPT * parameter_count(preset),
+                "kept_bytes": KEPT * parameter_count(ModelConfig.preset(preset)),
                 "peak_bytes": peak,
             }
         )

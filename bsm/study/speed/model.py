@@ -16,10 +16,9 @@ from tqdm import tqdm
 
 from bsm.baseline import BSRoformer, RoformerConfig
 from bsm.config import ModelConfig
-from bsm.fast import packed_operations
 from bsm.model import BSMamba2
 from bsm.study.figures import COLOURS
-from bsm.study.speed.timer import SEED, fresh, matmul_rate, resident, timed, turns
+from bsm.study.speed.timer import SEED, fresh, resident, timed, turns
 
 MODELS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "BSMamba2": BSMamba2,
@@ -66,7 +65,7 @@ def separation(
         largest resident memory of the process in all, and ``base_bytes``, what it was before the pass (libraries and
         weights), of every round; None where the system does not tell (outside Linux).
         ``costs``: one record per profiled length, model and operation, see :func:`_profile`.
-        ``parameters`` of each model; ``matmul_rate``, the machine's operations a second with these threads.
+        ``parameters`` of each model.
     """
     speed = []
     for span in seconds:
@@ -93,12 +92,7 @@ def separation(
             for name, make in MODELS.items()
             if name in models
         }
-    return {"speed": speed, "costs": costs, "parameters": counts, "matmul_rate": fresh(_rate, threads)}
-
-
-def _rate(threads: int) -> float:
-    torch.set_num_threads(threads)
-    return matmul_rate()
+    return {"speed": speed, "costs": costs, "parameters": counts}
 
 
 def _prepared(name: str, preset: str, seconds: float, threads: int) -> Callable[[], Any]:
@@ -127,14 +121,11 @@ def _profile(name: str, preset: str, seconds: float, threads: int) -> list[dict[
 
     Returns:
         One record per operation: ``model``, ``audio_seconds``, ``operation``, ``kind`` (:data:`KINDS`), ``calls``,
-        ``seconds`` of its own (those of operations inside it apart), ``operations``, the multiplications and additions
-        of matrix products.
+        ``seconds`` of its own (those of operations inside it apart).
     """
     run = _prepared(name, preset, seconds, threads)
-    with profile(activities=[ProfilerActivity.CPU], with_flops=True, record_shapes=True) as profiled:
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
         run()
-    packed = f"mkldnn::{PACKED}"
-    counted = {packed: sum(packed_operations(*e.input_shapes[:2]) for e in profiled.events() if e.key == packed)}
     return [
         {
             "model": name,
@@ -143,7 +134,6 @@ def _profile(name: str, preset: str, seconds: float, threads: int) -> list[dict[
             "kind": kind(event.key),
             "calls": event.count,
             "seconds": event.self_cpu_time_total / 1e6,
-            "operations": counted.get(event.key, event.flops) if kind(event.key) == "matrix products" else 0,
         }
         for event in sorted(profiled.key_averages(), key=lambda e: -e.self_cpu_time_total)
         if event.self_cpu_time_total

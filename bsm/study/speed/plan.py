@@ -12,14 +12,13 @@ import pandas as pd
 
 from bsm.config import ModelConfig, TrainConfig
 from bsm.errors import InputError
-from bsm.scan.chunked import CHUNK, WHOLE
 from bsm.stats import Interval, interval_text, of_rounds
+from bsm.study.meta import GIB, operations, parameter_count
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
-from bsm.study.speed.memory import GIB, predicted_bytes
+from bsm.study.speed.memory import predicted_bytes
 from bsm.study.speed.parts import DATA, LOSS, OPTIMISER
-from bsm.study.speed.scan import operations as scan_operations
-from bsm.study.speed.step import OURS, frames, parameter_count, part_seconds
+from bsm.study.speed.step import OURS, part_seconds
 
 EPOCHS, STEPS = 100, 430  # what the seed documents plan with
 SEGMENTS = 30  # of one of those steps: the paper's share of one GPU
@@ -74,21 +73,6 @@ def works(preset: str, profile: Profile) -> list[Work]:
     ]
 
 
-def operations(config: ModelConfig, seconds: float) -> int:
-    """Count the multiplications and additions of the network's matrix products in a forward pass of one segment."""
-    bands, length, inner = len(config.bands), frames(config, seconds), config.d_inner
-    mixer = config.dim * (2 * inner + 2 * config.d_state + config.heads) + inner * config.dim
-    token = 4 * mixer + 2 * 2 * config.dim**2  # a layer: two blocks of two mixers and a projection
-    hidden = config.dim * config.mask_expansion
-    numbers = 2 * config.channels * sum(config.bands)
-    ends = config.dim * numbers + bands * config.dim * hidden + hidden * 2 * numbers
-    scans = sum(
-        scan_operations(rows, steps, config, steps if steps <= WHOLE else CHUNK)
-        for rows, steps in ((bands, length), (length, bands))
-    )
-    return 2 * length * (config.depth * bands * token + ends) + 2 * config.depth * scans
-
-
 def choose(path: Path | None, preset: str, device: str) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """Find the measurement to extrapolate from.
 
@@ -140,7 +124,7 @@ def update_seconds(step: dict[str, Any], work: Work) -> Interval:
     segments = work.segments / step["batch"]
     harder = operations(wanted, work.seconds) / operations(measured, step["audio_seconds"])
     longer = work.seconds / step["audio_seconds"]
-    larger = parameter_count(work.preset) / step["parameters"]
+    larger = parameter_count(wanted) / step["parameters"]
     return of_rounds(segments * (network * harder + signal * longer) + optimiser * larger)
 
 

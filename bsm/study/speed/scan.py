@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from bsm.config import ModelConfig
@@ -227,30 +228,15 @@ def scaling(
     return [{"length": n, "rows": batch} | times.of(str(n)) for n in lengths]
 
 
-def operations(rows: int, length: int, config: ModelConfig, chunk: int) -> int:
-    """Count the multiplications and additions of ``chunked``'s matrix products, forward.
-
-    Per chunk of q steps: ``C B^T`` (q q n), weights times inputs (q q hp), states in and out (q n hp each); twice each,
-    for multiplying and adding. A sequence in one chunk has no states, and a last chunk makes none.
-    """
-    channels, state = config.d_inner, config.d_state
-    total = 0
-    for start in range(0, length, chunk):
-        q = min(chunk, length - start)
-        total += q * q * (state + channels)
-        total += q * state * channels * ((start > 0) + (start + q < length))
-    return 2 * rows * total
-
-
 def matmul_share(seconds: float = 8.0, *, batch: int = 4, repeats: int = 3, device: str = "cpu") -> dict[str, Any]:
     """Set ``chunked``'s forward beside the time its matrix products would take at the device's full rate."""
-    from bsm.scan.chunked import CHUNK
-
     config = ModelConfig.preset("paper")
     (_, rows, length), *_ = cases([seconds], batch, config)
     values = inputs(rows, length, config, device=device)
     times = repeated({"chunked": partial(run, values, "chunked", False)}, repeats).of("chunked")
-    count, rate = operations(rows, length, config, CHUNK), matmul_rate(device=device)
+    with FlopCounterMode(display=False) as counter:
+        run(values, "chunked", False)
+    count, rate = counter.get_total_flops(), matmul_rate(device=device)
     return {"rows": rows, "length": length, "operations": count, "rate": rate, "floor": count / rate} | times
 
 

@@ -27,6 +27,7 @@ from bsm.data.tracks import folder_tracks
 from bsm.loss import bsmamba2_loss
 from bsm.mamba2 import BiMamba2Block, Mamba2
 from bsm.model import BSMamba2
+from bsm.study.meta import parameter_count
 from bsm.study.speed.parts import DATA, LOSS, OPTIMISER, Clock, timed_parts
 from bsm.study.speed.spectra import REDUCED_LOSS, SEED_LOSS
 from bsm.study.speed.timer import SEED, repeated, timed, turns
@@ -216,7 +217,7 @@ def breakdown(
             "audio_seconds": seconds,
             "batch": batch,
             "precision": precision,
-            "parameters": parameter_count(preset),
+            "parameters": parameter_count(model),
             "parts": [
                 {"part": part, "direction": direction, "seconds": [clock[part, direction] for clock in kept[v.name]]}
                 for part, direction in dict.fromkeys(key for clock in kept[v.name] for key in clock)
@@ -225,12 +226,6 @@ def breakdown(
         | times.of(v.name)
         for v in fitting
     ]
-
-
-def parameter_count(preset: str) -> int:
-    """Return the number of parameters of a size."""
-    with torch.device("meta"):  # counts without allocating
-        return BSMamba2(ModelConfig.preset(preset)).parameter_counts()["total"]
 
 
 def compiled(
