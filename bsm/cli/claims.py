@@ -65,25 +65,3 @@ def count(reports: Path | None) -> None:
         data="none: tensors without values",
         inputs=(),
     )
-
-
-@claims.command()
-@click.option("--profile", default="demo", help="Whose songs are scored.")
-def baselines(profile: str) -> None:
-    """Score the trivial separators on a PROFILE's test songs: what its trainings must beat."""
-    from bsm.study import baselines as trivial
-    from bsm.study.profiles import Profile
-    from bsm.study.records import mark, write_result
-
-    started, settings = mark(), Profile.load(profile)
-    songs = settings.tracks()
-    write_result(
-        settings.result("baselines"),
-        measured="uSDR, SI-SDR and level relative to the target (dB) of every test song and trivial separator",
-        parameters={"n_fft": trivial.N_FFT, "hop_length": trivial.HOP, "trained_on": len(songs["train"])},
-        values=trivial.scores(songs["test"], songs["train"]),
-        started=started,
-        data=settings.data_title,
-        inputs=[settings.data_folder],
-        comparable_with_paper=settings.comparable,
-    )

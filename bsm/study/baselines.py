@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -99,3 +100,10 @@ def scores(tracks: Sequence[Track], training: Sequence[Track]) -> list[dict[str,
 def measured(target: np.ndarray, estimate: np.ndarray) -> dict[str, float]:
     """Return ``usdr``, ``si_sdr`` and ``level`` of an estimate, dB."""
     return {metric.__name__: metric(target, estimate) for metric in (usdr, si_sdr, level)}
+
+
+def scores_table(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Return the means over songs of records of :func:`scores`, the best uSDR last."""
+    means = pd.DataFrame(records).groupby("separator")[["usdr", "si_sdr", "level"]].mean().sort_values("usdr")
+    names = {"usdr": "uSDR (dB)", "si_sdr": "SI-SDR (dB)", "level": "level re target (dB)"}
+    return means.rename(columns=names).reset_index()
