@@ -13,13 +13,13 @@ from bsm import cue_gap
 from bsm.errors import InputError
 from bsm.stats import Interval, crossed_interval, interval_words, verdicts
 from bsm.study.campaign import finished
-from bsm.study.figures import COLOURS
+from bsm.study.figures import model_colours
 from bsm.study.memory import ARMS
 from bsm.study.records import read_result
 
 LEARNED = 0.9
 """Share of right choices within the training's range, from which on an arm has learned to remember."""
-COLOUR = dict(zip(ARMS, (*COLOURS.values(),), strict=True))
+COLOUR = model_colours(ARMS)
 NAMES = {"attention": "attention, rotary", "attention-nopos": "attention, no positions", "bs-roformer": "BS-RoFormer"}
 
 
