@@ -54,7 +54,7 @@ def test_the_profiles_own_model_is_the_default(tmp_path, monkeypatch):
         path.touch()
     monkeypatch.setattr(Profile, "run_folder", lambda *_: own.parent)
     names = list(explore.offered_models(settings, tmp_path))
-    assert names[0] == "demo/bsmamba2-tiny-seed0"
+    assert names[0] == f"demo/bsmamba2-{settings.model}-seed0"
     assert names[-1] == "demo/bands-equal-tiny-seed0"
 
 

@@ -184,7 +184,7 @@ def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
     """
     running: dict[str, subprocess.Popen] = {}
     failed: list[str] = []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the trainings are ended, too
+    earlier = signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the trainings are ended, too
     for folder in (checkout.parent, campaign.results):
         folder.mkdir(parents=True, exist_ok=True)
     with alone(checkout.parent / "lock", f"{checkout.parent}: another campaign works here"):
@@ -211,6 +211,7 @@ def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
                 process.terminate()
             for process in running.values():
                 process.wait()
+            signal.signal(signal.SIGTERM, earlier)
 
 
 def _log_file(checkout: Path, name: str) -> Path:
