@@ -77,6 +77,7 @@ class _Way:
             tensor.copy_(part)
 
 
+@torch.compiler.disable  # it reads values; traced as symbols, they cannot be compared
 def _ways(totals: Tensor, plan: Plan) -> list[_Way]:
     """Divide the heads of a group by their largest decay within a chunk, ``(heads,)``."""
     limit = min(TOTAL_LIMIT[plan.dtype], STEP_LIMIT * plan.chunk)
