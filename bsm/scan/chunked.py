@@ -77,14 +77,14 @@ class _Way:
             tensor.copy_(part)
 
 
-@torch.compiler.disable  # it reads values; traced as symbols, they cannot be compared
 def _ways(totals: Tensor, plan: Plan) -> list[_Way]:
     """Divide the heads of a group by their largest decay within a chunk, ``(heads,)``."""
     limit = min(TOTAL_LIMIT[plan.dtype], STEP_LIMIT * plan.chunk)
     largest = totals.tolist()
     ways = []
     for by_head in (False, True):
-        heads = [i for i, total in enumerate(largest) if (total > limit) == by_head]
+        # A branch, because torch.compile traces totals as symbols, and cannot compare the outcome with by_head.
+        heads = [i for i, total in enumerate(largest) if (by_head if total > limit else not by_head)]
         wary = [] if by_head else [i for i, head in enumerate(heads) if largest[head] > GRADIENT_LIMIT]
         if heads:
             indices = None if len(heads) == len(largest) else torch.tensor(heads, device=totals.device)
