@@ -468,3 +468,15 @@ def test_error_of_feedthrough():
     assert measured(None) > 0.05  # decays as the official code initialises them
     by_length = [measured((0, 0.01), length) for length in (128, 256, 600)]
     assert by_length[0] < 1e-12 and by_length == sorted(by_length)
+
+
+@pytest.mark.slow
+def test_a_compiled_scan_takes_decays_of_any_size():
+    """The heads are divided by their decays, whose values torch.compile sees as symbols from the second call on."""
+    compiled = torch.compile(lambda *inputs: scans.scan(*inputs, backend="chunked")[0] * 2)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        x, dt, A = torch.randn(2, 64, 2, 8), (1 + seed) * torch.rand(2, 64, 2), -5 * torch.rand(2)
+        B, C = torch.randn(2, 2, 64, 1, 8)
+        expected = 2 * scans.scan(x, dt, A, B, C, backend="chunked")[0]
+        assert (compiled(x, dt, A, B, C) - expected).abs().max() < 1e-4
