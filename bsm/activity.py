@@ -27,9 +27,8 @@ def active_windows(
 
     Each window is cut into chunks. It is kept if, in every channel, more than half of its chunks have an RMS above
     ``max(q, floor)``; ``q`` is the given quantile of these chunks' RMS. In practice the floor decides, except for
-        chunks
-    of exactly equal RMS, as in a steady test tone. Samples after the last whole window are ignored, and so are samples
-    after a window's last whole chunk. A recording shorter than a window is padded with zeros to one.
+    chunks of exactly equal RMS, as in a steady test tone. Samples after the last whole window are ignored, and so are
+    samples after a window's last whole chunk. A recording shorter than a window is padded with zeros to one.
 
     Args:
         audio: ``(channels, samples)``, floating point.

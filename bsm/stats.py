@@ -165,8 +165,7 @@ def summary(values: Values) -> dict[str, float]:
 
     Returns:
         ``n``, ``dropped``, ``mean``, ``median``, ``std`` (of the sample, n - 1), and the bootstrap interval of the
-            mean,
-        ``low`` and ``high``; NaN where too few values are left.
+        mean, ``low`` and ``high``; NaN where too few values are left.
     """
     interval = bootstrap_interval(values)
     kept = np.asarray(values, dtype=float)

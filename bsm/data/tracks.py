@@ -224,8 +224,7 @@ def song_track(folder: Path, split: str) -> Track:
 
     Raises:
         InputError: the folder or a file in it cannot be read; the song has no vocals, or only vocals; or its files
-            differ
-            in length, rate or channels.
+            differ in length, rate or channels.
     """
     files, unused = song_files(folder)
     if unused:

@@ -2,8 +2,7 @@
 
 The optimisation report of the unofficial implementation proposes this "direct feedthrough" in prose: the direct term
 ``D x``, and what is computed inside chunks of 128 steps, without the state between chunks. The backend exists to
-    measure
-what that costs; ``auto`` never picks it.
+measure what that costs; ``auto`` never picks it.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Ten
     """See :func:`bsm.scan.scan`. Exact up to 128 steps, wrong beyond.
 
     ``initial_state`` enters the first chunk only. The final state is that of the last chunk, scanned from zero. In
-        reverse,
-    chunks are counted from the end of the sequence.
+    reverse, chunks are counted from the end of the sequence.
     """
     length = x.shape[1]
     sizes = [min(CHUNK, length - start) for start in range(0, length, CHUNK)]

@@ -43,8 +43,7 @@ def render_song(seed: int, seconds: float, rate: int = 44100, channels: int = 2)
 
     Returns:
         ``vocals``, ``drums``, ``bass``, ``other`` and ``mixture``, each int16 ``(channels, samples)``. The mixture is
-            the
-        exact sum of the four. No peak exceeds 0.85 of full scale.
+        the exact sum of the four. No peak exceeds 0.85 of full scale.
 
     Raises:
         InputError: the seed is negative, the song is shorter than 2 s, or a package for demo songs is not installed.
