@@ -51,7 +51,7 @@ def memory(answers: Sequence[Mapping[str, Any]], *, learned: float) -> Finding:
     frame = pd.DataFrame(rows)
     frame = frame[frame["arm"].isin((OURS, THEIRS))]
     plain = frame[frame["name"].str.startswith("gap ")]
-    right = plain[plain["gap"] <= RANGE].groupby(["seed", "arm"])["right"].min().unstack("arm")
+    right = plain[plain["gap"] <= RANGE].groupby(["seed", "arm"])["right"].min().unstack("arm").dropna()
     seeds = right.index[(right >= learned).all(axis=1)]
     frame = frame[frame["seed"].isin(seeds)]
     if not len(seeds):
