@@ -108,11 +108,11 @@ def test_a_campaign_that_is_terminated_ends_its_trainings(tmp_path):
 import subprocess, sys
 from pathlib import Path
 from bsm.study import campaign
-def start(*_):
-    process = subprocess.Popen(["sleep", "60"])
-    print(process.pid, flush=True)
-    return process
-campaign._start = start
+class Sleeping(subprocess.Popen):
+    def poll(self):  # asked once the campaign knows of it
+        print(self.pid, flush=True)
+        return super().poll()
+campaign._start = lambda *_: Sleeping(["sleep", "60"])
 file = Path({str(tmp_path / "c.yaml")!r})
 file.write_text("revision: x\\nexperiments: [{{name: a, kind: songs, arms: [baselines], seeds: [0]}}]")
 campaign.work(campaign.Campaign(file), Path({str(tmp_path / "runs" / "x")!r}), 1)
