@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -180,11 +179,6 @@ def linear(weight: Tensor, bias: Tensor | None = None, *, rows: int, silu: bool 
     if silu:
         return lambda x: F.silu(F.linear(x, weight, bias), inplace=True)
     return lambda x: F.linear(x, weight, bias)
-
-
-def packed_operations(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
-    """Count the multiplications and additions of a packed product from its shapes: PyTorch's counters do not."""
-    return 2 * math.prod(x) * weight[0]
 
 
 @cache

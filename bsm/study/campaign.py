@@ -184,10 +184,10 @@ def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
     """
     running: dict[str, subprocess.Popen] = {}
     failed: list[str] = []
-    earlier = signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the trainings are ended, too
     for folder in (checkout.parent, campaign.results):
         folder.mkdir(parents=True, exist_ok=True)
     with alone(checkout.parent / "lock", f"{checkout.parent}: another campaign works here"):
+        earlier = signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # ends the trainings, too
         try:
             while True:
                 for name, process in list(running.items()):

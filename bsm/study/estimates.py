@@ -11,7 +11,7 @@ import numpy as np
 
 from bsm import audio
 from bsm.data.layouts import open_tracks
-from bsm.data.tracks import VOCALS, Track
+from bsm.data.tracks import SUFFIXES, VOCALS, Track
 from bsm.errors import InputError
 from bsm.study import figures, occurrence
 from bsm.study.occurrence_figures import figure_of_durations
@@ -19,7 +19,6 @@ from bsm.study.records import mark, write_result
 
 # Where bsm, museval, musdb, demucs, open-unmix and Music-Source-Separation-Training put the vocals of a song n.
 PATTERNS = ("{n}/vocals", "test/{n}/vocals", "{n}.vocals", "{n}_vocals", "{n}/{n}_vocals", "{n}/mixture.vocals", "{n}")
-SUFFIXES = (".wav", ".flac", ".WAV", ".FLAC")
 DURATIONS = (1.0, 2.0, 4.0)  # s, edges between bins
 GAPS = (0.5, 2.0, 8.0)  # s without vocals before a region, edges between bins
 
@@ -50,8 +49,7 @@ class Estimates:
         """
         if self.folder.is_file():
             return self.folder
-        names = [pattern.format(n=track.name) + suffix for pattern in PATTERNS for suffix in SUFFIXES]
-        found = [self.folder / name for name in names if (self.folder / name).is_file()]
+        found = [path for pattern in PATTERNS for path in _sounds(self.folder / pattern.format(n=track.name))]
         if len(found) != 1:
             what = f"{len(found)} files" if found else "no file"
             raise InputError(
@@ -80,9 +78,15 @@ class Estimates:
             )
 
 
+def _sounds(path: Path) -> list[Path]:
+    """List the sound files of a path without suffix."""
+    there = path.parent.iterdir() if path.parent.is_dir() else ()
+    return sorted(p for p in there if p.stem == path.name and p.suffix.lower() in SUFFIXES and p.is_file())
+
+
 def references(root: Path) -> list[Track]:
     """Open the songs of a data set's test split, of a folder of songs, or of one song's folder."""
-    if any((root / f"{VOCALS}{suffix}").is_file() for suffix in SUFFIXES):
+    if _sounds(root / VOCALS):
         return [track for track in open_tracks(root.parent, "test")[1] if track.name == root.name]
     return open_tracks(root, "test")[1]
 
@@ -117,14 +121,6 @@ def measure_estimates(
     return regions, songs
 
 
-def compared(regions: Sequence[dict[str, Any]], songs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Compare systems: SDR by duration of the region and by the gap before it, and leakage (records of ``compare``)."""
-    durations = occurrence.grouped(regions, "duration", DURATIONS)
-    gaps = {f"gap {name}": own for name, own in occurrence.grouped(regions, "gap", GAPS).items() if name != "all"}
-    rows = occurrence.compare(regions, occurrence.SDR, durations) + occurrence.compare(regions, occurrence.SDR, gaps)
-    return rows + occurrence.compare(songs, occurrence.LEAKAGE, {"where nobody sings": songs})
-
-
 def score_regions(root: Path, estimates: Mapping[str, Path], output: Path, *, threshold_db: float = -40.0) -> str:
     """Measure systems' estimates; write the values (JSON) and a figure (PNG) next to them; return the table as text.
 
@@ -134,7 +130,10 @@ def score_regions(root: Path, estimates: Mapping[str, Path], output: Path, *, th
     started = mark()
     tracks = references(root)
     regions, songs = measure_estimates(tracks, estimates, threshold_db=threshold_db)
-    rows = compared(regions, songs)
+    gaps = {f"gap {name}": own for name, own in occurrence.grouped(regions, "gap", GAPS).items() if name != "all"}
+    by_duration = occurrence.compare(regions, occurrence.SDR, occurrence.grouped(regions, "duration", DURATIONS))
+    by_gap = occurrence.compare(regions, occurrence.SDR, gaps)
+    rows = by_duration + by_gap + occurrence.compare(songs, occurrence.LEAKAGE, {"where nobody sings": songs})
     write_result(
         output,
         measured="SDR (dB) by vocal region, leakage (dB re the mixture) where nobody sings",
@@ -144,6 +143,5 @@ def score_regions(root: Path, estimates: Mapping[str, Path], output: Path, *, th
         data=str(root),
         inputs=[],
     )
-    durations = [row for row in rows if row["quantity"] == occurrence.SDR and not row["group"].startswith("gap ")]
-    figures.save(figure_of_durations(durations), output.with_suffix(".png"))
+    figures.save(figure_of_durations(by_duration), output.with_suffix(".png"))
     return occurrence.comparison_table(rows, "regions").to_string(index=False, float_format="%.2f")

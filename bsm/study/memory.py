@@ -22,7 +22,7 @@ from bsm.mamba2 import BiMamba2Block, CausalConv1d, Scan
 from bsm.model import BSMamba2
 from bsm.networks import build, from_factory, network_config
 from bsm.scan import scan
-from bsm.study.records import mark, write_result
+from bsm.study.records import Mark, mark, write_result
 from bsm.time_blocks import Attention, AttentionBlock, LSTMBlock
 from bsm.versions import RECIPE
 from bsm.weights.files import save_model
@@ -71,13 +71,18 @@ def experiment(
     history = cue_gap.train(model, probe, config)
     values: dict[str, Any] = {"history": history, "training_cpu_seconds": round(mark().cpu - started.cpu, 1)}
     if asked:
-        asked = [(question, None) for question in cue_gap.questions(probe)] + interventions(arm, probe)
-        values["answers"] = [answer(model, question, probe, change) for question, change in asked]
+        questions = [(question, None) for question in cue_gap.questions(probe)] + interventions(arm, probe)
+        values["answers"] = [answer(model, question, probe, change) for question, change in questions]
         gaps = (longest_gap, ENDPOINT * longest_gap)
         values["traces"] = [trace for gap in gaps for trace in traces(model, probe, gap)]
         save_model(model, path.with_suffix(".safetensors"), {"data": DATA, "seed": seed, "arm": arm})
-    settings = {"arm": arm, "parameters": sum(p.numel() for p in model.parameters())}
-    settings |= {"model": model.config, "train": config, "probe": probe, "recipe": RECIPE}
+    _write(path, started, values, model, arm=arm, model=model.config, train=config, probe=probe, recipe=RECIPE)
+
+
+def _write(path: Path, started: Mark, values: dict[str, Any], trained: nn.Module, **settings: Any) -> None:
+    """Write the result of a training on the probe."""
+    settings["parameters"] = sum(p.numel() for p in trained.parameters())
+    seed = settings["train"].seed
     write_result(
         path, measured=MEASURED, parameters=settings, values=values, seed=seed, started=started, data=DATA, inputs=[]
     )
@@ -115,16 +120,7 @@ def benchmark(
     history = cue_gap.train(model, probe, config)
     asked = tqdm(cue_gap.questions(probe), desc="questions")
     answers = [cue_gap.answer(model, question, probe) for question in asked]
-    settings = {
-        "arm": factory,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "train": config,
-        "probe": probe,
-    }
-    values = {"history": history, "answers": answers}
-    write_result(
-        path, measured=MEASURED, parameters=settings, values=values, seed=seed, started=started, data=DATA, inputs=[]
-    )
+    _write(path, started, {"history": history, "answers": answers}, model, arm=factory, train=config, probe=probe)
     return answers
 
 

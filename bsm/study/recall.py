@@ -83,14 +83,14 @@ def gaps(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["name"].str.startswith("gap ")]
 
 
-def learned(frame: pd.DataFrame) -> pd.Series:
-    """Tell, by arm and seed, whether at least :data:`LEARNED` of the choices are right at every gap of the training.
+def learned(frame: pd.DataFrame, least: float = LEARNED) -> pd.Series:
+    """Tell, by arm and seed, whether at least this share of the choices is right at every gap of the training.
 
     A run that did not learn within the range says nothing about gaps beyond it.
     """
     within = gaps(frame)
     within = within[within["gap"] <= within["longest_gap"]]
-    return within.groupby(["arm", "seed"], observed=True)["right"].min() >= LEARNED
+    return within.groupby(["arm", "seed"], observed=True)["right"].min() >= least
 
 
 def difference(frame: pd.DataFrame, first: tuple[str, str], second: tuple[str, str]) -> Interval:

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import torch
 
 from bsm.config import ModelConfig
 from bsm.errors import InputError
 from bsm.files import write_text
-from bsm.model import BSMamba2
 from bsm.stats import summary
 from bsm.study import profiles, repeat
 from bsm.study.claims import ledger
 from bsm.study.cost import benchmarks, cost_table
 from bsm.study.figures import table_markdown
+from bsm.study.meta import parameter_count
 from bsm.study.notebook import NOTEBOOKS, Notebook, study_notebooks
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
@@ -83,7 +82,7 @@ def _context(settings: Profile) -> dict[str, Any]:
         "vocal_share": 100 * share["mean"],
         "parts": parts,
         "measured": benchmarks(settings),
-        "paper_size": paper_size(),
+        "paper_size": parameter_count(ModelConfig.preset("paper")),
         "headline": _headline(settings),
         "cost": table(settings, "cost"),
         "repeat": repeat.shown(settings),
@@ -99,12 +98,6 @@ def _headline(settings: Profile) -> list[str]:
         if name in LABELS.values():
             lines.append(f"{OURS} minus {name}, paired by song: {gain} dB, {reads}.")
     return lines
-
-
-def paper_size() -> int:
-    """Count the parameters of the paper's model, without allocating them."""
-    with torch.device("meta"):
-        return BSMamba2(ModelConfig.preset("paper")).parameter_counts()["total"]
 
 
 def table(settings: Profile, name: str) -> str:

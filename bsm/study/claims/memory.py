@@ -9,6 +9,7 @@ import pandas as pd
 
 from bsm.cue_gap import summary
 from bsm.stats import interval_words
+from bsm.study import recall
 from bsm.study.claims.claim import (
     INCONCLUSIVE,
     LONG,
@@ -20,7 +21,6 @@ from bsm.study.claims.claim import (
     Values,
     claim,
 )
-from bsm.study.recall import difference
 
 RANGE = 0.5  # s, the longest gap in training
 ENDPOINT = "gap 4"  # 8 times as long, stated before the runs
@@ -46,27 +46,28 @@ OURS, THEIRS = "mamba2", "attention"
 def memory(answers: Sequence[Mapping[str, Any]], *, learned: float) -> Finding:
     """Compare the arms at the stated endpoint, over seeds in which both learned to remember within the range."""
     rows = [
-        {"arm": a["separator"], "seed": a["seed"], "name": a["name"], "gap": a["gap"]} | summary(a) for a in answers
+        {"arm": a["separator"], "seed": a["seed"], "name": a["name"], "gap": a["gap"], "longest_gap": RANGE}
+        | summary(a)
+        for a in answers
+        if a["separator"] in (OURS, THEIRS)
     ]
     frame = pd.DataFrame(rows)
-    frame = frame[frame["arm"].isin((OURS, THEIRS))]
-    plain = frame[frame["name"].str.startswith("gap ")]
-    right = plain[plain["gap"] <= RANGE].groupby(["seed", "arm"])["right"].min().unstack("arm").dropna()
-    seeds = right.index[(right >= learned).all(axis=1)]
+    both = recall.learned(frame, learned).unstack("arm").dropna().astype(bool)
+    seeds = both.index[both.all(axis=1)]
     frame = frame[frame["seed"].isin(seeds)]
     if not len(seeds):
         return Finding(INCONCLUSIVE, "no seed learned", ("In no seed did both arms learn to remember.",))
-    found = difference(frame, (OURS, ENDPOINT), (THEIRS, ENDPOINT))
-    control = difference(frame, (OURS, f"gap {RANGE:g}"), (OURS, f"cut {RANGE:g}"))
+    found = recall.difference(frame, (OURS, ENDPOINT), (THEIRS, ENDPOINT))
+    control = recall.difference(frame, (OURS, f"gap {RANGE:g}"), (OURS, f"cut {RANGE:g}"))
     verdict = SUPPORTED if found.low > 0 else NOT_SUPPORTED if found.high < 0 else INCONCLUSIVE
     reasons = [
         f"SDR of `{OURS}` minus `{THEIRS}` after a gap of 4 s, trained with gaps up to {RANGE:g} s; this endpoint was "
         f"stated before the runs.",
-        f"The unit is the seed; both arms learned in {len(seeds)} of {len(right)} seeds.",
+        f"The unit is the seed; both arms learned in {len(seeds)} of {len(both)} seeds.",
         f"Positive control: with its memory cut in the gap, `{OURS}` loses {interval_words(control, ' dB')}.",
     ]
     for gap in (1, 2):
-        between = difference(frame, (OURS, f"gap {gap}"), (THEIRS, f"gap {gap}"))
+        between = recall.difference(frame, (OURS, f"gap {gap}"), (THEIRS, f"gap {gap}"))
         reasons.append(f"Exploratory: after {gap} s the difference is {interval_words(between, ' dB')}.")
     if not control.low > 0:
         verdict = INCONCLUSIVE
