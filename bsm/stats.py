@@ -181,20 +181,6 @@ def summary(values: Values) -> dict[str, float]:
     }
 
 
-def paired_difference(a: Values, b: Values) -> Interval:
-    """Bootstrap the mean of ``a - b`` over pairs, such as two models' scores on the same tracks.
-
-    A pair with a NaN or None on either side is dropped and counted.
-
-    Raises:
-        ValueError: the lengths differ.
-    """
-    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if first.shape != second.shape:
-        raise ValueError(f"pairs need equal lengths, not {first.shape} and {second.shape}")
-    return bootstrap_interval(first - second)
-
-
 def crossed_interval(
     values: Sequence[Values],
     clusters: Sequence[Any] | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,9 +21,8 @@ from bsm.metrics import usdr
 from bsm.study import figures
 from bsm.study.compare import corrected, counted, paired, tables, words
 from bsm.study.profiles import Profile
-from bsm.study.subjects import Subject, card_of, trained_alike
+from bsm.study.subjects import Subject, card_of, own_runs
 from bsm.study.variants import BASE, VARIANTS, changed
-from bsm.weights.files import load_model
 
 Records = Sequence[dict[str, Any]]
 
@@ -33,17 +33,12 @@ def load(settings: Profile, names: Sequence[str], seeds: Sequence[int]) -> list[
     Raises:
         InputError: one is not trained yet, or not by the same recipe version on the same songs as the others.
     """
-    found = []
-    for name in names:
-        for seed in seeds:
-            path = settings.run_folder(seed, name) / "model.safetensors"
-            if not path.is_file():
-                command = f"bsm train {settings.profile} --variant {name} --seed {seed}"
-                raise InputError(f"{path}: not trained yet; run `{command}` first")
-            found.append((name, seed, path))
-    trained_alike(settings, [path for *_, path in found], seeds)
-    segment = settings.train_config().segment_seconds
-    return [Subject(name, seed, path, load_model(path), segment) for name, seed, path in found]
+    for name, seed in itertools.product(names, seeds):
+        path = settings.run_folder(seed, name) / "model.safetensors"
+        if not path.is_file():
+            command = f"bsm train {settings.profile} --variant {name} --seed {seed}"
+            raise InputError(f"{path}: not trained yet; run `{command}` first")
+    return own_runs(settings, names, seeds)
 
 
 def recipe(found: Sequence[Subject]) -> TrainConfig:

@@ -66,6 +66,11 @@ def table(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     return wide.set_axis(range(wide.shape[1]), axis=1)
 
 
+def table_of(frame: pd.DataFrame, system: str, metric: str = "usdr") -> pd.DataFrame:
+    """Return the :func:`table` of a system in a frame of :func:`tidy`; it has no rows where nothing was scored."""
+    return table(frame[frame["system"] == system], metric)
+
+
 def tables(records: Sequence[Mapping[str, Any]] | pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
     """Return the :func:`table` of a metric by system, in the records' order."""
     frame = records if isinstance(records, pd.DataFrame) else tidy(records)

@@ -55,14 +55,11 @@ def offered_songs(settings: Profile) -> tuple[dict[str, Track], str]:
     The clip is a real recording that needs no data set (:func:`bsm.data.musdb18.example_track`).
     """
     tracks, missing = [], []
-    try:
-        tracks += settings.tracks()["test"]
-    except InputError as error:
-        missing.append(str(error))
-    try:
-        tracks.append(example_track(ROOT / "data"))
-    except InputError as error:
-        missing.append(str(error))
+    for find in (lambda: settings.tracks()["test"], lambda: [example_track(ROOT / "data")]):
+        try:
+            tracks += find()
+        except InputError as error:
+            missing.append(str(error))
     return {track.name: track for track in tracks}, "; ".join(missing)
 
 

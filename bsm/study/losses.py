@@ -20,8 +20,7 @@ from bsm.loss import bsmamba2_loss, loss_terms
 from bsm.metrics import usdr
 from bsm.stats import Interval, bootstrap_interval, interval_text, interval_words, ratio
 from bsm.study.figures import interval_plot
-from bsm.study.speed.spectra import TransformCount
-from bsm.study.speed.timer import repeated
+from bsm.study.speed.spectra import timed_losses
 from bsm.study.variants import BASE, STFT, VARIANTS, changed
 
 LATE = 1e-3  # s
@@ -43,20 +42,8 @@ def costs(
     Returns:
         One record per loss: ``variant``, ``seconds`` of every round, ``transforms`` of one value.
     """
-    generator = torch.Generator().manual_seed(0)
-    estimate, target = 0.1 * torch.randn(2, batch, channels, samples, generator=generator)
-    estimate.requires_grad_()
-
-    def run(config: LossConfig) -> None:
-        bsmamba2_loss(estimate, target, config).backward()
-
-    times = repeated({name: partial(run, config) for name, config in losses.items()}, repeats)
-    records = []
-    for name, config in losses.items():
-        with TransformCount(config, estimate) as counter:
-            bsmamba2_loss(estimate, target, config)
-        records.append({"variant": name, "transforms": counter.total} | times.of(name))
-    return records
+    functions = {name: partial(bsmamba2_loss, config=config) for name, config in losses.items()}
+    return timed_losses(functions, (batch, channels, samples), called="variant", repeats=repeats)
 
 
 def cost_table(records: Sequence[dict[str, Any]], step: Sequence[float]) -> pd.DataFrame:

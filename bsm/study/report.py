@@ -139,9 +139,10 @@ def _part(settings: Profile, notebook: Notebook, folder: Path) -> dict[str, Any]
         if settings.result(own.result).is_file():
             record = read_result(settings.result(own.result))
             apart = not record["comparable_with_paper"]
+            made = own.frames(record["values"], *(record["parameters"][name] for name in own.given))
             tables += [
                 table_markdown(frame, caption=caption, data=record["data"], not_comparable=apart)
-                for frame, caption in own.frames(record)
+                for frame, caption in made
             ]
             instead |= {*own.instead}
     wider, lacking = [], []

@@ -16,7 +16,7 @@ from bsm.data.tracks import Track
 from bsm.evaluate import model_separator
 from bsm.metrics import usdr
 from bsm.model import BSMamba2
-from bsm.scan import APPROXIMATE, EXACT, available
+from bsm.scan import APPROXIMATE, EXACT
 from bsm.stats import interval_words, of_rounds
 from bsm.study import figures
 from bsm.study.compare import paired, tables, words
@@ -182,12 +182,6 @@ def score_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     row = {name: words(paired(own)) for name, own in rows.items()}
     gain = paired(found["feedthrough"], found["chunked"])
     return pd.DataFrame([row | {"difference (dB)": words(gain), "songs": gain["songs"], "reads": gain["verdict"]}])
-
-
-def exact_here() -> list[str]:
-    """Return the exact backends that run on this CPU."""
-    lacking = available("cpu")
-    return [name for name in EXACT if lacking[name] is None]
 
 
 def worst_error(speed: Sequence[dict[str, Any]], names: Sequence[str] = EXACT) -> float:

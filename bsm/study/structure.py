@@ -20,7 +20,7 @@ from bsm.loss import bsmamba2_loss, loss_terms
 from bsm.mamba2 import GatedRMSNorm, Mamba2
 from bsm.model import BSMamba2
 from bsm.study.records import mark, write_result
-from bsm.study.speed.spectra import AFTER_LOSS, DESCRIBED_LOSS, EXACT_LOSS, LOSSES, TransformCount
+from bsm.study.speed.spectra import AFTER_LOSS, DESCRIBED_LOSS, EXACT_LOSS, LOSSES, transform_count
 from bsm.study.unofficial import LOSS, REDUCED, Mixer, UnofficialConfig, UnofficialModel
 
 SECONDS = 8  # of audio: gives the frames of the question what a row of the time path sees
@@ -165,13 +165,8 @@ def losses() -> list[dict[str, Any]]:
 def stfts() -> dict[str, int]:
     """Count the transforms in one evaluation of a loss: as described, after the described cut, and of this package."""
     target, estimate = torch.randn(2, 1, 2, 8192, generator=torch.Generator().manual_seed(0))
-    counts = {}
-    for name, loss in (("as described", DESCRIBED_LOSS), ("three windows", AFTER_LOSS), ("here", EXACT_LOSS)):
-        config = getattr(LOSSES[loss], "keywords", {}).get("config", LossConfig())
-        with TransformCount(config, estimate) as counter:
-            LOSSES[loss](estimate, target)
-        counts[name] = counter.total
-    return counts
+    wanted = {"as described": DESCRIBED_LOSS, "three windows": AFTER_LOSS, "here": EXACT_LOSS}
+    return {name: transform_count(LOSSES[loss], estimate, target) for name, loss in wanted.items()}
 
 
 def values() -> dict[str, Any]:

@@ -43,7 +43,7 @@ def counted(**inputs: Values) -> Test:
     "The paper's model has about 48.1 million parameters",
     figure="48.1 million",
     source="003",
-    tests=[computed(parameters=Values("structure", "parameters", "paper"))],
+    tests=[computed(parameters=Values("structure", "parameters.paper"))],
     millions=48.1,
 )
 def params_48(parameters: int, *, millions: float) -> Finding:
@@ -79,8 +79,8 @@ def arch_100(properties: list[dict[str, Any]]) -> Finding:
     source="001, 002",
     tests=[
         computed(
-            mismatches=Values("structure", "checkpoint", "mismatches"),
-            tensors=Values("structure", "checkpoint", "tensors"),
+            mismatches=Values("structure", "checkpoint.mismatches"),
+            tensors=Values("structure", "checkpoint.tensors"),
         )
     ],
 )

@@ -162,10 +162,10 @@ def _values(path: Path, reports: Path, test: Test, wanted: Values) -> tuple[Any,
     if test.comparable_only and not record["comparable_with_paper"]:
         raise _Missing(f"{_shown(path, reports)} is not comparable with the paper")
     values = record["values"]
-    for key in wanted.steps:
+    for key in wanted.field.split(".") if wanted.field else ():
         values = values.get(key) if isinstance(values, dict) else None
     if values is None:
-        raise _Missing(f"{_shown(path, reports)} has no {'.'.join(wanted.steps)}")
+        raise _Missing(f"{_shown(path, reports)} has no {wanted.field}")
     if wanted.runs:
         values = [{"separator": record["parameters"]["arm"], "seed": record["seed"]} | score for score in values]
     return values, record["provenance"].get("device")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from tqdm import tqdm
 from bsm.config import ModelConfig, TrainConfig
 from bsm.study.meta import GIB, KEPT, parameter_count
 from bsm.study.speed.step import OURS, Step, frames
-from bsm.study.speed.timer import peak_memory, peak_memory_cuda
+from bsm.study.speed.timer import peak_memory
 
 FORMULA = (
     "computed: 16 bytes a parameter (weight, average, two moments) + a + b x segments x frames, where a line through "
@@ -43,11 +42,7 @@ def step_memory(
     records = []
     pairs = [(case, span) for case in cases for span in seconds]
     for (preset, precision, checkpointing), span in tqdm(pairs, desc="memory of a step", unit="case"):
-        case = (preset, precision, checkpointing, span, batch)
-        if device == "cpu":
-            peak = peak_memory(_prepare, Step.__call__, case, warm_up=("tiny", precision, False, 0.1, 1))
-        else:
-            peak = peak_memory_cuda(partial(Step.__call__, _prepare(*case, device)))
+        case, small = (preset, precision, checkpointing, span, batch), ("tiny", precision, False, 0.1, 1)
         records.append(
             {
                 "preset": preset,
@@ -57,7 +52,7 @@ def step_memory(
                 "frames": frames(ModelConfig.preset(preset), span),
                 "batch": batch,
                 "kept_bytes": KEPT * parameter_count(ModelConfig.preset(preset)),
-                "peak_bytes": peak,
+                "peak_bytes": peak_memory(_prepare, Step.__call__, case, warm_up=small, device=device),
             }
         )
     return records
