@@ -10,7 +10,18 @@ import pandas as pd
 from bsm.cue_gap import summary
 from bsm.stats import interval_words
 from bsm.study import recall
-from bsm.study.claims.claim import INCONCLUSIVE, LONG, NOT_SUPPORTED, SMALL, SUPPORTED, Finding, Test, Values, claim
+from bsm.study.claims.claim import (
+    INCONCLUSIVE,
+    LONG,
+    NOT_SUPPORTED,
+    PAPER,
+    SMALL,
+    SUPPORTED,
+    Finding,
+    Test,
+    Values,
+    claim,
+)
 
 RANGE = 0.5  # s, the longest gap in training
 ENDPOINT = "gap 4"  # 8 times as long, stated before the runs
@@ -21,7 +32,7 @@ OURS, THEIRS = "mamba2", "attention"
     "memory",
     "Mamba2 keeps a voice in mind over long gaps where attention loses it",
     figure="longer",
-    source="paper",
+    source=(PAPER,),
     tests=[
         Test(
             "the probe of memory, tones",
