@@ -9,16 +9,15 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from bsm.config import NO_EFFECT, ModelConfig, TrainConfig
-from bsm.data.tracks import VOCALS, Track
+from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.inference import separate
 from bsm.metrics import usdr
+from bsm.networks import count_parameters
 from bsm.study import figures
+from bsm.study.baselines import scored
 from bsm.study.compare import corrected, counted, paired, tables, words
 from bsm.study.profiles import Profile
 from bsm.study.subjects import Subject, card_of, own_runs
@@ -70,16 +69,11 @@ def scores(found: Sequence[Subject], tracks: Sequence[Track], window: float) -> 
     Returns:
         One record each: ``track``, ``variant``, ``seed``, ``usdr`` (dB).
     """
-    records = []
-    with tqdm(total=len(tracks) * len(found), desc="score variants", unit="song") as bar:
-        for track in tracks:
-            mixture, vocals = torch.from_numpy(track.mixture()), track.read(VOCALS)
-            for model in found:
-                estimate = separate(model.network, mixture, track.rate, window=window).numpy()
-                own = {"track": track.name, "variant": model.name, "seed": model.seed}
-                records.append(own | {"usdr": usdr(vocals, estimate)})
-                bar.update()
-    return records
+    separators = {(model.name, model.seed): model.separator(window=window) for model in found}
+    return [
+        {"track": track, "variant": name, "seed": seed} | own
+        for track, (name, seed), own in scored(tracks, separators, usdr, doing="score variants")
+    ]
 
 
 def differences(records: Records) -> list[dict[str, Any]]:
@@ -112,7 +106,7 @@ def score_table(records: Records, rows: Records, parameters: Mapping[str, int] |
 
 def parameters(found: Sequence[Subject]) -> dict[str, int]:
     """Count the parameters of each variant."""
-    return {model.name: sum(p.numel() for p in model.network.parameters()) for model in found}
+    return {model.name: count_parameters(model.network) for model in found}
 
 
 def _asks(name: str) -> str:

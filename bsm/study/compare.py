@@ -13,6 +13,8 @@ from bsm.stats import Interval, crossed_interval, interval_words, verdict, verdi
 
 NAMES = ("system", "model", "variant", "separator")
 """What records call the system whose score they hold, whoever wrote them."""
+METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)"}
+"""The paper's measures, with their names and unit in tables and figures."""
 ROWS = ["song", "track", "region"]
 """Index of a table of :func:`table`; ``song`` is what tracks are drawn with, see :func:`cluster_of`."""
 CORRECTED = "verdicts are corrected for the number of comparisons (Holm)"

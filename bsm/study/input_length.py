@@ -17,13 +17,12 @@ from bsm.data.tracks import Track
 from bsm.evaluate import evaluate
 from bsm.stats import SAME, Interval
 from bsm.study import figures
-from bsm.study.compare import corrected, counted, paired, song_of, table, tidy, words
+from bsm.study.compare import METRICS, corrected, counted, paired, song_of, table, tidy, words
 from bsm.study.speed.timer import repeated
 from bsm.study.subjects import Subject
 from bsm.study.windows import Condition, shown, whole_windows
 
 Records = Sequence[dict[str, Any]]
-METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)"}
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bsm.study import ablation, input_length, occurrence
+from bsm.study import ablation, compare, input_length, occurrence
 from bsm.study.compare import CORRECTED, corrected, counted, paired, tables, words
-from bsm.study.subjects import LABELS
+from bsm.study.figures import LABELS
 
-METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)", "si_sdr": "SI-SDR (dB)"}
+METRICS = compare.METRICS | {"si_sdr": "SI-SDR (dB)"}
 OURS = LABELS["bsmamba2"]
 Frames = list[tuple[pd.DataFrame, str]]  # tables, each with what is said below it
 

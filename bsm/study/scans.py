@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
 from bsm.data.tracks import Track
 from bsm.evaluate import model_separator
+from bsm.mamba2 import Scan
 from bsm.metrics import usdr
 from bsm.model import BSMamba2
 from bsm.scan import APPROXIMATE, EXACT
@@ -161,14 +163,21 @@ def direct_table(shares: Sequence[dict[str, Any]], bands: int) -> pd.DataFrame:
     return found.reset_index()
 
 
+def set_backend(network: nn.Module, backend: str) -> bool:
+    """Set the scan backend of every Mamba2 mixer in a network; return whether it has one."""
+    found = [module for module in network.modules() if isinstance(module, Scan)]
+    for module in found:
+        module.backend = backend
+    return bool(found)
+
+
 def scores(trained: BSMamba2, tracks: Sequence[Track]) -> list[dict[str, Any]]:
     """Score whole songs with the exact scan and without state: windows within a chunk would hide the difference."""
     records = []
     for track in tracks:
         row: dict[str, Any] = {"track": track.name}
         for name in ("chunked", *APPROXIMATE):
-            for mixer in (module for module in trained.modules() if hasattr(module, "backend")):
-                mixer.backend = name
+            set_backend(trained, name)
             row[name] = usdr(track.read("vocals"), model_separator(trained, whole=True)(track))
         records.append(row)
     return records

@@ -19,6 +19,7 @@ from bsm.config import LossConfig, ModelConfig
 from bsm.loss import bsmamba2_loss, loss_terms
 from bsm.mamba2 import GatedRMSNorm, Mamba2
 from bsm.model import BSMamba2
+from bsm.networks import count_parameters
 from bsm.study.records import mark, write_result
 from bsm.study.speed.spectra import AFTER_LOSS, DESCRIBED_LOSS, EXACT_LOSS, LOSSES, transform_count
 from bsm.study.unofficial import LOSS, REDUCED, Mixer, UnofficialConfig, UnofficialModel
@@ -41,11 +42,6 @@ def probe_config() -> ModelConfig:
     )
 
 
-def size(module: nn.Module) -> int:
-    """Count the parameters."""
-    return sum(p.numel() for p in module.parameters())
-
-
 def properties() -> list[dict[str, Any]]:
     """Return each ``property`` with its values for the ``paper`` and for the unofficial implementation (``seed``)."""
     with torch.device("meta"):  # counts without allocating
@@ -60,7 +56,7 @@ def properties() -> list[dict[str, Any]]:
         ("layers", config.depth, seed.config.depth),
         ("number of bands", len(config.bands), len(seed.bands)),
         ("STFT size and hop", list(vars(config.stft).values()), [seed.config.n_fft, seed.config.hop_length]),
-        ("parameters", size(paper), size(seed)),
+        ("parameters", count_parameters(paper), count_parameters(seed)),
         ("narrowest and widest band (bins)", _span(config.bands), _span(seed.bands)),
         ("state size", state, seed_mixers[0].sizes[-1]),
         ("inner channels of a mixer", inner, len(seed_mixers[0].D)),
@@ -173,14 +169,14 @@ def values() -> dict[str, Any]:
     """Return the whole comparison."""
     config = ModelConfig.preset("paper")
     with torch.device("meta"):
-        parameters = {
-            "paper": size(BSMamba2(config)),
-            "seed": size(UnofficialModel(UnofficialConfig())),
-            "seed, reduced": size(UnofficialModel(REDUCED)),
+        networks = {
+            "paper": BSMamba2(config),
+            "seed": UnofficialModel(UnofficialConfig()),
+            "seed, reduced": UnofficialModel(REDUCED),
         }
     total, count = sum(config.bands), len(config.bands)
     return {
-        "parameters": parameters,
+        "parameters": {name: count_parameters(network) for name, network in networks.items()},
         "properties": properties(),
         "checkpoint": checkpoint(),
         "losses": losses(),

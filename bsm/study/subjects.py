@@ -15,24 +15,15 @@ from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.evaluate import Separator, model_separator
-from bsm.networks import network_name
+from bsm.networks import count_parameters, network_name
 from bsm.study import figures
 from bsm.study.compare import cluster_of
+from bsm.study.figures import LABELS
 from bsm.study.profiles import Profile
 from bsm.study.published import published_songs
 from bsm.weights import registry as weights
 from bsm.weights.files import load_model
 
-LABELS = {
-    "bsmamba2": "BSMamba2",
-    "bs-roformer": "BS-RoFormer",
-    "attention": "attention",
-    "attention-nopos": "attention without positions",
-    "lstm": "LSTM",
-    "convolution": "convolution",
-    "none": "no time block",
-}
-"""Names in tables and figures: of networks, and of BSMamba2 with something else in the place of Mamba2 along frames."""
 _ALIKE = {"recipe": "recipe versions", "data": "songs"}  # fields of a card
 
 log = logging.getLogger(__name__)
@@ -150,7 +141,7 @@ def described(found: Sequence[Subject]) -> str:
     """List the models in Markdown."""
     lines = []
     for s in found:
-        count = sum(p.numel() for p in s.network.parameters())
+        count = count_parameters(s.network)
         seed = "" if s.seed is None else f", seed {s.seed}"
         lines.append(f"- {s.name}{seed}: {count:,} parameters, trained on segments of {s.trained_seconds:g} s")
     if len(names := list(dict.fromkeys(s.name for s in found))) == 1:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -176,25 +176,21 @@ def _claims() -> list[Claim]:
     return sorted(CLAIMS.values(), key=lambda claim: claim.judge.__module__)
 
 
-def lines(profile: str = PROFILE, reports: Path = REPORTS) -> list[Line]:
-    """Judge all claims, a line for each of their tests."""
-    return [judge(claim, test, profile, reports) for claim in _claims() for test in claim.tests]
+def lines(
+    profile: str = PROFILE, reports: Path = REPORTS, wanted: Callable[[Test], bool] = lambda _: True
+) -> list[Line]:
+    """Judge all claims, a line for each of their tests, or for those that are wanted."""
+    return [judge(claim, test, profile, reports) for claim in _claims() for test in claim.tests if wanted(test)]
 
 
 def claims_table(profile: str, results: Collection[str], reports: Path = REPORTS) -> pd.DataFrame:
-    """Judge the claims that read one of a profile's result files, for the notebook that writes them.
+    """Judge the claims that read one of a profile's results, named without suffix, for the notebook that writes it."""
 
-    Args:
-        profile: name of the profile.
-        results: names of result files, without folder and suffix.
-        reports: folder of the profiles' results.
-    """
-    found = [
-        judge(claim, test, profile, reports)
-        for claim in _claims()
-        for test in claim.tests
-        if GPU not in test.profiles and {v.result for v in test.inputs.values() if not v.optional} & set(results)
-    ]
+    def reads(test: Test) -> bool:
+        read = {values.result for values in test.inputs.values() if not values.optional}
+        return GPU not in test.profiles and not read.isdisjoint(results)
+
+    found = lines(profile, reports, reads)
     rows = [(x.name, x.claim.text, x.finding.measured, x.finding.verdict, x.evidence) for x in found]
     return pd.DataFrame(rows, columns=["id", "claim", "measured", "verdict", "evidence"])
 
