@@ -19,7 +19,7 @@ from bsm.mamba2 import Scan
 from bsm.metrics import usdr
 from bsm.model import BSMamba2
 from bsm.scan import APPROXIMATE, EXACT
-from bsm.stats import interval_words, of_rounds
+from bsm.stats import interval_words, ratio
 from bsm.study import figures
 from bsm.study.compare import paired, tables, words
 from bsm.study.speed import blocks
@@ -75,7 +75,7 @@ def table(speed: Sequence[dict[str, Any]]) -> pd.DataFrame:
         row["best (ms)"] = 1e3 * min(record["seconds"])
         for yardstick, name in YARDSTICKS.items():
             slow = seconds.get((yardstick, *(record[key] for key in _CASE)))
-            row[name] = interval_words(of_rounds(np.divide(slow, record["seconds"])), digits=1) if slow else "–"
+            row[name] = interval_words(ratio(slow, record["seconds"]), digits=1) if slow else "–"
         row["output error"] = f"{record['output_error']:.0e}"
         row["gradient error"] = f"{max(record['gradient_errors'].values(), default=np.nan):.0e}".replace("nan", "–")
         rows.append(row)
@@ -127,7 +127,7 @@ def facts_table(results: dict[str, Any]) -> pd.DataFrame:
         / min(short["seconds"]),
         "forward time, times its matrix products' at full rate": min(share["seconds"]) / share["floor"],
         "matrix products (GFLOP/s)": share["rate"] / 1e9,
-        "flips against native reversal (x)": of_rounds(np.divide(turned["flipped"], turned["native"])).estimate,
+        "flips against native reversal (x)": ratio(turned["flipped"], turned["native"]).estimate,
     }
     for record in results["block"]:
         size = f"block of the paper's size, {record['rows']} x {record['length']} frames"
@@ -136,7 +136,7 @@ def facts_table(results: dict[str, Any]) -> pd.DataFrame:
     for record in results["conv"]:
         facts[f"convolution, {record['backend']}, {record['pass']} (ms)"] = 1e3 * min(record["seconds"])
     if compiled := results["compile"]:
-        gain = of_rounds(np.divide(compiled["seconds"]["plain"], compiled["seconds"]["compiled"]))
+        gain = ratio(compiled["seconds"]["plain"], compiled["seconds"]["compiled"])
         facts[f"torch.compile of a block of `{compiled['preset']}`"] = interval_words(gain, "x")
         facts["seconds to compile it"] = compiled["compile_seconds"]
     return pd.DataFrame(facts.items(), columns=["", "value"])

@@ -17,7 +17,7 @@ import pandas as pd
 from bsm.errors import InputError
 from bsm.files import write_text
 from bsm.study import campaign
-from bsm.study.claims import data, exact, learning, memory, published, scan, step  # noqa: F401 (registers the claims)
+from bsm.study.claims import data, exact, learning, learning_regions, memory, published, scan, step  # noqa: F401 (registers the claims)
 from bsm.study.claims.claim import (
     BLOCKED,
     CLAIMS,
