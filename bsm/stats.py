@@ -34,8 +34,12 @@ class Interval(NamedTuple):
     p: float = NAN  # two-sided, of the hypothesis that the statistic is 0; for holm
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Self:
-        """Read an interval from a result file's record, where null stands for NaN."""
+    def of(cls, record: Self | Mapping[str, Any] | None) -> Self:
+        """Read an interval from a result file's record, where null stands for NaN; None is one without values."""
+        if isinstance(record, cls):
+            return record
+        if record is None:
+            return cls(NAN, NAN, NAN, 0, 0, "none")
         found = {name: record[name] for name in cls._fields if name in record}
         return cls(**{name: NAN if value is None else value for name, value in found.items()})
 

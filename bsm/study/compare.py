@@ -118,10 +118,8 @@ def corrected(rows: Sequence[dict[str, Any]], *, more_is_better: bool = True) ->
 
 def words(found: Interval | Mapping[str, Any] | None) -> str:
     """Write an estimate with its 95 % interval, ``1.97 [1.75, 2.19]``; a dash where there is none."""
-    if found is None:
-        return "–"
-    found = found if isinstance(found, Interval) else Interval.of(found)
-    return "–" if np.isnan(found.estimate) else interval_words(found, digits=2)
+    interval = Interval.of(found)
+    return "–" if np.isnan(interval.estimate) else interval_words(interval, digits=2)
 
 
 def counted(counts: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -180,13 +181,15 @@ def dots(
     ax.set(yticks=range(len(values)), yticklabels=labels, ylim=(len(values) - 0.5, -0.5))
 
 
-def interval_plot(ax: Axes, ticks: Sequence[str], values: Mapping[str, Sequence[Interval | None]]) -> None:
+def interval_plot(
+    ax: Axes, ticks: Sequence[str], values: Mapping[str, Sequence[Interval | Mapping[str, Any] | None]]
+) -> None:
     """Draw estimates with their intervals over the same ticks, a line per name; without an interval a mark is hollow.
 
     Args:
         ax: where to draw.
         ticks: labels of the x axis.
-        values: one interval per tick by name; None, and an estimate that is NaN, leave a gap.
+        values: by name one interval per tick, or a record that holds it; None, and an estimate of NaN, leave a gap.
 
     Raises:
         ValueError: as many intervals as ticks are needed.
@@ -196,7 +199,7 @@ def interval_plot(ax: Axes, ticks: Sequence[str], values: Mapping[str, Sequence[
     for mark, shift, (name, found) in zip(itertools.cycle("osD^"), shifts, values.items(), strict=False):
         if len(found) != len(ticks):
             raise ValueError(f"{name}: {len(found)} intervals for {len(ticks)} ticks")
-        points = [interval or Interval(np.nan, np.nan, np.nan, 0, 0, "none") for interval in found]
+        points = [Interval.of(value) for value in found]
         x, means, bars = np.arange(len(ticks)) + shift, np.array([p.estimate for p in points]), reach(points)
         ax.errorbar(x, means, yerr=bars, fmt=f"{mark}-", color=colours[name], capsize=3, label=name)
         bare = np.isnan(bars[0]) & np.isfinite(means)  # drawn anew on white: a bar of no length would look exact

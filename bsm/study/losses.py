@@ -118,14 +118,11 @@ def relative(records: Sequence[dict[str, Any]], term: str = "spectral") -> dict[
 
 def blindness_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """List what the losses make of wrong estimates, relative to silence."""
-    spectral, total = relative(records), relative(records, "total")
-    lines = []
-    for name in spectral[FLIPPED]:
-        line = {"loss": VARIANTS[name].asks}
-        for kind, found in spectral.items():
-            line[f"{kind}, spectral terms"] = _words(found[name])
-        lines.append(line | {f"{FLIPPED}, with the waveform's": _words(total[FLIPPED][name])})
-    return pd.DataFrame(lines)
+    columns = {f"{kind}, spectral terms": found for kind, found in relative(records).items()}
+    columns[f"{FLIPPED}, with the waveform's"] = relative(records, "total")[FLIPPED]
+    words = {title: [_words(interval) for interval in found.values()] for title, found in columns.items()}
+    names = next(iter(columns.values()))
+    return pd.DataFrame({"loss": [VARIANTS[name].asks for name in names]} | words)
 
 
 def _words(interval: Interval) -> str:

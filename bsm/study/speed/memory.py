@@ -72,17 +72,16 @@ def _prepare(preset: str, precision: str, checkpointing: bool, seconds: float, b
 
 def predicted_bytes(records: Sequence[dict[str, Any]], case: Case, seconds: float, batch: int) -> float:
     """Predict the memory of a step in bytes by :data:`FORMULA`; NaN with fewer than two measurements of the case."""
-    preset, precision, checkpointing = case
-    own = [
-        r
-        for r in records
-        if (r["preset"], r["precision"], r["checkpointing"]) == (preset, precision, checkpointing) and r["peak_bytes"]
-    ]
+    own = [r for r in records if _case(r) == tuple(case) and r["peak_bytes"]]
     loads = [r["batch"] * r["frames"] for r in own]
     if len(set(loads)) < 2:
         return float("nan")
     slope, start = np.polyfit(loads, [r["peak_bytes"] for r in own], 1)
-    return own[0]["kept_bytes"] + start + slope * batch * frames(ModelConfig.preset(preset), seconds)
+    return own[0]["kept_bytes"] + start + slope * batch * frames(ModelConfig.preset(case[0]), seconds)
+
+
+def _case(record: dict[str, Any]) -> Case:
+    return record["preset"], record["precision"], record["checkpointing"]
 
 
 def memory_table(records: Sequence[dict[str, Any]], wanted: Sequence[tuple[float, int]]) -> pd.DataFrame:
@@ -93,10 +92,11 @@ def memory_table(records: Sequence[dict[str, Any]], wanted: Sequence[tuple[float
         wanted: (segment length in s, segments of a step).
     """
     rows = []
-    for case in dict.fromkeys((r["preset"], r["precision"], r["checkpointing"]) for r in records):
-        own = [r for r in records if (r["preset"], r["precision"], r["checkpointing"]) == case]
+    for case in dict.fromkeys(map(_case, records)):
         points = [
-            (r["audio_seconds"], r["batch"], r["kept_bytes"] + (r["peak_bytes"] or np.nan), "measured") for r in own
+            (r["audio_seconds"], r["batch"], r["kept_bytes"] + (r["peak_bytes"] or np.nan), "measured")
+            for r in records
+            if _case(r) == case
         ]
         points += [(span, batch, predicted_bytes(records, case, span, batch), "computed") for span, batch in wanted]
         rows += [
