@@ -84,10 +84,10 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def verdicts(gains: Sequence[Interval], *, more_is_better: bool = True, level: float = 0.05) -> list[str]:
+def verdicts(gains: Sequence[Interval], *, more_is_better: bool = True) -> list[str]:
     """Give the :func:`verdict` on each comparison of one table; say which do not survive Holm's adjustment."""
     words = [verdict(gain, more_is_better=more_is_better) for gain in gains]
-    lost = holm([gain.p for gain in gains]) > level
+    lost = holm([gain.p for gain in gains]) > 1 - CONFIDENCE
     return [
         f"{word}, not after Holm's adjustment" if word in ("better", "worse") and gone else word
         for word, gone in zip(words, lost, strict=True)

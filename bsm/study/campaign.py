@@ -249,13 +249,13 @@ def train(result: str, kind: str, folder: str, settings: dict[str, Any]) -> None
         memory.experiment(Path(result), **settings)
 
 
-def frozen_checkout(revision: str, folder: Path = ROOT / "runs" / "campaign") -> Path:
+def frozen_checkout(revision: str) -> Path:
     """Return a checkout of a revision in a folder of its own, so that work on the code does not disturb a campaign.
 
     Raises:
         InputError: git does not know the revision.
     """
-    checkout = folder / revision
+    checkout = ROOT / "runs" / "campaign" / revision
     if not checkout.is_dir():
         command = ["git", "-C", str(ROOT), "worktree", "add", "--force", "--detach", str(checkout), revision]
         done = subprocess.run(command, capture_output=True, text=True)

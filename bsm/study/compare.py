@@ -79,7 +79,7 @@ def tables(records: Sequence[Mapping[str, Any]] | pd.DataFrame, metric: str) -> 
     return {name: table(own, metric) for name, own in frame.groupby("system", sort=False)}
 
 
-def paired(first: pd.DataFrame, second: pd.DataFrame | None = None, *, more_is_better: bool = True) -> dict[str, Any]:
+def paired(first: pd.DataFrame, second: pd.DataFrame | None = None) -> dict[str, Any]:
     """Compare two tables of :func:`table`, row by row and seed by seed; or describe the mean of one.
 
     A table of one column, such as that of the mixture, which has no seed, stands beside every seed of the other.
@@ -107,7 +107,7 @@ def paired(first: pd.DataFrame, second: pd.DataFrame | None = None, *, more_is_b
         "unit": "singers" if any(map(mir1k.song_of, whole.index.get_level_values("track")[:1])) else "songs",
         "seeds": values.shape[1],
     }
-    return found._asdict() | counts | {"verdict": verdict(found, more_is_better=more_is_better)}
+    return found._asdict() | counts | {"verdict": verdict(found)}
 
 
 def corrected(rows: Sequence[dict[str, Any]], *, more_is_better: bool = True) -> list[dict[str, Any]]:

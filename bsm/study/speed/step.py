@@ -128,18 +128,17 @@ class Step:
 
 
 @contextmanager
-def noise_songs(rate: int, channels: int, *, songs: int = 4, seconds: float = 10.0) -> Iterator[Path]:
-    """Make a temporary folder with songs of noise, four sources each; reading them costs as much as reading music.
+def noise_songs(rate: int, channels: int, *, seconds: float = 10.0) -> Iterator[Path]:
+    """Make a temporary folder with four songs of noise, four sources each; reading them costs as much as reading music.
 
     Args:
         rate: samples per second.
         channels: of each file.
-        songs: how many.
-        seconds: length of each.
+        seconds: length of each song.
     """
     generator = np.random.default_rng(SEED)
     with tempfile.TemporaryDirectory() as folder:
-        for song in range(songs):
+        for song in range(4):
             path = Path(folder) / f"noise {song}"
             path.mkdir()
             for source in ("vocals", "drums", "bass", "other"):

@@ -140,10 +140,11 @@ def finish() -> None:
         torch.cuda.synchronize()
 
 
-def matmul_rate(size: int = 1536, repeats: int = 5, device: str = "cpu") -> float:
+def matmul_rate(device: str = "cpu") -> float:
     """Measure a device's float32 matrix-product rate, in operations (multiplications and additions) a second."""
+    size = 1536
     a, b = torch.randn(2, size, size, device=device)
-    seconds = repeated({"matmul": lambda: a @ b}, repeats).seconds["matmul"]
+    seconds = repeated({"matmul": lambda: a @ b}, 5).seconds["matmul"]
     return 2 * size**3 / min(seconds)
 
 
