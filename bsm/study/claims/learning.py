@@ -19,10 +19,12 @@ from bsm.study.assay import INSENSITIVE, MARGIN, Assay, assay, gain_of
 from bsm.study.claims.claim import (
     BLOCKED,
     DEMO,
+    GUIDE,
     INCONCLUSIVE,
     LONG,
     MIR,
     NOT_SUPPORTED,
+    OPTIMISATION,
     SMALL,
     SUPPORTED,
     Finding,
@@ -52,7 +54,7 @@ BASELINES = Values("baselines", optional=True)
 
 def trained(long: Mapping[str, Values] | None = None, **inputs: Values) -> Test:
     """Return a test by small models that were trained here; ``long`` is what the long study has instead."""
-    return Test("small models", SMALL, inputs, (LONG, DEMO), long=long or {})
+    return Test("small models", SMALL, inputs, (LONG, DEMO), "trained small models", "make reproduce", long=long or {})
 
 
 def scored(*records: Records) -> pd.DataFrame:
@@ -82,7 +84,7 @@ def worst(verdicts: Sequence[str]) -> str:
     "slight-loss",
     "Leaving out phase and two windows of the loss costs slight quality",
     figure="slight",
-    source="000",
+    source=(OPTIMISATION,),
     tests=[trained(scores=Values("ablation_stft", "scores"), baselines=BASELINES)],
     margin=MARGIN,
 )
@@ -129,7 +131,7 @@ def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: f
     "stable-1-16",
     "Scores are stable over input lengths of 1 to 16 s",
     figure="1 to 16 s",
-    source="003",
+    source=(GUIDE,),
     tests=[
         trained(
             scores=Values("input_length", "scores"),
@@ -214,7 +216,7 @@ def _singers(frame: pd.DataFrame) -> str:
     "nonoverlap-8",
     "Windows of 8 s without overlap suffice",
     figure="8 s",
-    source="003",
+    source=(GUIDE,),
     tests=[
         trained(
             scores=Values("input_length", "scores"),
@@ -259,7 +261,7 @@ def overlap_gains(scores: Records) -> dict[float, Interval]:
     "intermittent",
     "It is better than BS-RoFormer where vocals are intermittent",
     figure="better",
-    source="003",
+    source=(GUIDE,),
     tests=[
         trained(
             regions=Values("vocal_occurrence", "regions"),
