@@ -12,12 +12,12 @@ from click.testing import CliRunner
 from bsm.cli import cli
 from bsm.errors import InputError
 from bsm.scan import EXACT, available, chunked
-from bsm.study import gpu, parity
+from bsm.study import gpu, meta, parity
 from bsm.study.claims import ledger
 from bsm.study.claims.claim import GPU, ON_GPU
 from bsm.study.gpu import DONE, FAILED, LEFT_OUT, SKIPPED, STOPPED, Part
 from bsm.study.records import read_result
-from bsm.study.speed import scan, step
+from bsm.study.speed import scan, spectra, step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -160,6 +160,17 @@ def test_the_ledger_judges_what_the_parts_write(tmp_path, shorter):
     assert blocked.pop("conv-3x") == ("The result file has no measurement of the backend `cuda`.",)
     # It compares with the CPU's own results, and this folder has none.
     assert [reason for (reason,) in blocked.values()] == ["There is no reports/demo/results/scan_backends.json yet."]
+
+
+def test_every_tensor_of_a_step_lies_on_the_device(monkeypatch):
+    """On ``meta``, which every machine has and where nothing is computed: a tensor elsewhere would fail."""
+    monkeypatch.setattr(step.nn.utils, "clip_grad_norm_", lambda *_, **__: None)  # it knows no meta, nor does the next
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda _: None)
+    spectra.losses(0.1, batch=1, repeats=1, device="meta")
+    spectra.transforms(0.1, batch=1, repeats=1, device="meta")
+    with meta.Allocations():  # the step's inverse transform asks for values without it
+        (record,) = step.breakdown([step.BEFORE], "tiny", seconds=0.1, batch=1, repeats=1, device="meta")
+    assert record["variant"] == step.BEFORE.name
 
 
 def test_parity(tmp_path):

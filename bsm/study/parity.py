@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bsm import conv
 from bsm.config import ModelConfig
-from bsm.scan import EXACT, available, scan
-from bsm.study.speed.scan import FRAMES_PER_SECOND, inputs
+from bsm.scan import scan
+from bsm.study.speed.scan import FRAMES_PER_SECOND, exact_backends, inputs
 from bsm.study.speed.timer import SEED
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def measure(*, tf32: bool, seconds: float, rows: int, preset: str, device: str) 
     shapes = {"x": (rows, length, channels), "weight": (channels, 1, config.d_conv), "bias": (channels,)}
     filtered = {name: torch.randn(shape, generator=generator).to(device) for name, shape in shapes.items()}
     scanned = inputs(rows, length, config, device=device)
-    scans = [name for name in EXACT if available(device)[name] is None]
+    scans = exact_backends(device)
     records: dict[str, list[dict[str, Any]]] = {"scan": [], "conv": []}
     with _tf32(tf32):
         for precision in PRECISIONS:

@@ -206,7 +206,7 @@ def errors_of(records: Sequence[dict[str, Any]]) -> tuple[list[float], list[floa
     source=(SUMMARY,),
     tests=[
         on_cpu("02_scan_backends", compiled=Values("scan_backends", "compile")),
-        on_gpu("compile", compiled=()),
+        on_gpu("compile", compiled=""),
     ],
     least=1.1,
     most=1.2,
