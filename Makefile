@@ -21,7 +21,7 @@ PROFILES = $(sort $(notdir $(basename $(wildcard notebooks/profiles/*.yaml))))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env ffmpeg profile reproduce resume test oracles lab executed site clean distclean
+.PHONY: help env ffmpeg profile reproduce resume test oracles gpu lab executed site clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -94,6 +94,10 @@ oracles: .venv/.oracles  ## install mamba-ssm's references, so that `make test` 
 	  MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE $(BIN)/python -m pip install -q --no-deps --no-build-isolation "$$package"; } || exit; \
 	done
 	@touch $@
+
+# Status 2 says that nothing could begin, as on a machine without a GPU; 1, that a part failed.
+gpu: env  ## on a machine with CUDA: measure what waits for a GPU, in 8 minutes, and judge the claims (ARGS="scan block")
+	@status=0; $(BIN)/bsm bench gpu $(ARGS) || status=$$?; [ $$status -eq 2 ] || $(BIN)/bsm claims render; exit $$status
 
 # JupyterLab refuses to start as root unless it is told to, as in a container.
 ROOT_OPTION := $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -98,7 +98,7 @@ def test_a_cpu_settles_the_algorithm_and_nothing_about_a_gpu(tmp_path):
     assert len(gpu) > 6 and {line.finding.verdict for line in gpu} == {BLOCKED}
     for line in gpu:
         assert line.evidence == "–" and line.test.evidence == FULL
-        assert "CUDA" in line.test.needs and line.test.command.startswith("bsm bench")
+        assert "CUDA" in line.test.needs and line.test.command == "make gpu"
     put(tmp_path, benchmark(scale=10.0))
     assert judged(tmp_path)["scan-8x (CPU)"].finding.verdict == NOT_SUPPORTED
 

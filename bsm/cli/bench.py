@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,27 @@ def bench_step(output: Path | None, compile_step: bool, against: Path | None, **
 
     options["preset"] = options["preset"] or "paper"
     _run("step", output, options, lambda: measure_preset(**options, compile_step=compile_step))
+
+
+@bench.command("gpu")
+@click.argument("parts", nargs=-1)
+@click.option("--deadline", type=seconds, default=480.0, help="Time for all parts, s.")
+def bench_gpu(parts: tuple[str, ...], deadline: float) -> None:
+    """Measure what waits for a GPU, each of PARTS (all by default) in a process of its own.
+
+    Results are saved as they end, in reports/gpu/results. The exit status is 1 if a part failed.
+    """
+    from bsm.study import gpu
+    from bsm.study.figures import table_markdown
+
+    wanted = gpu.chosen(parts)
+    gpu.check()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the part's process ends with this one
+    outcomes = gpu.run(wanted, deadline=deadline)
+    caption = "Results are in reports/gpu/results; `bsm claims render` judges them"
+    click.echo(table_markdown(gpu.table(outcomes), caption=caption))
+    if any(outcome.status in (gpu.FAILED, gpu.STOPPED) for outcome in outcomes):
+        sys.exit(1)
 
 
 @bench.command("data")

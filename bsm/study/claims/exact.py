@@ -215,7 +215,7 @@ def epochs_750_150(*, before: float, after: float, tolerance: float) -> Finding:
     source=(SUMMARY, ANALYSIS),
     tests=[
         counted(scans=Values("tensors", "scans", profile=TENSORS)),
-        on_gpu("scan", "bsm bench scan --device cuda", packages="mamba-ssm", peaks="memory"),
+        on_gpu("scan", packages="mamba-ssm", peaks="memory"),
     ],
     least=1.05,
     most=1.1,

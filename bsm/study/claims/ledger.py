@@ -126,7 +126,7 @@ def _judged(claim: Claim, test: Test, profile: str, reports: Path) -> Line:
         devices |= dict.fromkeys(device for _, device in found)
     try:
         finding = claim.judge(**given, **claim.thresholds, **test.options)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         raise InputError(f"{claim.id}: cannot read its results ({type(error).__name__}: {error})") from error
     finding = _undisturbed(finding, test)
     return Line(claim, test, finding, tuple(files), tuple(d for d in devices if d))

@@ -18,6 +18,7 @@ from bsm.study.claims.claim import (
     INCONCLUSIVE,
     LONG,
     NOT_SUPPORTED,
+    ON_GPU,
     OPTIMISATION,
     SMALL,
     SUMMARY,
@@ -41,7 +42,6 @@ DATA_SHEETS = (
     "data sheet *NVIDIA T4 Tensor Core GPU*; white papers *NVIDIA Ampere GA102 GPU Architecture* and *NVIDIA Ada GPU "
     "Architecture*"
 )
-SCAN_ON_GPU, BLOCK_ON_GPU = "bsm bench scan --device cuda", "bsm bench block --device cuda"
 
 
 @claim(
@@ -51,7 +51,7 @@ SCAN_ON_GPU, BLOCK_ON_GPU = "bsm bench scan --device cuda", "bsm bench block --d
     source=(OPTIMISATION, SUMMARY, ANALYSIS),
     tests=[
         on_cpu("02_scan_backends", speed=Values("scan_backends", "speed")),
-        on_gpu("scan", SCAN_ON_GPU, packages="mamba-ssm", speed="speed"),
+        on_gpu("scan", packages="mamba-ssm", speed="speed"),
     ],
     faster=8,
 )
@@ -84,7 +84,7 @@ def scan_8x(speed: list[dict[str, Any]], *, faster: float, on_gpu: bool = False)
     source=(SUMMARY, ANALYSIS),
     tests=[
         on_cpu("02_scan_backends", conv=Values("scan_backends", "conv")),
-        on_gpu("block", BLOCK_ON_GPU, packages="causal-conv1d", conv="conv"),
+        on_gpu("block", packages="causal-conv1d", conv="conv"),
     ],
     faster=3,
 )
@@ -112,7 +112,7 @@ def conv_3x(conv: list[dict[str, Any]], *, faster: float, on_gpu: bool = False) 
             block=Values("scan_backends", "block"),
             operations=Values("tensors", "block", profile=TENSORS, optional=True),
         ),
-        on_gpu("block", BLOCK_ON_GPU, packages="mamba-ssm", block="block"),
+        on_gpu("block", packages="mamba-ssm", block="block"),
     ],
     milliseconds=25.3,
 )
@@ -165,7 +165,7 @@ def bench_25ms(
                 "kernels": Values("scan", "speed", profile=GPU, optional=True),
             },
             needs="a CUDA GPU with mamba-ssm",
-            command=f"{SCAN_ON_GPU} --json reports/gpu/results/scan.json",
+            command=ON_GPU,
         )
     ],
     tolerance=1e-5,
@@ -206,7 +206,7 @@ def errors_of(records: Sequence[dict[str, Any]]) -> tuple[list[float], list[floa
     source=(SUMMARY,),
     tests=[
         on_cpu("02_scan_backends", compiled=Values("scan_backends", "compile")),
-        on_gpu("step", "bsm bench step --device cuda --compile", compiled="compile"),
+        on_gpu("compile", compiled=""),
     ],
     least=1.1,
     most=1.2,

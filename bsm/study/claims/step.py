@@ -28,8 +28,6 @@ from bsm.study.speed.spectra import AFTER_LOSS, AVERAGED, COMPLEX_LOSS, DESCRIBE
 from bsm.study.speed.step import BEFORE, LOOPS, OURS, REDUCED, named
 from bsm.study.step_profile import shares
 
-STEP_ON_GPU = "bsm bench step --device cuda"
-
 
 def _where(record: dict[str, Any]) -> str:
     return f"preset {record['preset']}, {record['batch']} x {record['audio_seconds']:g} s"
@@ -42,7 +40,7 @@ def _where(record: dict[str, Any]) -> str:
     source=(SUMMARY, ANALYSIS),
     tests=[
         on_cpu("03_training_step", variants=Values("step_profile", "variants")),
-        on_gpu("step", STEP_ON_GPU, packages="mamba-ssm", variants="variants"),
+        on_gpu("step", variants="variants"),
     ],
     faster=5,
 )
@@ -74,7 +72,7 @@ def train_5x(variants: list[dict[str, Any]], *, faster: float, on_gpu: bool = Fa
             variants=Values("step_profile", "variants"),
             backends=Values("step_profile", "backends", optional=True),
         ),
-        on_gpu("step", STEP_ON_GPU, packages="mamba-ssm", variants="variants"),
+        on_gpu("step", variants="variants"),
     ],
     least=60,
     most=70,
@@ -112,7 +110,7 @@ def scan_65pct(
     source=(OPTIMISATION, SUMMARY, ANALYSIS),
     tests=[
         on_cpu("03_training_step", losses=Values("step_profile", "losses")),
-        on_gpu("step", STEP_ON_GPU, losses="losses"),
+        on_gpu("step", losses="losses"),
     ],
     faster=3,
     least=2,
@@ -144,7 +142,7 @@ def stft_loss_3x(losses: list[dict[str, Any]], *, faster: float, least: float, o
     source=(OPTIMISATION,),
     tests=[
         on_cpu("03_training_step", stft=Values("step_profile", "stft"), sides=Values("step_profile", "sides")),
-        on_gpu("step", STEP_ON_GPU, stft="stft"),
+        on_gpu("step", stft="stft"),
     ],
     least=1.8,
 )
@@ -158,11 +156,13 @@ def mono_halves(
     """Compare a transform of each channel with one of their average; say what the average leaves out."""
     times = stft["seconds"]
     gain, together = ratio(times[EACH], times[AVERAGED]), ratio(times["stereo"], times["mono"])
-    lost = [bootstrap_interval([100 * s[name] for s in sides]) for name in ("mixture", "vocals")] if sides else []
-    left_out = [
-        f"The average leaves out {interval_words(lost[0], ' %')} of the mixtures' energy and "
-        f"{interval_words(lost[1], ' %')} of the vocals', which no mask can bring back."
-    ] * bool(lost)
+    left_out = []
+    if sides:
+        mixture, vocals = (bootstrap_interval([100 * s[name] for s in sides]) for name in ("mixture", "vocals"))
+        left_out.append(
+            f"The average leaves out {interval_words(mixture, ' %')} of the mixtures' energy and "
+            f"{interval_words(vocals, ' %')} of the vocals', which no mask can bring back."
+        )
     return Finding(
         judge_ratio(gain, least),
         interval_words(gain, "x"),

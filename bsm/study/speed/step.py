@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from bsm.model import BSMamba2
 from bsm.study.meta import parameter_count
 from bsm.study.speed.parts import DATA, LOSS, OPTIMISER, Clock, timed_parts
 from bsm.study.speed.spectra import REDUCED_LOSS, SEED_LOSS
-from bsm.study.speed.timer import SEED, compiling, timed, turns
+from bsm.study.speed.timer import SEED, compiling, peak_memory_cuda, repeated, timed, turns
 from bsm.study.speed.yardsticks import IndexedScan, MonoSTFT, plain_loss
 from bsm.train.trainer import AveragedWeights, recompute_blocks
 
@@ -244,6 +245,23 @@ def compiled(
         Step(OURS, model, config, iter(lambda: sound, None), device=device, compiled=flag) for flag in (False, True)
     ]
     return {"preset": preset, "audio_seconds": seconds, "batch": batch} | compiling(*steps, repeats)
+
+
+def recomputed(
+    backend: str, preset: str, *, seconds: float, batch: int, repeats: int, precision: str, device: str
+) -> dict[str, Any]:
+    """Measure whole training steps whose blocks are computed again, which is how the paper's batch fits into a GPU.
+
+    Returns:
+        ``seconds`` of every step, and ``peak_bytes``: the memory above what stays between steps; None on a CPU.
+    """
+    model = ModelConfig.preset(preset)
+    config = TrainConfig(batch_size=batch, accumulate=1, precision=precision, seed=SEED, checkpoint_gradients=True)
+    torch.manual_seed(SEED)
+    sound = 0.1 * torch.randn(2, batch, model.channels, round(seconds * model.sample_rate))
+    taken = Step(Variant(backend, backend), model, config, repeat(sound), device=device)
+    times = repeated({backend: taken}, repeats)
+    return times.of(backend) | {"peak_bytes": peak_memory_cuda(taken) if device == "cuda" else None}
 
 
 def part_seconds(record: dict[str, Any], *names: str) -> np.ndarray:

@@ -1,0 +1,288 @@
+"""The measurements that wait for a GPU. ``make gpu`` takes them one after another, within a deadline.
+
+Each part has a process of its own, and saves its result as it ends: a part that fails, hangs or runs out of memory
+costs only itself. The ledger's tests on a GPU (:func:`bsm.study.claims.claim.on_gpu`) read the results.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from bsm import conv
+from bsm.errors import InputError, known
+from bsm.scan import available
+from bsm.study import parity, step_profile
+from bsm.study.records import ROOT, mark, write_result
+from bsm.study.speed import blocks, scan, step
+from bsm.study.speed.timer import SEED
+
+log = logging.getLogger(__name__)
+
+RESULTS, LOGS = ROOT / "reports" / "gpu" / "results", ROOT / "runs" / "gpu"
+DEADLINE = 480.0  # s
+DONE, FAILED, STOPPED, SKIPPED, LEFT_OUT = "done", "failed", "stopped", "skipped", "left out"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A measurement.
+
+    Attributes:
+        name: of its result file.
+        measured: what its values are.
+        function: that measures. It takes the settings and ``device``, and returns the values.
+        settings: keyword arguments.
+        seconds: that its process may take, s. The kernels of Triton compile when they first run, which takes most.
+        kernels: what it measures if it is installed (:func:`lacking`).
+        needs: kernels without which there is nothing to measure.
+        environment: variables of its process.
+    """
+
+    name: str
+    measured: str
+    function: Callable[..., Any]
+    settings: Mapping[str, Any]
+    seconds: float
+    kernels: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a part: its name, one of the words :data:`DONE` to :data:`LEFT_OUT`, its seconds, and why."""
+
+    part: str
+    status: str
+    seconds: float = 0.0
+    note: str = ""
+
+
+_PAPER_STEP = {"preset": "paper", "seconds": 8.0, "batch": 5, "precision": "bf16-mixed"}  # the author's, on each GPU
+_STEP = {"preset": "tiny", "seconds": 4.0, "batch": 2, "precision": "32-true", "repeats": 5}
+_PARITY = {"seconds": 4.0, "rows": 2, "preset": "paper"}
+_ALL = ("triton", "selective", "causal-conv1d")
+PARTS = (
+    Part(
+        "block",
+        "seconds of the convolution backends, and of one block of the network",
+        blocks.measure,
+        {"seconds": (4.0,), "repeats": 10},
+        seconds=60,
+        kernels=("triton", "causal-conv1d"),
+    ),
+    Part(
+        "step",
+        "seconds of a training step by part, of losses and of transforms; bytes of a step",
+        step_profile.measure,
+        # The size at which the described loop's states fit (step.LARGEST), as on the CPU.
+        _STEP
+        | {
+            "sizes": (),
+            "backends": (),
+            "memory_presets": ("paper",),
+            "memory_seconds": (0.5, 1.0),
+            "compile_step": False,
+        },
+        seconds=75,
+    ),
+    Part(
+        "scan",
+        "errors, seconds and bytes of the scan backends",
+        scan.measure,
+        {"seconds": (4.0, 8.0), "repeats": 5},
+        seconds=180,
+        kernels=("triton", "selective"),
+    ),
+    Part(
+        "parity",
+        "relative errors of all backends, float32 without TF32 and bfloat16",
+        parity.measure,
+        _PARITY | {"tf32": False},
+        seconds=120,
+        kernels=_ALL,
+        environment={"TRITON_F32_DEFAULT": "ieee"},
+    ),
+    Part(
+        "paper_step",
+        "seconds and bytes of the paper's training step, with mamba-ssm's scan",
+        step.recomputed,
+        _PAPER_STEP | {"backend": "triton", "repeats": 5},
+        seconds=120,
+        kernels=("causal-conv1d",),
+        needs=("triton",),
+    ),
+    Part(
+        "compile",
+        "seconds of a training step with torch.compile and without it",
+        step.compiled,
+        _STEP | {"preset": "small"},
+        seconds=120,
+    ),
+    Part(
+        "parity_tf32",
+        "relative errors of all backends, float32 with TF32 and bfloat16",
+        parity.measure,
+        _PARITY | {"tf32": True},
+        seconds=90,
+        kernels=_ALL,
+        environment={"TRITON_F32_DEFAULT": "tf32"},
+    ),
+    Part(
+        "paper_step_plain",
+        "seconds and bytes of the paper's training step, with the scan of plain PyTorch",
+        step.recomputed,
+        _PAPER_STEP | {"backend": "chunked", "repeats": 2},
+        seconds=90,
+        kernels=("causal-conv1d",),
+    ),
+)
+"""In order of worth: what settles most claims comes first."""
+
+
+def chosen(names: Sequence[str]) -> list[Part]:
+    """Return the parts of these names, or all of them if none is named.
+
+    Raises:
+        InputError: there is no such part.
+    """
+    found = {part.name: part for part in PARTS}
+    return [found[known("part", name, found)] for name in names] or list(PARTS)
+
+
+def check() -> None:
+    """Refuse to measure where there is no GPU.
+
+    Raises:
+        InputError: PyTorch sees no CUDA device.
+    """
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"PyTorch {torch.__version__} sees no CUDA device, so there is nothing to measure here; run this on a "
+            "machine with an NVIDIA GPU, and with a CUDA build of PyTorch (docs/install.md, On a GPU)"
+        )
+
+
+def lacking(device: str) -> dict[str, str]:
+    """Return what each kernel of another package lacks on a device, with the fix; kernels that can run are left out."""
+    found = {name: available(device)[name] for name in ("triton", "selective")}
+    found["causal-conv1d"] = conv.unavailable("cuda", device)
+    return {name: reason for name, reason in found.items() if reason}
+
+
+def measure(part: Part, path: Path, *, device: str, **changed: Any) -> Path:
+    """Take a part's measurement in this process and write its result; ``changed`` replaces settings."""
+    started, settings = mark(), {**part.settings, **changed}
+    values = part.function(**settings, device=device)
+    return write_result(
+        path,
+        measured=part.measured,
+        parameters=settings | dict(part.environment) | {"device": device},
+        values=values,
+        seed=SEED,
+        started=started,
+        data="random inputs, official initial values",
+        inputs=(),
+    )
+
+
+def run(
+    parts: Sequence[Part],
+    *,
+    device: str = "cuda",
+    deadline: float = DEADLINE,
+    execute: Callable[[Part, str], tuple[str, str]] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Outcome]:
+    """Take parts in order. None begins whose time no longer fits before the deadline, so all end by then.
+
+    Args:
+        parts: what to measure.
+        device: where.
+        deadline: s from now.
+        execute: takes a part; :func:`in_a_process` by default.
+        clock: tells the time, s.
+
+    Returns:
+        One outcome per part.
+    """
+    execute, started, absent = execute or in_a_process, clock(), lacking(device)
+    outcomes = []
+    for part in parts:
+        begun = clock()
+        left = deadline - (begun - started)
+        if missing := [f"{name}: {absent[name]}" for name in part.needs if name in absent]:
+            outcome = Outcome(part.name, SKIPPED, note="; ".join(missing))
+        elif left < part.seconds:
+            note = f"it may take {part.seconds:g} s, and {max(0.0, left):.0f} s were left: bsm bench gpu {part.name}"
+            outcome = Outcome(part.name, LEFT_OUT, note=note)
+        else:
+            log.info("%s begins; it may take %g s", part.name, part.seconds)
+            status, note = execute(part, device)
+            without = [f"without {name}: {absent[name]}" for name in part.kernels if name in absent]
+            outcome = Outcome(part.name, status, clock() - begun, "; ".join([note] * bool(note) + without))
+        log.info("%s: %s%s", part.name, outcome.status, f" ({outcome.note})" if outcome.note else "")
+        outcomes.append(outcome)
+    return outcomes
+
+
+def in_a_process(part: Part, device: str) -> tuple[str, str]:
+    """Take a part in a process of its own, which is killed with its children once its time is up.
+
+    Returns:
+        :data:`DONE`, :data:`FAILED` or :data:`STOPPED`, and why. Unless it is done, an earlier result stays.
+    """
+    path = LOGS / f"{part.name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with path.open("ab") as output:
+        process = subprocess.Popen(
+            command(part.name, device),
+            cwd=ROOT,
+            env=os.environ | part.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(part.seconds)
+        except subprocess.TimeoutExpired:
+            return STOPPED, f"it took longer than {part.seconds:g} s; see {path}"
+        finally:
+            if process.poll() is None:  # its time is up, or this process is asked to end
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    if status == 0:
+        return DONE, ""
+    lines = path.read_text(errors="replace").split("\n")
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return FAILED, f"{said}; see {path}"
+
+
+def command(name: str, device: str) -> list[str]:
+    """Return the command that takes a part and writes its result."""
+    return [sys.executable, "-m", "bsm.study.gpu", name, device]
+
+
+def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """List what became of each part."""
+    rows = [(o.part, o.status, round(o.seconds), o.note or "–") for o in outcomes]
+    return pd.DataFrame(rows, columns=["part", "status", "seconds", "note"])
+
+
+if __name__ == "__main__":
+    (the_part,) = chosen(sys.argv[1:2])
+    measure(the_part, RESULTS / f"{the_part.name}.json", device=sys.argv[2])

@@ -1,0 +1,239 @@
+"""`make gpu` without a GPU: the driver with parts and a clock of the tests' own, the real parts small and on a CPU."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from bsm.cli import cli
+from bsm.errors import InputError
+from bsm.scan import EXACT, available, chunked
+from bsm.study import gpu, meta, parity
+from bsm.study.claims import ledger
+from bsm.study.claims.claim import GPU, ON_GPU
+from bsm.study.gpu import DONE, FAILED, LEFT_OUT, SKIPPED, STOPPED, Part
+from bsm.study.records import read_result
+from bsm.study.speed import scan, spectra, step
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CONTEXT = {"parity", "parity_tf32", "paper_step", "paper_step_plain"}  # what no claim waits for
+SMALL = {
+    "block": {"seconds": (0.02,), "repeats": 1},
+    "step": {"seconds": 0.1, "batch": 1, "repeats": 1, "memory_presets": ()},
+    "scan": {"seconds": (0.05,), "repeats": 1},
+    "parity": {"seconds": 0.7, "rows": 1, "preset": "tiny"},
+    "paper_step": {"backend": "chunked", "preset": "tiny", "seconds": 0.1, "batch": 1, "repeats": 1},
+    "compile": {"preset": "tiny", "seconds": 0.05, "batch": 1, "repeats": 1},
+}
+
+
+def part(name, seconds=10.0, **more):
+    return Part(name, "nothing", dict, {}, seconds, **more)
+
+
+class Clock:
+    """Tells the time that its parts have taken."""
+
+    def __init__(self, **taken):
+        self.now, self.taken = 0.0, taken
+
+    def __call__(self):
+        return self.now
+
+    def execute(self, part, device):
+        assert device == "cuda"
+        self.now += self.taken.get(part.name, part.seconds)
+        return (FAILED, "it broke") if "bad" in part.name else (DONE, "")
+
+
+@pytest.fixture
+def no_kernels(monkeypatch):
+    monkeypatch.setattr(gpu, "lacking", lambda device: {"triton": "needs the package mamba_ssm (pip install it)"})
+
+
+def run(parts, clock, **more):
+    outcomes = gpu.run(parts, execute=clock.execute, clock=clock, **more)
+    return {outcome.part: outcome for outcome in outcomes}
+
+
+def test_a_part_that_fails_or_lacks_a_package_costs_only_itself(no_kernels):
+    parts = [part("bad"), part("kernel", needs=("triton",)), part("both", kernels=("triton", "other")), part("last")]
+    found = run(parts, Clock(bad=3.0, both=4.0))
+    assert [(o.status, o.seconds) for o in found.values()] == [(FAILED, 3), (SKIPPED, 0), (DONE, 4), (DONE, 10)]
+    assert found["bad"].note == "it broke"
+    assert found["kernel"].note == "triton: needs the package mamba_ssm (pip install it)"
+    assert found["both"].note == "without triton: needs the package mamba_ssm (pip install it)"
+    assert gpu.table(list(found.values()))["part"].tolist() == ["bad", "kernel", "both", "last"]
+
+
+def test_the_deadline_is_kept_and_what_no_longer_fits_is_named(no_kernels):
+    clock = Clock(long=55.0)
+    found = run([part("long", 60), part("next", 50), part("short", 40), part("none left", 10)], clock, deadline=100)
+    assert [o.status for o in found.values()] == [DONE, LEFT_OUT, DONE, LEFT_OUT]
+    assert clock.now <= 100
+    assert found["next"].note == "it may take 50 s, and 45 s were left: bsm bench gpu next"
+
+
+def test_all_parts_at_their_slowest_keep_the_deadline(no_kernels):
+    clock = Clock()
+    run(gpu.PARTS, clock)
+    assert clock.now <= gpu.DEADLINE <= 8 * 60
+
+
+@pytest.fixture
+def process(monkeypatch, tmp_path):
+    """Let a part's process run a program of the test's own; return what became of it."""
+    monkeypatch.setattr(gpu, "LOGS", tmp_path / "logs")
+
+    def take(program, seconds=30.0, **more):
+        monkeypatch.setattr(gpu, "command", lambda name, device: [sys.executable, "-S", "-c", program, name, device])
+        return gpu.in_a_process(part("mine", seconds, **more), "cuda")
+
+    return take
+
+
+def test_a_part_has_a_process_and_an_environment_of_its_own(process):
+    program = "import os, sys; assert sys.argv[1:] == ['mine', 'cuda'] and os.environ['MODE'] == 'ieee'"
+    assert process(program, environment={"MODE": "ieee"}) == (DONE, "")
+
+
+def test_a_failure_names_its_log(process, tmp_path):
+    status, note = process("print('begins', flush=True); raise SystemExit('CUDA out of memory\\n')")
+    log = tmp_path / "logs" / "mine.log"
+    assert (status, note) == (FAILED, f"CUDA out of memory; see {log}")
+    assert log.read_text().startswith("begins")
+    assert process("import os; os.abort()")[1] == f"it said nothing; see {log}"  # and the log is a new one
+
+
+def test_a_part_past_its_time_is_killed_with_its_children(process, tmp_path):
+    child = tmp_path / "child"
+    program = f"import subprocess; c = subprocess.Popen(['sleep', '60']); open({str(child)!r}, 'w').write(str(c.pid))"
+    begun = time.monotonic()
+    status, note = process(f"{program}; c.wait()", seconds=2.0)
+    assert status == STOPPED and "longer than 2 s" in note
+    assert time.monotonic() - begun < 20
+    state = subprocess.run(["ps", "-o", "state=", child.read_text()], capture_output=True, text=True).stdout
+    assert state.strip() in ("", "Z")
+
+
+def test_the_parts_are_what_the_ledger_waits_for():
+    lines = [line for line in ledger.lines() if line.test.command == ON_GPU]
+    waited = {v.result for x in lines for v in x.test.inputs.values() if GPU in (v.profile, *x.test.profiles)}
+    assert waited == {part.name for part in gpu.PARTS} - CONTEXT
+    assert len(lines) > 8 and len({part.name for part in gpu.PARTS}) == len(gpu.PARTS)
+    assert gpu.RESULTS == ledger.REPORTS / GPU / "results"
+
+
+def measured(name, folder):
+    (found,) = gpu.chosen([name])
+    return gpu.measure(found, folder / f"{name}.json", device="cpu", **SMALL[name.removesuffix("_tf32")])
+
+
+@pytest.fixture
+def shorter(monkeypatch):
+    """Scan few rows, measure nothing that no claim waits for, start no processes for memory, and compile nothing."""
+    monkeypatch.setattr(step.BiMamba2Block, "compile", lambda block: None)
+    cases = scan.cases
+    monkeypatch.setattr(scan, "cases", lambda seconds, batch, config, band_rows: cases(seconds, 1, config, 1))
+    monkeypatch.setattr(scan, "peak_memory", lambda *_, **__: 1000)
+    for name in ("scaling", "matmul_share", "directions"):
+        monkeypatch.setattr(scan, name, lambda **_: {})
+
+
+def test_the_ledger_judges_what_the_parts_write(tmp_path, shorter):
+    """At small sizes and on a CPU, whose results it takes for a GPU's here."""
+    folder = tmp_path / "reports" / "gpu" / "results"
+    for name in sorted({part.name for part in gpu.PARTS} - CONTEXT):
+        path = measured(name, folder)
+        path.write_text(json.dumps(record := read_result(path)).replace('"device": "cpu"', '"device": "cuda"'))
+        assert record["parameters"]["device"] == "cpu" and record["provenance"]["device"]
+    lines = ledger.lines(reports=tmp_path / "reports")
+    found = {line.claim.id: line.finding for line in lines if line.test.on == "GPU" and line.test.command == ON_GPU}
+    blocked = {name: finding.reasons for name, finding in found.items() if finding.verdict == ledger.BLOCKED}
+    assert set(found) - set(blocked) >= {"scan-8x", "memory-5-10", "bench-25ms", "compile-20", "train-5x", "scan-65pct"}
+    assert set(found) - set(blocked) >= {"stft-loss-3x", "mono-halves"}
+    assert blocked.pop("conv-3x") == ("The result file has no measurement of the backend `cuda`.",)
+    # It compares with the CPU's own results, and this folder has none.
+    assert [reason for (reason,) in blocked.values()] == ["There is no reports/demo/results/scan_backends.json yet."]
+
+
+def test_every_tensor_of_a_step_lies_on_the_device(monkeypatch):
+    """On ``meta``, which every machine has and where nothing is computed: a tensor elsewhere would fail."""
+    monkeypatch.setattr(step.nn.utils, "clip_grad_norm_", lambda *_, **__: None)  # it knows no meta, nor does the next
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda _: None)
+    spectra.losses(0.1, batch=1, repeats=1, device="meta")
+    spectra.transforms(0.1, batch=1, repeats=1, device="meta")
+    with meta.Allocations():  # the step's inverse transform asks for values without it
+        (record,) = step.breakdown([step.BEFORE], "tiny", seconds=0.1, batch=1, repeats=1, device="meta")
+    assert record["variant"] == step.BEFORE.name
+
+
+def test_parity(tmp_path):
+    record = read_result(measured("parity_tf32", tmp_path))
+    assert record["parameters"]["tf32"] and record["parameters"]["TRITON_F32_DEFAULT"] == "tf32"
+    scans, convs = record["values"]["scan"], record["values"]["conv"]
+    here = {name for name in EXACT if available("cpu")[name] is None}
+    assert {r["backend"] for r in scans} == here and {r["backend"] for r in convs} == {"shifted", "conv1d"}
+    assert len(scans) == 4 * len(here) and len(convs) == 4 * 2  # precisions and directions
+    assert all(set(r["gradient_errors"]) == {"x", "dt", "A", "B", "C", "D"} for r in scans)
+    for r in scans + convs:
+        worst = max(r["output_error"], *r["gradient_errors"].values())
+        low, high = {"float32": (1e-9, 1e-5), "bfloat16": (1e-4, 3e-2)}[r["precision"]]
+        assert low < worst < high, r
+    assert not torch.backends.cuda.matmul.allow_tf32  # as it was
+
+
+def test_a_backend_that_fails_is_in_the_result_and_the_others_are_measured(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("out of resource: shared memory")
+
+    monkeypatch.setattr(chunked, "scan", broken)
+    found = parity.measure(tf32=False, seconds=0.05, rows=1, preset="tiny", device="cpu")["scan"]
+    failed = [r for r in found if r["backend"] == "chunked"]
+    assert {r["failed"] for r in failed} == {"RuntimeError: out of resource: shared memory"}
+    assert all(r["output_error"] < 0.1 for r in found if r["backend"] != "chunked")
+
+
+def test_whole_steps(tmp_path):
+    record = read_result(measured("paper_step", tmp_path))
+    assert len(record["values"]["seconds"]) == 1 and record["values"]["peak_bytes"] is None
+    assert record["parameters"]["precision"] == "bf16-mixed"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_it_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "in_a_process", lambda *_: pytest.fail("something was measured"))
+    done = CliRunner().invoke(cli, ["bench", "gpu"])
+    assert isinstance(done.exception, InputError) and "no CUDA device" in str(done.exception)
+    assert "machine with an NVIDIA GPU" in str(done.exception) and "\n" not in str(done.exception)
+    wrong = CliRunner().invoke(cli, ["bench", "gpu", "speed"])
+    assert "unknown part 'speed'; choose one of block, step, scan" in str(wrong.exception)
+
+
+@pytest.mark.parametrize(("status", "exit_code"), [(DONE, 0), (LEFT_OUT, 0), (FAILED, 1), (STOPPED, 1)])
+def test_the_command_ends_with_a_table(monkeypatch, status, exit_code):
+    monkeypatch.setattr(gpu, "check", lambda: None)
+    monkeypatch.setattr(gpu, "lacking", lambda device: {})
+    monkeypatch.setattr(gpu, "in_a_process", lambda part, device: (status, "a note"))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    done = CliRunner().invoke(cli, ["bench", "gpu", "block", "scan", "--deadline", "1000"])
+    assert done.exit_code == exit_code
+    assert "| part | status | seconds | note |" in done.stdout and f"| scan | {status} | 0 | a note |" in done.stdout
+
+
+@pytest.mark.parametrize(("status", "judged"), [(0, True), (1, True), (2, False)])
+def test_make_gpu_judges_the_claims_unless_nothing_could_begin(tmp_path, status, judged):
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    stand_in = tmp_path / ".venv" / "bin" / "bsm"
+    stand_in.write_text(f'#!/bin/sh\necho "$@" >> said\n[ "$1" = bench ] && exit {status}\nexit 0\n')
+    stand_in.chmod(0o755)
+    makefile = gpu.ROOT / "Makefile"
+    command = ["make", "-o", "env", "-f", makefile, "gpu", "ARGS=scan block"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode != 0) == (status != 0)
+    assert (tmp_path / "said").read_text().splitlines() == ["bench gpu scan block"] + ["claims render"] * judged
