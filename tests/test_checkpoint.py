@@ -415,23 +415,27 @@ def test_foreign_objects_are_never_imported(author, model, tmp_path, monkeypatch
     marker = tmp_path / "imported"
     (tmp_path / "hostile_module.py").write_text(f"open({str(marker)!r}, 'w').close()\nclass Config: pass\n")
     path = saved(foreign(author, hyper_parameters="HERE"), tmp_path / "m.ckpt")
-    rewrite(path, b"X\x04\x00\x00\x00HERE", b"chostile_module\nConfig\n)R")
+    here = b"X\x04\x00\x00\x00HERE"
+    assert here in path.read_bytes()
+    rewrite(path, lambda all: {n: data.replace(here, b"chostile_module\nConfig\n)R") for n, data in all.items()})
     monkeypatch.syspath_prepend(tmp_path)
     assert same(load_model(path), model)
     assert "hostile_module" not in sys.modules
     assert not marker.exists()
 
 
-def rewrite(path, old, new):
-    """Replace bytes of a torch file's pickle."""
+def rewrite(path, change, **options):
+    """Change the members of a torch file, name -> content."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in members.items():
-            if name.endswith("data.pkl"):
-                assert old in data
-                data = data.replace(old, new)
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, data in change(members).items():
             archive.writestr(name, data)
+
+
+def pickled(members):
+    """The name of the member that holds the pickle."""
+    return next(name for name in members if name.endswith("data.pkl"))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -490,11 +494,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_odd_pickles_are_refused(name, author, tmp_path):
     path = saved(foreign(author), tmp_path / "m.ckpt")
-    with zipfile.ZipFile(path) as archive:
-        members = {member: archive.read(member) for member in archive.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for member, data in members.items():
-            archive.writestr(member, HOSTILE[name] if member.endswith("data.pkl") else data)
+    rewrite(path, lambda members: members | {pickled(members): HOSTILE[name]})
     tracemalloc.start()
     with pytest.raises(InputError) as caught:
         load_model(path)
@@ -507,20 +507,14 @@ def test_odd_pickles_are_refused(name, author, tmp_path):
 @pytest.mark.parametrize("change", ["short storage", "no storage", "compressed", "two pickles", "program"])
 def test_odd_archives_are_refused(change, author, tmp_path):
     path = saved(foreign(author), tmp_path / "m.ckpt")
-    with zipfile.ZipFile(path) as archive:
-        members = {member: archive.read(member) for member in archive.namelist()}
+    changes = {
+        "short storage": lambda members: {n: data[:-1] if "/data/" in n else data for n, data in members.items()},
+        "no storage": lambda members: {n: data for n, data in members.items() if "/data/" not in n},
+        "two pickles": lambda members: members | {"other/data.pkl": members[pickled(members)]},
+        "program": lambda members: members | {"m/constants.pkl": b""},  # PyTorch would load TorchScript
+    }
     compression = zipfile.ZIP_DEFLATED if change == "compressed" else zipfile.ZIP_STORED
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for member, data in members.items():
-            if "/data/" in member and change in ("short storage", "no storage"):
-                if change == "no storage":
-                    continue
-                data = data[:-1]
-            archive.writestr(member, data)
-        if change == "program":  # PyTorch would load TorchScript
-            archive.writestr("m/constants.pkl", b"")
-        if change == "two pickles":
-            archive.writestr("other/data.pkl", members[next(m for m in members if m.endswith("data.pkl"))])
+    rewrite(path, changes.get(change, dict), compression=compression)
     with pytest.raises(InputError, match=r"m\.ckpt"):
         load_model(path)
 

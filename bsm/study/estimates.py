@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from bsm import audio
@@ -143,5 +144,7 @@ def score_regions(root: Path, estimates: Mapping[str, Path], output: Path, *, th
         data=str(root),
         inputs=[],
     )
-    figures.save(figure_of_durations(by_duration), output.with_suffix(".png"))
+    figure = figure_of_durations(by_duration)
+    figures.save(figure, output.with_suffix(".png"))
+    plt.close(figure)
     return occurrence.comparison_table(rows, "regions").to_string(index=False, float_format="%.2f")
