@@ -193,7 +193,8 @@ def claims_table(profile: str, results: Collection[str], reports: Path = REPORTS
         judge(claim, test, profile, reports)
         for claim in _claims()
         for test in claim.tests
-        if GPU not in test.profiles and {v.result for v in test.inputs.values() if not v.optional} & set(results)
+        if GPU not in test.profiles
+        and any(v.result in results and v.profile in ("", profile) for v in test.inputs.values() if not v.optional)
     ]
     rows = [(x.name, x.claim.text, x.finding.measured, x.finding.verdict, x.evidence) for x in found]
     return pd.DataFrame(rows, columns=["id", "claim", "measured", "verdict", "evidence"])
