@@ -58,6 +58,9 @@ napoleon_use_ivar = True  # a dataclass's attributes once: in the class's own do
 
 html_theme = "furo"
 html_theme_options = {"source_repository": "", "navigation_with_keys": True}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_search_scorer = str(ROOT / "docs" / "_static" / "search_scores.js")  # opened from where Sphinx was started
 html_copy_source = False
 html_show_sourcelink = False
 html_show_search_summary = False  # it would fetch pages, which a browser refuses to one that was opened from disk

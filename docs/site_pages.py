@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -46,9 +47,21 @@ def _lead_to_executed(app: Sphinx, page: str, source: list[str]) -> None:
     if page.startswith("build/"):
         return
     if page.startswith(folder):
+        source[0] = _fold_defaults(source[0])
         source[0] = re.sub(r"\]\((\.\./[\w-]+/)?figures/", r"](../\1figures/", source[0])
         source[0] = source[0].replace("](../docs/", "](/docs/")
     source[0] = re.sub(r"\[([^\]]+)\]\((?:\.\./)?(?:notebooks/)?(\w+\.ipynb)\)", executed, source[0])
+
+
+def _fold_defaults(notebook: str) -> str:
+    """Fold the cell of default parameters where another one follows with the values that were set."""
+    content = json.loads(notebook)
+    tags = [cell["metadata"].get("tags", []) for cell in content["cells"]]
+    if any("injected-parameters" in own for own in tags):
+        for own in tags:
+            if "parameters" in own:
+                own.append("hide-input")
+    return json.dumps(content)
 
 
 def _check(app: Sphinx, error: Exception | None) -> None:

@@ -1,5 +1,6 @@
 """The documentation: links lead somewhere, commands exist, code runs, diffs apply and do what they say."""
 
+import json
 import re
 import shlex
 import shutil
@@ -188,10 +189,13 @@ def test_links_of_the_site_lead_to_executed_notebooks(tmp_path):
     (tmp_path / "reports/demo/notebooks/00_model.ipynb").touch()
     app = SimpleNamespace(config=SimpleNamespace(profile="demo"), srcdir=tmp_path)
     text = "[a](00_model.ipynb) [b](01_data.ipynb) [c](../docs/scan.md) ![d](figures/d.png)"
-    executed, contents = [text], [text]
+    cells = [{"source": text, "metadata": {"tags": [tag]}} for tag in ("parameters", "injected-parameters")]
+    executed, contents = [json.dumps({"cells": cells})], [text]
     _lead_to_executed(app, "reports/demo/notebooks/00_model", executed)
     _lead_to_executed(app, "notebooks/README", contents)
-    assert executed == ["[a](/reports/demo/notebooks/00_model.ipynb) b [c](/docs/scan.md) ![d](../figures/d.png)"]
+    first, second = json.loads(executed[0])["cells"]
+    assert first["source"] == "[a](/reports/demo/notebooks/00_model.ipynb) b [c](/docs/scan.md) ![d](../figures/d.png)"
+    assert "hide-input" in first["metadata"]["tags"] and "hide-input" not in second["metadata"]["tags"]
     assert contents == ["[a](/reports/demo/notebooks/00_model.ipynb) b [c](../docs/scan.md) ![d](figures/d.png)"]
 
 

@@ -227,6 +227,18 @@ def test_groups_and_table():
     assert list(table["n (songs)"]) == ["15 (5)", "0 (0)", "15 (5)", "30 (10)"]
     assert table["minus BS-RoFormer"].iloc[3].startswith("1.50 [")
     assert table["minus BS-RoFormer"].iloc[1] == "–"
+
+
+def test_a_table_of_three_models_has_a_verdict_against_each():
+    made = records(1.0)
+    third = [row | {"model": "none", "sdr": row["sdr"] + 5.0} for row in made if row["model"] == "BSMamba2"]
+    table = study.comparison_table(study.compare(made + third, "sdr", {"all": made + third}), "duration")
+    assert (table["against BS-RoFormer"].item(), table["against none"].item()) == ("better", "worse")
+
+
+def test_bins_are_drawn_with_their_number_of_regions():
+    made = records(1.0, duration=0.5) + [r | {"track": r["track"] + "b"} for r in records(2.0, duration=3.0)]
+    rows = study.compare(made, "sdr", study.grouped(made, "duration", [1.0, 2.0]))
     figure, ax = plt.subplots()
     plots.draw_bins(ax, rows, "differences")
     assert [label.get_text() for label in ax.get_xticklabels()] == ["under 1\nn=15", "1 to 2\nn=0", "2 on\nn=15"]

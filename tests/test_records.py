@@ -363,8 +363,8 @@ def test_table_markdown():
 
 
 def test_a_notebook_that_was_renamed_is_named_in_the_chain_of_its_results():
-    text = provenance.chain(records.ROOT / "reports/demo/results/input_length.json")
-    assert "command: bsm study 08_input_length --profile demo" in text
+    text = provenance.chain(records.ROOT / "reports/mir1k-subset/results/input_length.json")
+    assert "command: bsm study 08_input_length --profile mir1k-subset" in text
     assert "(the notebook is now called 05_input_length)" in text
 
 

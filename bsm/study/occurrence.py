@@ -238,15 +238,18 @@ def by_model(records: Records, quantity: str, models: Sequence[str]) -> dict[str
 
 
 def comparison_table(rows: Records, title: str) -> pd.DataFrame:
-    """Return the records of :func:`compare` as a table; ``title`` is the heading of the column of groups."""
+    """Return the records of :func:`compare` as a table; ``title`` is the heading of the column of groups.
+
+    ``minus`` another model stands for the first model's difference from it, and ``against`` it for the verdict.
+    """
     lines = []
     for row in rows:
-        first, some = next(iter(row["means"].items()))
+        some = next(iter(row["means"].values()))
         line = {title: row["group"], "measure": NAMES.get(row["quantity"], NAMES[SDR])}
         line[f"n ({some['unit']})"] = f"{some['tracks']} ({some['songs']})"
         line |= {model: mean["estimate"] for model, mean in row["means"].items()}
         for other, gain in row["differences"].items():
-            line |= {f"minus {other}": words(gain), f"{first} is": gain["verdict"]}
+            line |= {f"minus {other}": words(gain), f"against {other}": gain["verdict"]}
         lines.append(line)
     return pd.DataFrame(lines)
 

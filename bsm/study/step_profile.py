@@ -20,7 +20,7 @@ BACKENDS = {"cpu": ("chunked", "quadratic", "sequential"), "cuda": ("triton", "c
 MEMORY_SECONDS = 0.2, 0.4
 MANY = 10_000_000  # parameters, from which on one backend is enough
 CLAIMED = {SCAN: (40, 5), CONV: (3, 1), LOSS: (15, 5), STFT: (3, 1.5), DATA: (2, 0.5)}
-"""Seconds of a step before and after, as the seed documents list them; 000 leaves out the convolution."""
+"""Seconds of a step before and after, as the documents list them; the optimisation report has no convolution."""
 CLAIMED_TOTAL = "60, 61, 63", "12, 12.5, 13"
 REST = {"not in the documents": (PRODUCTS, ELEMENTWISE, OPTIMISER)}
 _COLOURS = dict(zip(PARTS, (*COLOURS.values(), "#999999"), strict=True))
@@ -107,7 +107,7 @@ def measure_preset(
 
 
 def claims_table(variants: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Set the seed documents' seconds by part beside the measured ones, means with intervals, and their ratios."""
+    """Set the documents' seconds by part beside the measured ones, means with intervals, and their ratios."""
     before, reduced, ours = (step.named(variants, v.name) for v in step.VARIANTS)
     rows = []
     names = {part: (part,) for part in CLAIMED} | REST | {"whole step": PARTS}

@@ -1,9 +1,9 @@
 """What a claim is: its text, its source, its thresholds and results, and the rule that judges them, in one function.
 
-The claims are those of the paper's guide (003), of an optimisation report (000) and of two integration reports (001,
-002) of an unofficial implementation. A new one is a function in the room of its subject::
+The claims are those of the paper and of four documents of an unofficial implementation. A new one is a function in the
+room of its subject::
 
-    @claim("conv-3x", "The causal convolution becomes 3 times faster", figure="3x", source="001, 002",
+    @claim("conv-3x", "The causal convolution becomes 3 times faster", figure="3x", source=(SUMMARY, ANALYSIS),
            tests=[on_cpu("02_scan_backends", conv=Values("scan_backends", "conv"))], faster=3)
     def conv_3x(conv, *, faster):
         gain = ratio(...)
@@ -36,6 +36,14 @@ EVIDENCE = (EXACT, OFFICIAL, CPU_TIMING, SMALL, FULL)
 GPU, LONG, DEMO, MIR, PUBLISHED = "gpu", "long", "demo", "mir1k-subset", "published"
 """Folders of results that the ledger reads: of a GPU, of the long study, of the default profile, of real singing, and
 of the published model (`make published`)."""
+
+
+PAPER = "*Mamba2 Meets Silence*, arXiv 2508.14556"
+OPTIMISATION = "*Performance optimisation report on BSMamba2*"
+SUMMARY = "*Summary of changes: integration of Mamba-SSM*"
+ANALYSIS = "*Project analysis of BSMamba2 and report on the integration of Mamba-SSM*"
+GUIDE = "*Implementation guide to the vocal separation model BSMamba2*"
+"""Where claims come from: the paper, and Korean documents of the unofficial implementation, with translated titles."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ class Claim:
     id: str
     text: str
     figure: str
-    source: str
+    source: tuple[str, ...]
     tests: tuple[Test, ...]
     thresholds: Mapping[str, Any]
     judge: Callable[..., Finding]
@@ -123,7 +131,7 @@ CLAIMS: dict[str, Claim] = {}
 
 
 def claim(
-    name: str, text: str, *, figure: str, source: str, tests: Sequence[Test], **thresholds: Any
+    name: str, text: str, *, figure: str, source: tuple[str, ...], tests: Sequence[Test], **thresholds: Any
 ) -> Callable[[Callable[..., Finding]], Callable[..., Finding]]:
     """Register the rule that judges a claim.
 
@@ -131,7 +139,7 @@ def claim(
         name: short name, unique.
         text: what is claimed, as a sentence without its full stop.
         figure: the claimed figure with its unit.
-        source: the documents that claim it.
+        source: titles of the documents that claim it.
         tests: how it is tested, a line of the ledger each.
         thresholds: keyword arguments of the rule.
     """

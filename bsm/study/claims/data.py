@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 
 from bsm.stats import interval_words, ratio
-from bsm.study.claims.claim import BLOCKED, CPU_TIMING, Finding, Test, Values, claim, judge_ratio
+from bsm.study.claims.claim import (
+    ANALYSIS,
+    BLOCKED,
+    CPU_TIMING,
+    OPTIMISATION,
+    Finding,
+    Test,
+    Values,
+    claim,
+    judge_ratio,
+)
 from bsm.study.claims.scan import rounds
 from bsm.study.speed.data import RESTARTED
 
@@ -23,7 +33,7 @@ COMMAND = "bsm bench data --json reports/demo/results/data_loading.json"
     "data-2x",
     "Data processing becomes 2 times faster, 3 s to 1.5 s of a training step",
     figure="2x",
-    source="000, 002",
+    source=(OPTIMISATION, ANALYSIS),
     tests=[
         Test(
             "CPU",
@@ -55,7 +65,7 @@ def data_2x(speed: list[dict[str, Any]]) -> Finding:
     "loader-4x",
     "Data loading becomes 4 times faster with 4 instead of 2 workers, 2 s to 0.5 s",
     figure="4x",
-    source="000, 002",
+    source=(OPTIMISATION, ANALYSIS),
     tests=[
         Test(
             "CPU",

@@ -11,10 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 from bsm.study.claims.claim import (
+    ANALYSIS,
     BLOCKED,
+    GUIDE,
     INCONCLUSIVE,
     INCONSISTENT,
     NOT_SUPPORTED,
+    OPTIMISATION,
+    SUMMARY,
     SUPPORTED,
     Finding,
     Test,
@@ -25,10 +29,10 @@ from bsm.study.claims.claim import (
 )
 from bsm.study.meta import GIB
 
-STEP_SECONDS = {"000": (60, 12), "001": (61, 12.5), "002": (63, 13)}
+STEP_SECONDS = {"optimisation report": (60, 12), "summary": (61, 12.5), "analysis": (63, 13)}
 """Seconds of a training step before and after, by document."""
 PARTS = {"scan": (40, 5), "STFT loss": (15, 5), "data": (3, 1.5), "loading": (2, 0.5), "convolution": (3, 1)}
-"""Seconds of its parts before and after, as the documents list them; 000 leaves out the convolution."""
+"""Seconds of its parts before and after, as the documents list them; the optimisation report has no convolution."""
 EPOCHS, STEPS = 100, 430  # what the documents plan with
 TENSORS = "exact"  # the profile of results that depend on no machine and no songs
 
@@ -42,7 +46,7 @@ def counted(**inputs: Values) -> Test:
     "params-48",
     "The paper's model has about 48.1 million parameters",
     figure="48.1 million",
-    source="003",
+    source=(GUIDE,),
     tests=[computed(parameters=Values("structure", "parameters", "paper"))],
     millions=48.1,
 )
@@ -59,7 +63,7 @@ def params_48(parameters: int, *, millions: float) -> Finding:
     "arch-100",
     "The unofficial implementation's architecture is 100 % that of the paper",
     figure="100 %",
-    source="002",
+    source=(ANALYSIS,),
     tests=[computed(properties=Values("structure", "properties"))],
 )
 def arch_100(properties: list[dict[str, Any]]) -> Finding:
@@ -76,7 +80,7 @@ def arch_100(properties: list[dict[str, Any]]) -> Finding:
     "checkpoints-compat",
     "Checkpoints from before the CUDA scan still load",
     figure="all",
-    source="001, 002",
+    source=(SUMMARY, ANALYSIS),
     tests=[
         computed(
             mismatches=Values("structure", "checkpoint", "mismatches"),
@@ -98,7 +102,7 @@ def checkpoints_compat(mismatches: list[dict[str, Any]], tensors: int) -> Findin
     "loss-exact",
     "The loss with three windows is exactly the paper's",
     figure="exact",
-    source="002",
+    source=(ANALYSIS,),
     tests=[computed(losses=Values("structure", "losses"))],
     tolerance=1e-6,
 )
@@ -120,7 +124,7 @@ def loss_exact(losses: list[dict[str, Any]], *, tolerance: float) -> Finding:
     "stft-15",
     "The loss takes 15 STFTs per batch, 5 windows by 3 kinds of loss",
     figure="15",
-    source="000",
+    source=(OPTIMISATION,),
     tests=[computed(stfts=Values("structure", "stfts"))],
     claimed=15,
 )
@@ -137,7 +141,7 @@ def stft_15(stfts: dict[str, int], *, claimed: int) -> Finding:
     "bands-equal-mel",
     "The spectrum is split into equal or Mel bands",
     figure="equal or Mel",
-    source="003",
+    source=(GUIDE,),
     tests=[computed(bands=Values("structure", "bands"))],
 )
 def bands_equal_mel(bands: dict[str, list[int]]) -> Finding:
@@ -156,7 +160,7 @@ def bands_equal_mel(bands: dict[str, list[int]]) -> Finding:
     "step-60-12",
     "A training step goes from 60 to 12 s, from 61 to 12.5 s, from 63 to 13 s",
     figure="60 to 12 s",
-    source="000, 001, 002",
+    source=(OPTIMISATION, SUMMARY, ANALYSIS),
     tests=[computed()],
 )
 def step_60_12() -> Finding:
@@ -170,7 +174,7 @@ def step_60_12() -> Finding:
         (
             "The same step has another length in each document.",
             f"The listed parts add up to {' and '.join(f'{b:g} to {a:g} s' for b, a in sorted(listed))}.",
-            f"The totals of {', '.join(without)} are no sum of parts.",
+            f"The totals of the {', '.join(without)} are no sum of parts.",
             "Nothing is left for projections, norms and optimiser, whose time no change of theirs shortens.",
         ),
     )
@@ -183,7 +187,7 @@ _LEFT_OUT: Sequence[tuple[str, ...]] = ((), ("convolution",))
     "epochs-750-150",
     "100 epochs of 430 steps go from 750 to 150 hours",
     figure="750 to 150 h",
-    source="001, 002",
+    source=(SUMMARY, ANALYSIS),
     tests=[computed()],
     before=750,
     after=150,
@@ -191,7 +195,8 @@ _LEFT_OUT: Sequence[tuple[str, ...]] = ((), ("convolution",))
 )
 def epochs_750_150(*, before: float, after: float, tolerance: float) -> Finding:
     """Compute the hours from each document's seconds of a step: one document's own step must give both."""
-    hours = {n: [EPOCHS * STEPS * s / 3600 for s in pair] for n, pair in STEP_SECONDS.items() if n in ("001", "002")}
+    documents = {name: STEP_SECONDS[name] for name in ("summary", "analysis")}
+    hours = {name: [EPOCHS * STEPS * seconds / 3600 for seconds in pair] for name, pair in documents.items()}
     fits = any(abs(b / before - 1) <= tolerance and abs(a / after - 1) <= tolerance for b, a in hours.values())
     return Finding(
         SUPPORTED if fits else INCONSISTENT,
@@ -207,7 +212,7 @@ def epochs_750_150(*, before: float, after: float, tolerance: float) -> Finding:
     "memory-5-10",
     "The fast kernels use 5 to 10 % more memory",
     figure="5 to 10 %",
-    source="001, 002",
+    source=(SUMMARY, ANALYSIS),
     tests=[
         counted(scans=Values("tensors", "scans", profile=TENSORS)),
         on_gpu("scan", "bsm bench scan --device cuda", packages="mamba-ssm", peaks="memory"),
@@ -248,7 +253,7 @@ def memory_5_10(
     "vram-32gb",
     "32 GB of GPU memory force hidden 192, 4 layers, 48 bands, segments of 4 s, batch 2",
     figure="32 GB",
-    source="002",
+    source=(ANALYSIS,),
     tests=[counted(steps=Values("tensors", "steps", profile=TENSORS))],
     gigabytes=32,
 )

@@ -20,10 +20,12 @@ from bsm.study.claims.claim import (
     BLOCKED,
     DEMO,
     FULL,
+    GUIDE,
     INCONCLUSIVE,
     LONG,
     MIR,
     NOT_SUPPORTED,
+    OPTIMISATION,
     PUBLISHED,
     SMALL,
     SUPPORTED,
@@ -56,7 +58,7 @@ BASELINES = Values("baselines", optional=True)
 
 def trained(long: Mapping[str, Values] | None = None, **inputs: Values) -> Test:
     """Return a test by small models that were trained here; ``long`` is what the long study has instead."""
-    return Test("small models", SMALL, inputs, (LONG, DEMO), long=long or {})
+    return Test("small models", SMALL, inputs, (LONG, DEMO), "trained small models", "make reproduce", long=long or {})
 
 
 def of_published(needs: str, **inputs: Values) -> Test:
@@ -91,7 +93,7 @@ def worst(verdicts: Sequence[str]) -> str:
     "slight-loss",
     "Leaving out phase and two windows of the loss costs slight quality",
     figure="slight",
-    source="000",
+    source=(OPTIMISATION,),
     tests=[trained(scores=Values("ablation_stft", "scores"), baselines=BASELINES)],
     margin=MARGIN,
 )
@@ -138,7 +140,7 @@ def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: f
     "stable-1-16",
     "Scores are stable over input lengths of 1 to 16 s",
     figure="1 to 16 s",
-    source="003",
+    source=(GUIDE,),
     tests=[
         trained(
             scores=Values("input_length", "scores"),
@@ -232,7 +234,7 @@ def _singers(frame: pd.DataFrame) -> str:
     "nonoverlap-8",
     "Windows of 8 s without overlap suffice",
     figure="8 s",
-    source="003",
+    source=(GUIDE,),
     tests=[
         trained(
             scores=Values("input_length", "scores"),
@@ -277,7 +279,7 @@ def overlap_gains(scores: Records) -> dict[float, Interval]:
     "intermittent",
     "It is better than BS-RoFormer where vocals are intermittent",
     figure="better",
-    source="003",
+    source=(GUIDE,),
     tests=[
         trained(
             regions=Values("vocal_occurrence", "regions"),

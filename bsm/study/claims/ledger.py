@@ -43,8 +43,8 @@ PROFILE = "demo"
 REPORTS = ROOT / "reports"
 LINKS = 6  # of result files in a section of the page
 SOURCES = (
-    "Sources: 000 is an optimisation report, 001 and 002 are integration reports, all three of an unofficial "
-    "implementation; 003 is a guide to the paper (arXiv 2508.14556)."
+    "Apart from the paper, the sources are Korean documents of the unofficial implementation "
+    "chynggi/Mamba2MeetsSilence. Their titles are translated."
 )
 
 
@@ -261,8 +261,9 @@ def page(judged: Sequence[Line]) -> str:
 def _section(tests: Sequence[Line]) -> str:
     claim = tests[0].claim
     limits = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in claim.thresholds.items())
-    head = f"{claim.text}. Claimed: {claim.figure}. Source: {claim.source}." + f" Thresholds: {limits}." * bool(limits)
-    return "\n\n".join([f"### {claim.id}", head, *map(_test, tests)])
+    head = f"{claim.text}. Claimed: {claim.figure}." + f" Thresholds: {limits}." * bool(limits)
+    sources = f"Claimed by {'; '.join(claim.source)}."
+    return "\n\n".join([f"### {claim.id}", head, sources, *map(_test, tests)])
 
 
 def _test(line: Line) -> str:

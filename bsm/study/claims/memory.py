@@ -14,6 +14,7 @@ from bsm.study.claims.claim import (
     INCONCLUSIVE,
     LONG,
     NOT_SUPPORTED,
+    PAPER,
     SMALL,
     SUPPORTED,
     Finding,
@@ -31,7 +32,7 @@ OURS, THEIRS = "mamba2", "attention"
     "memory",
     "Mamba2 keeps a voice in mind over long gaps where attention loses it",
     figure="longer",
-    source="paper",
+    source=(PAPER,),
     tests=[
         Test(
             "the probe of memory, tones",

@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 
 from bsm.study.claims.claim import (
+    ANALYSIS,
     BLOCKED,
     DEMO,
     FULL,
     GPU,
+    GUIDE,
     INCONCLUSIVE,
     NOT_SUPPORTED,
     PUBLISHED,
@@ -30,7 +32,7 @@ SPREAD = "Whether the published cSDR is a mean or a median over songs is not sta
     "sdr-1103",
     "The published model reaches a cSDR of 11.03 dB and a uSDR of 10.70 dB on MUSDB18-HQ",
     figure="11.03, 10.70 dB",
-    source="003",
+    source=(GUIDE,),
     tests=[
         Test(
             "MUSDB18-HQ",
@@ -64,7 +66,7 @@ def sdr_1103(published: Mapping[str, Any], *, csdr: float, usdr: float, toleranc
     "ten-epochs",
     "Ten epochs reach the paper's SDR",
     figure="10 epochs",
-    source="002",
+    source=(ANALYSIS,),
     tests=[
         Test(
             "GPU",

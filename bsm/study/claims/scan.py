@@ -10,6 +10,7 @@ import pandas as pd
 
 from bsm.stats import Interval, bootstrap_interval, interval_words, ratio
 from bsm.study.claims.claim import (
+    ANALYSIS,
     BLOCKED,
     DEMO,
     FULL,
@@ -17,7 +18,9 @@ from bsm.study.claims.claim import (
     INCONCLUSIVE,
     LONG,
     NOT_SUPPORTED,
+    OPTIMISATION,
     SMALL,
+    SUMMARY,
     SUPPORTED,
     Finding,
     Test,
@@ -45,7 +48,7 @@ SCAN_ON_GPU, BLOCK_ON_GPU = "bsm bench scan --device cuda", "bsm bench block --d
     "scan-8x",
     "The selective scan becomes 8 times faster, 40 s to 5 s of a training step",
     figure="8x",
-    source="000, 001, 002",
+    source=(OPTIMISATION, SUMMARY, ANALYSIS),
     tests=[
         on_cpu("02_scan_backends", speed=Values("scan_backends", "speed")),
         on_gpu("scan", SCAN_ON_GPU, packages="mamba-ssm", speed="speed"),
@@ -78,7 +81,7 @@ def scan_8x(speed: list[dict[str, Any]], *, faster: float, on_gpu: bool = False)
     "conv-3x",
     "The causal convolution becomes 3 times faster, 3 s to 1 s of a training step",
     figure="3x",
-    source="001, 002",
+    source=(SUMMARY, ANALYSIS),
     tests=[
         on_cpu("02_scan_backends", conv=Values("scan_backends", "conv")),
         on_gpu("block", BLOCK_ON_GPU, packages="causal-conv1d", conv="conv"),
@@ -102,7 +105,7 @@ def conv_3x(conv: list[dict[str, Any]], *, faster: float, on_gpu: bool = False) 
     "bench-25ms",
     "4 s of audio take 25.3 ms, 15,810 frames per second",
     figure="25.3 ms",
-    source="001, 002",
+    source=(SUMMARY, ANALYSIS),
     tests=[
         on_cpu(
             "02_scan_backends",
@@ -152,7 +155,7 @@ def bench_25ms(
     "parity-1e5",
     "The CUDA kernels agree with plain PyTorch within 1e-5",
     figure="1e-5",
-    source="001, 002",
+    source=(SUMMARY, ANALYSIS),
     tests=[
         Test(
             "GPU",
@@ -200,7 +203,7 @@ def errors_of(records: Sequence[dict[str, Any]]) -> tuple[list[float], list[floa
     "compile-20",
     "torch.compile gains 10 to 20 %",
     figure="10 to 20 %",
-    source="001",
+    source=(SUMMARY,),
     tests=[
         on_cpu("02_scan_backends", compiled=Values("scan_backends", "compile")),
         on_gpu("step", "bsm bench step --device cuda --compile", compiled="compile"),
@@ -226,7 +229,7 @@ def compile_20(compiled: dict[str, Any], *, least: float, most: float, on_gpu: b
     "feedthrough-dominant",
     "The direct feedthrough D u is the dominant term of the scan",
     figure="dominant",
-    source="000",
+    source=(OPTIMISATION,),
     tests=[Test("small models", SMALL, {"shares": Values("direct_term", "shares")}, (LONG, DEMO))],
     share=0.5,
 )

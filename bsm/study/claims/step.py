@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from bsm.stats import bootstrap_interval, interval_words, ratio
-from bsm.study.claims.claim import INCONCLUSIVE, Finding, Values, claim, judge_ratio, on_cpu, on_gpu
+from bsm.study.claims.claim import (
+    ANALYSIS,
+    INCONCLUSIVE,
+    OPTIMISATION,
+    SUMMARY,
+    Finding,
+    Values,
+    claim,
+    judge_ratio,
+    on_cpu,
+    on_gpu,
+)
 from bsm.study.claims.scan import rounds
 from bsm.study.speed.parts import SCAN
 from bsm.study.speed.spectra import AFTER_LOSS, AVERAGED, COMPLEX_LOSS, DESCRIBED_LOSS, EACH, EXACT_LOSS
@@ -28,7 +39,7 @@ def _where(record: dict[str, Any]) -> str:
     "train-5x",
     "Training becomes 5 to 10 times faster",
     figure="5 to 10x",
-    source="001, 002",
+    source=(SUMMARY, ANALYSIS),
     tests=[
         on_cpu("03_training_step", variants=Values("step_profile", "variants")),
         on_gpu("step", STEP_ON_GPU, packages="mamba-ssm", variants="variants"),
@@ -56,7 +67,7 @@ def train_5x(variants: list[dict[str, Any]], *, faster: float, on_gpu: bool = Fa
     "scan-65pct",
     "The scan takes about 65 % of a training step",
     figure="65 %",
-    source="002",
+    source=(ANALYSIS,),
     tests=[
         on_cpu(
             "03_training_step",
@@ -98,7 +109,7 @@ def scan_65pct(
     "stft-loss-3x",
     "The STFT loss becomes 3 times faster, 15 s to 5 s of a training step",
     figure="3x",
-    source="000, 001, 002",
+    source=(OPTIMISATION, SUMMARY, ANALYSIS),
     tests=[
         on_cpu("03_training_step", losses=Values("step_profile", "losses")),
         on_gpu("step", STEP_ON_GPU, losses="losses"),
@@ -130,7 +141,7 @@ def stft_loss_3x(losses: list[dict[str, Any]], *, faster: float, least: float, o
     "mono-halves",
     "Averaging stereo to mono halves the cost of the STFTs",
     figure="50 %",
-    source="000",
+    source=(OPTIMISATION,),
     tests=[
         on_cpu("03_training_step", stft=Values("step_profile", "stft"), sides=Values("step_profile", "sides")),
         on_gpu("step", STEP_ON_GPU, stft="stft"),

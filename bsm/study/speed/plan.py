@@ -20,7 +20,7 @@ from bsm.study.speed.memory import predicted_bytes
 from bsm.study.speed.parts import DATA, LOSS, OPTIMISER
 from bsm.study.speed.step import OURS, part_seconds
 
-EPOCHS, STEPS = 100, 430  # what the seed documents plan with
+EPOCHS, STEPS = 100, 430  # what the documents plan with
 SEGMENTS = 30  # of one of those steps: the paper's share of one GPU
 LIKE_OURS = (OURS.name, "chunked", "triton")  # variants that take the step as bsm.train does, on one device or another
 
@@ -54,7 +54,7 @@ class Work:
 
 
 def works(preset: str, profile: Profile) -> list[Work]:
-    """List the paper's training and the seed documents' 100 epochs of 430 steps, both of a size, and a profile's."""
+    """List the paper's training and the documents' 100 epochs of 430 steps, both of a size, and a profile's."""
     paper, own = TrainConfig.preset("paper"), profile.train_config()
     batch, seconds = paper.batch_size, paper.segment_seconds
     name = f"{EPOCHS} epochs x {STEPS} steps"
