@@ -125,9 +125,8 @@ def write(path: str | os.PathLike, audio: np.ndarray, rate: int, *, subtype: str
     """Write an audio file, whole or not at all. Makes missing folders.
 
     Args:
-        path: target; its suffix selects the format (.wav, .flac, .ogg, .aif, .aiff, .w64). A .wav file of more than 4
-            GiB
-            is written as RF64, the form of WAV whose lengths have 64 bits.
+        path: target; its suffix selects the format (.wav, .flac, .ogg, .aif, .aiff, .w64). A .wav file of more than
+            4 GiB is written as RF64, the form of WAV whose lengths have 64 bits.
         audio: ``(channels, samples)``, floating point or int16. int16 written as PCM_16 is kept bit for bit.
         rate: samples per second.
         subtype: libsndfile's name of the sample format, such as ``FLOAT``, ``PCM_16`` or ``PCM_24``.

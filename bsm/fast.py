@@ -111,8 +111,7 @@ def folded(block: nn.Module, rows: int) -> Callable[[Tensor], Tensor]:
 
     A direction's result is ``s (y W^T) + x`` with one number ``s`` per step, the norm's divisor. With ``P`` the
     projection's weights for that direction, ``proj(cat(...)) + x`` is the sum over directions of ``s (y (P W)^T)``,
-    plus
-    ``x (I + sum of P)^T + bias``. A block of another design, or in half precision, is returned as it is.
+    plus ``x (I + sum of P)^T + bias``. A block of another design, or in half precision, is returned as it is.
 
     Args:
         block: to compute.

@@ -48,8 +48,7 @@ def separate(
         window: length of the model's input, s; the last window is padded with zeros. A window above :data:`PADDED` is
             shortened to the recording.
         hop: time between the starts of windows, s; default: no overlap, as in the author's code. Overlapping windows
-            are
-            cross-faded.
+            are cross-faded.
         whole: process the recording in one pass. At paper size that takes about 6.5 MB per second of stereo.
         batch_size: windows per forward pass; changes the result only by rounding.
         progress: show a progress bar; a string is its label.

@@ -89,6 +89,11 @@ def from_factory(name: str, mixture: Tensor) -> nn.Module:
     return network
 
 
+def count_parameters(network: nn.Module) -> int:
+    """Return the number of parameters of any network."""
+    return sum(p.numel() for p in network.parameters())
+
+
 def blocks(model: nn.Module) -> list[nn.Module]:
     """Return a network's time and band blocks, in the order in which they are computed."""
     layers = model.network.layers if isinstance(model, BSRoformer) else model.dual_path.layers

@@ -34,8 +34,12 @@ class Interval(NamedTuple):
     p: float = NAN  # two-sided, of the hypothesis that the statistic is 0; for holm
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Self:
-        """Read an interval from a result file's record, where null stands for NaN."""
+    def of(cls, record: Self | Mapping[str, Any] | None) -> Self:
+        """Read an interval from a result file's record, where null stands for NaN; None is one without values."""
+        if isinstance(record, cls):
+            return record
+        if record is None:
+            return cls(NAN, NAN, NAN, 0, 0, "none")
         found = {name: record[name] for name in cls._fields if name in record}
         return cls(**{name: NAN if value is None else value for name, value in found.items()})
 
@@ -80,10 +84,10 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def verdicts(gains: Sequence[Interval], *, more_is_better: bool = True, level: float = 0.05) -> list[str]:
+def verdicts(gains: Sequence[Interval], *, more_is_better: bool = True) -> list[str]:
     """Give the :func:`verdict` on each comparison of one table; say which do not survive Holm's adjustment."""
     words = [verdict(gain, more_is_better=more_is_better) for gain in gains]
-    lost = holm([gain.p for gain in gains]) > level
+    lost = holm([gain.p for gain in gains]) > 1 - CONFIDENCE
     return [
         f"{word}, not after Holm's adjustment" if word in ("better", "worse") and gone else word
         for word, gone in zip(words, lost, strict=True)
@@ -179,20 +183,6 @@ def summary(values: Values) -> dict[str, float]:
         "low": interval.low,
         "high": interval.high,
     }
-
-
-def paired_difference(a: Values, b: Values) -> Interval:
-    """Bootstrap the mean of ``a - b`` over pairs, such as two models' scores on the same tracks.
-
-    A pair with a NaN or None on either side is dropped and counted.
-
-    Raises:
-        ValueError: the lengths differ.
-    """
-    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if first.shape != second.shape:
-        raise ValueError(f"pairs need equal lengths, not {first.shape} and {second.shape}")
-    return bootstrap_interval(first - second)
 
 
 def crossed_interval(

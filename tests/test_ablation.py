@@ -159,7 +159,7 @@ def test_an_untrained_variant_is_named(tmp_path):
 
 
 def test_variants_of_different_recipes_are_not_compared(tmp_path, small_model):
-    settings = Profile({"profile": str(tmp_path), "model": "tiny", "seed": 1})
+    settings = Profile({"profile": str(tmp_path), "model": "tiny", "seed": 1, "segment_seconds": 1.0})
     for name, recipe in (("base", 1), ("mono", 1), ("bands-mel", 2)):
         save_model(small_model, settings.run_folder(1, name) / "model.safetensors", {"recipe": recipe})
     assert [m.name for m in ablation.load(settings, ["base", "mono"], [1])] == ["base", "mono"]

@@ -6,7 +6,7 @@ import pytest
 from bsm.stats import bootstrap_interval
 from bsm.study.assay import INSENSITIVE
 from bsm.study.baselines import EQUALISER
-from bsm.study.claims import data, exact, learning, memory, scan, step
+from bsm.study.claims import data, exact, learning, learning_regions, memory, scan, step
 from bsm.study.claims import published as paper
 from bsm.study.claims.claim import BLOCKED, INCONCLUSIVE, INCONSISTENT, NOT_SUPPORTED, SUPPORTED, judge_ratio
 from bsm.study.speed import data as bench
@@ -265,18 +265,18 @@ def regions(short, long, *, songs=6, cut=False, models=(learning.OURS, learning.
 )
 def test_intermittent_vocals_need_an_advantage_of_their_own(short, long, verdict):
     scores = trained({learning.OURS: 5.0, learning.THEIRS: 4.0, "none": 2.0})
-    found = learning.intermittent(regions(short, long), scores, baselines(), shorter=2)
+    found = learning_regions.intermittent(regions(short, long), scores, baselines(), shorter=2)
     assert found.verdict == verdict
-    assert learning.intermittent(regions(short, long), scores, shorter=2).measured == INSENSITIVE
+    assert learning_regions.intermittent(regions(short, long), scores, shorter=2).measured == INSENSITIVE
     alone = regions(short, long, models=(learning.OURS,))
-    assert learning.intermittent(alone, scores, baselines(), shorter=2).verdict == BLOCKED
-    assert learning.intermittent(regions(short, long), shorter=2, published=True).verdict == verdict
+    assert learning_regions.intermittent(alone, scores, baselines(), shorter=2).verdict == BLOCKED
+    assert learning_regions.intermittent(regions(short, long), shorter=2, published=True).verdict == verdict
 
 
 def test_a_trend_is_told_whichever_way_it_points():
-    up, down = (learning.by_bin(learning.advantage(regions(*gains)), "x") for gains in ((1, 3), (3, 1)))
+    up, down = (learning_regions.by_bin(learning_regions.advantage(regions(*gains)), "x") for gains in ((1, 3), (3, 1)))
     assert "4 s or more 3.00 dB" in up and "grows" not in down
-    cut = learning.advantage(regions(1, 3, cut=True))
+    cut = learning_regions.advantage(regions(1, 3, cut=True))
     assert set(cut.index.get_level_values("duration")) == {5.0}  # a region that is cut short may have been long
 
 

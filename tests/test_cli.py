@@ -402,10 +402,16 @@ def in_process(monkeypatch, *arguments):
     return stopped.value.code
 
 
-def test_separate_before_there_are_weights(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(profiles, "ROOT", tmp_path)  # nothing was trained here
+def test_separate_without_weights_takes_the_small_model_of_the_package_and_says_so(tmp_path, command):
     write_noise(tmp_path / "a.wav")
-    assert in_process(monkeypatch, "separate", tmp_path / "a.wav") == 2
+    done = command("separate", tmp_path / "a.wav")
+    assert done.status == 0 and "--weights" in next(line for line in done.err if "synthesised songs" in line)
+    assert (tmp_path / "a.vocals.wav").is_file()
+
+
+def test_separate_with_weights_that_are_not_there(tmp_path, monkeypatch, capsys):
+    write_noise(tmp_path / "a.wav")
+    assert in_process(monkeypatch, "separate", "--weights", tmp_path / "none.safetensors", tmp_path / "a.wav") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "no such weights file" in line
     assert "make reproduce" in line

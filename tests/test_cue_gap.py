@@ -18,7 +18,7 @@ from bsm.cue_gap import RATE, TRAINING, Condition, Probe, curriculum, example, s
 from bsm.errors import InputError
 from bsm.loss import bsmamba2_loss
 from bsm.networks import from_factory
-from bsm.study import memory
+from bsm.study import carriers, memory
 
 PROBE = Probe()
 SHORT = TRAINING.replace(steps=30, seed=1, lr=1e-2, batch_size=2, warmup=2, validate_every=10)
@@ -178,7 +178,7 @@ def test_a_cut_memory_carries_nothing_across(arm):
     second[..., : 20 * hop] *= -0.3  # far before the cut: short convolutions and frames reach over it
     with torch.no_grad():
         plain = [model(sound) for sound in (first, second)]
-        with memory.memories_replaced(model, lambda part: memory.cut(part, frame)):
+        with carriers.replaced(model, lambda part: carriers.cut(part, frame)):
             cut = [model(sound) for sound in (first, second)]
         again = model(first)
     differences = [(a - b)[..., 60 * hop :].abs().max() for a, b in (plain, cut)]
@@ -188,17 +188,17 @@ def test_a_cut_memory_carries_nothing_across(arm):
 
 @pytest.mark.parametrize("arm", ["none", "convolution", "bs-roformer"])
 def test_arms_without_a_memory_cannot_be_cut(arm):
-    with pytest.raises(ValueError, match="no memory"), memory.memories_replaced(memory.network(arm, seed=0), id):
+    with pytest.raises(ValueError, match="no memory"), carriers.replaced(memory.network(arm, seed=0), id):
         pass
 
 
 def test_traces_follow_the_cue():
-    (mamba, _) = memory.traces(memory.network("mamba2", seed=0).eval(), PROBE, 0.5, pairs=2)
+    (mamba, _) = carriers.traces(memory.network("mamba2", seed=0).eval(), PROBE, 0.5, pairs=2)
     assert mamba["times"] == [0, 0.1, 0.25, 0.5] and len(mamba["half_life"]) == 2
     assert mamba["difference"] == sorted(mamba["difference"], reverse=True) and mamba["difference"][0] > 0.05
-    (attention, _) = memory.traces(memory.network("attention", seed=0).eval(), PROBE, 0.5, pairs=2)
+    (attention, _) = carriers.traces(memory.network("attention", seed=0).eval(), PROBE, 0.5, pairs=2)
     assert attention["mass"] == pytest.approx([attention["uniform"]] * 2, rel=0.2)  # before training
-    assert memory.traces(memory.network("none", seed=0).eval(), PROBE, 0.5, pairs=2) == []
+    assert carriers.traces(memory.network("none", seed=0).eval(), PROBE, 0.5, pairs=2) == []
 
 
 def test_questions_reach_the_endpoint():

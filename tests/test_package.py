@@ -5,6 +5,10 @@ import sys
 
 import pytest
 
+from bsm.files import sha256
+from bsm.study.records import ROOT, read_result
+from bsm.weights import registry
+
 
 def python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -52,3 +56,8 @@ def test_benchmarks_import_with_little_more_than_pytorch():
 def test_the_command_line_answers_without_pytorch():
     done = python("import sys, bsm.cli; assert 'torch' not in sys.modules")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_model_in_the_package_is_the_one_whose_scores_are_committed():
+    scores = read_result(ROOT / "reports/demo/results/scores.json")
+    assert sha256(registry.locate("demo")) in scores["inputs"].values()

@@ -147,8 +147,8 @@ def test_a_trainings_device_is_told_by_its_checkpoint(tmp_path):
 def test_the_short_trainings_use_the_scans_of_the_device_they_run_on(monkeypatch):
     asked = []
     lacking = dict.fromkeys(scans.EXACT, "needs a GPU") | {"chunked": None}
-    monkeypatch.setattr(scans, "available", lambda device: asked.append(device) or lacking)
-    assert scans.exact_here() == ["chunked"] and asked == ["cpu"]
+    monkeypatch.setattr(scans.bench, "available", lambda device: asked.append(device) or lacking)
+    assert scans.bench.exact_backends() == ["chunked"] and asked == ["cpu"]
 
 
 def test_git_revision_and_dirty_flag(tmp_path, monkeypatch):

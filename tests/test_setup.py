@@ -54,6 +54,7 @@ def test_a_wheel_holds_what_the_commands_read(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     manifests = {f"bsm/manifests/{path.name}" for path in (ROOT / "data_manifest").glob("*.yaml")}
     assert manifests and manifests <= set(names) and "bsm/study/report.md.j2" in names
+    assert "bsm/weights/demo.safetensors" in names
     assert {name.partition("/")[0] for name in names} == {"bsm", f"bsm-{bsm.__version__}.dist-info"}
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "bsm").rglob("*.py")}
     assert modules == {name for name in names if name.endswith(".py")}

@@ -15,10 +15,9 @@ from bsm.model import BSMamba2
 from bsm.scan import EXACT, available
 from bsm.study import records
 from bsm.study.records import plain, read_result
-from bsm.study.speed import blocks, peers, scan
+from bsm.study.speed import blocks, peers, scan, timer
 from bsm.study.speed import model as bench
 from bsm.study.speed.blocks import direct_share
-from bsm.study.speed.timer import peak_memory_cuda
 
 GIB = 2**30
 SPEED = [
@@ -248,7 +247,7 @@ def test_a_gpus_memory_is_read_off_a_second_run(monkeypatch):
     runs = []
     monkeypatch.setattr(scan, "inputs", lambda *_, **__: {"x": torch.zeros(4)})
     monkeypatch.setattr(scan, "run", lambda values, name, train: runs.append(name))
-    monkeypatch.setattr(scan, "peak_memory_cuda", lambda work: (work(), len(runs))[1])
+    monkeypatch.setattr(timer, "peak_memory_cuda", lambda work: (work(), len(runs))[1])
     found = scan.memory([0.1], backends=["chunked"], device="cuda")
     assert [r["peak_bytes"] for r in found] == [2, 4]
 
@@ -261,7 +260,7 @@ def test_scans_and_blocks_on_a_gpu():
     assert exact <= {r["backend"] for r in speed} and all(r["output_error"] < 1e-2 for r in speed)
     memory = scan.memory([0.5], batch=1, band_rows=2, config=config, device="cuda")
     assert {r["backend"] for r in memory} == exact and all(r["peak_bytes"] > 0 for r in memory)
-    assert peak_memory_cuda(lambda: torch.zeros(2**20, device="cuda")) == 4 * 2**20
+    assert timer.peak_memory_cuda(lambda: torch.zeros(2**20, device="cuda")) == 4 * 2**20
     assert scan.matmul_share(0.5, repeats=1, device="cuda")["floor"] > 0
     assert len(scan.scaling((8, 16), repeats=1, device="cuda")) == 2
     assert scan.directions(0.5, repeats=1, device="cuda")["seconds"]["native"][0] > 0

@@ -11,7 +11,6 @@ from bsm.stats import (
     crossed_interval,
     holm,
     interval_words,
-    paired_difference,
     summary,
     verdicts,
 )
@@ -84,18 +83,6 @@ def test_summary():
     assert result["std"] == pytest.approx(np.std([1, 2, 6], ddof=1))
     assert result["low"] < 3 < result["high"]
     assert all(np.isnan(value) for name, value in summary([]).items() if name not in ("n", "dropped"))
-
-
-def test_paired_difference_sees_what_the_spread_of_tracks_hides():
-    rng = np.random.default_rng(3)
-    tracks = rng.normal(5, 4, 30)
-    better = tracks + 0.3 + rng.normal(0, 0.2, 30)
-    interval = paired_difference(better, tracks)
-    assert 0 < interval.low < 0.3 < interval.high < 0.5
-    assert summary(better)["low"] < summary(tracks)["high"]
-    assert paired_difference([1, None, 3], [0, 0, None])[:1] == (1.0,)
-    with pytest.raises(ValueError, match="equal lengths"):
-        paired_difference([1, 2], [1])
 
 
 def covered(draw, studies=300):

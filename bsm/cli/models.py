@@ -20,7 +20,7 @@ def _set_threads(_: click.Context, __: click.Parameter, threads: int | None) -> 
 
 
 separation_options = combine(
-    click.option("--weights", help="File or name of weights.  [default: the demo profile's model]"),
+    click.option("--weights", help="File or name of weights.  [default: the small model in the package]"),
     click.option("--window", default=8.0, help="Seconds that the model sees at a time."),
     click.option("--hop", type=float, help="Seconds from window to window.  [default: no overlap]"),
     click.option("--whole", is_flag=True, help="Separate each song in one pass instead of windows."),
@@ -141,12 +141,12 @@ def regions(
 
 
 def _find_weights(path_or_name: str | None) -> Path:
-    """Return the file of weights, by default that of the default model; print the licence of named weights."""
-    from bsm.study.profiles import default_weights
+    """Return the file of weights; print what named weights are, and their licence."""
     from bsm.weights.registry import entry, locate
 
     if path_or_name is None:
-        return locate(default_weights())
+        path_or_name = "demo"
+        click.echo(f"weights 'demo': {entry('demo').title}; name others with --weights", err=True)
     path = locate(path_or_name)
     if path != Path(path_or_name):
         click.echo(entry(path_or_name).terms, err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from bsm.cue_gap.examples import TEST, Condition, Probe, example, mixtures_and_t
 from bsm.metrics import usdr
 
 ENDPOINT = 8  # times the longest training gap
+BATCH = 20  # examples in a pass
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,7 @@ def summary(answered: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def score(
-    network: nn.Module,
-    condition: Condition,
-    probe: Probe,
-    *,
-    examples: int = 200,
-    batch_size: int = 20,
-    seed: int = 0,
-    split: int = TEST,
+    network: nn.Module, condition: Condition, probe: Probe, *, examples: int = 200, split: int = TEST
 ) -> list[dict[str, Any]]:
     """Score a network on the play stretch of balanced examples.
 
@@ -95,8 +88,9 @@ def score(
     """
     network.eval()
     rows = []
-    for batch in _batches(examples, batch_size):
-        made = [example([split, seed, i], condition, probe, timbre=i % 2) for i in batch]
+    for first in range(0, examples, BATCH):
+        batch = range(first, min(first + BATCH, examples))
+        made = [example([split, 0, i], condition, probe, timbre=i % 2) for i in batch]
         estimates = network(mixtures_and_targets(made)[0])[:, 0].numpy()
         for item, estimate in zip(made, estimates, strict=True):
             heard, target, other = (sound[item.play] for sound in (estimate, item.target, item.other))
@@ -104,7 +98,3 @@ def score(
             right = parts["target"] > parts["other"]
             rows.append({"sdr": usdr(target[None], heard[None])} | parts | {"right": right})
     return rows
-
-
-def _batches(count: int, size: int) -> Iterator[range]:
-    return (range(first, min(first + size, count)) for first in range(0, count, size))

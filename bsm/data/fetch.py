@@ -37,9 +37,8 @@ def fetch(name: str, source: str | None = None) -> Path:
 
     Raises:
         InputError: the data set is unknown or made here; its folder holds something else; another process fetches it;
-            the
-            connection fails; the disk is full; the file is not the recorded one; the archive is damaged or has members
-            outside its folder; or the folder lacks songs of the manifest.
+            the connection fails; the disk is full; the file is not the recorded one; the archive is damaged or has
+            members outside its folder; or the folder lacks songs of the manifest.
     """
     wanted = load(name)
     if not wanted.files:

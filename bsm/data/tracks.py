@@ -259,8 +259,7 @@ def song_files(folder: Path) -> tuple[dict[str, AudioFile], list[Path]]:
     """Find the sounds in a song's folder, by name, and the audio files that are none of them.
 
     Sounds are .wav and .flac files, .wav before .flac, but no hidden files. Copies such as ``vocals (1).wav`` and
-    outputs of
-    ``bsm separate`` are no sounds of the song.
+    outputs of ``bsm separate`` are no sounds of the song.
 
     Raises:
         InputError: the folder cannot be read.

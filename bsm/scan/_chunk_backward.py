@@ -14,8 +14,7 @@ def backward_slab(
     """Compute the gradients of a slab for heads that all go one way.
 
     ``x`` to ``state`` are the inputs of :func:`bsm.scan._chunk.forward_slab`, ``y`` its result with the direct term,
-        ``dy``
-    and ``dlast`` the gradients of ``y`` and of the last state (None for zeros).
+    ``dy`` and ``dlast`` the gradients of ``y`` and of the last state (None for zeros).
 
     Args:
         plan: how the sequence is cut, and its direction.

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from bsm.config import NO_EFFECT, ModelConfig, TrainConfig
-from bsm.data.tracks import VOCALS, Track
+from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.inference import separate
 from bsm.metrics import usdr
+from bsm.networks import count_parameters
 from bsm.study import figures
+from bsm.study.baselines import scored
 from bsm.study.compare import corrected, counted, paired, tables, words
 from bsm.study.profiles import Profile
-from bsm.study.subjects import Subject, card_of, trained_alike
+from bsm.study.subjects import Subject, card_of, own_runs
 from bsm.study.variants import BASE, VARIANTS, changed
-from bsm.weights.files import load_model
 
 Records = Sequence[dict[str, Any]]
 
@@ -33,17 +32,12 @@ def load(settings: Profile, names: Sequence[str], seeds: Sequence[int]) -> list[
     Raises:
         InputError: one is not trained yet, or not by the same recipe version on the same songs as the others.
     """
-    found = []
-    for name in names:
-        for seed in seeds:
-            path = settings.run_folder(seed, name) / "model.safetensors"
-            if not path.is_file():
-                command = f"bsm train {settings.profile} --variant {name} --seed {seed}"
-                raise InputError(f"{path}: not trained yet; run `{command}` first")
-            found.append((name, seed, path))
-    trained_alike(settings, [path for *_, path in found], seeds)
-    segment = settings.train_config().segment_seconds
-    return [Subject(name, seed, path, load_model(path), segment) for name, seed, path in found]
+    for name, seed in itertools.product(names, seeds):
+        path = settings.run_folder(seed, name) / "model.safetensors"
+        if not path.is_file():
+            command = f"bsm train {settings.profile} --variant {name} --seed {seed}"
+            raise InputError(f"{path}: not trained yet; run `{command}` first")
+    return own_runs(settings, names, seeds)
 
 
 def recipe(found: Sequence[Subject]) -> TrainConfig:
@@ -75,16 +69,11 @@ def scores(found: Sequence[Subject], tracks: Sequence[Track], window: float) -> 
     Returns:
         One record each: ``track``, ``variant``, ``seed``, ``usdr`` (dB).
     """
-    records = []
-    with tqdm(total=len(tracks) * len(found), desc="score variants", unit="song") as bar:
-        for track in tracks:
-            mixture, vocals = torch.from_numpy(track.mixture()), track.read(VOCALS)
-            for model in found:
-                estimate = separate(model.network, mixture, track.rate, window=window).numpy()
-                own = {"track": track.name, "variant": model.name, "seed": model.seed}
-                records.append(own | {"usdr": usdr(vocals, estimate)})
-                bar.update()
-    return records
+    separators = {(model.name, model.seed): model.separator(window=window) for model in found}
+    return [
+        {"track": track, "variant": name, "seed": seed} | own
+        for track, (name, seed), own in scored(tracks, separators, usdr, doing="score variants")
+    ]
 
 
 def differences(records: Records) -> list[dict[str, Any]]:
@@ -117,7 +106,7 @@ def score_table(records: Records, rows: Records, parameters: Mapping[str, int] |
 
 def parameters(found: Sequence[Subject]) -> dict[str, int]:
     """Count the parameters of each variant."""
-    return {model.name: sum(p.numel() for p in model.network.parameters()) for model in found}
+    return {model.name: count_parameters(model.network) for model in found}
 
 
 def _asks(name: str) -> str:

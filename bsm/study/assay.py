@@ -16,7 +16,7 @@ import pandas as pd
 
 from bsm.stats import Interval, interval_words
 from bsm.study.baselines import EQUALISER
-from bsm.study.compare import paired, table
+from bsm.study.compare import paired, table_of
 from bsm.study.published import PUBLISHED
 
 BEATS, AT_LEAST = 2.0, 1.0
@@ -41,27 +41,24 @@ class Assay:
     reasons: tuple[str, ...]
 
 
-def gain_of(scores: pd.DataFrame, first: str, second: str, metric: str = "usdr") -> Interval:
-    """Compare two systems: the mean of ``first - second`` over tracks and seeds, :func:`bsm.study.compare.paired`.
+def gain_of(scores: pd.DataFrame, first: str, second: str) -> Interval:
+    """Compare two systems by uSDR: the mean of ``first - second`` over tracks and seeds.
 
     Args:
         scores: of :func:`bsm.study.compare.tidy`.
         first: name of a system.
         second: of another one; a baseline, which is not trained, stands against every seed.
-        metric: a column.
     """
-    tables = [table(scores[scores["system"] == name], metric) for name in (first, second)]
-    return Interval.of(paired(*tables))
+    return Interval.of(paired(table_of(scores, first), table_of(scores, second)))
 
 
-def assay(scores: pd.DataFrame, arms: Sequence[str], control: str, *, metric: str = "usdr") -> Assay:
+def assay(scores: pd.DataFrame, arms: Sequence[str], control: str) -> Assay:
     """Judge the instrument of one question.
 
     Args:
         scores: of :func:`bsm.study.compare.tidy`, of the same tracks: the arms, the control and the static equaliser.
         arms: the systems that are compared; the control is set against the first.
         control: a system that lacks what the question is about.
-        metric: a column.
     """
     known, reasons, passed = set(scores["system"]), [], []
     for arm in arms:
@@ -69,12 +66,12 @@ def assay(scores: pd.DataFrame, arms: Sequence[str], control: str, *, metric: st
             reasons.append(f"There are no scores of {' and '.join(missing)} on these songs")
             passed.append(False)
             continue
-        gain, seeds = gain_of(scores, arm, EQUALISER, metric), scores[scores["system"] == arm]["seed"].nunique()
+        gain, seeds = gain_of(scores, arm, EQUALISER), scores[scores["system"] == arm]["seed"].nunique()
         passed.append(gain.estimate >= BEATS and gain.low >= AT_LEAST and seeds >= SEEDS)
         wanted = f"needs {BEATS:g} dB, its low end {AT_LEAST:g} dB, {SEEDS} seeds"
         reasons.append(f"`{arm}` minus {EQUALISER}, {seeds} seed(s): {interval_words(gain, ' dB')} ({wanted})")
     if control in known and arms[0] in known:
-        loss = gain_of(scores, arms[0], control, metric)
+        loss = gain_of(scores, arms[0], control)
         passed.append(loss.low > 0)
         seen = "is seen to lose" if passed[-1] else "is not seen to lose"
         reasons.append(f"The positive control `{control}` {seen}: {arms[0]} gains {interval_words(loss, ' dB')}")

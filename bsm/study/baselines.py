@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from bsm.metrics import level, si_sdr, usdr
 
 EQUALISER = "static equaliser"
 """The baseline that a training must beat before its scores say anything (:mod:`bsm.study.assay`)."""
+METRICS = (usdr, si_sdr, level)
 N_FFT, HOP = 2048, 512
 
 
@@ -79,6 +80,27 @@ def _oracle(function: Callable[[np.ndarray, np.ndarray], np.ndarray], track: Tra
     return function(track.mixture(), track.read(VOCALS))
 
 
+def scored(
+    tracks: Sequence[Track], separators: Mapping[Any, Separator], *metrics: Callable[..., float], doing: str
+) -> Iterator[tuple[str, Any, dict[str, float]]]:
+    """Separate tracks and score the estimates in this process, without what is slow.
+
+    Args:
+        tracks: with their vocals.
+        separators: by any key.
+        metrics: of the true and the estimated vocals.
+        doing: what a progress bar says.
+
+    Yields:
+        A track's name, a separator's key, and the scores by the metrics' names.
+    """
+    for track in tqdm(tracks, desc=doing, unit="song"):
+        target = track.read(VOCALS)
+        for key, separate in separators.items():
+            estimate = separate(track)
+            yield track.name, key, {metric.__name__: metric(target, estimate) for metric in metrics}
+
+
 def scores(tracks: Sequence[Track], training: Sequence[Track]) -> list[dict[str, Any]]:
     """Score every baseline on a list of tracks.
 
@@ -86,20 +108,8 @@ def scores(tracks: Sequence[Track], training: Sequence[Track]) -> list[dict[str,
         One record per track and baseline: ``track``, ``separator``, ``seed`` (None), ``usdr``, ``si_sdr`` and
         ``level``, the output's level relative to the target's; all three in dB.
     """
-    found = separators(training)
-    records = []
-    for track in tqdm(tracks, desc="score baselines", unit="song"):
-        target = track.read(VOCALS)
-        for name, separate in found.items():
-            estimate = separate(track)
-            own = {"track": track.name, "separator": name, "seed": None}
-            records.append(own | measured(target, estimate))
-    return records
-
-
-def measured(target: np.ndarray, estimate: np.ndarray) -> dict[str, float]:
-    """Return ``usdr``, ``si_sdr`` and ``level`` of an estimate, dB."""
-    return {metric.__name__: metric(target, estimate) for metric in (usdr, si_sdr, level)}
+    found = scored(tracks, separators(training), *METRICS, doing="score baselines")
+    return [{"track": track, "separator": name, "seed": None} | own for track, name, own in found]
 
 
 def scores_table(records: Iterable[dict[str, Any]]) -> pd.DataFrame:

@@ -142,13 +142,10 @@ class Campaign:
 
     def status(self) -> pd.DataFrame:
         """Return one row per run: ``name``, ``arm``, ``done``, and ``minutes`` of processor time if it is done."""
-        rows = []
-        for run in self.runs():
-            row = {"name": run.name, "arm": run.arm, "done": self.result(run.name).is_file(), "minutes": None}
-            if row["done"]:
-                row["minutes"] = read_result(self.result(run.name))["provenance"]["cpu_seconds"] / 60
-            rows.append(row)
-        return pd.DataFrame(rows)
+        frame = pd.DataFrame([{"name": run.name, "arm": run.arm} for run in self.runs()])
+        paths = frame["name"].map(self.result)
+        minutes = [read_result(p)["provenance"]["cpu_seconds"] / 60 if p.is_file() else None for p in paths]
+        return frame.assign(done=[path.is_file() for path in paths], minutes=minutes)
 
     def minutes_left(self) -> float:
         """Estimate the processor time of the runs that are left, from finished runs of the same arm, or of any."""
@@ -252,13 +249,13 @@ def train(result: str, kind: str, folder: str, settings: dict[str, Any]) -> None
         memory.experiment(Path(result), **settings)
 
 
-def frozen_checkout(revision: str, folder: Path = ROOT / "runs" / "campaign") -> Path:
+def frozen_checkout(revision: str) -> Path:
     """Return a checkout of a revision in a folder of its own, so that work on the code does not disturb a campaign.
 
     Raises:
         InputError: git does not know the revision.
     """
-    checkout = folder / revision
+    checkout = ROOT / "runs" / "campaign" / revision
     if not checkout.is_dir():
         command = ["git", "-C", str(ROOT), "worktree", "add", "--force", "--detach", str(checkout), revision]
         done = subprocess.run(command, capture_output=True, text=True)

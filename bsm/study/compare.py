@@ -13,6 +13,8 @@ from bsm.stats import Interval, crossed_interval, interval_words, verdict, verdi
 
 NAMES = ("system", "model", "variant", "separator")
 """What records call the system whose score they hold, whoever wrote them."""
+METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)"}
+"""The paper's measures, with their names and unit in tables and figures."""
 ROWS = ["song", "track", "region"]
 """Index of a table of :func:`table`; ``song`` is what tracks are drawn with, see :func:`cluster_of`."""
 CORRECTED = "verdicts are corrected for the number of comparisons (Holm)"
@@ -66,13 +68,18 @@ def table(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     return wide.set_axis(range(wide.shape[1]), axis=1)
 
 
+def table_of(frame: pd.DataFrame, system: str, metric: str = "usdr") -> pd.DataFrame:
+    """Return the :func:`table` of a system in a frame of :func:`tidy`; it has no rows where nothing was scored."""
+    return table(frame[frame["system"] == system], metric)
+
+
 def tables(records: Sequence[Mapping[str, Any]] | pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
     """Return the :func:`table` of a metric by system, in the records' order."""
     frame = records if isinstance(records, pd.DataFrame) else tidy(records)
     return {name: table(own, metric) for name, own in frame.groupby("system", sort=False)}
 
 
-def paired(first: pd.DataFrame, second: pd.DataFrame | None = None, *, more_is_better: bool = True) -> dict[str, Any]:
+def paired(first: pd.DataFrame, second: pd.DataFrame | None = None) -> dict[str, Any]:
     """Compare two tables of :func:`table`, row by row and seed by seed; or describe the mean of one.
 
     A table of one column, such as that of the mixture, which has no seed, stands beside every seed of the other.
@@ -100,7 +107,7 @@ def paired(first: pd.DataFrame, second: pd.DataFrame | None = None, *, more_is_b
         "unit": "singers" if any(map(mir1k.song_of, whole.index.get_level_values("track")[:1])) else "songs",
         "seeds": values.shape[1],
     }
-    return found._asdict() | counts | {"verdict": verdict(found, more_is_better=more_is_better)}
+    return found._asdict() | counts | {"verdict": verdict(found)}
 
 
 def corrected(rows: Sequence[dict[str, Any]], *, more_is_better: bool = True) -> list[dict[str, Any]]:
@@ -111,10 +118,8 @@ def corrected(rows: Sequence[dict[str, Any]], *, more_is_better: bool = True) ->
 
 def words(found: Interval | Mapping[str, Any] | None) -> str:
     """Write an estimate with its 95 % interval, ``1.97 [1.75, 2.19]``; a dash where there is none."""
-    if found is None:
-        return "–"
-    found = found if isinstance(found, Interval) else Interval.of(found)
-    return "–" if np.isnan(found.estimate) else interval_words(found, digits=2)
+    interval = Interval.of(found)
+    return "–" if np.isnan(interval.estimate) else interval_words(interval, digits=2)
 
 
 def counted(counts: Mapping[str, Any]) -> str:

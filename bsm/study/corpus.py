@@ -34,21 +34,15 @@ def durations(records: Sequence[dict[str, Any]]) -> np.ndarray:
 
 def table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Sum up the songs of each split: their number, length, loudness, and vocal regions."""
-    rows = {}
-    for split in dict.fromkeys(record["split"] for record in records):
-        own = [record for record in records if record["split"] == split]
-        frame, lengths = pd.DataFrame(own), durations(own)
-        rows[split] = {
-            "songs": len(own),
-            "minutes": frame["seconds"].sum() / 60,
-            "loudness (LUFS)": frame["lufs"].mean(),
-            "vocal share": frame["vocal_share"].mean(),
-            "vocals to rest (dB)": frame["vocals_to_rest_db"].mean(),
-            "vocal regions": len(lengths),
-            "median region (s)": np.median(lengths) if len(lengths) else np.nan,
-        }
-    found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("split")
-    return found.astype({"songs": int, "vocal regions": int})
+    frame = pd.DataFrame(records)
+    splits = frame.groupby("split", sort=False)
+    lengths = {split: durations([r for r in records if r["split"] == split]) for split in splits.groups}
+    means = splits[["lufs", "vocal_share", "vocals_to_rest_db"]].mean()
+    means.columns = ["loudness (LUFS)", "vocal share", "vocals to rest (dB)"]
+    found = pd.DataFrame({"songs": splits.size(), "minutes": splits["seconds"].sum() / 60}).join(means)
+    found["vocal regions"] = [len(lengths[split]) for split in found.index]
+    found["median region (s)"] = [np.median(own) if len(own := lengths[split]) else np.nan for split in found.index]
+    return found
 
 
 @figures.style()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pandas as pd
 
@@ -36,23 +37,20 @@ def benchmarks(settings: Profile) -> pd.DataFrame:
 
 def seeds_of(settings: Profile) -> list[int]:
     """Return the seeds of the networks' trainings that the present results come of, the profile's own first."""
-    seeds = [settings.seed]
-    for notebook in study_notebooks():
-        for name in notebook.saved("values") if notebook.about["needs"] == "networks" else ():
-            if (path := settings.result(name)).is_file():
-                seeds += read_result(path)["parameters"]["seeds"]
-    return list(dict.fromkeys(seeds))
+    return list(dict.fromkeys([settings.seed, *_given(settings, "networks", "seeds")]))
 
 
 def _trained(settings: Profile) -> set[str]:
     """Return the names of the present results' trainings."""
     names = {f"model-{name}-seed{seed}" for name in settings.backbones for seed in seeds_of(settings)}
-    for notebook in study_notebooks():
-        for name in notebook.saved("values") if notebook.about["needs"] == "variants" else ():
-            if (path := settings.result(name)).is_file():
-                weights = read_result(path)["parameters"]["weights"]
-                names |= {f"variant-{w['variant']}-seed{w['seed']}" for w in weights}
-    return names
+    return names | {f"variant-{w['variant']}-seed{w['seed']}" for w in _given(settings, "variants", "weights")}
+
+
+def _given(settings: Profile, needs: str, parameter: str) -> list[Any]:
+    """Gather what a parameter lists in the present results of the notebooks that need one kind of trainings."""
+    names = [name for nb in study_notebooks() if nb.about["needs"] == needs for name in nb.saved("values")]
+    paths = [path for path in map(settings.result, names) if path.is_file()]
+    return [item for path in paths for item in read_result(path)["parameters"][parameter]]
 
 
 def _part(rule: str) -> str:

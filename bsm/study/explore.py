@@ -20,12 +20,12 @@ from bsm.data.musdb18 import example_track
 from bsm.data.tracks import Track
 from bsm.errors import BackendUnavailable, InputError
 from bsm.inference import separate
-from bsm.mamba2 import Scan
 from bsm.metrics import usdr
 from bsm.scan import available
 from bsm.study import figures
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
+from bsm.study.scans import set_backend
 from bsm.weights import registry
 from bsm.weights.files import load_model
 
@@ -55,23 +55,12 @@ def offered_songs(settings: Profile) -> tuple[dict[str, Track], str]:
     The clip is a real recording that needs no data set (:func:`bsm.data.musdb18.example_track`).
     """
     tracks, missing = [], []
-    try:
-        tracks += settings.tracks()["test"]
-    except InputError as error:
-        missing.append(str(error))
-    try:
-        tracks.append(example_track(ROOT / "data"))
-    except InputError as error:
-        missing.append(str(error))
+    for find in (lambda: settings.tracks()["test"], lambda: [example_track(ROOT / "data")]):
+        try:
+            tracks += find()
+        except InputError as error:
+            missing.append(str(error))
     return {track.name: track for track in tracks}, "; ".join(missing)
-
-
-def set_backend(network: nn.Module, backend: str) -> bool:
-    """Set the scan backend of every Mamba2 mixer in a network; return whether it has one."""
-    scans = [module for module in network.modules() if isinstance(module, Scan)]
-    for scan in scans:
-        scan.backend = backend
-    return bool(scans)
 
 
 class Explorer:

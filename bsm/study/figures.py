@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -55,22 +56,23 @@ _STYLE = {
 NOT_COMPARABLE = "not comparable with the paper's numbers"
 HOLLOW = "hollow: too few songs for an interval"
 MODELS = {
-    "blue": ("BSMamba2", "mamba2"),
-    "vermilion": ("BS-RoFormer", "bs-roformer"),
-    "orange": ("attention",),
-    "yellow": ("attention without positions", "attention-nopos"),
-    "green": ("LSTM", "lstm"),
-    "purple": ("convolution",),
-    "sky": ("no time block", "none"),
+    "bsmamba2": ("BSMamba2", "blue"),
+    "bs-roformer": ("BS-RoFormer", "vermilion"),
+    "attention": ("attention", "orange"),
+    "attention-nopos": ("attention without positions", "yellow"),
+    "lstm": ("LSTM", "green"),
+    "convolution": ("convolution", "purple"),
+    "none": ("no time block", "sky"),
 }
-"""Every model has one colour, under each of its names."""
+"""Networks, and BSMamba2 with something else in the place of Mamba2 along frames: names in tables, and colours."""
+LABELS = {name: label for name, (label, _) in MODELS.items()}
 
 
 def model_colours(names: Iterable[str]) -> dict[str, str]:
     """Return a colour by name: a model's own, grey for baselines, and for other names those that are left, in order."""
     names = list(names)
-    own = {name: COLOURS[colour] for colour, called in MODELS.items() for name in called}
-    own |= dict.fromkeys(("mixture", "silence", "ideal ratio mask"), "0.5")
+    own = {called: COLOURS[colour] for name, (label, colour) in MODELS.items() for called in (name, label)}
+    own |= {"mamba2": own["bsmamba2"]} | dict.fromkeys(("mixture", "silence", "ideal ratio mask"), "0.5")
     used = {own[name] for name in names if name in own}
     left = itertools.cycle([colour for colour in COLOURS.values() if colour not in used] or ["0.3"])
     return {name: own[name] if name in own else next(left) for name in names}
@@ -169,7 +171,7 @@ def dots(
         ax.plot(tracks, np.full(len(tracks), y - 0.15), "o", color=colours[name], alpha=0.5, markersize=4)
         found = paired(table)
         interval, there = Interval.of(found), np.isfinite(found["low"])
-        bar = {"xerr": _ends([interval])} if there else {}
+        bar = {"xerr": reach([interval])} if there else {}
         mark = {"color": "0.15", "markerfacecolor": "0.15" if there else "white"}
         ax.errorbar(interval.estimate, y + 0.15, **bar, fmt="s", markersize=5, capsize=3, **mark)
         ax.text(1.0, y, counted(found), transform=ax.get_yaxis_transform(), fontsize="x-small", color="0.4")
@@ -179,13 +181,15 @@ def dots(
     ax.set(yticks=range(len(values)), yticklabels=labels, ylim=(len(values) - 0.5, -0.5))
 
 
-def interval_plot(ax: Axes, ticks: Sequence[str], values: Mapping[str, Sequence[Interval | None]]) -> None:
+def interval_plot(
+    ax: Axes, ticks: Sequence[str], values: Mapping[str, Sequence[Interval | Mapping[str, Any] | None]]
+) -> None:
     """Draw estimates with their intervals over the same ticks, a line per name; without an interval a mark is hollow.
 
     Args:
         ax: where to draw.
         ticks: labels of the x axis.
-        values: one interval per tick by name; None, and an estimate that is NaN, leave a gap.
+        values: by name one interval per tick, or a record that holds it; None, and an estimate of NaN, leave a gap.
 
     Raises:
         ValueError: as many intervals as ticks are needed.
@@ -195,10 +199,10 @@ def interval_plot(ax: Axes, ticks: Sequence[str], values: Mapping[str, Sequence[
     for mark, shift, (name, found) in zip(itertools.cycle("osD^"), shifts, values.items(), strict=False):
         if len(found) != len(ticks):
             raise ValueError(f"{name}: {len(found)} intervals for {len(ticks)} ticks")
-        points = [interval or Interval(np.nan, np.nan, np.nan, 0, 0, "none") for interval in found]
-        x, means, ends = np.arange(len(ticks)) + shift, np.array([p.estimate for p in points]), _ends(points)
-        ax.errorbar(x, means, yerr=ends, fmt=f"{mark}-", color=colours[name], capsize=3, label=name)
-        bare = np.isnan(ends[0]) & np.isfinite(means)  # drawn anew on white: a bar of no length would look exact
+        points = [Interval.of(value) for value in found]
+        x, means, bars = np.arange(len(ticks)) + shift, np.array([p.estimate for p in points]), reach(points)
+        ax.errorbar(x, means, yerr=bars, fmt=f"{mark}-", color=colours[name], capsize=3, label=name)
+        bare = np.isnan(bars[0]) & np.isfinite(means)  # drawn anew on white: a bar of no length would look exact
         ax.plot(x[bare], means[bare], mark, color=colours[name], markerfacecolor="white", zorder=3)
         if bare.any():
             ax.figure.supxlabel(HOLLOW, fontsize="x-small", color="0.4")
@@ -221,7 +225,8 @@ def name_lines(ax: Axes) -> None:
         ax.text(1.02, low, name, transform=ax.transAxes, color=colour, va="center", fontsize="small")
 
 
-def _ends(intervals: Sequence[Interval]) -> np.ndarray:
+def reach(intervals: Sequence[Interval]) -> np.ndarray:
+    """Return how far intervals reach from their estimates, down and up, as error bars take it; NaN for none."""
     return np.maximum([[p.estimate - p.low for p in intervals], [p.high - p.estimate for p in intervals]], 0)
 
 

@@ -15,15 +15,14 @@ from matplotlib.figure import Figure
 
 from bsm.data.tracks import Track
 from bsm.evaluate import evaluate
-from bsm.stats import SAME, Interval
+from bsm.stats import SAME
 from bsm.study import figures
-from bsm.study.compare import corrected, counted, paired, song_of, table, tidy, words
+from bsm.study.compare import METRICS, corrected, counted, paired, song_of, table, tidy, words
 from bsm.study.speed.timer import repeated
 from bsm.study.subjects import Subject
 from bsm.study.windows import Condition, shown, whole_windows
 
 Records = Sequence[dict[str, Any]]
-METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)"}
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +220,7 @@ def figure_of_scores(records: Records, trained: dict[str, float]) -> Figure:
         tables = tables_of(records, metric)
         windows = sorted({w for _, w, h in tables if w == h})
         found = {m: [paired(tables[m, w, w]) for w in windows] for m in trained}
-        _draw(ax, windows, {m: [Interval.of(mean) for mean in own] for m, own in found.items()}, trained)
+        _draw(ax, windows, found, trained)
         ax.set(ylabel=label, title=f"{label.split()[0]}, mean, {counted(next(iter(found.values()))[0])}")
     figures.name_lines(axes[-1])
     return drawn
@@ -238,17 +237,14 @@ def figure_of_differences(rows: Records, trained: dict[str, float]) -> Figure:
     for ax, (metric, label) in zip(axes, METRICS.items(), strict=True):
         found = {model: [plain.get((metric, model, w)) for w in windows] for model in trained}
         ax.axhline(0, color="0.4", linewidth=0.8)
-        gains = {model: [row and Interval.of(row) for row in own] for model, own in found.items()}
-        _draw(ax, windows, gains, trained)
+        _draw(ax, windows, found, trained)
         name = label.split()[0]
         ax.set(ylabel=f"change in {name} (dB)", title=f"{name} against {what} window")
     figures.name_lines(axes[-1])
     return drawn
 
 
-def _draw(
-    ax: plt.Axes, windows: list[float], values: dict[str, list[Interval | None]], trained: dict[str, float]
-) -> None:
+def _draw(ax: plt.Axes, windows: list[float], values: dict[str, list[Any]], trained: dict[str, float]) -> None:
     figures.interval_plot(ax, ["song" if math.isinf(w) else f"{w:g}" for w in windows], values)
     ax.set(xlabel="window (s); bars: 95 % intervals")
     for length in sorted(set(trained.values()) & set(windows)):

@@ -20,8 +20,7 @@ from bsm.loss import bsmamba2_loss, loss_terms
 from bsm.metrics import usdr
 from bsm.stats import Interval, bootstrap_interval, interval_text, interval_words, ratio
 from bsm.study.figures import interval_plot
-from bsm.study.speed.spectra import TransformCount
-from bsm.study.speed.timer import repeated
+from bsm.study.speed.spectra import timed_losses
 from bsm.study.variants import BASE, STFT, VARIANTS, changed
 
 LATE = 1e-3  # s
@@ -43,20 +42,8 @@ def costs(
     Returns:
         One record per loss: ``variant``, ``seconds`` of every round, ``transforms`` of one value.
     """
-    generator = torch.Generator().manual_seed(0)
-    estimate, target = 0.1 * torch.randn(2, batch, channels, samples, generator=generator)
-    estimate.requires_grad_()
-
-    def run(config: LossConfig) -> None:
-        bsmamba2_loss(estimate, target, config).backward()
-
-    times = repeated({name: partial(run, config) for name, config in losses.items()}, repeats)
-    records = []
-    for name, config in losses.items():
-        with TransformCount(config, estimate) as counter:
-            bsmamba2_loss(estimate, target, config)
-        records.append({"variant": name, "transforms": counter.total} | times.of(name))
-    return records
+    functions = {name: partial(bsmamba2_loss, config=config) for name, config in losses.items()}
+    return timed_losses(functions, (batch, channels, samples), called="variant", repeats=repeats)
 
 
 def cost_table(records: Sequence[dict[str, Any]], step: Sequence[float]) -> pd.DataFrame:
@@ -131,14 +118,11 @@ def relative(records: Sequence[dict[str, Any]], term: str = "spectral") -> dict[
 
 def blindness_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """List what the losses make of wrong estimates, relative to silence."""
-    spectral, total = relative(records), relative(records, "total")
-    lines = []
-    for name in spectral[FLIPPED]:
-        line = {"loss": VARIANTS[name].asks}
-        for kind, found in spectral.items():
-            line[f"{kind}, spectral terms"] = _words(found[name])
-        lines.append(line | {f"{FLIPPED}, with the waveform's": _words(total[FLIPPED][name])})
-    return pd.DataFrame(lines)
+    columns = {f"{kind}, spectral terms": found for kind, found in relative(records).items()}
+    columns[f"{FLIPPED}, with the waveform's"] = relative(records, "total")[FLIPPED]
+    words = {title: [_words(interval) for interval in found.values()] for title, found in columns.items()}
+    names = next(iter(columns.values()))
+    return pd.DataFrame({"loss": [VARIANTS[name].asks for name in names]} | words)
 
 
 def _words(interval: Interval) -> str:

@@ -24,6 +24,7 @@ from bsm.config import ModelConfig
 from bsm.loss import bsmamba2_loss
 from bsm.mamba2 import BiMamba2Block, Mamba2
 from bsm.model import BSMamba2
+from bsm.networks import count_parameters
 from bsm.scan import chunked
 from bsm.scan.triton import CHUNK
 from bsm.study.speed.yardsticks import indexed_loop
@@ -175,7 +176,7 @@ def step_memory(preset: str, seconds: float, batch: int, recompute: bool) -> dic
         recompute_blocks(network)
     with Allocations() as allocated:
         bsmamba2_loss(network(mixture), torch.empty_like(mixture)).backward()
-    kept = KEPT * sum(p.numel() for p in network.parameters())
+    kept = KEPT * count_parameters(network)
     given = {"preset": preset, "audio_seconds": seconds, "batch": batch, "checkpointing": recompute}
     return given | {"kept_bytes": kept, "bytes": kept + mixture.nbytes + allocated.peak}
 

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bsm.activity import Region, frame_rms
-from bsm.stats import Interval
 from bsm.study import figures
 from bsm.study.occurrence import AFTER, BEFORE, LEAKAGE, NAMES, SDR, by_model
 
@@ -26,7 +25,7 @@ def draw_bins(ax: Axes, rows: Records, field: str = "means") -> None:
     rows = [row for row in rows if row["group"] != "all"]
     ticks = [row["group"].removeprefix("first ").replace(" s or more", " on").removesuffix(" s") for row in rows]
     counts = [next(iter(row["means"].values()))["tracks"] for row in rows]
-    values = {name: [Interval.of(row[field][name]) for row in rows] for name in rows[0][field]}
+    values = {name: [row[field][name] for row in rows] for name in rows[0][field]}
     if field == "differences":
         ax.axhline(0, color="0.4", linewidth=0.8)
     figures.interval_plot(ax, [f"{tick}\nn={count}" for tick, count in zip(ticks, counts, strict=True)], values)

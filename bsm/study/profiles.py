@@ -230,9 +230,3 @@ class Profile:
 def default_songs() -> Path:
     """Return the folder of the songs that commands read if none are named: the demo profile's."""
     return Profile.load(DEFAULT).data_folder
-
-
-def default_weights() -> Path:
-    """Return the file of the model that commands load if none is named: the demo profile's, of its first seed."""
-    settings = Profile.load(DEFAULT)
-    return settings.run_folder(settings.seed) / "model.safetensors"

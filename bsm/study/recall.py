@@ -142,7 +142,7 @@ def draw(ax: Axes, frame: pd.DataFrame, value: str = "sdr") -> None:
 
 
 def kept(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
-    """Read where the networks of a campaign keep the cue over a gap (:func:`bsm.study.memory.traces`).
+    """Read where the networks of a campaign keep the cue over a gap (:func:`bsm.study.carriers.traces`).
 
     Returns:
         Of Mamba2, one row per run, gap, layer and time after the cue: ``difference`` between the states of a pair of

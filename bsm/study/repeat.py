@@ -40,17 +40,17 @@ def compare(first: Path, second: Path) -> list[dict[str, Any]]:
         ours, theirs = (_fields(read_result(folder / "results" / name)["values"]) for folder in (first, second))
         for field in sorted(ours.keys() | theirs.keys()):
             a, b = ours.get(field, []), theirs.get(field, [])
-            own = {"result": name.removesuffix(".json"), "field": field, "values": len(a)}
-            same_shape = [v is None or isinstance(v, str) for v in a] == [v is None or isinstance(v, str) for v in b]
-            if not same_shape:
-                records.append(own | {"equal": 0, "median": None, "largest": None, "shape": True})
-                continue
-            apart = [_apart(x, y) for x, y in zip(a, b, strict=True)]
-            equal = sum(x == y for x, y in zip(a, b, strict=True))
-            records.append(
-                own | {"equal": equal, "median": np.median(apart), "largest": max(apart), "shape": False},
-            )
+            record = {"result": name.removesuffix(".json"), "field": field, "values": len(a), "equal": 0}
+            record |= {"median": None, "largest": None, "shape": [*map(_no_number, a)] != [*map(_no_number, b)]}
+            if not record["shape"]:
+                apart = [_apart(x, y) for x, y in zip(a, b, strict=True)]
+                record |= {"equal": apart.count(0), "median": np.median(apart), "largest": max(apart)}
+            records.append(record)
     return records
+
+
+def _no_number(value: Any) -> bool:
+    return value is None or isinstance(value, str)
 
 
 def _shared(first: Path, second: Path) -> list[str]:
@@ -87,9 +87,7 @@ def _apart(x: Any, y: Any) -> float:
     """Relative difference of two values; one of text that differs counts as 1."""
     if x == y:
         return 0.0
-    if isinstance(x, str) or isinstance(y, str):
-        return 1.0
-    return abs(x - y) / max(abs(x), abs(y))
+    return 1.0 if isinstance(x, str) or isinstance(y, str) else abs(x - y) / max(abs(x), abs(y))
 
 
 def table(records: list[dict[str, Any]], *, data: str, comparable: bool) -> str:

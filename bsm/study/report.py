@@ -17,13 +17,12 @@ from bsm.stats import summary
 from bsm.study import profiles, repeat
 from bsm.study.claims import ledger
 from bsm.study.cost import benchmarks, cost_table
-from bsm.study.figures import table_markdown
+from bsm.study.figures import LABELS, table_markdown
 from bsm.study.meta import parameter_count
 from bsm.study.notebook import NOTEBOOKS, Notebook, study_notebooks
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
 from bsm.study.report_frames import FRAMES, OURS, held_out
-from bsm.study.subjects import LABELS
 
 LONGER = Profile({"profile": "speed", "title": "longer passes than a profile has time for, measured by hand"})
 """Results of notebook ``10_published_model`` that stand beside every profile's."""
@@ -139,9 +138,10 @@ def _part(settings: Profile, notebook: Notebook, folder: Path) -> dict[str, Any]
         if settings.result(own.result).is_file():
             record = read_result(settings.result(own.result))
             apart = not record["comparable_with_paper"]
+            made = own.frames(record["values"], *(record["parameters"][name] for name in own.given))
             tables += [
                 table_markdown(frame, caption=caption, data=record["data"], not_comparable=apart)
-                for frame, caption in own.frames(record)
+                for frame, caption in made
             ]
             instead |= {*own.instead}
     wider, lacking = [], []

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bsm.study import ablation, input_length, occurrence
+from bsm.study import ablation, compare, input_length, occurrence
 from bsm.study.compare import CORRECTED, corrected, counted, paired, tables, words
-from bsm.study.subjects import LABELS
+from bsm.study.figures import LABELS
 
-METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)", "si_sdr": "SI-SDR (dB)"}
+METRICS = compare.METRICS | {"si_sdr": "SI-SDR (dB)"}
 OURS = LABELS["bsmamba2"]
 Frames = list[tuple[pd.DataFrame, str]]  # tables, each with what is said below it
 
@@ -68,9 +68,9 @@ def windows(values: Mapping[str, Any]) -> Frames:
     return [(input_length.score_table(values["scores"], rows, trained), note)]
 
 
-def regions(values: Mapping[str, Any], parameters: Mapping[str, Any]) -> Frames:
+def regions(values: Mapping[str, Any], duration_bins: Sequence[float]) -> Frames:
     """List SDR and leakage by the duration of vocal regions, and the first model's gain over the second."""
-    groups = occurrence.grouped(values["regions"], "duration", parameters["duration_bins"])
+    groups = occurrence.grouped(values["regions"], "duration", duration_bins)
     measures = (occurrence.SDR, occurrence.BEFORE, occurrence.AFTER)
     compared = [row for name in measures for row in occurrence.compare(values["regions"], name, groups)]
     shown = occurrence.comparison_table([_of_two(row) for row in compared], "duration")
@@ -110,38 +110,23 @@ class Own(NamedTuple):
 
     Attributes:
         result: name of the result file that they are made from.
-        frames: makes them from its content.
+        frames: makes them from its values, and from those of its parameters that ``given`` names.
         instead: names of the notebook's tables that they stand for.
+        given: see ``frames``.
     """
 
     result: str
-    frames: Callable[[dict[str, Any]], Frames]
+    frames: Callable[..., Frames]
     instead: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
 
 
 FRAMES: dict[str, list[Own]] = {
-    "04_train": [
-        Own("scores", lambda record: held_out(record["values"]), ("scores", "differences")),
-        Own("real_clip", lambda record: recording(record["values"]), ("real_clip",)),
-    ],
-    "05_input_length": [
-        Own("input_length", lambda record: windows(record["values"]), ("input_length", "input_length_answer")),
-    ],
-    "06_vocal_occurrence": [
-        Own(
-            "vocal_occurrence",
-            lambda record: regions(record["values"], record["parameters"]),
-            ("vocal_occurrence_duration",),
-        ),
-    ],
-    "08_ablation_stft": [Own("ablation_stft", lambda record: variants(record["values"]), ("ablation_stft_scores",))],
-    "09_ablation_size": [
-        Own(
-            "ablation_size",
-            lambda record: variants(record["values"]),
-            ("ablation_size_scores", "ablation_size_deviations"),
-        ),
-    ],
-    "10_published_model": [Own("published_model", lambda record: published(record["values"]))],
+    "04_train": [Own("scores", held_out, ("scores", "differences")), Own("real_clip", recording, ("real_clip",))],
+    "05_input_length": [Own("input_length", windows, ("input_length", "input_length_answer"))],
+    "06_vocal_occurrence": [Own("vocal_occurrence", regions, ("vocal_occurrence_duration",), ("duration_bins",))],
+    "08_ablation_stft": [Own("ablation_stft", variants, ("ablation_stft_scores",))],
+    "09_ablation_size": [Own("ablation_size", variants, ("ablation_size_scores", "ablation_size_deviations"))],
+    "10_published_model": [Own("published_model", published)],
 }
 """By notebook."""

@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
 from bsm.data.tracks import Track
 from bsm.evaluate import model_separator
+from bsm.mamba2 import Scan
 from bsm.metrics import usdr
 from bsm.model import BSMamba2
-from bsm.scan import APPROXIMATE, EXACT, available
-from bsm.stats import interval_words, of_rounds
+from bsm.scan import APPROXIMATE, EXACT
+from bsm.stats import interval_words, ratio
 from bsm.study import figures
 from bsm.study.compare import paired, tables, words
 from bsm.study.speed import blocks
@@ -73,7 +75,7 @@ def table(speed: Sequence[dict[str, Any]]) -> pd.DataFrame:
         row["best (ms)"] = 1e3 * min(record["seconds"])
         for yardstick, name in YARDSTICKS.items():
             slow = seconds.get((yardstick, *(record[key] for key in _CASE)))
-            row[name] = interval_words(of_rounds(np.divide(slow, record["seconds"])), digits=1) if slow else "–"
+            row[name] = interval_words(ratio(slow, record["seconds"]), digits=1) if slow else "–"
         row["output error"] = f"{record['output_error']:.0e}"
         row["gradient error"] = f"{max(record['gradient_errors'].values(), default=np.nan):.0e}".replace("nan", "–")
         rows.append(row)
@@ -125,7 +127,7 @@ def facts_table(results: dict[str, Any]) -> pd.DataFrame:
         / min(short["seconds"]),
         "forward time, times its matrix products' at full rate": min(share["seconds"]) / share["floor"],
         "matrix products (GFLOP/s)": share["rate"] / 1e9,
-        "flips against native reversal (x)": of_rounds(np.divide(turned["flipped"], turned["native"])).estimate,
+        "flips against native reversal (x)": ratio(turned["flipped"], turned["native"]).estimate,
     }
     for record in results["block"]:
         size = f"block of the paper's size, {record['rows']} x {record['length']} frames"
@@ -134,7 +136,7 @@ def facts_table(results: dict[str, Any]) -> pd.DataFrame:
     for record in results["conv"]:
         facts[f"convolution, {record['backend']}, {record['pass']} (ms)"] = 1e3 * min(record["seconds"])
     if compiled := results["compile"]:
-        gain = of_rounds(np.divide(compiled["seconds"]["plain"], compiled["seconds"]["compiled"]))
+        gain = ratio(compiled["seconds"]["plain"], compiled["seconds"]["compiled"])
         facts[f"torch.compile of a block of `{compiled['preset']}`"] = interval_words(gain, "x")
         facts["seconds to compile it"] = compiled["compile_seconds"]
     return pd.DataFrame(facts.items(), columns=["", "value"])
@@ -161,14 +163,21 @@ def direct_table(shares: Sequence[dict[str, Any]], bands: int) -> pd.DataFrame:
     return found.reset_index()
 
 
+def set_backend(network: nn.Module, backend: str) -> bool:
+    """Set the scan backend of every Mamba2 mixer in a network; return whether it has one."""
+    found = [module for module in network.modules() if isinstance(module, Scan)]
+    for module in found:
+        module.backend = backend
+    return bool(found)
+
+
 def scores(trained: BSMamba2, tracks: Sequence[Track]) -> list[dict[str, Any]]:
     """Score whole songs with the exact scan and without state: windows within a chunk would hide the difference."""
     records = []
     for track in tracks:
         row: dict[str, Any] = {"track": track.name}
         for name in ("chunked", *APPROXIMATE):
-            for mixer in (module for module in trained.modules() if hasattr(module, "backend")):
-                mixer.backend = name
+            set_backend(trained, name)
             row[name] = usdr(track.read("vocals"), model_separator(trained, whole=True)(track))
         records.append(row)
     return records
@@ -184,15 +193,9 @@ def score_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame([row | {"difference (dB)": words(gain), "songs": gain["songs"], "reads": gain["verdict"]}])
 
 
-def exact_here() -> list[str]:
-    """Return the exact backends that run on this CPU."""
-    lacking = available("cpu")
-    return [name for name in EXACT if lacking[name] is None]
-
-
-def worst_error(speed: Sequence[dict[str, Any]], names: Sequence[str] = EXACT) -> float:
-    """Return the largest relative error of outputs and gradients among backends."""
-    own = [record for record in speed if record["backend"] in names]
+def worst_error(speed: Sequence[dict[str, Any]]) -> float:
+    """Return the largest relative error of outputs and gradients among exact backends."""
+    own = [record for record in speed if record["backend"] in EXACT]
     return max(max(record["output_error"], *record["gradient_errors"].values(), 0.0) for record in own)
 
 

@@ -39,22 +39,10 @@ def published_table() -> pd.DataFrame:
     """Set the parameters that sources give for some sizes beside those counted here."""
     rows = []
     for name, (config, given, source) in PUBLISHED.items():
-        counted = parameter_count(config)
-        rows.append(
-            {
-                "width / layers": name,
-                "source": source,
-                "given": f"{given:,}" if isinstance(given, int) else f"{given / 1e6:g} million",
-                "counted": f"{counted:,}",
-                "the same, as far as given": _rounded(counted, given) == given,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _rounded(counted: int, given: float) -> float:
-    """Round a count to three digits where a rounded number was given."""
-    return counted if isinstance(given, int) else float(f"{counted:.3g}")
+        counted, exact = parameter_count(config), isinstance(given, int)  # others are given to three digits
+        shown = f"{given:,}" if exact else f"{given / 1e6:g} million"
+        rows.append((name, source, shown, f"{counted:,}", (counted if exact else float(f"{counted:.3g}")) == given))
+    return pd.DataFrame(rows, columns=["width / layers", "source", "given", "counted", "the same, as far as given"])
 
 
 def settings(model: ModelConfig) -> dict[str, ModelConfig]:

@@ -13,10 +13,10 @@ from torch import nn
 from bsm.baseline import RoformerConfig
 from bsm.config import ModelConfig, TrainConfig
 from bsm.data.demo import GENERATOR_VERSION, make_corpus
-from bsm.data.tracks import VOCALS, Track, load_tracks
+from bsm.data.tracks import Track, load_tracks
 from bsm.errors import InputError
 from bsm.evaluate import model_separator
-from bsm.networks import network_config
+from bsm.networks import count_parameters, network_config
 from bsm.study import baselines
 from bsm.study.records import mark, write_result
 from bsm.train import read_log, train
@@ -94,7 +94,7 @@ def experiment(
         ]
         values["training_seconds"] = round(sum(row["seconds"] for row in log), 1)
         model = load_model(best_weights(run))
-        settings |= {"parameters": sum(p.numel() for p in model.parameters()), "train": config, "model": model.config}
+        settings |= {"parameters": count_parameters(model), "train": config, "model": model.config}
         if asked:
             values["scores"] = scores(model, test)
             save_model(model, path.with_suffix(".safetensors"), {"data": DATA, "seed": seed, "arm": arm})
@@ -127,9 +127,7 @@ def scores(model: nn.Module, tracks: list[Track]) -> list[dict[str, Any]]:
     records = []
     for window in WINDOWS:
         options = {"whole": True} if window is None else {"window": window, "hop": window, "batch_size": BATCH}
-        separate = model_separator(model, **options)
-        for track in tracks:
-            measured = baselines.measured(track.read(VOCALS), separate(track))
-            rounded = {name: round(value, 3) for name, value in measured.items()}
-            records.append({"track": track.name, "window": window} | rounded)
+        separators = {"": model_separator(model, **options)}
+        for track, _, own in baselines.scored(tracks, separators, *baselines.METRICS, doing=f"windows of {window} s"):
+            records.append({"track": track, "window": window} | {name: round(value, 3) for name, value in own.items()})
     return records

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from bsm.config import ModelConfig
 from bsm.stats import Interval, interval_text, interval_words, of_rounds, ratio
-from bsm.study.figures import COLOURS
+from bsm.study.figures import COLOURS, reach
 from bsm.study.meta import parameter_count
 from bsm.study.speed import memory, spectra, step
 from bsm.study.speed.parts import CONV, DATA, ELEMENTWISE, LOSS, OPTIMISER, PARTS, PRODUCTS, SCAN, STFT
@@ -108,25 +108,16 @@ def measure_preset(
 
 def claims_table(variants: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Set the documents' seconds by part beside the measured ones, means with intervals, and their ratios."""
-    before, reduced, ours = (step.named(variants, v.name) for v in step.VARIANTS)
     rows = []
     names = {part: (part,) for part in CLAIMED} | REST | {"whole step": PARTS}
     for name, parts in names.items():
         claimed = CLAIMED.get(name, CLAIMED_TOTAL if parts == PARTS else ("–", "–"))
-        slow, reduced_times, our_times = (step.part_seconds(r, *parts) for r in (before, reduced, ours))
-        rows.append(
-            {
-                "part": name,
-                "claimed before (s)": str(claimed[0]),
-                "claimed after (s)": str(claimed[1]),
-                **{
-                    f"{v.name} (s)": _mean(times)
-                    for v, times in zip(step.VARIANTS, (slow, reduced_times, our_times), strict=True)
-                },
-                "first / second": interval_words(ratio(slow, reduced_times), "x"),
-                "first / third": interval_words(ratio(slow, our_times), "x"),
-            }
-        )
+        row = {"part": name, "claimed before (s)": str(claimed[0]), "claimed after (s)": str(claimed[1])}
+        times = {v.name: step.part_seconds(step.named(variants, v.name), *parts) for v in step.VARIANTS}
+        row |= {f"{variant} (s)": _mean(seconds) for variant, seconds in times.items()}
+        first, *others = times.values()
+        gains = [interval_words(ratio(first, other), "x") for other in others]
+        rows.append(row | dict(zip(("first / second", "first / third"), gains, strict=True)))
     return pd.DataFrame(rows)
 
 
@@ -196,41 +187,25 @@ def facts_table(results: dict[str, Any]) -> pd.DataFrame:
 
 def draw(ax: Axes, records: Sequence[dict[str, Any]]) -> None:
     """Draw one bar a step, its parts stacked in seconds; the whole step with its interval at the end."""
-    _bars(ax, records, [1.0] * len(records))
-    for y, record in enumerate(records):
-        _interval(ax, of_rounds(record["seconds"]), y)
+    _bars(ax, records, [1.0] * len(records), [of_rounds(record["seconds"]) for record in records])
     ax.set(xlabel="seconds of a training step: mean and interval")
 
 
 def draw_shares(ax: Axes, records: Sequence[dict[str, Any]]) -> None:
     """Draw one bar a step, its parts stacked in percent of it; the share of the scan with its interval."""
-    _bars(ax, records, [100 / np.mean(r["seconds"]) for r in records])
-    for y, record in enumerate(records):
-        _interval(ax, shares(record, SCAN), y)
+    _bars(ax, records, [100 / np.mean(r["seconds"]) for r in records], [shares(record, SCAN) for record in records])
     ax.set(xlabel="percent of a training step; interval of the scan", xlim=(0, 100))
 
 
-def _bars(ax: Axes, records: Sequence[dict[str, Any]], scales: Sequence[float]) -> None:
+def _bars(ax: Axes, records: Sequence[dict[str, Any]], scales: Sequence[float], intervals: Sequence[Interval]) -> None:
     labels = [f"{r['variant']}\n{r['preset']}, {r['batch']} x {r['audio_seconds']:g} s" for r in records]
     left = np.zeros(len(records))
     for part in PARTS:
-        means = [float(np.mean(step.part_seconds(r, part))) for r in records]
-        widths = np.multiply(means, scales)
-        ax.barh(
-            labels,
-            widths,
-            left=left,
-            label=part,
-            color=_COLOURS[part],
-            hatch=_HATCHES[part],
-            edgecolor="white",
-            linewidth=0.5,
-        )
+        widths = np.multiply([float(np.mean(step.part_seconds(r, part))) for r in records], scales)
+        look = {"color": _COLOURS[part], "hatch": _HATCHES[part], "edgecolor": "white", "linewidth": 0.5}
+        ax.barh(labels, widths, left=left, label=part, **look)
         left += widths
+    for y, interval in enumerate(intervals):
+        ax.errorbar(interval.estimate, y, xerr=reach([interval]), color="black", capsize=3, linewidth=1)
     ax.invert_yaxis()
     ax.locator_params(axis="x", nbins=6)
-
-
-def _interval(ax: Axes, interval: Interval, y: float) -> None:
-    ends = np.nan_to_num([[interval.estimate - interval.low], [interval.high - interval.estimate]])
-    ax.errorbar(interval.estimate, y, xerr=np.maximum(ends, 0), color="black", capsize=3, linewidth=1)

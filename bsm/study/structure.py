@@ -19,8 +19,9 @@ from bsm.config import LossConfig, ModelConfig
 from bsm.loss import bsmamba2_loss, loss_terms
 from bsm.mamba2 import GatedRMSNorm, Mamba2
 from bsm.model import BSMamba2
+from bsm.networks import count_parameters
 from bsm.study.records import mark, write_result
-from bsm.study.speed.spectra import AFTER_LOSS, DESCRIBED_LOSS, EXACT_LOSS, LOSSES, TransformCount
+from bsm.study.speed.spectra import AFTER_LOSS, DESCRIBED_LOSS, EXACT_LOSS, LOSSES, transform_count
 from bsm.study.unofficial import LOSS, REDUCED, Mixer, UnofficialConfig, UnofficialModel
 
 SECONDS = 8  # of audio: gives the frames of the question what a row of the time path sees
@@ -41,11 +42,6 @@ def probe_config() -> ModelConfig:
     )
 
 
-def size(module: nn.Module) -> int:
-    """Count the parameters."""
-    return sum(p.numel() for p in module.parameters())
-
-
 def properties() -> list[dict[str, Any]]:
     """Return each ``property`` with its values for the ``paper`` and for the unofficial implementation (``seed``)."""
     with torch.device("meta"):  # counts without allocating
@@ -60,7 +56,7 @@ def properties() -> list[dict[str, Any]]:
         ("layers", config.depth, seed.config.depth),
         ("number of bands", len(config.bands), len(seed.bands)),
         ("STFT size and hop", list(vars(config.stft).values()), [seed.config.n_fft, seed.config.hop_length]),
-        ("parameters", size(paper), size(seed)),
+        ("parameters", count_parameters(paper), count_parameters(seed)),
         ("narrowest and widest band (bins)", _span(config.bands), _span(seed.bands)),
         ("state size", state, seed_mixers[0].sizes[-1]),
         ("inner channels of a mixer", inner, len(seed_mixers[0].D)),
@@ -165,27 +161,22 @@ def losses() -> list[dict[str, Any]]:
 def stfts() -> dict[str, int]:
     """Count the transforms in one evaluation of a loss: as described, after the described cut, and of this package."""
     target, estimate = torch.randn(2, 1, 2, 8192, generator=torch.Generator().manual_seed(0))
-    counts = {}
-    for name, loss in (("as described", DESCRIBED_LOSS), ("three windows", AFTER_LOSS), ("here", EXACT_LOSS)):
-        config = getattr(LOSSES[loss], "keywords", {}).get("config", LossConfig())
-        with TransformCount(config, estimate) as counter:
-            LOSSES[loss](estimate, target)
-        counts[name] = counter.total
-    return counts
+    wanted = {"as described": DESCRIBED_LOSS, "three windows": AFTER_LOSS, "here": EXACT_LOSS}
+    return {name: transform_count(LOSSES[loss], estimate, target) for name, loss in wanted.items()}
 
 
 def values() -> dict[str, Any]:
     """Return the whole comparison."""
     config = ModelConfig.preset("paper")
     with torch.device("meta"):
-        parameters = {
-            "paper": size(BSMamba2(config)),
-            "seed": size(UnofficialModel(UnofficialConfig())),
-            "seed, reduced": size(UnofficialModel(REDUCED)),
+        networks = {
+            "paper": BSMamba2(config),
+            "seed": UnofficialModel(UnofficialConfig()),
+            "seed, reduced": UnofficialModel(REDUCED),
         }
     total, count = sum(config.bands), len(config.bands)
     return {
-        "parameters": parameters,
+        "parameters": {name: count_parameters(network) for name, network in networks.items()},
         "properties": properties(),
         "checkpoint": checkpoint(),
         "losses": losses(),

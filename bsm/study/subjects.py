@@ -15,24 +15,15 @@ from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.evaluate import Separator, model_separator
-from bsm.networks import network_name
+from bsm.networks import count_parameters, network_name
 from bsm.study import figures
 from bsm.study.compare import cluster_of
+from bsm.study.figures import LABELS
 from bsm.study.profiles import Profile
 from bsm.study.published import published_songs
 from bsm.weights import registry as weights
 from bsm.weights.files import load_model
 
-LABELS = {
-    "bsmamba2": "BSMamba2",
-    "bs-roformer": "BS-RoFormer",
-    "attention": "attention",
-    "attention-nopos": "attention without positions",
-    "lstm": "LSTM",
-    "convolution": "convolution",
-    "none": "no time block",
-}
-"""Names in tables and figures: of networks, and of BSMamba2 with something else in the place of Mamba2 along frames."""
 _ALIKE = {"recipe": "recipe versions", "data": "songs"}  # fields of a card
 
 log = logging.getLogger(__name__)
@@ -86,27 +77,30 @@ def subjects(
         raise InputError(f"backbones: there is no {unknown[0]!r}; choose of: {', '.join(LABELS)}")
     if not backbones or not seeds:
         raise InputError("backbones and seeds: name at least one of each")
-    runs = [(settings.run_folder(seed, name) / "model.safetensors", name, seed) for name in backbones for seed in seeds]
-    found = [(weights.locate(path), name, seed) for path, name, seed in runs]
-    trained_alike(settings, [path for path, *_ in found], seeds)
-    return [_load(settings, device, path, name, seed) for path, name, seed in found]
+    return own_runs(settings, backbones, seeds, device)
 
 
-def trained_alike(settings: Profile, paths: Sequence[Path], seeds: Sequence[int]) -> None:
-    """Compare the cards of a profile's runs: one recipe version and the same songs.
+def own_runs(settings: Profile, names: Sequence[str], seeds: Sequence[int], device: str = "cpu") -> list[Subject]:
+    """Load a profile's own runs of some networks or variants, each under every seed.
 
     Raises:
-        InputError: two runs differ; it names both and says how to train them alike.
+        InputError: one is not there, or two were not trained by one recipe version on the same songs; it names both and
+            says how to train them alike.
     """
-    cards = [card_of(path) for path in paths]
-    for path, card in zip(paths, cards, strict=True):
-        other = [what for field, what in _ALIKE.items() if card.get(field) != cards[0].get(field)]
-        if other:
+    runs = [
+        (weights.locate(settings.run_folder(seed, name) / "model.safetensors"), name, seed)
+        for name in names
+        for seed in seeds
+    ]
+    first, first_card = runs[0][0], card_of(runs[0][0])
+    for path, *_ in runs:
+        if other := [what for field, what in _ALIKE.items() if card_of(path).get(field) != first_card.get(field)]:
             count = max(seeds) - settings.values.get("seed", 0) + 1  # the workflow counts from the profile's own
             raise InputError(
-                f"{paths[0]} and {path}: trained by different {' and '.join(other)}, not to be combined; train them "
+                f"{first} and {path}: trained by different {' and '.join(other)}, not to be combined; train them "
                 f"alike: `make reproduce PROFILE={settings.profile} SEEDS={count}`"
             )
+    return [_load(settings, device, *run) for run in runs]
 
 
 def card_of(path: Path) -> dict[str, Any]:
@@ -147,7 +141,7 @@ def described(found: Sequence[Subject]) -> str:
     """List the models in Markdown."""
     lines = []
     for s in found:
-        count = sum(p.numel() for p in s.network.parameters())
+        count = count_parameters(s.network)
         seed = "" if s.seed is None else f", seed {s.seed}"
         lines.append(f"- {s.name}{seed}: {count:,} parameters, trained on segments of {s.trained_seconds:g} s")
     if len(names := list(dict.fromkeys(s.name for s in found))) == 1:

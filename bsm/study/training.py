@@ -20,14 +20,12 @@ from bsm.evaluate import Journal
 from bsm.files import sha256
 from bsm.inference import separate
 from bsm.study import figures
-from bsm.study.compare import tables
+from bsm.study.compare import METRICS, tables
 from bsm.study.profiles import Profile
 from bsm.study.published import journal
-from bsm.study.subjects import LABELS
 from bsm.train import read_log
 
 BINS = 12  # of updates, over which the losses that are drawn are averaged
-METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)"}
 
 
 def folders(settings: Profile, backbones: Sequence[str], seed: int, run: str = "") -> dict[str, Path]:
@@ -73,7 +71,7 @@ def figure_of_training(logs: Mapping[str, pd.DataFrame]) -> Figure:
         logs: of :func:`read_logs`.
     """
     drawn, (left, right) = plt.subplots(1, 2, figsize=(7.5, 3.2))
-    named = {LABELS[name]: log.set_index("step") for name, log in logs.items()}
+    named = {figures.LABELS[name]: log.set_index("step") for name, log in logs.items()}
     colours = figures.model_colours(named)
     for name, log in named.items():
         stretch = np.minimum(np.arange(len(log)) * BINS // len(log), BINS - 1)

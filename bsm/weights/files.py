@@ -95,8 +95,7 @@ def load_model(path_or_name: str | Path, *, strict: bool = True) -> nn.Module:
     Args:
         path_or_name: a file, the folder of a finished run, or a name that ``bsm weights list`` shows.
         strict: refuse tensors that the model does not have, instead of logging them. Missing tensors and other shapes
-            are
-            refused always.
+            are refused always.
 
     Returns:
         A BSMamba2, or a BSRoformer where our own file says so.

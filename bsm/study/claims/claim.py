@@ -69,22 +69,17 @@ class Values:
 
     Attributes:
         result: the file's name without suffix.
-        steps: keys from its ``values`` down.
+        field: the key in its ``values``, or several with dots between them; by default all values.
         profile: whose; by default that which is judged.
         optional: whether the rule does without.
         runs: gather the records of a campaign's runs, ``<result>-<arm>-seed<seed>.json``, with their arm and seed.
     """
 
     result: str
-    steps: tuple[str, ...] = ()
+    field: str = ""
     profile: str = ""
     optional: bool = False
     runs: bool = False
-
-    def __init__(self, result: str, *steps: str, profile: str = "", optional: bool = False, runs: bool = False) -> None:
-        given = {"result": result, "steps": steps, "profile": profile, "optional": optional, "runs": runs}
-        for name, value in given.items():
-            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -163,16 +158,16 @@ def on_cpu(notebook: str, **inputs: Values) -> Test:
     return Test("CPU", CPU_TIMING, inputs, command=f"bsm study {notebook}")
 
 
-def on_gpu(result: str, command: str, *, packages: str = "", **names: str | tuple[str, ...]) -> Test:
+def on_gpu(result: str, command: str, *, packages: str = "", **fields: str) -> Test:
     """Return the test of a claim on the GPU that it means, from ``reports/gpu/results``.
 
     Args:
         result: name of the result file.
         command: that writes it.
         packages: that the kernels are of.
-        names: by argument of the rule, a key of the result's values, or several that lead to it.
+        fields: by argument of the rule, the field of the result's values.
     """
-    inputs = {k: Values(result, *((v,) if isinstance(v, str) else v)) for k, v in names.items()}
+    inputs = {name: Values(result, field) for name, field in fields.items()}
     needs = "a CUDA GPU" + f" with {packages}" * bool(packages)
     whole = f"{command} --json reports/gpu/results/{result}.json"
     return Test("GPU", FULL, inputs, (GPU,), needs, whole, {"on_gpu": True})

@@ -47,7 +47,7 @@ def counted(**inputs: Values) -> Test:
     "The paper's model has about 48.1 million parameters",
     figure="48.1 million",
     source=(GUIDE,),
-    tests=[computed(parameters=Values("structure", "parameters", "paper"))],
+    tests=[computed(parameters=Values("structure", "parameters.paper"))],
     millions=48.1,
 )
 def params_48(parameters: int, *, millions: float) -> Finding:
@@ -83,8 +83,8 @@ def arch_100(properties: list[dict[str, Any]]) -> Finding:
     source=(SUMMARY, ANALYSIS),
     tests=[
         computed(
-            mismatches=Values("structure", "checkpoint", "mismatches"),
-            tensors=Values("structure", "checkpoint", "tensors"),
+            mismatches=Values("structure", "checkpoint.mismatches"),
+            tensors=Values("structure", "checkpoint.tensors"),
         )
     ],
 )

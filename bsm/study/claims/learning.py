@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bsm.stats import Interval, crossed_interval, interval_words
+from bsm.stats import Interval, interval_words
 from bsm.study.assay import INSENSITIVE, MARGIN, Assay, assay, gain_of
 from bsm.study.claims.claim import (
     BLOCKED,
@@ -35,7 +35,8 @@ from bsm.study.claims.claim import (
     claim,
     judge_ratio,
 )
-from bsm.study.compare import ROWS, paired, table, tidy
+from bsm.study.compare import paired, table_of, tidy
+from bsm.study.input_length import tables_of
 from bsm.study.songs import SECONDS
 
 Records = Sequence[Mapping[str, Any]]
@@ -51,8 +52,6 @@ LONG_SEGMENTS = {OURS: 1.0}  # s, of the long study's experiment `songs-1s`
 METRICS = {"usdr": "uSDR", "csdr": "cSDR"}
 FILLED = 0.9
 """Share of a window that is sound and no padding, on average, for its length to count."""
-EDGES = {"duration": (1, 2, 4), "gap": (0.5, 2, 8)}
-"""Inner edges of the bins of vocal regions, s."""
 BASELINES = Values("baselines", optional=True)
 
 
@@ -69,11 +68,6 @@ def of_published(needs: str, **inputs: Values) -> Test:
 def scored(*records: Records) -> pd.DataFrame:
     """Return records of scores as one tidy frame."""
     return pd.concat([tidy(part).replace({"system": ARMS}) for part in records if part])
-
-
-def of(frame: pd.DataFrame, name: str, metric: str = "usdr") -> pd.DataFrame:
-    """Return a system's table of a metric."""
-    return table(frame[frame["system"] == name], metric)
 
 
 def gated(found: Finding, gate: Assay) -> Finding:
@@ -132,7 +126,7 @@ def windows_of(scores: Records, songs: Records) -> dict[float, pd.DataFrame]:
 
 def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: float, metric: str) -> Interval | None:
     """Return what a model gains by a window against that of its training, paired; None where it was not scored."""
-    tables = [of(frames[w], name, metric) for w in (window, to)]
+    tables = [table_of(frames[w], name, metric) for w in (window, to)]
     return None if any(t.empty for t in tables) else Interval.of(paired(*tables))
 
 
@@ -194,7 +188,7 @@ def stable_1_16(
     judged += [INCONCLUSIVE] * (not {shortest, longest} <= set(frames))
     for w, frame in frames.items():
         if NO_TIME in set(frame["system"]):
-            over_none = [of(frames[v], OURS) - of(frames[v], NO_TIME) for v in (w, own)]
+            over_none = [table_of(frames[v], OURS) - table_of(frames[v], NO_TIME) for v in (w, own)]
             judged.append(judge_ratio(Interval.of(paired(*over_none)), -MARGIN, MARGIN))
     case, far = max(changes.items(), key=lambda pair: abs(pair[1].estimate))
     measured = f"at most {interval_words(far, ' dB')} {METRICS[case[1]]} at {case[0]:g} s"
@@ -267,97 +261,6 @@ def nonoverlap_8(
 
 def overlap_gains(scores: Records) -> dict[float, Interval]:
     """Return by window what an overlap by half gains BSMamba2, paired."""
-    frame = tidy(scores) if scores else pd.DataFrame({"window": [], "hop": []})
-    gains = {}
-    for window in sorted(frame[frame["hop"] != frame["window"]]["window"].unique()):
-        own = frame[frame["window"] == window]
-        gains[window] = Interval.of(paired(*(of(own[own["hop"] == hop], OURS) for hop in (window / 2, window))))
-    return gains
-
-
-@claim(
-    "intermittent",
-    "It is better than BS-RoFormer where vocals are intermittent",
-    figure="better",
-    source=(GUIDE,),
-    tests=[
-        trained(
-            regions=Values("vocal_occurrence", "regions"),
-            scores=Values("scores"),
-            baselines=BASELINES,
-            real=Values("vocal_occurrence", "regions", profile=MIR, optional=True),
-        ),
-        of_published(
-            f"a {THEIRS} of the same training, beside the weights (193 MB) and excerpts (147 MB)",
-            regions=Values("vocal_occurrence", "regions", profile=PUBLISHED),
-        ),
-    ],
-    shorter=2.0,
-)
-def intermittent(
-    regions: Records,
-    scores: Records = (),
-    baselines: Records = (),
-    real: Records = (),
-    *,
-    shorter: float,
-    published: bool = False,
-) -> Finding:
-    """Compare both networks in vocal regions shorter than ``shorter`` s, and their difference there with longer ones.
-
-    An advantage that is not greater in short regions has nothing to do with vocals that come and go. Regions that the
-    recording cuts short may have been long. ``published`` models have no small one beside them that could be a control.
-    """
-    gains = advantage(regions)
-    if gains.empty:
-        alone = [by_bin(sdr_of(regions, level), f"{OURS}'s SDR by {level}", level) for level in EDGES if published]
-        return Finding(BLOCKED, "", (f"Both {OURS} and {THEIRS} are needed.", *alone))
-    short = gains.index.get_level_values("duration") < shorter
-    owners = gains.index.get_level_values("song")
-    gain, more = crossed_interval(gains[short], owners[short]), crossed_interval(gains, owners, against=~short)
-    holds, fails = gain.low > 0 and more.low > 0, gain.high < 0 or more.high < 0
-    reasons = [
-        f"Which is {interval_words(more, ' dB')} more than in longer regions; an advantage everywhere says nothing of "
-        "intermittent vocals.",
-        by_bin(gains, "By duration of the region"),
-    ]
-    if real:
-        reasons.append(by_bin(advantage(real), "On real singing (MIR-1K, one seed), by duration"))
-    verdict = SUPPORTED if holds else NOT_SUPPORTED if fails else INCONCLUSIVE
-    found = Finding(verdict, f"{interval_words(gain, ' dB')} in regions under {shorter:g} s", reasons)
-    return found if published else gated(found, assay(scored(scores, baselines), [OURS, THEIRS], NO_TIME))
-
-
-def advantage(regions: Records) -> pd.DataFrame:
-    """Return BSMamba2's SDR minus BS-RoFormer's, dB, a row per vocal region and a column per seed.
-
-    A region that the recording cuts short is in the last, open bin of durations, or in none.
-    """
-    frame = tidy(regions)
-    frame = frame[~frame["cut"] | (frame["duration"] >= EDGES["duration"][-1])]
-    gains = (of(frame, OURS, "sdr") - of(frame, THEIRS, "sdr")).dropna()
-    durations = frame.groupby(ROWS)["duration"].first().reindex(gains.index)
-    return gains.set_index(pd.Index(durations, name="duration"), append=True)
-
-
-def sdr_of(regions: Records, level: str) -> pd.DataFrame:
-    """Return BSMamba2's SDR, dB, a row per vocal region whose ``level`` (``duration`` or ``gap``, s) is known."""
-    frame = tidy(regions)
-    frame = frame[frame[level].notna() & ~(frame["cut"] & (level == "duration"))]
-    found = of(frame, OURS, "sdr")
-    values = frame.groupby(ROWS)[level].first().astype(float).reindex(found.index)
-    return found.set_index(pd.Index(values, name=level), append=True).dropna()
-
-
-def by_bin(values: pd.DataFrame, title: str, level: str = "duration") -> str:
-    """Say what an advantage or score is in each bin of durations or gaps, and which way it goes."""
-    means, edges = values.mean(axis=1), EDGES[level]
-    place = np.digitize(values.index.get_level_values(level), edges)
-    names = [f"under {edges[0]:g} s", *(f"{a:g} to {b:g} s" for a, b in zip(edges, edges[1:], strict=False))]
-    names.append(f"{edges[-1]:g} s or more")
-    found = {name: means[place == i].mean() for i, name in enumerate(names) if (place == i).any()}
-    each = list(found.values())
-    rises = [b > a for a, b in zip(each, each[1:], strict=False)]
-    way = f"it grows with the {level}" if all(rises) else "it falls with it" if not any(rises) else "no one direction"
-    way = f"; {way}" * (len(each) > 1)
-    return f"{title}: {', '.join(f'{name} {value:.2f} dB' for name, value in found.items())}{way}."
+    tables = tables_of(scores, "usdr") if scores else {}
+    overlapped = sorted(window for name, window, hop in tables if name == OURS and hop != window)
+    return {w: Interval.of(paired(tables[OURS, w, w / 2], tables[OURS, w, w])) for w in overlapped}

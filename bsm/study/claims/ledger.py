@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pandas as pd
 from bsm.errors import InputError
 from bsm.files import write_text
 from bsm.study import campaign
-from bsm.study.claims import data, exact, learning, memory, published, scan, step  # noqa: F401 (registers the claims)
+from bsm.study.claims import data, exact, learning, learning_regions, memory, published, scan, step  # noqa: F401 (registers the claims)
 from bsm.study.claims.claim import (
     BLOCKED,
     CLAIMS,
@@ -162,10 +162,10 @@ def _values(path: Path, reports: Path, test: Test, wanted: Values) -> tuple[Any,
     if test.comparable_only and not record["comparable_with_paper"]:
         raise _Missing(f"{_shown(path, reports)} is not comparable with the paper")
     values = record["values"]
-    for key in wanted.steps:
+    for key in wanted.field.split(".") if wanted.field else ():
         values = values.get(key) if isinstance(values, dict) else None
     if values is None:
-        raise _Missing(f"{_shown(path, reports)} has no {'.'.join(wanted.steps)}")
+        raise _Missing(f"{_shown(path, reports)} has no {wanted.field}")
     if wanted.runs:
         values = [{"separator": record["parameters"]["arm"], "seed": record["seed"]} | score for score in values]
     return values, record["provenance"].get("device")
@@ -176,26 +176,21 @@ def _claims() -> list[Claim]:
     return sorted(CLAIMS.values(), key=lambda claim: claim.judge.__module__)
 
 
-def lines(profile: str = PROFILE, reports: Path = REPORTS) -> list[Line]:
-    """Judge all claims, a line for each of their tests."""
-    return [judge(claim, test, profile, reports) for claim in _claims() for test in claim.tests]
+def lines(
+    profile: str = PROFILE, reports: Path = REPORTS, wanted: Callable[[Test], bool] = lambda _: True
+) -> list[Line]:
+    """Judge all claims, a line for each of their tests, or for those that are wanted."""
+    return [judge(claim, test, profile, reports) for claim in _claims() for test in claim.tests if wanted(test)]
 
 
 def claims_table(profile: str, results: Collection[str], reports: Path = REPORTS) -> pd.DataFrame:
-    """Judge the claims that read one of a profile's result files, for the notebook that writes them.
+    """Judge the claims that read one of a profile's results, named without suffix, for the notebook that writes it."""
 
-    Args:
-        profile: name of the profile.
-        results: names of result files, without folder and suffix.
-        reports: folder of the profiles' results.
-    """
-    found = [
-        judge(claim, test, profile, reports)
-        for claim in _claims()
-        for test in claim.tests
-        if GPU not in test.profiles
-        and any(v.result in results and v.profile in ("", profile) for v in test.inputs.values() if not v.optional)
-    ]
+    def reads(test: Test) -> bool:
+        read = {v.result for v in test.inputs.values() if not v.optional and v.profile in ("", profile)}
+        return GPU not in test.profiles and not read.isdisjoint(results)
+
+    found = lines(profile, reports, reads)
     rows = [(x.name, x.claim.text, x.finding.measured, x.finding.verdict, x.evidence) for x in found]
     return pd.DataFrame(rows, columns=["id", "claim", "measured", "verdict", "evidence"])
 

@@ -124,10 +124,10 @@ class _Revision:
 
     def __init__(self, folder: Path, size: str, network: str) -> None:
         self.folder, chosen = folder, SIZES[size]
-        config = chosen.config if network == ROFORMER else chosen.config.replace(time_block=network)
-        config = RoformerConfig.like(config) if network == ROFORMER else config
+        other = network == ROFORMER
+        config = RoformerConfig.like(chosen.config) if other else chosen.config.replace(time_block=network)
         case = {
-            "network": ROFORMER if network == ROFORMER else "BSMamba2",
+            "network": ROFORMER if other else "BSMamba2",
             "config": _changed(config),
             "loss": _changed(chosen.loss),
             "batch": chosen.batch,
@@ -199,14 +199,11 @@ def table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
         row["step (ms)"] = 1e3 * min(record["processor_seconds"])
         row |= {f"{part} (ms)": 1e3 * min(seconds) for part, seconds in record["parts"].items()}
         row["peak memory (MiB)"] = (record["peak_bytes"] or float("nan")) / 2**20
-        other = next((r for r in records if _same(r, record) and r["revision"] == THERE and "lacks" not in r), None)
-        if record["revision"] == HERE and other:
+        case = (record["size"], record["network"], THERE)
+        others = (r for r in records if (r["size"], r["network"], r["revision"]) == case and "lacks" not in r)
+        if record["revision"] == HERE and (other := next(others, None)):
             best = min(other["processor_seconds"]) / min(record["processor_seconds"])
             row["times as fast, best"] = best
             row["round by round"] = interval_words(ratio(other["processor_seconds"], record["processor_seconds"]), "x")
         rows.append(row | {"quiet": "yes" if is_quiet(record) else "no"})
     return pd.DataFrame(rows)
-
-
-def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return (a["size"], a["network"]) == (b["size"], b["network"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from bsm.mamba2 import BiMamba2Block, Mamba2, Scan
 from bsm.model import BSMamba2
 from bsm.scan import scan
 from bsm.study.speed.scan import FRAMES_PER_SECOND
-from bsm.study.speed.timer import SEED, repeated
+from bsm.study.speed.timer import SEED, compiling, repeated
 
 
 def measure(seconds: Sequence[float], *, repeats: int, device: str) -> dict[str, Any]:
@@ -85,11 +84,8 @@ def compiled(preset: str = "small", *, seconds: float = 1.0, repeats: int = 5) -
         plain.zero_grad()
         module(x).square().mean().backward()
 
-    started = time.perf_counter()
-    step(optimised)
-    compiling = time.perf_counter() - started
-    times = repeated({"plain": partial(step, plain), "compiled": partial(step, optimised)}, repeats)
-    return {"preset": preset, "shape": list(x.shape), "compile_seconds": compiling} | times.of()
+    times = compiling(partial(step, plain), partial(step, optimised), repeats)
+    return {"preset": preset, "shape": list(x.shape)} | times
 
 
 @torch.inference_mode()

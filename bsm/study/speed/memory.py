@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from tqdm import tqdm
 from bsm.config import ModelConfig, TrainConfig
 from bsm.study.meta import GIB, KEPT, parameter_count
 from bsm.study.speed.step import OURS, Step, frames
-from bsm.study.speed.timer import peak_memory, peak_memory_cuda
+from bsm.study.speed.timer import peak_memory
 
 FORMULA = (
     "computed: 16 bytes a parameter (weight, average, two moments) + a + b x segments x frames, where a line through "
@@ -43,11 +42,7 @@ def step_memory(
     records = []
     pairs = [(case, span) for case in cases for span in seconds]
     for (preset, precision, checkpointing), span in tqdm(pairs, desc="memory of a step", unit="case"):
-        case = (preset, precision, checkpointing, span, batch)
-        if device == "cpu":
-            peak = peak_memory(_prepare, Step.__call__, case, warm_up=("tiny", precision, False, 0.1, 1))
-        else:
-            peak = peak_memory_cuda(partial(Step.__call__, _prepare(*case, device)))
+        case, small = (preset, precision, checkpointing, span, batch), ("tiny", precision, False, 0.1, 1)
         records.append(
             {
                 "preset": preset,
@@ -57,7 +52,7 @@ def step_memory(
                 "frames": frames(ModelConfig.preset(preset), span),
                 "batch": batch,
                 "kept_bytes": KEPT * parameter_count(ModelConfig.preset(preset)),
-                "peak_bytes": peak,
+                "peak_bytes": peak_memory(_prepare, Step.__call__, case, warm_up=small, device=device),
             }
         )
     return records
@@ -77,17 +72,16 @@ def _prepare(preset: str, precision: str, checkpointing: bool, seconds: float, b
 
 def predicted_bytes(records: Sequence[dict[str, Any]], case: Case, seconds: float, batch: int) -> float:
     """Predict the memory of a step in bytes by :data:`FORMULA`; NaN with fewer than two measurements of the case."""
-    preset, precision, checkpointing = case
-    own = [
-        r
-        for r in records
-        if (r["preset"], r["precision"], r["checkpointing"]) == (preset, precision, checkpointing) and r["peak_bytes"]
-    ]
+    own = [r for r in records if _case(r) == tuple(case) and r["peak_bytes"]]
     loads = [r["batch"] * r["frames"] for r in own]
     if len(set(loads)) < 2:
         return float("nan")
     slope, start = np.polyfit(loads, [r["peak_bytes"] for r in own], 1)
-    return own[0]["kept_bytes"] + start + slope * batch * frames(ModelConfig.preset(preset), seconds)
+    return own[0]["kept_bytes"] + start + slope * batch * frames(ModelConfig.preset(case[0]), seconds)
+
+
+def _case(record: dict[str, Any]) -> Case:
+    return record["preset"], record["precision"], record["checkpointing"]
 
 
 def memory_table(records: Sequence[dict[str, Any]], wanted: Sequence[tuple[float, int]]) -> pd.DataFrame:
@@ -98,10 +92,11 @@ def memory_table(records: Sequence[dict[str, Any]], wanted: Sequence[tuple[float
         wanted: (segment length in s, segments of a step).
     """
     rows = []
-    for case in dict.fromkeys((r["preset"], r["precision"], r["checkpointing"]) for r in records):
-        own = [r for r in records if (r["preset"], r["precision"], r["checkpointing"]) == case]
+    for case in dict.fromkeys(map(_case, records)):
         points = [
-            (r["audio_seconds"], r["batch"], r["kept_bytes"] + (r["peak_bytes"] or np.nan), "measured") for r in own
+            (r["audio_seconds"], r["batch"], r["kept_bytes"] + (r["peak_bytes"] or np.nan), "measured")
+            for r in records
+            if _case(r) == case
         ]
         points += [(span, batch, predicted_bytes(records, case, span, batch), "computed") for span, batch in wanted]
         rows += [

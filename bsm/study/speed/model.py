@@ -152,23 +152,22 @@ def kind(operation: str) -> str:
 
 def speed_table(speed: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Set the models side by side: best time and memory of each length."""
-    rows = []
-    for record in speed:
-        best = min(record["seconds"])
-        other = next(r for r in speed if r["audio_seconds"] == record["audio_seconds"] and r["model"] == "BS-RoFormer")
-        rows.append(
+    best = {(r["audio_seconds"], r["model"]): min(r["seconds"]) for r in speed}
+    return pd.DataFrame(
+        [
             {
-                "audio (s)": f"{record['audio_seconds']:g}",
-                "model": record["model"],
-                "best (s)": best,
-                "seconds per second of audio": best / record["audio_seconds"],
-                "BS-RoFormer takes, times": min(other["seconds"]) / best,
+                "audio (s)": f"{span:g}",
+                "model": name,
+                "best (s)": best[span, name],
+                "seconds per second of audio": best[span, name] / span,
+                "BS-RoFormer takes, times": best[span, "BS-RoFormer"] / best[span, name],
                 "memory in all (GiB)": _gib(record["peak_bytes"]),
                 "above libraries and weights (GiB)": _gib(record["peak_bytes"]) - _gib(record["base_bytes"]),
                 "rounds": len(record["seconds"]),
             }
-        )
-    return pd.DataFrame(rows)
+            for (span, name), record in zip(best, speed, strict=True)
+        ]
+    )
 
 
 def _gib(rounds: Sequence[int | None]) -> float:

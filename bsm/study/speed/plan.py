@@ -82,7 +82,8 @@ def choose(path: Path | None, preset: str, device: str) -> tuple[Path, dict[str,
         device: ``cpu`` or ``cuda``.
 
     Returns:
-        The file, its record, and the step measured: of the preset if there is one, with the longest segments.
+        The file, its record, and the step measured: of the preset if there is one, else of the largest network; with
+        the longest segments, and the fastest of these.
 
     Raises:
         InputError: no such result, or one of another device or without a step as :mod:`bsm.train` takes it.
@@ -102,13 +103,13 @@ def choose(path: Path | None, preset: str, device: str) -> tuple[Path, dict[str,
         found += [(file, record, step) for step in steps]
     if not found:
         raise InputError(f"no training step measured on {device}; run `bsm bench step --device {device} --json FILE`")
-    fitting = [f for f in found if f[2]["preset"] == preset]
-    size = max(f[2]["parameters"] for f in found)
-    fitting = fitting or [f for f in found if f[2]["parameters"] == size]
-    longest = max(f[2]["audio_seconds"] for f in fitting)
-    return min(
-        (f for f in fitting if f[2]["audio_seconds"] == longest), key=lambda f: np.mean(f[2]["seconds"]) / f[2]["batch"]
-    )
+
+    def fit(candidate: tuple[Path, dict[str, Any], dict[str, Any]]) -> tuple:
+        step = candidate[2]
+        segment = np.mean(step["seconds"]) / step["batch"]
+        return step["preset"] != preset, -step["parameters"], -step["audio_seconds"], segment
+
+    return min(found, key=fit)
 
 
 def update_seconds(step: dict[str, Any], work: Work) -> Interval:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from bsm.config import ModelConfig
 from bsm.scan import EXACT, available, scan
 from bsm.study.speed import peers
-from bsm.study.speed.timer import SEED, matmul_rate, peak_memory, peak_memory_cuda, repeated
+from bsm.study.speed.timer import SEED, matmul_rate, peak_memory, repeated
 from bsm.study.speed.yardsticks import indexed_loop, textbook
 
 log = logging.getLogger(__name__)
@@ -36,18 +36,24 @@ LARGEST = {
 }
 
 
+def exact_backends(device: str = "cpu") -> list[str]:
+    """Return the exact backends that run on a device."""
+    lacking = available(device)
+    return [name for name in EXACT if lacking[name] is None]
+
+
 def tried(name: str, rows: int, length: int) -> bool:
     """Tell whether a backend or yardstick is measured at this size."""
     longest, most = LARGEST.get(name, (math.inf, math.inf))
     return length <= longest and rows * length <= most
 
 
-def inputs(batch: int, length: int, config: ModelConfig, *, seed: int = SEED, device: str = "cpu") -> dict[str, Tensor]:
+def inputs(batch: int, length: int, config: ModelConfig, *, device: str = "cpu") -> dict[str, Tensor]:
     """Draw random scan inputs of a model's shapes, with the official initial step sizes and decay rates; float32.
 
     They are drawn on the CPU, so that every device gets the same.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(SEED)
     heads = config.heads
 
     def rand(*shape: int) -> Tensor:
@@ -142,7 +148,7 @@ def speed(
         (``||got - want|| / ||want||``; of gradients, each input's own).
     """
     config = config or ModelConfig.preset("paper")
-    names = list(backends or [*(b for b in EXACT if available(device)[b] is None), *YARDSTICKS, *peers.installed()])
+    names = list(backends or [*exact_backends(device), *YARDSTICKS, *peers.installed()])
     records = []
     for axis, rows, length in tqdm(cases(seconds, batch, config, band_rows), desc="scan backends", unit="case"):
         values = inputs(rows, length, config, device=device)
@@ -187,20 +193,13 @@ def memory(
         One record per axis, length and backend: ``input_bytes`` and ``peak_bytes`` (None where it cannot be measured).
     """
     config = config or ModelConfig.preset("paper")
-    names = list(backends or [b for b in EXACT if available(device)[b] is None])
+    names = list(backends or exact_backends(device))
     records = []
     for axis, rows, length in tqdm(cases(seconds, batch, config, band_rows), desc="scan memory", unit="case"):
         size = sum(v.nbytes for v in inputs(rows, length, config).values())
-        for name in names:
-            if not tried(name, rows, length):
-                continue
-            case = (name, config, rows, length)
-            if device == "cpu":
-                peak = peak_memory(_prepare, _run, case, warm_up=(name, config, 1, 8))
-            else:
-                work = partial(_run, _prepare(*case, device))
-                work()  # kernels are tuned at first, in memory of their own
-                peak = peak_memory_cuda(work)
+        for name in (name for name in names if tried(name, rows, length)):
+            case, small = (name, config, rows, length), (name, config, 1, 8)
+            peak = peak_memory(_prepare, _run, case, warm_up=small, device=device)
             records.append(
                 {"axis": axis, "rows": rows, "length": length, "backend": name, "input_bytes": size, "peak_bytes": peak}
             )
@@ -210,7 +209,10 @@ def memory(
 def _prepare(
     name: str, config: ModelConfig, rows: int, length: int, device: str = "cpu"
 ) -> tuple[str, dict[str, Tensor]]:
-    return name, inputs(rows, length, config, device=device)
+    prepared = name, inputs(rows, length, config, device=device)
+    if device != "cpu":
+        _run(prepared)  # kernels are tuned at first, in memory of their own
+    return prepared
 
 
 def _run(prepared: tuple[str, dict[str, Tensor]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -65,26 +65,48 @@ class TransformCount(TorchDispatchMode):
         return round(self._transforms)
 
 
-def losses(seconds: float = 1.0, *, batch: int = 2, repeats: int = 5, device: str = "cpu") -> list[dict[str, Any]]:
-    """Time losses, value and gradient, at 44.1 kHz stereo.
+def transform_count(function: Callable[[Tensor, Tensor], Tensor], estimate: Tensor, target: Tensor) -> int:
+    """Count the transforms in one value of a loss, whose keyword ``config`` is the paper's by default."""
+    config = getattr(function, "keywords", {}).get("config", LossConfig())
+    with TransformCount(config, estimate) as counter:
+        function(estimate, target)
+    return counter.total
+
+
+def timed_losses(
+    functions: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
+    shape: tuple[int, int, int],
+    *,
+    called: str,
+    repeats: int,
+    device: str = "cpu",
+) -> list[dict[str, Any]]:
+    """Time losses of noise, value and gradient, in turns.
+
+    Args:
+        functions: of estimate and target, by name.
+        shape: (batch, channels, samples).
+        called: field of the records that holds the name.
+        repeats: rounds.
+        device: ``cpu`` or ``cuda``.
 
     Returns:
-        One record per loss: its ``loss``, ``seconds`` of every round, ``transforms``.
+        One record per loss: its name, ``transforms`` of one value, ``seconds`` of every round.
     """
     generator = torch.Generator().manual_seed(SEED)
-    estimate, target = (0.1 * torch.randn(2, batch, 2, round(RATE * seconds), generator=generator)).to(device)
+    estimate, target = (0.1 * torch.randn(2, *shape, generator=generator)).to(device)
+    estimate.requires_grad_()
+    runs = {name: lambda f=function: f(estimate, target).backward() for name, function in functions.items()}
+    times = repeated(runs, repeats)
+    return [
+        {called: name, "transforms": transform_count(function, estimate, target)} | times.of(name)
+        for name, function in functions.items()
+    ]
 
-    def run(function: Callable[[Tensor, Tensor], Tensor]) -> None:
-        function(estimate.requires_grad_(), target).backward()
 
-    records = []
-    times = repeated({name: partial(run, function) for name, function in LOSSES.items()}, repeats)
-    for name, function in LOSSES.items():
-        config = getattr(function, "keywords", {}).get("config", LossConfig())
-        with TransformCount(config, estimate) as counter:
-            run(function)
-        records.append({"loss": name, "transforms": counter.total} | times.of(name))
-    return records
+def losses(seconds: float = 1.0, *, batch: int = 2, repeats: int = 5, device: str = "cpu") -> list[dict[str, Any]]:
+    """Time :data:`LOSSES` at 44.1 kHz stereo; see :func:`timed_losses`, whose records name each as ``loss``."""
+    return timed_losses(LOSSES, (batch, 2, round(RATE * seconds)), called="loss", repeats=repeats, device=device)
 
 
 def transforms(seconds: float = 4.0, *, batch: int = 1, repeats: int = 5, device: str = "cpu") -> dict[str, Any]:

@@ -6,7 +6,6 @@ The reports are the optimisation and integration reports of the unofficial imple
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from bsm.model import BSMamba2
 from bsm.study.meta import parameter_count
 from bsm.study.speed.parts import DATA, LOSS, OPTIMISER, Clock, timed_parts
 from bsm.study.speed.spectra import REDUCED_LOSS, SEED_LOSS
-from bsm.study.speed.timer import SEED, repeated, timed, turns
+from bsm.study.speed.timer import SEED, compiling, timed, turns
 from bsm.study.speed.yardsticks import IndexedScan, MonoSTFT, plain_loss
 from bsm.train.trainer import AveragedWeights, recompute_blocks
 
@@ -129,18 +128,17 @@ class Step:
 
 
 @contextmanager
-def noise_songs(rate: int, channels: int, *, songs: int = 4, seconds: float = 10.0) -> Iterator[Path]:
-    """Make a temporary folder with songs of noise, four sources each; reading them costs as much as reading music.
+def noise_songs(rate: int, channels: int, *, seconds: float = 10.0) -> Iterator[Path]:
+    """Make a temporary folder with four songs of noise, four sources each; reading them costs as much as reading music.
 
     Args:
         rate: samples per second.
         channels: of each file.
-        songs: how many.
-        seconds: length of each.
+        seconds: length of each song.
     """
     generator = np.random.default_rng(SEED)
     with tempfile.TemporaryDirectory() as folder:
-        for song in range(songs):
+        for song in range(4):
             path = Path(folder) / f"noise {song}"
             path.mkdir()
             for source in ("vocals", "drums", "bass", "other"):
@@ -242,18 +240,10 @@ def compiled(
     config = TrainConfig(batch_size=batch, accumulate=1, precision=precision, seed=SEED)
     torch.manual_seed(SEED)
     sound = 0.1 * torch.randn(2, batch, model.channels, round(seconds * model.sample_rate))
-    steps = {
-        name: Step(OURS, model, config, iter(lambda: sound, None), device=device, compiled=flag)
-        for name, flag in (("plain", False), ("compiled", True))
-    }
-    started = time.perf_counter()
-    steps["compiled"]()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    compiling = time.perf_counter() - started
-    times = repeated(steps, repeats)
-    shape = {"preset": preset, "audio_seconds": seconds, "batch": batch}
-    return shape | {"compile_seconds": compiling} | times.of()
+    steps = [
+        Step(OURS, model, config, iter(lambda: sound, None), device=device, compiled=flag) for flag in (False, True)
+    ]
+    return {"preset": preset, "audio_seconds": seconds, "batch": batch} | compiling(*steps, repeats)
 
 
 def part_seconds(record: dict[str, Any], *names: str) -> np.ndarray:

@@ -140,11 +140,18 @@ def finish() -> None:
         torch.cuda.synchronize()
 
 
-def matmul_rate(size: int = 1536, repeats: int = 5, device: str = "cpu") -> float:
+def matmul_rate(device: str = "cpu") -> float:
     """Measure a device's float32 matrix-product rate, in operations (multiplications and additions) a second."""
+    size = 1536
     a, b = torch.randn(2, size, size, device=device)
-    seconds = repeated({"matmul": lambda: a @ b}, repeats).seconds["matmul"]
+    seconds = repeated({"matmul": lambda: a @ b}, 5).seconds["matmul"]
     return 2 * size**3 / min(seconds)
+
+
+def compiling(plain: Callable[[], Any], compiled: Callable[[], Any], repeats: int) -> dict[str, Any]:
+    """Time a function beside its compiled form; the first call of that one compiles, and takes ``compile_seconds``."""
+    seconds, _ = timed(compiled)
+    return {"compile_seconds": seconds} | repeated({"plain": plain, "compiled": compiled}, repeats).of()
 
 
 def fresh(function: Callable[..., Any], *args: Any) -> Any:
@@ -168,16 +175,20 @@ def resident(run: Callable[[], Any]) -> tuple[int, int] | None:
     return before, _status("VmHWM")
 
 
-def peak_memory(prepare: Callable[..., Any], run: Callable[[Any], Any], args: tuple, *, warm_up: tuple) -> int | None:
-    """Measure, in a fresh process, by how many bytes ``run(prepare(*args))`` raises resident memory above its inputs.
+def peak_memory(
+    prepare: Callable[..., Any], run: Callable[[Any], Any], args: tuple, *, warm_up: tuple, device: str = "cpu"
+) -> int | None:
+    """Measure by how many bytes ``run(prepare(*args))`` raises memory above its inputs.
 
-    The process is fresh because an allocator hands out freed memory again, which would not be seen. There,
-    ``run(prepare(*warm_up))`` comes first, with small inputs, so that libraries are loaded. Both functions must be
-    importable.
+    On a CPU that is resident memory, in a fresh process: an allocator hands out freed memory again, which would not be
+    seen. There, ``run(prepare(*warm_up))`` comes first, with small inputs, so that libraries are loaded. Both functions
+    must be importable. On a GPU, ``prepare`` gets the device as well; see :func:`peak_memory_cuda`.
 
     Returns:
         Bytes; None where :func:`resident` gives None.
     """
+    if device != "cpu":
+        return peak_memory_cuda(partial(run, prepare(*args, device)))
     return fresh(_raised, prepare, run, args, warm_up) if _CLEAR.exists() else None
 
 
