@@ -22,7 +22,7 @@ from bsm.model import BSMamba2
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `server.body` in the manner that the path names, and notes what was asked."""
+    """Serves `server.body`, or `server.files[name]` at `/<manner>/<name>`, in the manner that the path names."""
 
     protocol_version = "HTTP/1.1"
 
@@ -30,7 +30,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        how, body, asked = self.path.strip("/"), self.server.body, self.headers.get("Range")
+        how, _, name = self.path.strip("/").partition("/")
+        body, asked = self.server.files.get(name, self.server.body), self.headers.get("Range")
+        if how == "breaks-once":
+            how = "good" if name in self.server.broken else "truncated"
+            self.server.broken.add(name)
         self.server.asked.append(asked)
         self.close_connection = True
         first = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
@@ -169,7 +173,7 @@ def no_proxy(monkeypatch):
 def http_server(no_proxy):
     """A server whose `body` is set by the test; `asked` lists the ranges asked for."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
-        server.body, server.asked = b"", []
+        server.body, server.files, server.broken, server.asked = b"", {}, set(), []
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield server

@@ -22,6 +22,7 @@ from bsm.study.claims.claim import (
     INCONSISTENT,
     LONG,
     NOT_SUPPORTED,
+    PUBLISHED,
     SMALL,
     SUPPORTED,
     VERDICTS,
@@ -164,11 +165,11 @@ def test_a_campaigns_runs_are_gathered(tmp_path):
     trivial = [{"track": f"song {s}", "separator": EQUALISER, "seed": None, "usdr": 1.0 * s} for s in range(6)]
     put(tmp_path, {"songs-baselines-baselines-seed0": {"scores": trivial}}, LONG, {"arm": "baselines"}, seed=0)
     put(tmp_path, {"songs-1s-mamba2-lr0.004": {"history": []}}, LONG, {"arm": "mamba2"})  # chooses a rate: no result
-    line = judged(tmp_path)["stable-1-16"]
+    line = judged(tmp_path)["stable-1-16 (small models)"]
     assert line.finding.verdict == SUPPORTED, line.finding
     assert len(line.files) == 10 and "these are seen to: attention" in " ".join(line.finding.reasons)
     (tmp_path / "long/results/songs-1s-none-seed0.json").unlink()
-    assert len(judged(tmp_path)["stable-1-16"].files) == 9
+    assert len(judged(tmp_path)["stable-1-16 (small models)"].files) == 9
 
 
 def quiet(record, *, wall=1.0):
@@ -221,6 +222,44 @@ def test_results_that_are_not_the_papers_do_not_count_as_such(tmp_path):
     assert found.verdict == BLOCKED and "not comparable with the paper" in found.reasons[0]
     put(tmp_path, scores, GPU, {"device": "cuda"}, comparable_with_paper=True)
     assert verdicts(tmp_path)["ten-epochs"] == SUPPORTED
+
+
+def test_the_published_model_is_judged_as_far_as_excerpts_can(tmp_path):
+    """What `make published` writes: a change between windows that is seen counts, that none is seen does not."""
+    rng = np.random.default_rng(0)
+
+    def put_windows(gain):
+        case = {"model": "BSMamba2", "seed": None, "seconds": 6.0}
+        values = [
+            case | {"track": f"song {s}", "window": w, "hop": w, "usdr": made, "csdr": made}
+            for s in range(6)
+            for w in (1.0, 2.0, 6.0)
+            for made in s + gain * (w == 1) + 0.02 * rng.normal(size=1)
+        ]
+        put(tmp_path, {"input_length": {"scores": values, "against": {"BSMamba2": 6.0}}}, PUBLISHED)
+        return judged(tmp_path)["stable-1-16 (published model)"]
+
+    assert judged(tmp_path)["stable-1-16 (published model)"].test.command == "make published"
+    assert put_windows(0.0).finding.verdict == INCONCLUSIVE
+    line = put_windows(-1.0)
+    assert (line.finding.verdict, line.evidence) == (NOT_SUPPORTED, FULL)
+    assert line.finding.measured.startswith("at most -1.0")
+    region = {"track": "a", "model": "BSMamba2", "seed": None, "cut": False, "duration": 1.5, "sdr": 3.0}
+    made = [region | {"region": 0, "gap": None}, region | {"region": 1, "gap": 0.3}]
+    put(tmp_path, {"vocal_occurrence": {"regions": made}}, PUBLISHED)
+    finding = judged(tmp_path)["intermittent (published model)"].finding
+    assert finding.verdict == BLOCKED
+    assert finding.reasons[1:] == (
+        "BSMamba2's SDR by duration: 1 to 2 s 3.00 dB.",
+        "BSMamba2's SDR by gap: under 0.5 s 3.00 dB.",
+    )
+    scores = [{"separator": "msst", "csdr": 9.0, "usdr": 8.0}]
+    blocked = {"status": "blocked", "missing": ["Whole songs."], "scores": scores, "model": "msst"}
+    put(tmp_path, {"published_model": blocked | {"data": "MUSDB18: musdb18-sample"}}, PUBLISHED)
+    line = judged(tmp_path)["sdr-1103"]
+    assert line.finding.verdict == BLOCKED
+    assert line.finding.reasons[1].startswith("As context, msst on MUSDB18: musdb18-sample: cSDR mean 9.00")
+    assert "stable-1-16 (published model)" not in set(ledger.claims_table("demo", ("input_length",), tmp_path)["id"])
 
 
 def test_notebooks_and_ledger_use_the_same_rules(tmp_path):
@@ -294,9 +333,10 @@ def test_the_committed_results_give_the_verdicts_that_they_should():
         assert found[name] == (INCONSISTENT, EXACT), name
     for name in ("vram-32gb", "memory-5-10 (counted)", "arch-100", "loss-exact", "stft-15", "bands-equal-mel"):
         assert found[name] == (NOT_SUPPORTED, EXACT), name
-    for name in ("data-2x", "loader-4x", "parity-1e5", "sdr-1103", "ten-epochs"):
+    for name in ("data-2x", "loader-4x", "parity-1e5", "sdr-1103", "ten-epochs", "stable-1-16 (published model)"):
         assert found[name][0] == BLOCKED, name
-    for name in ("slight-loss", "stable-1-16", "nonoverlap-8", "intermittent", "feedthrough-dominant"):
+    small = ("stable-1-16 (small models)", "intermittent (small models)")
+    for name in ("slight-loss", "nonoverlap-8", "feedthrough-dominant", *small):
         if not any("/long/" in file for line in ledger.lines() if line.name == name for file in line.files):
             assert found[name] == (INCONCLUSIVE, SMALL), name
 

@@ -270,12 +270,11 @@ def test_intermittent_vocals_need_an_advantage_of_their_own(short, long, verdict
     assert learning_regions.intermittent(regions(short, long), scores, shorter=2).measured == INSENSITIVE
     alone = regions(short, long, models=(learning.OURS,))
     assert learning_regions.intermittent(alone, scores, baselines(), shorter=2).verdict == BLOCKED
+    assert learning_regions.intermittent(regions(short, long), shorter=2, published=True).verdict == verdict
 
 
 def test_a_trend_is_told_whichever_way_it_points():
-    up, down = (
-        learning_regions.by_duration(learning_regions.advantage(regions(*gains)), "x") for gains in ((1, 3), (3, 1))
-    )
+    up, down = (learning_regions.by_bin(learning_regions.advantage(regions(*gains)), "x") for gains in ((1, 3), (3, 1)))
     assert "4 s or more 3.00 dB" in up and "grows" not in down
     cut = learning_regions.advantage(regions(1, 3, cut=True))
     assert set(cut.index.get_level_values("duration")) == {5.0}  # a region that is cut short may have been long

@@ -200,11 +200,27 @@ def test_the_answer_names_drops_and_their_absence():
     assert "too few values to tell" in one
 
 
+def test_without_a_window_of_the_training_the_longest_takes_its_place():
+    """Excerpts of 7 s hold no window of 8 s."""
+    made, trained = records({(1.0, 1.0): -0.5}), {"BSMamba2": 8.0}
+    against = study.reference(made, trained)
+    assert against == {"BSMamba2": 2.0} and study.reference(made, {"BSMamba2": 1.0}) == {"BSMamba2": 1.0}
+    rows = study.differences(made, against)
+    assert [(r["metric"], r["window"], r["against"]) for r in rows] == [("usdr", 1.0, 2.0), ("csdr", 1.0, 2.0)]
+    text = study.answer(rows, trained)
+    assert text.startswith("**BSMamba2**, trained on segments of 8 s, against windows of 2 s:")
+    assert "- shorter windows, uSDR: it drops, by 0.50 dB at 1 s" in text
+    assert list(study.score_table(made, rows, trained)["uSDR reads"]) == ["worse", "–"]
+    assert "as trained" not in {text.get_text() for text in study.figure_of_scores(made, trained).axes[0].texts}
+    assert study.figure_of_differences(rows, trained).axes[0].get_title() == "uSDR against the longest window"
+    plt.close("all")
+
+
 def test_tables_and_figures_have_every_condition():
     made = records(GAINS) + records(GAINS, model="BS-RoFormer")
     trained = {"BSMamba2": 2.0, "BS-RoFormer": 2.0}
     rows = study.differences(made, trained)
-    table = study.score_table(made, rows)
+    table = study.score_table(made, rows, trained)
     assert list(table["window"][:5]) == ["1 s", "2 s", "8 s", "whole song", "8 s, half overlapped"]
     assert list(table["model"]) == ["BSMamba2"] * 5 + ["BS-RoFormer"] * 5
     assert list(table["uSDR difference"][:2]) == ["-0.50 [-0.52, -0.48]", "–"]

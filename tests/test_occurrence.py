@@ -51,6 +51,16 @@ def test_sdr_and_leakage_are_exact():
     assert second["sdr"] == study.CAP
     assert math.isnan(second["first_500ms"])  # it lasts 400 ms
     assert math.isnan(second["since_1s"])
+    assert (first["gap"], second["gap"]) == pytest.approx((1.0, 0.4))
+
+
+def test_a_region_that_the_recording_begins_with_has_no_gap():
+    mixture, vocals = signals()
+    made = study.measure(mixture, vocals, 0.5 * vocals, RATE, [Region(0.0, 1.0), Region(2.0, 3.0)])[0]
+    groups = study.grouped(made, "gap", [0.5, 2.0])
+    assert {name: len(own) for name, own in groups.items()} == {
+        "under 0.5 s": 0, "0.5 to 2 s": 1, "2 s or more": 0, "all": 2
+    }  # fmt: skip
 
 
 def test_a_stretch_counts_where_the_region_fills_it():

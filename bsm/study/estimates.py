@@ -103,8 +103,7 @@ def measure_estimates(
         threshold_db: level above which a voice sounds, dB re the loudest frames.
 
     Returns:
-        The records of regions, with ``gap`` (s without vocals before the region; from the song's beginning for the
-        first), and those of songs (:func:`bsm.study.occurrence.measure`).
+        The records of regions and those of songs, :func:`bsm.study.occurrence.measure`.
 
     Raises:
         InputError: An estimate is missing or does not fit its reference; found before anything is measured.
@@ -113,13 +112,7 @@ def measure_estimates(
     for system in systems:
         for track in tracks:
             system.check(track)
-    regions, songs = occurrence.measure_all(systems, tracks, window=0.0, threshold_db=threshold_db)
-    ends: dict[tuple[str, str], float] = {}
-    for record in regions:  # in rising order within a song
-        place = record["track"], record["model"]
-        record["gap"] = record["start"] - ends.get(place, 0.0)
-        ends[place] = record["stop"]
-    return regions, songs
+    return occurrence.measure_all(systems, tracks, window=0.0, threshold_db=threshold_db)
 
 
 def score_regions(root: Path, estimates: Mapping[str, Path], output: Path, *, threshold_db: float = -40.0) -> str:

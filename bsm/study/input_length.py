@@ -91,12 +91,24 @@ def tables_of(records: Records, metric: str) -> dict[tuple[str, float, float], p
     return {case: table(own, metric) for case, own in groups}
 
 
-def differences(records: Records, trained: dict[str, float]) -> list[dict[str, Any]]:
-    """Compare every window with that of the training, and every overlap with none, paired over songs.
+def reference(records: Records, trained: dict[str, float]) -> dict[str, float]:
+    """Return by model the window that others are compared with: that of its training, or else the longest, in s.
+
+    Songs may hold no window of the training's length, such as excerpts of 7 s.
+    """
+    found = {}
+    for model, length in trained.items():
+        windows = {r["window"] for r in records if r["model"] == model and math.isfinite(r["window"])}
+        found[model] = length if length in windows or not windows else max(windows)
+    return found
+
+
+def differences(records: Records, reference: dict[str, float]) -> list[dict[str, Any]]:
+    """Compare every window with that of reference, and every overlap with none, paired over songs.
 
     Args:
         records: of :func:`scores`, or as a result file holds them.
-        trained: by model, the length of its training segments, s.
+        reference: by model, a window, s; see :func:`reference`.
 
     Returns:
         One record of :func:`bsm.study.compare.paired` per ``model``, ``metric``, ``window``, ``hop`` and the window
@@ -106,7 +118,7 @@ def differences(records: Records, trained: dict[str, float]) -> list[dict[str, A
     for metric in METRICS:
         tables, found = tables_of(records, metric), []
         for (model, window, hop), own in tables.items():
-            against = window if hop != window else trained[model]
+            against = window if hop != window else reference[model]
             if (window, hop) != (against, against) and (model, against, against) in tables:
                 row = {"model": model, "metric": metric, "window": window, "hop": hop, "against": against}
                 found.append(row | paired(own, tables[model, against, against]))
@@ -123,12 +135,14 @@ def answer(rows: Records, trained: dict[str, float]) -> str:
     """
     lines = []
     for model, length in trained.items():
-        lines += [f"**{model}**, trained on segments of {length:g} s:", ""]
         own = [r for r in rows if r["model"] == model]
         plain = [r for r in own if r["hop"] == r["window"]]
+        against = next((r["against"] for r in plain), length)
+        other = f", against windows of {against:g} s" * (against != length)
+        lines += [f"**{model}**, trained on segments of {length:g} s{other}:", ""]
         for side, part in {
-            "shorter": [r for r in plain if r["window"] < length],
-            "longer": [r for r in plain if r["window"] > length],
+            "shorter": [r for r in plain if r["window"] < against],
+            "longer": [r for r in plain if r["window"] > against],
         }.items():
             for metric, label in METRICS.items():
                 if these := [r for r in part if r["metric"] == metric]:
@@ -154,12 +168,13 @@ def _gain(row: dict[str, Any]) -> str:
     return f"{words(row)} dB, {counted(row)}: {row['verdict']}"
 
 
-def score_table(records: Records, rows: Records) -> pd.DataFrame:
-    """List mean scores by model and window, and differences from the training's length, or from no overlap.
+def score_table(records: Records, rows: Records, trained: dict[str, float]) -> pd.DataFrame:
+    """List mean scores by model and window, and differences from the window of reference, or from no overlap.
 
     Args:
         records: of :func:`scores`, or as a result file holds them.
         rows: of :func:`differences`, likewise.
+        trained: by model, the length of its training segments, s.
     """
     inf = math.inf  # which a result file holds as null
     found = {(r["model"], r["metric"], r["window"] or inf, r["hop"] or inf): r for r in rows}
@@ -173,7 +188,7 @@ def score_table(records: Records, rows: Records) -> pd.DataFrame:
             line[label] = paired(tables[metric][model, window, hop])["estimate"]
             line[f"{label.split()[0]} difference"] = words(row)
             if metric == "usdr":
-                line["uSDR reads"] = row["verdict"] if row else "as trained"
+                line["uSDR reads"] = row["verdict"] if row else "as trained" if window == trained[model] else "–"
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -213,16 +228,18 @@ def figure_of_scores(records: Records, trained: dict[str, float]) -> Figure:
 
 @figures.style()
 def figure_of_differences(rows: Records, trained: dict[str, float]) -> Figure:
-    """Draw differences from the window of the training, paired over songs, a panel per metric."""
+    """Draw differences from the window of reference, paired over songs, a panel per metric."""
     drawn, axes = plt.subplots(1, 2, figsize=(7.5, 3.2))
     plain = {(r["metric"], r["model"], r["window"]): r for r in rows if r["hop"] == r["window"]}
-    windows = sorted({window for _, _, window in plain} | set(trained.values()))
+    against = {r["against"] for r in plain.values()} or set(trained.values())
+    windows = sorted({window for _, _, window in plain} | against)
+    what = "training's" if against <= set(trained.values()) else "the longest"
     for ax, (metric, label) in zip(axes, METRICS.items(), strict=True):
         found = {model: [plain.get((metric, model, w)) for w in windows] for model in trained}
         ax.axhline(0, color="0.4", linewidth=0.8)
         _draw(ax, windows, found, trained)
         name = label.split()[0]
-        ax.set(ylabel=f"change in {name} (dB)", title=f"{name} against training's window")
+        ax.set(ylabel=f"change in {name} (dB)", title=f"{name} against {what} window")
     figures.name_lines(axes[-1])
     return drawn
 
@@ -230,7 +247,7 @@ def figure_of_differences(rows: Records, trained: dict[str, float]) -> Figure:
 def _draw(ax: plt.Axes, windows: list[float], values: dict[str, list[Any]], trained: dict[str, float]) -> None:
     figures.interval_plot(ax, ["song" if math.isinf(w) else f"{w:g}" for w in windows], values)
     ax.set(xlabel="window (s); bars: 95 % intervals")
-    for length in sorted(set(trained.values())):
+    for length in sorted(set(trained.values()) & set(windows)):
         place = windows.index(length)
         ax.axvline(place, color="0.6", linestyle=":", linewidth=1.2, zorder=0)
         ax.text(place, 0.01, " as trained", transform=ax.get_xaxis_transform(), color="0.4", fontsize="x-small")

@@ -78,10 +78,11 @@ def measure(
 
     Returns:
         A record for every region: ``region`` (its number), ``start``, ``stop``, ``duration`` (s), ``cut`` (whether it
-        reaches the recording's beginning or end: it may have lasted longer), ``sdr`` inside it, :func:`first_ms` and
-        :func:`since_onset` (dB), ``leakage_before`` and ``leakage_after`` (dB relative to the mixture). NaN stands for
-        what is undefined, such as the time since an onset that is not heard. And a record of the song: ``share`` of it
-        that is sung, ``regions`` (their number), ``sdr`` in all of them, and ``leakage`` in all of the rest.
+        reaches the recording's beginning or end: it may have lasted longer), ``gap`` (s without vocals before it, from
+        the recording's beginning for the first), ``sdr`` inside it, :func:`first_ms` and :func:`since_onset` (dB),
+        ``leakage_before`` and ``leakage_after`` (dB relative to the mixture). NaN stands for what is undefined, such as
+        the time since an onset that is not heard. And a record of the song: ``share`` of it that is sung, ``regions``
+        (their number), ``sdr`` in all of them, and ``leakage`` in all of the rest.
 
     Raises:
         InputError: edges do not rise from 0.
@@ -108,6 +109,7 @@ def measure(
         record = {"region": number, "start": region.start, "stop": region.stop, "duration": region.duration}
         onset = region.start > 0
         record["cut"] = not onset or region.stop >= seconds
+        record["gap"] = region.start - ends[number] if onset else float("nan")
         record[SDR] = sdr(region.start, region.stop)
         for ms in responses:
             heard = onset and region.duration >= ms / 1000
@@ -161,7 +163,7 @@ def bins(inner: Sequence[float], unit: str = "s") -> tuple[list[str], Callable[[
         InputError: edges do not rise.
     """
     if not inner or any(b <= a for a, b in zip(inner, inner[1:], strict=False)):
-        raise InputError(f"duration_bins and share_bins need edges that rise, not {list(inner)}")
+        raise InputError(f"duration_bins, gap_bins and share_bins need edges that rise, not {list(inner)}")
     middle = [f"{a:g} to {b:g} {unit}" for a, b in zip(inner, inner[1:], strict=False)]
     names = [f"under {inner[0]:g} {unit}", *middle, f"{inner[-1]:g} {unit} or more"]
     return names, lambda value: names[int(np.searchsorted(inner, value, side="right"))]
@@ -170,11 +172,14 @@ def bins(inner: Sequence[float], unit: str = "s") -> tuple[list[str], Callable[[
 def grouped(records: Records, name: str, inner: Sequence[float], unit: str = "s") -> dict[str, list[dict[str, Any]]]:
     """Sort records into :func:`bins` of one of their values, and all of them once more under ``all``.
 
-    A region that the recording's beginning or end cut short is in no bin of durations but the last, open one.
+    A region that the recording's beginning or end cut short is in no bin of durations but the last, open one. An
+    undefined value is in no bin.
     """
     names, place = bins(inner, unit)
     groups: dict[str, list[dict[str, Any]]] = {bin_name: [] for bin_name in names}
     for record in records:
+        if np.isnan(record[name]):
+            continue
         found = place(record[name])
         if name != "duration" or not record.get("cut") or found == names[-1]:
             groups[found].append(record)

@@ -169,7 +169,8 @@ def _songs(dataset: str, missing: list[str]) -> tuple[str, list[Track] | None]:
     if layout != "MUSDB18-HQ":
         missing.append(
             "The published scores are of the 50 test songs of MUSDB18-HQ (22.7 GB, zenodo.org/records/3338373, for "
-            "educational purposes only): unpack it and name its folder as `dataset`."
+            "educational purposes only): unpack it and name its folder as `dataset`. Excerpts cannot settle the score "
+            "of a whole song."
         )
     return layout, tracks
 

@@ -58,13 +58,14 @@ def recording(records: Sequence[Mapping[str, Any]]) -> Frames:
 
 def windows(values: Mapping[str, Any]) -> Frames:
     """List scores by the window that a model sees, and the difference from the length of its training."""
-    rows = input_length.differences(values["scores"], values["trained"])
+    trained = values["trained"]
+    rows = input_length.differences(values["scores"], values.get("against", trained))
     filled = "" if "seconds" in values["scores"][0] else "; last windows beyond a song's end were filled with silence"
     note = (
         f"Scores by window, {_some(rows)}; differences from the training's window, and with overlap from the same "
         f"window without; {CORRECTED}{filled}"
     )
-    return [(input_length.score_table(values["scores"], rows), note)]
+    return [(input_length.score_table(values["scores"], rows, trained), note)]
 
 
 def regions(values: Mapping[str, Any], duration_bins: Sequence[float]) -> Frames:

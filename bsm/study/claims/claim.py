@@ -33,8 +33,9 @@ its own document. ``blocked``: a file or device that a test needs is missing; th
 EXACT, OFFICIAL, CPU_TIMING = "exact", "official code on the CPU", "CPU timing"
 SMALL, FULL = "small models", "full scale"
 EVIDENCE = (EXACT, OFFICIAL, CPU_TIMING, SMALL, FULL)
-GPU, LONG, DEMO, MIR = "gpu", "long", "demo", "mir1k-subset"
-"""Profiles whose results the ledger reads: of a GPU, of the long study, of the default one, and of real singing."""
+GPU, LONG, DEMO, MIR, PUBLISHED = "gpu", "long", "demo", "mir1k-subset", "published"
+"""Folders of results that the ledger reads: of a GPU, of the long study, of the default profile, of real singing, and
+of the published model (`make published`)."""
 ON_GPU = "make gpu"  # measures all that waits for a GPU
 
 

@@ -187,7 +187,7 @@ def claims_table(profile: str, results: Collection[str], reports: Path = REPORTS
     """Judge the claims that read one of a profile's results, named without suffix, for the notebook that writes it."""
 
     def reads(test: Test) -> bool:
-        read = {values.result for values in test.inputs.values() if not values.optional}
+        read = {v.result for v in test.inputs.values() if not v.optional and v.profile in ("", profile)}
         return GPU not in test.profiles and not read.isdisjoint(results)
 
     found = lines(profile, reports, reads)
