@@ -21,7 +21,7 @@ PROFILES = $(sort $(notdir $(basename $(wildcard notebooks/profiles/*.yaml))))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env ffmpeg profile reproduce resume published test oracles gpu lab executed site clean distclean
+.PHONY: help env ffmpeg profile reproduce resume published rehearse test oracles gpu lab executed site clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -66,7 +66,7 @@ ifeq ($(wildcard notebooks/profiles/$(PROFILE).yaml),)
 endif
 
 # The workflow's and the tests' own commands find bsm and its tools without an activated environment.
-reproduce published test lab site: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+reproduce published rehearse test lab site: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 reproduce: profile env ffmpeg  ## run the whole study: data, models, notebooks, figures, report (PROFILE=..., SEEDS=..., CORES=...)
 	@mkdir -p .snakemake; $(ALONE) $(BIN)/snakemake --cores $(CORES) --keep-going --rerun-incomplete --config profile=$(PROFILE)$(if $(SEEDS), seeds=$(SEEDS))
@@ -98,6 +98,9 @@ published: env ffmpeg  ## score the published model on real songs (WEIGHTS=name 
 	$(BIN)/bsm study 05_input_length $(OF_PUBLISHED) -p segment_seconds 8.0 \
 	  -p windows '[1.0, 2.0, 3.0, 6.0, 16.0]' -p overlap_windows '[]'
 	$(BIN)/bsm claims render
+
+rehearse: env ffmpeg  ## run the paper's profile on a stand-in for its data, with a small model (ARGS="--songs 3": of each split)
+	$(BIN)/python -m bsm.study.rehearse build/rehearsal.json --cores $(CORES) $(ARGS)
 
 test: env ffmpeg  ## run the tests (PYTEST_ARGS=...)
 	$(BIN)/pytest -n $(CORES) $(PYTEST_ARGS)

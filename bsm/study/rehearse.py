@@ -137,11 +137,13 @@ def reproduce(copy: Path, cores: int, *, kill: bool = False) -> dict[str, Any]:
     environment, started = os.environ | {"PYTHONPATH": str(copy)}, time.monotonic()
     with tempfile.TemporaryFile("w+") as output:
         run = subprocess.Popen(command, cwd=copy, env=environment, stdout=output, stderr=output, start_new_session=True)
-        while run.poll() is None:
-            time.sleep(0.2)
-            if kill and any(copy.glob(f"runs/{PROFILE}/*/state.ckpt")):
+        try:
+            while run.poll() is None and not (kill and any(copy.glob(f"runs/{PROFILE}/*/state.ckpt"))):
+                time.sleep(0.2)
+        finally:
+            if run.poll() is None:
                 os.killpg(run.pid, signal.SIGKILL)
-                run.wait()
+            run.wait()
         output.seek(0)
         text = output.read()
     if kill != (run.returncode == -signal.SIGKILL) or (run.returncode and not kill):
