@@ -72,9 +72,10 @@ reproduce: profile env ffmpeg  ## run the whole study: data, models, notebooks, 
 	@mkdir -p .snakemake; $(ALONE) $(BIN)/snakemake --cores $(CORES) --keep-going --rerun-incomplete --config profile=$(PROFILE)$(if $(SEEDS), seeds=$(SEEDS))
 
 # Holds a lock of the system, which ends with this command however that ends. So what a killed run left in Snakemake's
-# own locks is removed only while no other run works here. Without flock(1), `make resume` removes it.
+# own locks is removed only while no other run works here. It waits 10 s: the kernels of a killed run end a little later.
+# Without flock(1), `make resume` removes the locks.
 ALONE = if command -v flock > /dev/null; then exec 9> .snakemake/alone; \
-	flock -n 9 || { echo "error: another make reproduce works in this folder; wait until it ends, or stop it" >&2; exit 2; }; \
+	flock -w 10 9 || { echo "error: another make reproduce works in this folder; wait until it ends, or stop it" >&2; exit 2; }; \
 	rm -rf .snakemake/locks; fi;
 
 resume: profile env  ## go on after a run that was killed: remove its lock, then as reproduce (PROFILE=..., SEEDS=..., CORES=...)
