@@ -1,11 +1,13 @@
 """The study as a graph: a fresh copy can be planned, and its rules promise what the notebooks write."""
 
 import ast
+import importlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import nbformat
@@ -122,6 +124,28 @@ def test_a_notebook_that_separates_does_so_on_the_profiles_device(name):
     source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
     loaded = re.findall(r"\b(?:load_model|subjects)\(.*", source)
     assert loaded and all(".to(device)" in line or "device=device" in line for line in loaded)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_takes_only_names_that_the_package_has(path):
+    """A function that is renamed is found here, not after minutes of a notebook's work."""
+    cells = nbformat.read(path, as_version=4).cells
+    nodes = list(ast.walk(ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))))
+    modules = {}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bsm"):
+            for name in node.names:
+                home = importlib.import_module(node.module)
+                if not hasattr(home, name.name):
+                    importlib.import_module(f"{node.module}.{name.name}")
+                modules[name.asname or name.name] = getattr(home, name.name)
+    lacking = [
+        f"{node.value.id}.{node.attr}"
+        for node in nodes
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        if isinstance(module := modules.get(node.value.id), types.ModuleType) and not hasattr(module, node.attr)
+    ]
+    assert not lacking
 
 
 def test_defaults_are_the_demo_profiles():
