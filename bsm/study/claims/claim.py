@@ -35,7 +35,7 @@ SMALL, FULL = "small models", "full scale"
 EVIDENCE = (EXACT, OFFICIAL, CPU_TIMING, SMALL, FULL)
 GPU, LONG, DEMO, MIR, PUBLISHED = "gpu", "long", "demo", "mir1k-subset", "published"
 """Folders of results that the ledger reads: of a GPU, of the long study, of the default profile, of real singing, and
-of the published model (`make published`)."""
+of the published model (`make published`). :mod:`bsm.study.contributed` has one more."""
 ON_GPU = "make gpu"  # measures all that waits for a GPU
 
 
@@ -69,7 +69,7 @@ class Values:
     """Values of a result file, ``reports/<profile>/results/<result>.json``.
 
     Attributes:
-        result: the file's name without suffix.
+        result: the file's name without suffix; for contributed results, a name of weights, which they must be of.
         field: the key in its ``values``, or several with dots between them; by default all values.
         profile: whose; by default that which is judged.
         optional: whether the rule does without.

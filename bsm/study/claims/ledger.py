@@ -16,7 +16,7 @@ import pandas as pd
 
 from bsm.errors import InputError
 from bsm.files import write_text
-from bsm.study import campaign
+from bsm.study import campaign, contributed
 from bsm.study.claims import data, exact, learning, learning_regions, memory, published, scan, step  # noqa: F401 (registers the claims)
 from bsm.study.claims.claim import (
     BLOCKED,
@@ -109,6 +109,10 @@ def _judged(claim: Claim, test: Test, profile: str, reports: Path) -> Line:
     for name, wanted in inputs.items():
         if wanted.optional and wanted.profile == profile:
             continue  # a result does not stand as context of itself
+        if wanted.profile == contributed.FOLDER:
+            given[name] = {_shown(p, reports): r for p, r in contributed.of_weights(wanted.result, reports).items()}
+            files |= dict.fromkeys(given[name])
+            continue
         folder = reports / (wanted.profile or profile) / "results"
         own = folder / f"{wanted.result}.json"
         paths = campaign.finished(folder, wanted.result) if wanted.runs else [own] if own.is_file() else []
@@ -284,7 +288,12 @@ def render(reports: Path = REPORTS) -> list[Line]:
 
 
 def check(reports: Path = REPORTS) -> list[str]:
-    """Judge all claims again; return a line for each section of ``CLAIMS.md`` that says other than the results."""
+    """Judge all claims again; return a line for each section of ``CLAIMS.md`` that says other than the results.
+
+    Where contributed results are not valid, the lines name those.
+    """
+    if faults := contributed.check(reports):
+        return faults
     path = reports / "CLAIMS.md"
     if not path.is_file():
         return [f"{path.name}: not there"]
