@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,10 @@ from bsm.study.claims.claim import (
     Finding,
     Test,
     Values,
+    undisturbed,
 )
 from bsm.study.figures import table_markdown
 from bsm.study.records import ROOT, on_gpu, read_result
-from bsm.study.speed.timer import is_quiet
 
 PROFILE = "demo"
 """The profile that the ledger is about, where a test names no other."""
@@ -132,25 +132,8 @@ def _judged(claim: Claim, test: Test, profile: str, reports: Path) -> Line:
         finding = claim.judge(**given, **claim.thresholds, **test.options)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         raise InputError(f"{claim.id}: cannot read its results ({type(error).__name__}: {error})") from error
-    finding = _undisturbed(finding, test)
+    finding = undisturbed(finding, test)
     return Line(claim, test, finding, tuple(files), tuple(d for d in devices if d))
-
-
-def _undisturbed(finding: Finding, test: Test) -> Finding:
-    """Return a finding whose CPU timings count; no verdict rests on a timing during which other work ran.
-
-    Earlier timings do not say whether any did. They count, and the reasons say so.
-    """
-    if test.evidence != CPU_TIMING:
-        return finding
-    told = [record for record in finding.timings if "processor_seconds" in record]
-    if not all(is_quiet(record) for record in told):
-        reason = f"It was measured while other work ran; run `{test.command}` again on a quiet machine."
-        return replace(finding, verdict=INCONCLUSIVE, reasons=(reason, *finding.reasons))
-    if len(told) < len(finding.timings):
-        reason = "Quietness was not recorded: other work may have run during these rounds."
-        return replace(finding, reasons=(*finding.reasons, reason))
-    return finding
 
 
 def _shown(path: Path, reports: Path) -> str:
