@@ -72,20 +72,24 @@ def read_settings(path: Path) -> Settings:
     """
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-        left = {f"{section}.{name}": value for section, part in found.items() for name, value in part.items()}
+        left = {
+            f"{section}.{name}": value
+            for section, part in found.items()
+            for name, value in (part if isinstance(part, dict) else {"": part}).items()
+        }
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: no YAML file with sections ({' '.join(str(error).split())})") from error
     if not {"model.dim", "model.depth"} <= left.keys():
         raise InputError(f"{path}: no model.dim and model.depth, so it is of another network than MSST's {NETWORK}")
-    target, instruments = left.pop("training.target_instrument", None), left.pop("training.instruments", ["vocals"])
+    target, instruments = left.pop("training.target_instrument", None), left.pop("training.instruments", "vocals")
     checked = {f"model.{name}": (value, _DEFAULTS[name]) for name, value in _ARGUMENTS.items()}
     checked["training.model_type"] = (NETWORK, NETWORK)
     given = {name: left.pop(name, default) for name, (_, default) in checked.items()}
     faults = [
         f"{name} is {given[name]!r}, not {value!r}" for name, (value, _) in checked.items() if given[name] != value
     ]
-    if (target or ", ".join(instruments)) != "vocals":
-        faults.append(f"training.target_instrument is {target!r} of {', '.join(instruments)}, not 'vocals'")
+    if target != "vocals" and (target or instruments not in ("vocals", ["vocals"])):
+        faults.append(f"training.target_instrument is {target!r} of {instruments}, not 'vocals'")
     if faults:
         raise InputError(f"{path}: its network is none of this package's: {'; '.join(faults)}")
     try:
@@ -99,6 +103,8 @@ def read_settings(path: Path) -> Settings:
             **FIXED,
         )
         train = _read_training(left, model.sample_rate)
+    except KeyError as error:
+        raise InputError(f"{path}: has no {error.args[0]}") from error
     except (ArithmeticError, InputError, TypeError) as error:
         raise InputError(f"{path}: {error}") from error
     left = {name: value for name, value in left.items() if name not in _NO_EFFECT}
