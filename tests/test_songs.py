@@ -75,6 +75,7 @@ def test_a_training_and_the_baselines_from_end_to_end(tmp_path, monkeypatch):
         songs.experiment(path, folder=tmp_path, arm=arm, seed=1, lr=1e-3, steps=60)
         record = json.loads(path.read_text())
         scores = record["values"]["scores"]
+        assert str(tmp_path) not in json.dumps(record["inputs"]) and len(record["parameters"]["songs_sha256"]) == 64
         assert {row["track"] for row in scores} == {"demo-3000"} and all("usdr" in row for row in scores)
         if arm == "none":
             assert [row["window"] for row in scores] == [4.0, None]
