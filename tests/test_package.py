@@ -59,5 +59,6 @@ def test_the_command_line_answers_without_pytorch():
 
 
 def test_the_model_in_the_package_is_the_one_whose_scores_are_committed():
-    scores = read_result(ROOT / "reports/demo/results/scores.json")
-    assert sha256(registry.locate("demo")) in scores["inputs"].values()
+    results = ROOT / "reports/long/results"
+    assert sha256(registry.locate("demo")) == sha256(results / "songs-1s-mamba2-seed0.safetensors")
+    assert read_result(results / "songs-1s-mamba2-seed0.json")["values"]["scores"]
