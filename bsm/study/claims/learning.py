@@ -53,6 +53,12 @@ METRICS = {"usdr": "uSDR", "csdr": "cSDR"}
 FILLED = 0.9
 """Share of a window that is sound and no padding, on average, for its length to count."""
 BASELINES = Values("baselines", optional=True)
+REAL_WINDOWS = {
+    "real": Values("input_length", "scores", profile=MIR, optional=True),
+    "real_segments": Values("input_length", "trained", profile=MIR, optional=True),
+    "real_songs": Values("data", profile=MIR, optional=True),
+}
+"""Scores by window on real singing, the context of those on synthesised songs."""
 
 
 def trained(long: Mapping[str, Values] | None = None, **inputs: Values) -> Test:
@@ -141,12 +147,11 @@ def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: f
             segments=Values("input_length", "trained"),
             songs=Values("data"),
             baselines=BASELINES,
-            real=Values("input_length", "scores", profile=MIR, optional=True),
-            real_segments=Values("input_length", "trained", profile=MIR, optional=True),
-            real_songs=Values("data", profile=MIR, optional=True),
+            **REAL_WINDOWS,
             long={
                 "scores": Values("songs-1s", "scores", runs=True),
                 "baselines": Values("songs-baselines", "scores", runs=True),
+                **REAL_WINDOWS,
             },
         ),
         of_published(
