@@ -250,7 +250,8 @@ def test_costs_of_settings(small_config):
     found = sizes.measure(configs, seconds=0.05, repeats=2)
     assert found[0]["parameters"]["mask_estimator"] > found[1]["parameters"]["mask_estimator"]
     assert found[0]["operations"] > found[1]["operations"]
-    table = sizes.cost_table([r | {"training": [s, s]} for r, s in zip(found, (0.2, 0.1), strict=True)])
+    assert all(len(r[name]["processor_seconds"]) == 2 for r in found for name in ("forward", "training"))
+    table = sizes.cost_table([r | {"training": {"seconds": [s, s]}} for r, s in zip(found, (0.2, 0.1), strict=True)])
     assert table["speed against the base"][1].startswith("2.00x")
     assert list(table[""]) == ["the paper's design and loss", "mask expansion halved"]
     names = set(sizes.settings(ModelConfig.preset("tiny")))

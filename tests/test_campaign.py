@@ -49,6 +49,16 @@ def test_a_rate_is_searched_until_both_neighbours_are_worse(campaign):
     assert all(settings["seed"] == 100 for name, settings in known(campaign).items() if "lr" in name)
 
 
+def test_a_rate_may_be_chosen_by_shorter_trainings(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(FILE.replace("0.004]}", "0.004], settings: {steps: 30}}"))
+    shorter = Campaign(path)
+    finish(shorter, "gap-mamba2-lr0.002", 1), finish(shorter, "gap-mamba2-lr0.004", 0)
+    finish(shorter, "gap-mamba2-lr0.001", 0)
+    steps = {name: settings["steps"] for name, settings in known(shorter).items()}
+    assert steps["gap-mamba2-lr0.001"] == 30 and steps["gap-mamba2-seed2"] == 60
+
+
 def test_every_arm_gets_a_seed_before_any_gets_the_next(campaign):
     names = [run.name for run in campaign.runs() if "seed" in run.name]
     assert names == ["gap-mamba2-seed2", "gap-none-seed2", "gap-mamba2-seed3", "gap-none-seed3"]

@@ -14,7 +14,19 @@ from torch import nn
 
 from bsm import cue_gap
 from bsm.cli import cli
-from bsm.cue_gap import RATE, TRAINING, Condition, Probe, curriculum, example, score, tone, train, training_batch
+from bsm.cue_gap import (
+    RATE,
+    TRAINING,
+    Condition,
+    Probe,
+    curriculum,
+    example,
+    score,
+    tone,
+    train,
+    training_batch,
+    voices,
+)
 from bsm.errors import InputError
 from bsm.loss import bsmamba2_loss
 from bsm.networks import from_factory
@@ -52,6 +64,54 @@ def test_stretches(gap, lead, timbre, index, cut):
     noise = made.mixture - made.target - made.other
     assert 0.005 < noise.std() < 0.05
     assert np.array_equal(made.mixture[made.play], whole.mixture[whole.play])
+
+
+@pytest.fixture
+def few_phrases(monkeypatch):
+    """Sing little: two phrases of two words in each split."""
+    voices.phrases.cache_clear()
+    monkeypatch.setattr(voices, "PHRASES", (2, 2, 2))
+    monkeypatch.setattr(voices, "WORDS_EACH", 2)
+    yield
+    voices.phrases.cache_clear()
+
+
+def test_sung_voices_fill_the_stretches_and_come_again(few_phrases):
+    probe = Probe(voices="sung")
+    first, again, other = (example([2, 0, i], Condition(0.25), probe, 1) for i in (0, 0, 1))
+    assert np.array_equal(first.mixture, again.mixture) and not np.array_equal(first.target, other.target)
+    for sound, stretch in ((first.target, first.cue), (first.target, first.play), (first.other, first.play)):
+        assert np.sqrt(np.square(sound[stretch]).mean()) == pytest.approx(cue_gap.LEVEL, rel=1e-3)
+    voices.phrases.cache_clear()  # sung anew
+    assert np.array_equal(example([2, 0, 0], Condition(0.25), probe, 1).mixture, first.mixture)
+    assert not np.array_equal(example([0, 0, 0], Condition(0.25), probe, 1).target, first.target)
+    with pytest.raises(ValueError, match="shorten cue and play"):
+        example([2, 0, 0], Condition(0.25), Probe(play=30.0, voices="sung"), 0)
+
+
+def test_only_two_kinds_of_voices():
+    with pytest.raises(ValueError, match="one of tones, sung, not 'spoken'"):
+        Probe(voices="spoken")
+
+
+@pytest.mark.slow
+def test_a_cue_tells_the_singers_apart_whatever_they_sing():
+    def heard(split, count):
+        features, singers = [], []
+        for index in range(count):
+            for timbre in (0, 1):
+                made = example([split, 0, index], Condition(0.25), Probe(voices="sung"), timbre)
+                spectrum = torch.from_numpy(made.target[made.cue].copy())
+                power = torch.stft(spectrum, 512, 128, window=torch.hann_window(512), return_complex=True).abs() ** 2
+                bands = torch.stack([band.sum(0) for band in power.split(6)])
+                levels, weights = (bands + 1e-5).log(), bands.sum(0) / bands.sum()
+                features.append(torch.cat([(levels * weights).sum(1), levels.std(1), torch.ones(1)]).numpy())
+                singers.append(2 * timbre - 1)
+        return np.stack(features), np.array(singers)
+
+    (seen, labels), (new, wanted) = heard(0, 800), heard(2, 150)
+    weights = np.linalg.solve(seen.T @ seen + np.eye(seen.shape[1]), seen.T @ labels)
+    assert ((new @ weights) * wanted > 0).mean() > 0.95  # other words than in training
 
 
 @pytest.mark.parametrize("timbre", [0, 1])

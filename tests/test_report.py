@@ -115,11 +115,11 @@ def test_every_result_stands_by_its_revision(demo, short):
     names = sorted(path.stem for path in demo.reports.glob("results/*.json"))
     for name in names:
         record = json.loads(demo.result(name).read_text())
-        record["provenance"]["git"] = {"revision": "abc", "dirty": name in ("ablation_size", "repeat")}
+        record["provenance"]["git"] = {"revision": "abc", "dirty": name in ("ablation_size", "data_loading")}
         demo.result(name).write_text(json.dumps(record))
     text = write_report(demo).read_text()
-    assert "- `abc` with uncommitted changes: ablation_size, repeat\n" in text
-    clean = ", ".join(name for name in names if name not in ("ablation_size", "repeat"))
+    assert "- `abc` with uncommitted changes: ablation_size, data_loading\n" in text
+    clean = ", ".join(name for name in names if name not in ("ablation_size", "data_loading"))
     assert f"- `abc`: {clean}\n" in text
     # Those of other folders that are shown: longer passes, and real recordings beside the synthesised songs.
     places = text.split("## Where the numbers come from")[1]

@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from bsm.errors import InputError
-from bsm.study import songs
+from bsm.study import arms, songs
 from bsm.study.baselines import EQUALISER
+from bsm.study.records import mark, write_result
 
 
 @pytest.mark.parametrize("arm", ["mamba2", "none", "bs-roformer"])
@@ -27,6 +29,40 @@ def test_a_run_without_one_best_weight(tmp_path):
         songs.best_weights(tmp_path)
 
 
+def finish(folder, name, arm, scores, seed=0):
+    values = {"scores": scores, "training_seconds": 120.0}
+    parameters = {"arm": arm, "train": {"lr": 0.002}}
+    place = folder / f"{name}-{arm}-seed{seed}.json"
+    write_result(
+        place, measured="", parameters=parameters, values=values, started=mark(), data="", inputs=[], seed=seed
+    )
+
+
+def test_what_the_arms_reach_follows_from_the_scores(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.1, 12)
+    songs_ = [f"song {i}" for i in range(12)]
+
+    def row(track, usdr, **more):
+        return {"track": track, "usdr": usdr, "si_sdr": usdr, "level": -1.0} | more
+
+    for arm, usdr in {"mamba2": 5.0, "none": 3.2}.items():
+        scores = [row(t, usdr + n + 0.5 * (w or 0), window=w) for t, n in zip(songs_, noise, strict=True)
+                  for w in (1.0, None)]  # fmt: skip
+        finish(tmp_path, "songs-1s", arm, scores)
+    with pytest.raises(InputError, match="no finished run of songs-1s or songs-baselines"):
+        arms.scores(tmp_path, "songs-1s")
+    trivial = [row(t, 2.0 + n, separator=EQUALISER, seed=None) for t, n in zip(songs_, noise[::-1], strict=True)]
+    finish(tmp_path, "songs-baselines", "baselines", trivial)
+    frame = arms.scores(tmp_path, "songs-1s")
+    table = arms.table(frame).set_index("separator")
+    assert table.loc["BSMamba2", "gate"] == "passes" and table.loc["no time block", "gate"] == "fails"
+    assert table.loc["BSMamba2", "minus equaliser"].startswith("3.00 [") and table.loc["BSMamba2", "minutes"] == "2.0"
+    assert table.loc[EQUALISER, "uSDR (dB)"] == pytest.approx(2 + noise.mean())
+    by_window = arms.windows(frame).set_index("arm")
+    assert by_window.loc["BSMamba2", "1 s"] == f"{5.5 + noise.mean():.2f} (1.80 [1.80, 1.80])"
+    assert by_window.loc["no time block", "whole song"] == f"{3.2 + noise.mean():.2f}"
+
+
 @pytest.mark.slow
 def test_a_training_and_the_baselines_from_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(songs, "SONGS", {"train": 1, "valid": 1, "test": 2})
@@ -39,6 +75,7 @@ def test_a_training_and_the_baselines_from_end_to_end(tmp_path, monkeypatch):
         songs.experiment(path, folder=tmp_path, arm=arm, seed=1, lr=1e-3, steps=60)
         record = json.loads(path.read_text())
         scores = record["values"]["scores"]
+        assert str(tmp_path) not in json.dumps(record["inputs"]) and len(record["parameters"]["songs_sha256"]) == 64
         assert {row["track"] for row in scores} == {"demo-3000"} and all("usdr" in row for row in scores)
         if arm == "none":
             assert [row["window"] for row in scores] == [4.0, None]

@@ -20,7 +20,7 @@ def claims() -> None:
 @claims.command()
 @_reports
 def check(reports: Path | None) -> None:
-    """Judge all claims again; exit with status 1 if CLAIMS.md says other than the results."""
+    """Check contributed results and judge all claims again; exit with status 1 if CLAIMS.md says other than they do."""
     from bsm.study.claims import ledger
 
     reports = reports or ledger.REPORTS
@@ -44,6 +44,19 @@ def render(reports: Path | None) -> None:
     if (reports or ledger.REPORTS).resolve() == ledger.REPORTS:
         refresh_readme(Profile.load(ledger.PROFILE))
     click.echo(ledger.tally(judged))
+
+
+@claims.command()
+@_reports
+@click.argument("result", type=click.Path(path_type=Path))
+@click.option("--contributor", required=True, help="Your name, or your group's.")
+@click.option("--system", required=True, help="What was measured, such as the network and whose weights.")
+def contribute(reports: Path | None, result: Path, contributor: str, system: str) -> None:
+    """Add RESULT, a file of `bsm evaluate`, to the contributed results, which the claims take."""
+    from bsm.study.claims.ledger import REPORTS
+    from bsm.study.contributed import contribute
+
+    click.echo(contribute(result, reports or REPORTS, contributor=contributor, system=system))
 
 
 @claims.command()

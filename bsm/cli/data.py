@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from bsm.cli.options import PATH
 
 if TYPE_CHECKING:
     from bsm.data.registry import Entry
@@ -124,3 +127,19 @@ def weights_path(name: str) -> None:
 
     entry(name)  # a name, not a path
     click.echo(locate(name))
+
+
+@weights.command("convert")
+@click.argument("source")
+@click.argument("target", type=PATH)
+@click.option("--config", type=PATH, help="YAML file that belongs to a checkpoint of Music-Source-Separation-Training.")
+def weights_convert(source: str, target: Path, config: Path | None) -> None:
+    """Convert the weights SOURCE, a file, run or name, to this package's layout or Music-Source-Separation-Training's.
+
+    TARGET.safetensors is ours, with a card (JSON). TARGET.ckpt is for that project's inference.py, with its YAML file.
+    What neither can express is refused, with the name of each field.
+    """
+    from bsm.weights.msst import convert
+
+    for path in convert(source, target, config):
+        click.echo(path)

@@ -54,6 +54,7 @@ def campaign(file: Path, cores: int, status: bool) -> None:
 @click.command("cue-gap")
 @click.option("--network", required=True, help="package.module:name, where name() returns a torch Module.")
 @click.option("--gap", "longest_gap", default=0.5, type=click.FloatRange(0.2, 20), help="Longest gap in training, s.")
+@click.option("--voices", default="tones", type=click.Choice(["tones", "sung"]), help="Kind of voices.")
 @click.option("--lr", default=0.002, type=click.FloatRange(1e-6, 1), help="Highest learning rate.")
 @click.option("--steps", default=2000, type=click.IntRange(2), help="Number of updates.")
 @click.option("--seed", default=0, type=click.IntRange(0, 2**32 - 1), help="Random seed.")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from bsm.cue_gap.voices import phrases
 
 VERSION = 1
 RATE = 8000  # Hz
@@ -15,6 +18,7 @@ RATE = 8000  # Hz
 TIMBRES = (((600, 120), (1100, 200)), ((1700, 250), (2600, 300)))
 LOWEST, SEMITONES = 110.0, 25  # pitch of the lowest note in Hz, and number of notes
 LEVEL = 0.1  # RMS of a voice
+VOICES = ("tones", "sung")
 TRAIN, VALID, TEST = range(3)  # first number of a split's seeds
 
 
@@ -28,6 +32,10 @@ class Probe:
         longest_lead: training lead-ins lie between 0 and this, s.
         cue: length of the cue, s.
         play: length of the stretch with both voices, s.
+        voices: ``tones`` (:func:`tone`) or ``sung`` (:mod:`bsm.cue_gap.voices`).
+
+    Raises:
+        ValueError: ``voices`` is neither.
     """
 
     longest_gap: float = 0.5
@@ -35,6 +43,11 @@ class Probe:
     longest_lead: float = 1.0
     cue: float = 0.4
     play: float = 0.6
+    voices: str = "tones"
+
+    def __post_init__(self) -> None:
+        if self.voices not in VOICES:
+            raise ValueError(f"voices must be one of {', '.join(VOICES)}, not {self.voices!r}")
 
 
 @dataclass(frozen=True)
@@ -107,6 +120,23 @@ def _note(pitch: float, vibrato: float, phases: np.ndarray, length: int, timbre:
     return sound * np.minimum(1, edge / (0.02 * RATE))
 
 
+def sung(rng: np.random.Generator, samples: int, timbre: int, split: int) -> np.ndarray:
+    """Return a random piece of a random phrase of a singer, ``(samples,)`` float64.
+
+    Raises:
+        ValueError: No phrase is as long.
+        InputError: A package for demo songs is not installed.
+    """
+    pitch = round(69 + 12 * np.log2(LOWEST / 440))
+    own = phrases(split, timbre, RATE, pitch, SEMITONES)
+    phrase = own[rng.integers(len(own))]
+    if len(phrase) < samples:
+        raise ValueError(f"a sung phrase has {len(phrase)} samples, {samples} are wanted; shorten cue and play")
+    start = rng.integers(len(phrase) - samples + 1)
+    sound = phrase[start : start + samples]
+    return LEVEL * sound / np.sqrt(np.square(sound).mean())
+
+
 def background(rng: np.random.Generator, samples: int) -> np.ndarray:
     """Return quiet noise with three decaying bursts a second, ``(samples,)`` float64."""
     sound = 0.01 * rng.standard_normal(samples)
@@ -120,19 +150,20 @@ def example(seed: Sequence[int], condition: Condition, probe: Probe, timbre: int
     """Make one example.
 
     Args:
-        seed: numbers that identify it, such as split, seed and index.
+        seed: numbers that identify it, such as split, seed and index; sung voices depend on the split.
         condition: lengths of gap and lead-in, and interventions.
-        probe: lengths of cue and play stretch.
+        probe: lengths of cue and play stretch, and the kind of voices.
         timbre: of the target, 0 or 1. The notes do not depend on it.
     """
     lead, cue, gap, play = (round(RATE * s) for s in (condition.lead, probe.cue, condition.gap, probe.play))
     begin, end = lead + cue + gap, lead + cue + gap + play
     streams = [np.random.default_rng([VERSION, *seed, part]) for part in range(4)]  # so that each part stays alone
+    voice = tone if probe.voices == "tones" else partial(sung, split=seed[0])
     target, other = np.zeros(end), np.zeros(end)
-    target[begin:], other[begin:] = tone(streams[0], play, timbre), tone(streams[1], play, 1 - timbre)
+    target[begin:], other[begin:] = voice(streams[0], play, timbre), voice(streams[1], play, 1 - timbre)
     if condition.swapped:
         target, other, timbre = other, target, 1 - timbre
-    target[lead : lead + cue] = tone(streams[2], cue, timbre)
+    target[lead : lead + cue] = voice(streams[2], cue, timbre)
     # Rounded to 16 bits: the last digits of a sine differ from processor to processor.
     target, other, noise = (np.round(v * 2**15) / 2**15 for v in (target, other, background(streams[3], end)))
     sounds = [sound.astype(np.float32) for sound in (target + other + noise, target, other)]

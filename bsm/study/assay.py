@@ -52,6 +52,11 @@ def gain_of(scores: pd.DataFrame, first: str, second: str) -> Interval:
     return Interval.of(paired(table_of(scores, first), table_of(scores, second)))
 
 
+def beats(gain: Interval) -> bool:
+    """Tell whether an arm's gain over the static equaliser is large enough for verdicts about what it learned."""
+    return gain.estimate >= BEATS and gain.low >= AT_LEAST
+
+
 def assay(scores: pd.DataFrame, arms: Sequence[str], control: str) -> Assay:
     """Judge the instrument of one question.
 
@@ -67,7 +72,7 @@ def assay(scores: pd.DataFrame, arms: Sequence[str], control: str) -> Assay:
             passed.append(False)
             continue
         gain, seeds = gain_of(scores, arm, EQUALISER), scores[scores["system"] == arm]["seed"].nunique()
-        passed.append(gain.estimate >= BEATS and gain.low >= AT_LEAST and seeds >= SEEDS)
+        passed.append(beats(gain) and seeds >= SEEDS)
         wanted = f"needs {BEATS:g} dB, its low end {AT_LEAST:g} dB, {SEEDS} seeds"
         reasons.append(f"`{arm}` minus {EQUALISER}, {seeds} seed(s): {interval_words(gain, ' dB')} ({wanted})")
     if control in known and arms[0] in known:

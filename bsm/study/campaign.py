@@ -13,7 +13,7 @@ A YAML file says what to train::
 
 Results lie in ``results/`` next to that file. A run is done when its result is there, so a campaign goes on
 after any interruption. An arm's learning rate is tuned first: the rates given, then halves and doubles, until both
-neighbours of the best are worse.
+neighbours of the best are worse. ``tuning`` may have ``settings`` of its own, such as fewer ``steps``.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class Campaign:
         if "as" in tuning:  # another experiment's rates
             other = next(e for e in self.experiments if e["name"] == tuning["as"])
             return [], self._tuning(other, arm)[1]
-        settings = {"arm": arm, "seed": tuning["seed"], "asked": False, **experiment.get("settings", {})}
+        settings = {"arm": arm, "seed": tuning["seed"], "asked": False}
+        settings |= experiment.get("settings", {}) | tuning.get("settings", {})
         scores: dict[float, float | None] = {}
 
         def run(rate: float) -> Run:

@@ -65,15 +65,17 @@ def costs(
         repeats: rounds.
 
     Returns:
-        One record per model and window: ``model``, ``window``, ``audio_seconds`` of a pass, ``seconds`` of every round.
+        One record per model and window: ``model``, ``window``, ``audio_seconds`` of a pass, and its timing, of
+        :meth:`bsm.study.speed.timer.Rounds.of`.
     """
     models = {name: next(s for s in found if s.name == name) for name in dict.fromkeys(s.name for s in found)}
     records = []
     for case in (case for case in cut if case.hop == case.window):
         span = case.window if math.isfinite(case.window) else whole_seconds
         passes = {name: _pass(subject, span) for name, subject in models.items()}
-        for name, seconds in repeated(passes, repeats, warm_up=0).seconds.items():
-            records.append({"model": name, "window": case.window, "audio_seconds": span, "seconds": seconds})
+        times = repeated(passes, repeats, warm_up=0)
+        for name in passes:
+            records.append({"model": name, "window": case.window, "audio_seconds": span} | times.of(name))
     return records
 
 

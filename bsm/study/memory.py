@@ -25,7 +25,6 @@ from bsm.versions import RECIPE
 from bsm.weights.files import save_model
 
 ARMS = (*TIME_BLOCKS, "bs-roformer")
-DATA = f"cue and gap, tones, version {cue_gap.VERSION}"
 MEASURED = "cue and gap: SDR in dB and the two voices' parts in the output, example by example"
 TRAINING_SECONDS = 1.75  # length of a typical training example: lead-in, cue, gap and play
 
@@ -47,9 +46,17 @@ def network(arm: str, *, seed: int, hop_length: int = 256) -> nn.Module:
 
 
 def experiment(
-    path: Path, *, arm: str, seed: int, lr: float, longest_gap: float = 0.5, hop_length: int = 256, steps: int = 2000,
+    path: Path,
+    *,
+    arm: str,
+    seed: int,
+    lr: float,
+    longest_gap: float = 0.5,
+    voices: str = "tones",
+    hop_length: int = 256,
+    steps: int = 2000,
     asked: bool = True,
-) -> None:  # fmt: skip
+) -> None:
     """Train an arm on the probe, ask it all its questions, and write the result and the weights.
 
     Args:
@@ -58,11 +65,12 @@ def experiment(
         seed: of the initial weights and the training examples.
         lr: highest learning rate.
         longest_gap: the training's range, s.
+        voices: of :class:`bsm.cue_gap.Probe`.
         hop_length: samples from frame to frame.
         steps: updates.
         asked: False for a training that only serves the choice of a learning rate.
     """
-    started, probe = mark(), Probe(longest_gap)
+    started, probe = mark(), Probe(longest_gap, voices=voices)
     model = network(arm, seed=seed, hop_length=hop_length)
     config = _config(seed=seed, lr=lr, steps=steps)
     history = cue_gap.train(model, probe, config)
@@ -72,7 +80,7 @@ def experiment(
         values["answers"] = [answer(model, question, probe, change) for question, change in questions]
         gaps = (longest_gap, ENDPOINT * longest_gap)
         values["traces"] = [trace for gap in gaps for trace in traces(model, probe, gap)]
-        save_model(model, path.with_suffix(".safetensors"), {"data": DATA, "seed": seed, "arm": arm})
+        save_model(model, path.with_suffix(".safetensors"), {"data": _data(probe), "seed": seed, "arm": arm})
     _write(path, started, values, model, arm=arm, model=model.config, train=config, probe=probe, recipe=RECIPE)
 
 
@@ -103,10 +111,12 @@ def _trained_and_asked(model: nn.Module, probe: Probe, config: TrainConfig) -> d
 def _write(path: Path, started: Mark, values: dict[str, Any], trained: nn.Module, **settings: Any) -> None:
     """Write the result of a training on the probe."""
     settings["parameters"] = count_parameters(trained)
-    seed = settings["train"].seed
-    write_result(
-        path, measured=MEASURED, parameters=settings, values=values, seed=seed, started=started, data=DATA, inputs=[]
-    )
+    about = {"data": _data(settings["probe"]), "seed": settings["train"].seed, "started": started}
+    write_result(path, measured=MEASURED, parameters=settings, values=values, inputs=[], **about)
+
+
+def _data(probe: Probe) -> str:
+    return f"cue and gap, {probe.voices}, version {cue_gap.VERSION}"
 
 
 def _config(*, seed: int, lr: float, steps: int) -> TrainConfig:
@@ -116,7 +126,7 @@ def _config(*, seed: int, lr: float, steps: int) -> TrainConfig:
 
 
 def benchmark(
-    path: Path, factory: str, *, seed: int, lr: float, longest_gap: float, steps: int
+    path: Path, factory: str, *, seed: int, lr: float, longest_gap: float, steps: int, voices: str = "tones"
 ) -> list[dict[str, Any]]:
     """Train anyone's network on the probe, score it, and write the result.
 
@@ -127,6 +137,7 @@ def benchmark(
         lr: highest learning rate.
         longest_gap: the training's range, s.
         steps: updates.
+        voices: of :class:`bsm.cue_gap.Probe`.
 
     Returns:
         The answers (:func:`bsm.cue_gap.answer`).
@@ -134,7 +145,7 @@ def benchmark(
     Raises:
         InputError: There is no such factory, or what it returns is no network of ``(batch, 1, samples)``.
     """
-    started, probe = mark(), Probe(longest_gap)
+    started, probe = mark(), Probe(longest_gap, voices=voices)
     torch.manual_seed(seed)
     model = from_factory(factory, cue_gap.mixtures_and_targets([example([TEST, 0, 0], Condition(0.25), probe, 0)])[0])
     config = _config(seed=seed, lr=lr, steps=steps)

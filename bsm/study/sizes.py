@@ -63,8 +63,8 @@ def measure(configs: dict[str, ModelConfig], *, seconds: float, repeats: int) ->
 
     Returns:
         One record each: ``name``, ``parameters`` by part, ``operations`` of the matrix products of a forward pass
-        (multiplications and additions), ``kept_bytes`` for the backward pass, ``audio_seconds``, ``forward`` and
-        ``training`` (forward and backward): s of every round.
+        (multiplications and additions), ``kept_bytes`` for the backward pass, ``audio_seconds``, and the timings of
+        ``forward`` and ``training`` (forward and backward), each of :meth:`bsm.study.speed.timer.Rounds.of`.
     """
     torch.manual_seed(0)
     networks = {name: BSMamba2(config) for name, config in configs.items()}
@@ -79,8 +79,8 @@ def measure(configs: dict[str, ModelConfig], *, seconds: float, repeats: int) ->
             "operations": operations(configs[name], seconds),
             "kept_bytes": kept_bytes(configs[name], seconds),
             "audio_seconds": seconds,
-            "forward": times[0].seconds[name],
-            "training": times[1].seconds[name],
+            "forward": times[0].of(name),
+            "training": times[1].of(name),
         }
         for name, network in networks.items()
     ]
@@ -98,7 +98,7 @@ def _train(network: nn.Module, wave: Tensor) -> None:
 
 def cost_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """List what each size and setting costs, per second of audio, and its training's speed against the base's."""
-    base = next(r["training"] for r in records if r["name"] == BASE)
+    base = next(r["training"]["seconds"] for r in records if r["name"] == BASE)
     return pd.DataFrame(
         [
             {
@@ -106,9 +106,9 @@ def cost_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
                 "parameters": r["parameters"]["total"],
                 "mask estimator (%)": 100 * r["parameters"]["mask_estimator"] / r["parameters"]["total"],
                 "GFLOP": r["operations"] / r["audio_seconds"] / 1e9,
-                "forward (s)": min(r["forward"]) / r["audio_seconds"],
-                "forward + backward (s)": min(r["training"]) / r["audio_seconds"],
-                "speed against the base": interval_words(ratio(base, r["training"]), "x"),
+                "forward (s)": min(r["forward"]["seconds"]) / r["audio_seconds"],
+                "forward + backward (s)": min(r["training"]["seconds"]) / r["audio_seconds"],
+                "speed against the base": interval_words(ratio(base, r["training"]["seconds"]), "x"),
                 "kept for gradients (MiB)": r["kept_bytes"] / r["audio_seconds"] / 2**20,
                 "weights in training (MiB)": KEPT * r["parameters"]["total"] / 2**20,
             }

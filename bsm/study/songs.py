@@ -18,7 +18,7 @@ from bsm.errors import InputError
 from bsm.evaluate import model_separator
 from bsm.networks import count_parameters, network_config
 from bsm.study import baselines
-from bsm.study.records import mark, write_result
+from bsm.study.records import checksum, mark, write_result
 from bsm.train import read_log, train
 from bsm.weights.files import load_model, save_model
 
@@ -29,6 +29,7 @@ WINDOWS: tuple[float | None, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, None)  # s; 
 BATCH = 8  # windows in one forward pass
 DATA = f"songs of {SECONDS:g} s at 16 kHz, mono, synthesised, version {GENERATOR_VERSION}"
 BASELINES = "baselines"
+SONGS_FOLDER = "songs-16k"
 
 
 def corpus(folder: Path) -> dict[str, list[Track]]:
@@ -76,9 +77,10 @@ def experiment(
         steps: updates.
         asked: False for a training that only serves the choice of a learning rate.
     """
-    started, tracks = mark(), corpus(folder / "songs-16k")
+    started, tracks = mark(), corpus(folder / SONGS_FOLDER)
     test = tracks["test"][:SCORED]
-    settings: dict[str, Any] = {"arm": arm}
+    # The folder is outside the checkout that trains, so that its name would be that of a place on this machine.
+    settings: dict[str, Any] = {"arm": arm, "songs_sha256": checksum(folder / SONGS_FOLDER)}
     values: dict[str, Any] = {}
     if arm == BASELINES:
         values["scores"] = baselines.scores(test, tracks["train"])
@@ -106,7 +108,7 @@ def experiment(
         seed=seed,
         started=started,
         data=DATA,
-        inputs=[folder / "songs-16k"],
+        inputs=[],
     )
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from bsm.config import ModelConfig
 from bsm.errors import InputError
 from bsm.files import replacing, write_text
 from bsm.model import BSMamba2
@@ -84,7 +85,7 @@ def export_author(model: BSMamba2, path: str | Path) -> Path:
     return save_tensors({"state_dict": tensors, "bsm": json.dumps(model.config.to_dict())}, path)
 
 
-def load_model(path_or_name: str | Path, *, strict: bool = True) -> nn.Module:
+def load_model(path_or_name: str | Path, *, strict: bool = True, config: ModelConfig | None = None) -> nn.Module:
     """Load a model on the CPU, in evaluation mode, without running anything that its file holds.
 
     Two layouts are recognised by their content: ours (:func:`save_model`, also that of bsm 0.1), and the author's, also
@@ -96,6 +97,7 @@ def load_model(path_or_name: str | Path, *, strict: bool = True) -> nn.Module:
         path_or_name: a file, the folder of a finished run, or a name that ``bsm weights list`` shows.
         strict: refuse tensors that the model does not have, instead of logging them. Missing tensors and other shapes
             are refused always.
+        config: sizes and rate, for a file in the author's layout; :func:`bsm.weights.msst.read_settings` reads them.
 
     Returns:
         A BSMamba2, or a BSRoformer where our own file says so.
@@ -106,10 +108,12 @@ def load_model(path_or_name: str | Path, *, strict: bool = True) -> nn.Module:
     path = locate(path_or_name)
     try:
         if _is_safetensors(path):
-            tensors, config = _read_safetensors(path)
+            tensors, text = _read_safetensors(path)
         else:
-            tensors, config = _find_tensors(read_checkpoint(path))
-        return _build(_bare(tensors), config, strict).eval()
+            tensors, text = _find_tensors(read_checkpoint(path))
+        if config and text:
+            raise InputError("holds its own configuration; load it without another one")
+        return _build(_bare(tensors), json.dumps(config.to_dict()) if config else text, strict).eval()
     except InputError as error:
         raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 

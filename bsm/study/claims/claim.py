@@ -17,12 +17,13 @@ that means a GPU settles the algorithm without its kernel, and the GPU's line wa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from bsm.stats import Interval
+from bsm.study.speed.timer import is_quiet
 
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
 INCONSISTENT, BLOCKED = "inconsistent", "blocked"
@@ -35,7 +36,7 @@ SMALL, FULL = "small models", "full scale"
 EVIDENCE = (EXACT, OFFICIAL, CPU_TIMING, SMALL, FULL)
 GPU, LONG, DEMO, MIR, PUBLISHED = "gpu", "long", "demo", "mir1k-subset", "published"
 """Folders of results that the ledger reads: of a GPU, of the long study, of the default profile, of real singing, and
-of the published model (`make published`)."""
+of the published model (`make published`). :mod:`bsm.study.contributed` has one more."""
 ON_GPU = "make gpu"  # measures all that waits for a GPU
 
 
@@ -69,7 +70,7 @@ class Values:
     """Values of a result file, ``reports/<profile>/results/<result>.json``.
 
     Attributes:
-        result: the file's name without suffix.
+        result: the file's name without suffix; for contributed results, a name of weights, which they must be of.
         field: the key in its ``values``, or several with dots between them; by default all values.
         profile: whose; by default that which is judged.
         optional: whether the rule does without.
@@ -183,3 +184,20 @@ def judge_ratio(interval: Interval, low: float, high: float = np.inf) -> str:
     if interval.low >= low and interval.high <= high:
         return SUPPORTED
     return NOT_SUPPORTED if interval.high < low or interval.low > high else INCONCLUSIVE
+
+
+def undisturbed(finding: Finding, test: Test) -> Finding:
+    """Return a finding whose CPU timings count; no verdict rests on a timing during which other work ran.
+
+    Earlier timings do not say whether any did. They count, and the reasons say so.
+    """
+    if test.evidence != CPU_TIMING:
+        return finding
+    told = [record for record in finding.timings if "processor_seconds" in record]
+    if not all(is_quiet(record) for record in told):
+        reason = f"It was measured while other work ran; run `{test.command}` again on a quiet machine."
+        return replace(finding, verdict=INCONCLUSIVE, reasons=(reason, *finding.reasons))
+    if len(told) < len(finding.timings):
+        reason = "Quietness was not recorded: other work may have run during these rounds."
+        return replace(finding, reasons=(*finding.reasons, reason))
+    return finding

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pandas as pd
 
 from bsm.errors import InputError
 from bsm.files import write_text
-from bsm.study import campaign
+from bsm.study import campaign, contributed
 from bsm.study.claims import data, exact, learning, learning_regions, memory, published, scan, step  # noqa: F401 (registers the claims)
 from bsm.study.claims.claim import (
     BLOCKED,
@@ -33,10 +33,10 @@ from bsm.study.claims.claim import (
     Finding,
     Test,
     Values,
+    undisturbed,
 )
 from bsm.study.figures import table_markdown
 from bsm.study.records import ROOT, on_gpu, read_result
-from bsm.study.speed.timer import is_quiet
 
 PROFILE = "demo"
 """The profile that the ledger is about, where a test names no other."""
@@ -109,6 +109,10 @@ def _judged(claim: Claim, test: Test, profile: str, reports: Path) -> Line:
     for name, wanted in inputs.items():
         if wanted.optional and wanted.profile == profile:
             continue  # a result does not stand as context of itself
+        if wanted.profile == contributed.FOLDER:
+            given[name] = {_shown(p, reports): r for p, r in contributed.of_weights(wanted.result, reports).items()}
+            files |= dict.fromkeys(given[name])
+            continue
         folder = reports / (wanted.profile or profile) / "results"
         own = folder / f"{wanted.result}.json"
         paths = campaign.finished(folder, wanted.result) if wanted.runs else [own] if own.is_file() else []
@@ -128,25 +132,8 @@ def _judged(claim: Claim, test: Test, profile: str, reports: Path) -> Line:
         finding = claim.judge(**given, **claim.thresholds, **test.options)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         raise InputError(f"{claim.id}: cannot read its results ({type(error).__name__}: {error})") from error
-    finding = _undisturbed(finding, test)
+    finding = undisturbed(finding, test)
     return Line(claim, test, finding, tuple(files), tuple(d for d in devices if d))
-
-
-def _undisturbed(finding: Finding, test: Test) -> Finding:
-    """Return a finding whose CPU timings count; no verdict rests on a timing during which other work ran.
-
-    Earlier timings do not say whether any did. They count, and the reasons say so.
-    """
-    if test.evidence != CPU_TIMING:
-        return finding
-    told = [record for record in finding.timings if "processor_seconds" in record]
-    if not all(is_quiet(record) for record in told):
-        reason = f"It was measured while other work ran; run `{test.command}` again on a quiet machine."
-        return replace(finding, verdict=INCONCLUSIVE, reasons=(reason, *finding.reasons))
-    if len(told) < len(finding.timings):
-        reason = "Quietness was not recorded: other work may have run during these rounds."
-        return replace(finding, reasons=(*finding.reasons, reason))
-    return finding
 
 
 def _shown(path: Path, reports: Path) -> str:
@@ -284,7 +271,12 @@ def render(reports: Path = REPORTS) -> list[Line]:
 
 
 def check(reports: Path = REPORTS) -> list[str]:
-    """Judge all claims again; return a line for each section of ``CLAIMS.md`` that says other than the results."""
+    """Judge all claims again; return a line for each section of ``CLAIMS.md`` that says other than the results.
+
+    Where contributed results are not valid, the lines name those.
+    """
+    if faults := contributed.check(reports):
+        return faults
     path = reports / "CLAIMS.md"
     if not path.is_file():
         return [f"{path.name}: not there"]

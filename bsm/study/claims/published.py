@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from bsm.data.registry import load
 from bsm.study.claims.claim import (
     ANALYSIS,
     BLOCKED,
@@ -23,6 +24,8 @@ from bsm.study.claims.claim import (
     Values,
     claim,
 )
+from bsm.study.contributed import DEFINITIONS, FOLDER
+from bsm.study.published import AUTHOR
 
 Records = Sequence[Mapping[str, Any]]
 SPREAD = "Whether the published cSDR is a mean or a median over songs is not stated: both must fit."
@@ -37,7 +40,10 @@ SPREAD = "Whether the published cSDR is a mean or a median over songs is not sta
         Test(
             "MUSDB18-HQ",
             FULL,
-            {"published": Values("published_model")},
+            {
+                "published": Values("published_model"),
+                "contributed": Values(AUTHOR, profile=FOLDER, optional=True),
+            },
             (PUBLISHED, DEMO),
             needs="MUSDB18-HQ (22.7 GB), the author's weights (771 MB), 9 hours of two CPU cores",
             command="make published WEIGHTS=author DATA=data/musdb18-hq",
@@ -47,19 +53,59 @@ SPREAD = "Whether the published cSDR is a mean or a median over songs is not sta
     usdr=10.7,
     tolerance=0.1,
 )
-def sdr_1103(published: Mapping[str, Any], *, csdr: float, usdr: float, tolerance: float) -> Finding:
+def sdr_1103(
+    published: Mapping[str, Any],
+    contributed: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    csdr: float,
+    usdr: float,
+    tolerance: float,
+) -> Finding:
     """Score the published model on the published songs: both figures within ``tolerance`` dB count as the same.
 
     uSDR is a mean over songs. Whether the cSDR is a mean or a median, the author does not say: a verdict takes both.
+    Where nothing was measured here, results that others contributed count, if they are of those weights and songs.
     """
+
+    def judge(csdrs: Mapping[str, float], mean: float) -> str:
+        return _both([abs(value - csdr) <= tolerance for value in csdrs.values()], abs(mean - usdr) <= tolerance)
+
     csdrs, mean = summary_of(published["scores"])
-    if published["status"] != "measured":
-        context = f"As context, {published.get('model')} on {published.get('data')}: {words_of(csdrs, mean)}."
-        real = "MUSDB18" in published.get("data", "")
-        return Finding(BLOCKED, "", (*published["missing"], *[context] * real))
-    fits = [abs(value - csdr) <= tolerance for value in csdrs.values()]
-    verdict = _both(fits, abs(mean - usdr) <= tolerance)
-    return Finding(verdict, words_of(csdrs, mean), (f"Within {tolerance:g} dB counts as the same.", SPREAD))
+    limits = (f"Within {tolerance:g} dB counts as the same.", SPREAD)
+    if published["status"] == "measured":
+        return Finding(judge(csdrs, mean), words_of(csdrs, mean), limits)
+    faults = {file: _lacks(record) for file, record in (contributed or {}).items()}
+    told = [f"Contributed, but it does not count: {file}: {fault}." for file, fault in faults.items() if fault]
+    counted = {file: record for file, record in (contributed or {}).items() if not faults[file]}
+    if counted:
+        found = [summary_of(record["values"]) for record in counted.values()]
+        verdicts = {judge(*scores) for scores in found}
+        reasons = [_contributor(file, record) for file, record in counted.items()]
+        verdict = verdicts.pop() if len(verdicts) == 1 else INCONCLUSIVE
+        return Finding(verdict, " and ".join(words_of(*scores) for scores in found), (*reasons, *told, *limits))
+    context = f"As context, {published.get('model')} on {published.get('data')}: {words_of(csdrs, mean)}."
+    real = "MUSDB18" in published.get("data", "")
+    return Finding(BLOCKED, "", (*published["missing"], *[context] * real, *told))
+
+
+def _lacks(record: Mapping[str, Any]) -> str:
+    """Say what a contributed result of the author's weights lacks to be the published evaluation; nothing: empty."""
+    if {score["track"] for score in record["values"]} != set(load("musdb18-hq").splits["test"].names or ()):
+        return "its tracks are not the 50 test songs of MUSDB18-HQ"
+    if not record["comparable_with_paper"]:
+        return "it is not marked comparable_with_paper (whole songs, windows of 8 s without overlap)"
+    metrics = record["contribution"]["metrics"]
+    other = [name for name in ("csdr", "usdr") if metrics.get(name) != DEFINITIONS[name]]
+    return f"its {' and '.join(other)} is not defined as `bsm evaluate` computes it" if other else ""
+
+
+def _contributor(file: str, record: Mapping[str, Any]) -> str:
+    about = record["contribution"]
+    return (
+        f"Not measured here, but contributed by {about['contributor']} on {about['date']} ({file}): {about['system']}, "
+        f"weights SHA-256 {about['weights_sha256'][:12]}, {record['data']}, by {about['software']} {about['version']}. "
+        f"cSDR: {about['metrics']['csdr']}. uSDR: {about['metrics']['usdr']}."
+    )
 
 
 @claim(
@@ -97,7 +143,9 @@ def _both(csdrs: Sequence[bool], usdr: bool) -> str:
 
 def summary_of(records: Records) -> tuple[dict[str, float], float]:
     """Return the cSDR over songs as mean and as median, and the mean uSDR, dB."""
-    scores = pd.DataFrame([r for r in records if r["separator"] != "mixture"]).astype({"csdr": float, "usdr": float})
+    scores = pd.DataFrame([r for r in records if r.get("separator") != "mixture"]).astype(
+        {"csdr": float, "usdr": float}
+    )
     return {"mean": scores["csdr"].mean(), "median": scores["csdr"].median()}, scores["usdr"].mean()
 
 
