@@ -275,6 +275,7 @@ def test_cue_and_gap_trainings(tmp_path, monkeypatch):
     assert [len(answer["sdr"]) for answer in record["values"]["answers"]] == [2]
     assert [row["update"] for row in record["values"]["history"]] == [1, 2]
     assert record["parameters"]["arm"] == "mamba2" and record["parameters"]["steps"] == 2
+    assert record["seed"] == record["parameters"]["seed"] == 2 and record["data"].startswith("cue and gap, tones")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from bsm import conv
+from bsm.cue_gap import Probe
 from bsm.errors import InputError, known
 from bsm.scan import available
 from bsm.study import memory, parity, step_profile
@@ -50,6 +51,7 @@ class Part:
         kernels: what it measures if it is installed (:func:`lacking`).
         needs: kernels without which there is nothing to measure.
         environment: variables of its process.
+        data: on what it measures.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Part:
     kernels: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    data: str = "random inputs, official initial values"
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,7 @@ PARTS = (
             memory.measure,
             {"arm": arm, "seed": 2, "lr": lr, "longest_gap": 0.5, "steps": 2000},  # a run of reports/long on CPUs
             seconds=120,
+            data=memory.data_title(Probe(0.5)),
         )
         for arm, lr in (("mamba2", 0.002), ("attention", 0.004))
     ),
@@ -203,9 +207,9 @@ def measure(part: Part, path: Path, *, device: str, **changed: Any) -> Path:
         measured=part.measured,
         parameters=settings | dict(part.environment) | {"device": device},
         values=values,
-        seed=SEED,
+        seed=settings.get("seed", SEED),
         started=started,
-        data="random inputs, official initial values",
+        data=part.data,
         inputs=(),
     )
 

@@ -80,7 +80,7 @@ def experiment(
         values["answers"] = [answer(model, question, probe, change) for question, change in questions]
         gaps = (longest_gap, ENDPOINT * longest_gap)
         values["traces"] = [trace for gap in gaps for trace in traces(model, probe, gap)]
-        save_model(model, path.with_suffix(".safetensors"), {"data": _data(probe), "seed": seed, "arm": arm})
+        save_model(model, path.with_suffix(".safetensors"), {"data": data_title(probe), "seed": seed, "arm": arm})
     _write(path, started, values, model, arm=arm, model=model.config, train=config, probe=probe, recipe=RECIPE)
 
 
@@ -111,11 +111,12 @@ def _trained_and_asked(model: nn.Module, probe: Probe, config: TrainConfig) -> d
 def _write(path: Path, started: Mark, values: dict[str, Any], trained: nn.Module, **settings: Any) -> None:
     """Write the result of a training on the probe."""
     settings["parameters"] = count_parameters(trained)
-    about = {"data": _data(settings["probe"]), "seed": settings["train"].seed, "started": started}
+    about = {"data": data_title(settings["probe"]), "seed": settings["train"].seed, "started": started}
     write_result(path, measured=MEASURED, parameters=settings, values=values, inputs=[], **about)
 
 
-def _data(probe: Probe) -> str:
+def data_title(probe: Probe) -> str:
+    """Say in a result file what a probe's examples are."""
     return f"cue and gap, {probe.voices}, version {cue_gap.VERSION}"
 
 
