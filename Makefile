@@ -100,8 +100,8 @@ published: env ffmpeg  ## score the published model on real songs (WEIGHTS=name 
 	  -p windows '[1.0, 2.0, 3.0, 6.0, 16.0]' -p overlap_windows '[]'
 	$(BIN)/bsm claims render
 
-rehearse: env ffmpeg  ## run the paper's profile on a stand-in for its data, with a small model (ARGS="--songs 3": of each split)
-	$(BIN)/python -m bsm.study.rehearse build/rehearsal.json --cores $(CORES) $(ARGS)
+rehearse: env ffmpeg  ## run the paper's profile on a stand-in for its data, with a small model (ARGS="--profile mir1k --songs 3")
+	$(BIN)/python -m bsm.study.rehearse --cores $(CORES) $(ARGS)
 
 test: env ffmpeg  ## run the tests (PYTEST_ARGS=...)
 	$(BIN)/pytest -n $(CORES) $(PYTEST_ARGS)

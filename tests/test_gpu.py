@@ -4,30 +4,44 @@ import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import nn
 
+from bsm import cue_gap
 from bsm.cli import cli
 from bsm.errors import InputError
+from bsm.mamba2 import Mamba2
+from bsm.model import BSMamba2
+from bsm.norm import RMSNorm
 from bsm.scan import EXACT, available, chunked
 from bsm.study import gpu, meta, parity
 from bsm.study.claims import ledger
 from bsm.study.claims.claim import GPU, ON_GPU
 from bsm.study.gpu import DONE, FAILED, LEFT_OUT, SKIPPED, STOPPED, Part
 from bsm.study.records import read_result
-from bsm.study.speed import scan, spectra, step
+from bsm.study.speed import official, scan, spectra, step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CONTEXT = {"parity", "parity_tf32", "paper_step", "paper_step_plain"}  # what no claim waits for
+# What no claim waits for.
+CONTEXT = {"parity", "parity_tf32", "paper_step", "paper_step_plain", "cue_gap_mamba2", "cue_gap_attention"}
 SMALL = {
     "block": {"seconds": (0.02,), "repeats": 1},
     "step": {"seconds": 0.1, "batch": 1, "repeats": 1, "memory_presets": ()},
     "scan": {"seconds": (0.05,), "repeats": 1},
     "parity": {"seconds": 0.7, "rows": 1, "preset": "tiny"},
-    "paper_step": {"backend": "chunked", "preset": "tiny", "seconds": 0.1, "batch": 1, "repeats": 1},
+    "paper_step": {
+        "cases": (("chunked", True), ("official", False)),
+        "preset": "tiny",
+        "seconds": 0.1,
+        "batch": 1,
+        "repeats": 1,
+    },
+    "cue_gap_mamba2": {"steps": 2},
     "compile": {"preset": "tiny", "seconds": 0.05, "batch": 1, "repeats": 1},
 }
 
@@ -199,10 +213,69 @@ def test_a_backend_that_fails_is_in_the_result_and_the_others_are_measured(monke
     assert all(r["output_error"] < 0.1 for r in found if r["backend"] != "chunked")
 
 
-def test_whole_steps(tmp_path):
+class Block(nn.Module):
+    """mamba-ssm's, as far as the author's code uses it."""
+
+    def __init__(self, dim, mixer_cls, mlp_cls, norm_cls):
+        super().__init__()
+        assert mlp_cls is nn.Identity
+        self.norm, self.mixer = norm_cls(dim), mixer_cls(dim)
+
+    def forward(self, hidden):
+        return self.mixer(self.norm(hidden)), hidden
+
+
+@pytest.fixture
+def modules(monkeypatch):
+    """Stand-ins for mamba-ssm's modules, which need a GPU."""
+    stand_ins = SimpleNamespace(Block=Block, Mamba2=Mamba2, RMSNorm=RMSNorm)
+    monkeypatch.setattr(official._mamba_ssm, "load", lambda _: stand_ins)
+    monkeypatch.setattr(official, "unavailable", lambda _: None)
+
+
+def test_whole_steps_with_the_authors_modules_and_without_them(tmp_path, modules):
     record = read_result(measured("paper_step", tmp_path))
-    assert len(record["values"]["seconds"]) == 1 and record["values"]["peak_bytes"] is None
+    ours, authors = record["values"]
+    assert (ours["scan"], ours["recomputed"]) == ("chunked", True)
+    assert (authors["scan"], authors["recomputed"]) == ("official", False)
+    assert all(len(r["seconds"]) == 1 and r["peak_bytes"] is None for r in (ours, authors))
     assert record["parameters"]["precision"] == "bf16-mixed"
+
+
+def test_without_the_authors_modules_the_others_are_measured(tmp_path):
+    (ours,) = read_result(measured("paper_step", tmp_path))["values"]
+    assert ours["scan"] == "chunked"
+    assert gpu.lacking("cpu")[gpu.MODULES] == "needs a CUDA device"
+
+
+def test_a_step_that_runs_out_of_memory_costs_only_itself(tmp_path, modules, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(official.OfficialDirection, "forward", full)
+    ours, authors = read_result(measured("paper_step", tmp_path))["values"]
+    assert authors == {"scan": "official", "recomputed": False, "failed": "CUDA out of memory"} and ours["seconds"]
+
+
+def test_the_authors_modules_take_the_place_of_ours_with_their_weights(modules, small_model, small_config):
+    theirs = BSMamba2(small_config).eval()
+    theirs.load_state_dict(small_model.state_dict())
+    official.put_into(theirs)
+    replaced = [m for m in theirs.modules() if isinstance(m, official.OfficialDirection)]
+    assert len(replaced) == 4 and [m.reverse for m in replaced] == [False, True] * 2
+    mixture = torch.randn(1, 2, 4000)
+    assert torch.allclose(theirs(mixture), small_model(mixture), atol=1e-6)
+    replaced[1].reverse = False  # the comparison would tell
+    assert not torch.allclose(theirs(mixture), small_model(mixture), atol=1e-6)
+
+
+def test_cue_and_gap_trainings(tmp_path, monkeypatch):
+    monkeypatch.setattr(cue_gap, "questions", lambda _: [cue_gap.Question("gap", cue_gap.Condition(0.25), 2)])
+    record = read_result(measured("cue_gap_mamba2", tmp_path))
+    assert [len(answer["sdr"]) for answer in record["values"]["answers"]] == [2]
+    assert [row["update"] for row in record["values"]["history"]] == [1, 2]
+    assert record["parameters"]["arm"] == "mamba2" and record["parameters"]["steps"] == 2
+    assert record["seed"] == record["parameters"]["seed"] == 2 and record["data"].startswith("cue and gap, tones")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -228,7 +228,7 @@ def test_stft_of_less_than_half_a_window(samples):
 # --- The official Mamba-2 module -------------------------------------------------------------------------------------
 
 # mamba-ssm without its compiled extensions, its Triton kernels on the CPU through Triton's interpreter.
-OFFICIAL = """
+INTERPRETED = """
 import contextlib, importlib.machinery, json, sys, types
 
 for name in ("selective_scan_cuda", "causal_conv1d_cuda"):
@@ -252,6 +252,8 @@ torch.cuda.current_device = lambda: 0
 torch.cuda.get_device_properties = lambda *a, **k: types.SimpleNamespace(multi_processor_count=2)
 autotune = triton.autotune
 triton.autotune = lambda configs, key, **k: autotune(configs=configs[:1], key=key, **k)
+"""
+OFFICIAL = """
 from mamba_ssm.modules.mamba2 import Mamba2
 from safetensors.torch import save_file
 
@@ -267,6 +269,21 @@ save_file({"u": u, "y": y} | {f"mixer.{k}": v for k, v in mixer.state_dict().ite
 """
 
 
+def interpret(program, argument):
+    """Run a program on mamba-ssm's modules, whose kernels Triton's interpreter runs; return what it prints."""
+    run = [sys.executable, "-c"]
+    found = subprocess.run([*run, "import importlib.util as u, sys; sys.exit(not u.find_spec('mamba_ssm'))"])
+    if found.returncode:
+        pytest.skip("mamba-ssm is not installed; `make oracles` installs it without CUDA")
+    env = os.environ | {"TRITON_INTERPRET": "1"}
+    command = [*run, INTERPRETED + program, json.dumps(argument)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    if "ModuleNotFoundError: No module named 'triton'" in done.stderr:
+        pytest.skip("mamba-ssm is here without triton; `make oracles` installs both")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize(
     ("dim", "sizes", "length"),
     [
@@ -275,16 +292,7 @@ save_file({"u": u, "y": y} | {f"mixer.{k}": v for k, v in mixer.state_dict().ite
     ],
 )
 def test_mixer_agrees_with_the_official_module(dim, sizes, length, tmp_path):
-    run = [sys.executable, "-c"]
-    found = subprocess.run([*run, "import importlib.util as u, sys; sys.exit(not u.find_spec('mamba_ssm'))"])
-    if found.returncode:
-        pytest.skip("mamba-ssm is not installed; `make oracles` installs it without CUDA")
-    argument = json.dumps([str(tmp_path / "official.safetensors"), dim, sizes, length])
-    env = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([*run, OFFICIAL, argument], env=env, capture_output=True, text=True)
-    if "ModuleNotFoundError: No module named 'triton'" in done.stderr:
-        pytest.skip("mamba-ssm is here without triton; `make oracles` installs both")
-    assert done.returncode == 0, done.stderr
+    interpret(OFFICIAL, [str(tmp_path / "official.safetensors"), dim, sizes, length])
     values = load_file(tmp_path / "official.safetensors")
     ours = Mamba2(dim, **sizes)
     ours.load_state_dict({k.removeprefix("mixer."): v for k, v in values.items() if k.startswith("mixer.")})
@@ -292,6 +300,36 @@ def test_mixer_agrees_with_the_official_module(dim, sizes, length, tmp_path):
         error = relative(ours(values["u"]), values["y"])
     print(f"official Mamba2 module: {error:.1e}")
     assert error < 1e-6
+
+
+DIRECTION = """
+from bsm.mamba2 import Direction
+from bsm.study.speed.official import OfficialDirection
+
+torch.manual_seed(0)
+errors = []
+for reverse in (False, True):
+    ours = Direction(16, d_state=8, headdim=8, expand=4, d_conv=4, reverse=reverse)
+    official = OfficialDirection(ours)
+    mixer = official.block.mixer
+    mixer.use_mem_eff_path, mixer.chunk_size = False, 16  # that path needs the compiled causal-conv1d
+    u = torch.randn(2, 37, 16)
+    inputs = [u.clone().requires_grad_() for _ in range(2)]
+    outputs = [module(x) for module, x in zip((ours, official), inputs)]
+    for y in outputs:
+        y.square().sum().backward()
+    pairs = [outputs, [x.grad for x in inputs], [ours.norm.weight.grad, official.block.norm.weight.grad]]
+    errors += [((b - a).norm() / a.norm()).item() for a, b in pairs]
+print(json.dumps(errors))
+"""
+
+
+@pytest.mark.slow
+def test_a_direction_of_the_authors_modules_computes_the_same():
+    """Outputs and gradients of what `make gpu` compares our step with, with mamba-ssm's own `Block` and `RMSNorm`."""
+    errors = json.loads(interpret(DIRECTION, []).splitlines()[-1])
+    print("the author's modules:", ", ".join(f"{error:.1e}" for error in errors))
+    assert len(errors) == 6 and max(errors) < 1e-5
 
 
 # --- Counts ----------------------------------------------------------------------------------------------------------

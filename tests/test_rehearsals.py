@@ -12,15 +12,16 @@ import pytest
 import torch
 import yaml
 
-from bsm import audio
 from bsm.config import ModelConfig
+from bsm.data.musdb18 import STEMS
 from bsm.model import BSMamba2
-from bsm.study.records import ROOT
+from bsm.study import rehearse
+from bsm.study.records import ROOT, read_result
+from bsm.study.stand_ins import write_stems
 from bsm.weights.author import to_author
 
 RATE = 44100
 SONGS = ("AM Contra - Heart Peripheral", "Al James - Schoolboy Facination", "Arise - Run Run Run")
-STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # of a stem file, in order
 
 
 @pytest.fixture
@@ -47,19 +48,12 @@ def checkout(tmp_path):
 def excerpt(folder, name, seed):
     """A stem file of 7 s as MUSDB18's, in which a voice comes and goes."""
     noise = np.random.default_rng(seed)
-    sounds = {part: noise.normal(0, 0.05, (2, 7 * RATE)) for part in STREAMS[1:]}
+    sounds = {part: noise.normal(0, 0.05, (2, 7 * RATE)) for part in STEMS}
     time = np.arange(7 * RATE) / RATE
     sung = ((time > 0.8) & (time < 2.3)) | ((time > 2.6) & (time < 3.3)) | ((time > 4.5) & (time < 5.9))
     sounds["vocals"] = 0.2 * sung * np.sin(2 * np.pi * 220 * (1 + seed) * time) * np.ones((2, 1))
     sounds["mixture"] = sum(sounds.values())
-    inputs = []
-    for part in STREAMS:
-        audio.write(folder / f"{part}.wav", sounds[part].astype(np.float32), RATE, subtype="PCM_16")
-        inputs += ["-i", str(folder / f"{part}.wav")]
-    maps = [word for stream in range(len(STREAMS)) for word in ("-map", str(stream))]
-    target = folder / f"{name}.stem.mp4"
-    subprocess.run(["ffmpeg", "-v", "error", *inputs, *maps, "-c:a", "aac", "-b:a", "256k", target], check=True)
-    return target
+    return write_stems(folder / name, {part: sound.astype(np.float32) for part, sound in sounds.items()}, RATE)
 
 
 def record(path, file, entry, url, content):
@@ -122,3 +116,62 @@ def test_make_published_fetches_goes_on_after_a_broken_connection_scores_and_jud
     assert "From [published/input_length.json](published/results/input_length.json)" in page
     table = (copy / "reports/published/tables/vocal_occurrence_gap.md").read_text()
     assert "under 0.5 s" in table
+
+
+# ---- a profile on stand-ins for its songs
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A folder with a Makefile of the test's own, and what runs `make reproduce` there as a rehearsal does."""
+
+    def run(recipe, **options):
+        (tmp_path / "Makefile").write_text(f"reproduce:\n\t@{recipe}\n")
+        return rehearse.reproduce(tmp_path, "paper", 1, tmp_path / "run.log", **options)
+
+    return run
+
+
+def test_a_run_that_fails_names_its_log_and_what_it_said(study, tmp_path):
+    with pytest.raises(RuntimeError, match=r"status 2; its log is .*run\.log") as error:
+        study("echo begins; echo 'bsm: 04_train.ipynb failed' >&2; exit 1")
+    assert "\nbsm: 04_train.ipynb failed\n" in str(error.value) and "begins" not in str(error.value)
+    assert (tmp_path / "run.log").read_text().startswith("begins\n")
+
+
+def test_a_run_is_killed_at_its_first_checkpoint(study, tmp_path):
+    child = "sh -c 'echo $$$$ > child; exec sleep 60' & mkdir -p runs/paper/one; touch runs/paper/one/state.ckpt; wait"
+    assert study(child, kill=True)["killed"]
+    state = ["ps", "-o", "state=", (tmp_path / "child").read_text()]
+    assert subprocess.run(state, capture_output=True, text=True).stdout.strip() in ("", "Z")
+    shutil.rmtree(tmp_path / "runs")
+    with pytest.raises(RuntimeError, match="status 0"):  # it was to be killed, and ended before
+        study("true", kill=True)
+
+
+def test_what_a_run_did_is_read_from_its_log(study):
+    found = study("echo '3 of 12 steps (25%) done'; echo resuming at step 4 of 12; echo '12 of 12 steps (100%) done'")
+    assert (found["done"], found["planned"], found["resumed"], found["killed"]) == (12, 12, [4], False)
+
+
+def test_growth_counts_from_the_song_at_which_all_is_settled():
+    sizes = [100, *[500] * 9, 600, 550, 700]  # the tenth is the first that counts
+    records = [{"resident_bytes": size, "open_files": 7} for size in sizes]
+    assert rehearse.grown(records) == {"resident_bytes": 200, "open_files": 0}
+    records[-1]["open_files"] = 9
+    assert rehearse.grown(records)["open_files"] == 2
+    assert rehearse.grown(records[:3]) == {"resident_bytes": 0, "open_files": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", rehearse.PROFILES)
+def test_a_profile_runs_on_stand_ins_is_killed_and_goes_on(profile, tmp_path):
+    if not (ROOT / ".venv/bin/snakemake").is_file() or shutil.which("ffmpeg") is None:
+        pytest.skip("needs the environment of `make env`, and ffmpeg")
+    path = tmp_path / "rehearsal.json"
+    found = rehearse.rehearse(path, profile, songs=2, cores=1)
+    killed, resumed = found["runs"]
+    assert killed["killed"] and killed["done"] < resumed["planned"] and resumed["done"] == resumed["planned"]
+    assert resumed["resumed"] and len(found["walk"]) == 6
+    record = read_result(path)
+    assert record["parameters"]["profile"] == profile and not record["comparable_with_paper"]

@@ -23,7 +23,7 @@ from bsm.scan import scan
 from bsm.study import step_profile
 from bsm.study.meta import GIB, parameter_count
 from bsm.study.records import read_result
-from bsm.study.speed import memory, parts, spectra, step, timer
+from bsm.study.speed import memory, parts, spectra, step, timer, whole
 from bsm.study.speed.yardsticks import IndexedScan, MonoSTFT, plain_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -39,7 +39,7 @@ def test_a_compiled_step_is_timed_as_the_others_are(monkeypatch):
         made.append((config.precision, options["device"], options["compiled"]))
         return lambda: None
 
-    monkeypatch.setattr(step, "Step", made_step)
+    monkeypatch.setattr(whole, "Step", made_step)
     nothing = {"preset": "tiny", "seconds": SECONDS, "batch": 1, "sizes": [], "backends": [], "memory_presets": []}
     for module, name in ((step, "breakdown"), (spectra, "losses"), (spectra, "transforms")):
         monkeypatch.setattr(module, name, lambda *_, **__: [])
@@ -47,6 +47,17 @@ def test_a_compiled_step_is_timed_as_the_others_are(monkeypatch):
     found = step_profile.measure(**nothing, **options, memory_seconds=[], compile_step=True)
     assert made == [("bf16-mixed", "meta", False), ("bf16-mixed", "meta", True)]
     assert len(found["compile"]["seconds"]["compiled"]) == 2
+
+
+def test_scans_that_cannot_run_are_named_and_the_others_measured(monkeypatch, caplog):
+    monkeypatch.setattr(
+        step_profile, "available", lambda _: {"triton": "needs mamba-ssm", "chunked": None, "quadratic": None}
+    )
+    monkeypatch.setattr(step_profile, "measure", lambda **settings: settings)
+    options = {"repeats": 1, "batch": 1, "precision": "32-true", "compile_step": False}
+    measured = step_profile.measure_preset("tiny", seconds=[1.0], device="cuda", **options)
+    assert measured["backends"] == ["chunked", "quadratic"]
+    assert [record.getMessage() for record in caplog.records] == ["without the scan triton: it needs mamba-ssm"]
 
 
 @pytest.fixture(scope="module")

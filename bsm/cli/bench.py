@@ -108,8 +108,8 @@ def bench_step(output: Path | None, compile_step: bool, against: Path | None, **
 
 @bench.command("gpu")
 @click.argument("parts", nargs=-1)
-@click.option("--deadline", type=seconds, default=480.0, help="Time for all parts, s.")
-def bench_gpu(parts: tuple[str, ...], deadline: float) -> None:
+@click.option("--deadline", type=seconds, help="Time for all parts, s.  [default: 8 minutes]")
+def bench_gpu(parts: tuple[str, ...], deadline: float | None) -> None:
     """Measure what waits for a GPU, each of PARTS (all by default) in a process of its own.
 
     Results are saved as they end, in reports/gpu/results. The exit status is 1 if a part failed.
@@ -120,7 +120,7 @@ def bench_gpu(parts: tuple[str, ...], deadline: float) -> None:
     wanted = gpu.chosen(parts)
     gpu.check()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the part's process ends with this one
-    outcomes = gpu.run(wanted, deadline=deadline)
+    outcomes = gpu.run(wanted, deadline=deadline or gpu.DEADLINE)
     caption = "Results are in reports/gpu/results; `bsm claims render` judges them"
     click.echo(table_markdown(gpu.table(outcomes), caption=caption))
     if any(outcome.status in (gpu.FAILED, gpu.STOPPED) for outcome in outcomes):

@@ -91,7 +91,8 @@ def score(
     for first in range(0, examples, BATCH):
         batch = range(first, min(first + BATCH, examples))
         made = [example([split, 0, i], condition, probe, timbre=i % 2) for i in batch]
-        estimates = network(mixtures_and_targets(made)[0])[:, 0].numpy()
+        mixture = mixtures_and_targets(made)[0]
+        estimates = network(mixture.to(next(network.parameters(), mixture).device))[:, 0].cpu().numpy()
         for item, estimate in zip(made, estimates, strict=True):
             heard, target, other = (sound[item.play] for sound in (estimate, item.target, item.other))
             parts = {n: float(heard @ v / (v @ v)) for n, v in (("target", target), ("other", other))}

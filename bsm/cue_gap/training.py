@@ -62,7 +62,8 @@ def train(
     those of the training's second half can be the best, because before it a curriculum asks for less.
 
     Args:
-        network: maps ``(batch, 1, samples)`` at :data:`RATE` to the same shape; it is changed in place.
+        network: maps ``(batch, 1, samples)`` at :data:`RATE` to the same shape; it is changed in place, and
+            trained on the device of its parameters.
         probe: the training's range.
         config: number of updates, batch size, learning rate, clipping, validations, loss. Its seed chooses the
             examples; seed the network's initial weights before it is built.
@@ -81,7 +82,8 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate(update)
         longest = curriculum(probe, update / config.steps)
-        mixture, target = training_batch(config.seed, update, config.batch_size, probe, longest)
+        batch = training_batch(config.seed, update, config.batch_size, probe, longest)
+        mixture, target = (sound.to(next(network.parameters(), sound).device) for sound in batch)
         loss = bsmamba2_loss(network(mixture), target, config.loss)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)

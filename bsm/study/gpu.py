@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -21,17 +20,21 @@ import pandas as pd
 import torch
 
 from bsm import conv
+from bsm.cue_gap import Probe
 from bsm.errors import InputError, known
 from bsm.scan import available
-from bsm.study import parity, step_profile
+from bsm.study import memory, parity, step_profile
+from bsm.study.processes import process_group
 from bsm.study.records import ROOT, mark, write_result
-from bsm.study.speed import blocks, scan, step
+from bsm.study.speed import blocks, official, scan, whole
+from bsm.study.speed.step import OFFICIAL
 from bsm.study.speed.timer import SEED
 
 log = logging.getLogger(__name__)
 
 RESULTS, LOGS = ROOT / "reports" / "gpu" / "results", ROOT / "runs" / "gpu"
 DEADLINE = 480.0  # s
+MODULES = "mamba-ssm's modules"  # with which the author's code computes
 DONE, FAILED, STOPPED, SKIPPED, LEFT_OUT = "done", "failed", "stopped", "skipped", "left out"
 
 
@@ -48,6 +51,7 @@ class Part:
         kernels: what it measures if it is installed (:func:`lacking`).
         needs: kernels without which there is nothing to measure.
         environment: variables of its process.
+        data: on what it measures.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Part:
     kernels: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    data: str = "random inputs, official initial values"
 
 
 @dataclass(frozen=True)
@@ -117,17 +122,17 @@ PARTS = (
     ),
     Part(
         "paper_step",
-        "seconds and bytes of the paper's training step, with mamba-ssm's scan",
-        step.recomputed,
-        _PAPER_STEP | {"backend": "triton", "repeats": 5},
-        seconds=120,
-        kernels=("causal-conv1d",),
+        "seconds and bytes of the paper's training step: ours with mamba-ssm's scan, and with mamba-ssm's modules",
+        whole.compared,
+        _PAPER_STEP | {"cases": (("triton", True), (OFFICIAL, True), (OFFICIAL, False)), "repeats": 5},
+        seconds=150,
+        kernels=("causal-conv1d", MODULES),
         needs=("triton",),
     ),
     Part(
         "compile",
         "seconds of a training step with torch.compile and without it",
-        step.compiled,
+        whole.compiled,
         _STEP | {"preset": "small"},
         seconds=120,
     ),
@@ -143,10 +148,21 @@ PARTS = (
     Part(
         "paper_step_plain",
         "seconds and bytes of the paper's training step, with the scan of plain PyTorch",
-        step.recomputed,
-        _PAPER_STEP | {"backend": "chunked", "repeats": 2},
+        whole.compared,
+        _PAPER_STEP | {"cases": (("chunked", True),), "repeats": 2},
         seconds=90,
         kernels=("causal-conv1d",),
+    ),
+    *(
+        Part(
+            f"cue_gap_{arm}",
+            memory.MEASURED,
+            memory.measure,
+            {"arm": arm, "seed": 2, "lr": lr, "longest_gap": 0.5, "steps": 2000},  # a run of reports/long on CPUs
+            seconds=120,
+            data=memory.data_title(Probe(0.5)),
+        )
+        for arm, lr in (("mamba2", 0.002), ("attention", 0.004))
     ),
 )
 """In order of worth: what settles most claims comes first."""
@@ -178,7 +194,7 @@ def check() -> None:
 def lacking(device: str) -> dict[str, str]:
     """Return what each kernel of another package lacks on a device, with the fix; kernels that can run are left out."""
     found = {name: available(device)[name] for name in ("triton", "selective")}
-    found["causal-conv1d"] = conv.unavailable("cuda", device)
+    found |= {"causal-conv1d": conv.unavailable("cuda", device), MODULES: official.unavailable(device)}
     return {name: reason for name, reason in found.items() if reason}
 
 
@@ -191,9 +207,9 @@ def measure(part: Part, path: Path, *, device: str, **changed: Any) -> Path:
         measured=part.measured,
         parameters=settings | dict(part.environment) | {"device": device},
         values=values,
-        seed=SEED,
+        seed=settings.get("seed", SEED),
         started=started,
-        data="random inputs, official initial values",
+        data=part.data,
         inputs=(),
     )
 
@@ -245,26 +261,12 @@ def in_a_process(part: Part, device: str) -> tuple[str, str]:
         :data:`DONE`, :data:`FAILED` or :data:`STOPPED`, and why. Unless it is done, an earlier result stays.
     """
     path = LOGS / f"{part.name}.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    with path.open("ab") as output:
-        process = subprocess.Popen(
-            command(part.name, device),
-            cwd=ROOT,
-            env=os.environ | part.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    options = {"cwd": ROOT, "env": os.environ | part.environment, "stdin": subprocess.DEVNULL}
+    with process_group(command(part.name, device), path, **options) as process:
         try:
             status = process.wait(part.seconds)
         except subprocess.TimeoutExpired:
             return STOPPED, f"it took longer than {part.seconds:g} s; see {path}"
-        finally:
-            if process.poll() is None:  # its time is up, or this process is asked to end
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
     if status == 0:
         return DONE, ""
     lines = path.read_text(errors="replace").split("\n")

@@ -80,18 +80,43 @@ def experiment(
         values["answers"] = [answer(model, question, probe, change) for question, change in questions]
         gaps = (longest_gap, ENDPOINT * longest_gap)
         values["traces"] = [trace for gap in gaps for trace in traces(model, probe, gap)]
-        save_model(model, path.with_suffix(".safetensors"), {"data": _data(probe), "seed": seed, "arm": arm})
+        save_model(model, path.with_suffix(".safetensors"), {"data": data_title(probe), "seed": seed, "arm": arm})
     _write(path, started, values, model, arm=arm, model=model.config, train=config, probe=probe, recipe=RECIPE)
+
+
+def measure(*, arm: str, seed: int, lr: float, longest_gap: float, steps: int, device: str) -> dict[str, Any]:
+    """Train an arm on the probe on a device, and ask it what every network is asked.
+
+    Args:
+        arm: see :func:`experiment`, also for the other settings.
+        seed: see ``arm``.
+        lr: see ``arm``.
+        longest_gap: see ``arm``.
+        steps: see ``arm``.
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        The validations' ``history`` (:func:`bsm.cue_gap.train`), and the ``answers`` (:func:`bsm.cue_gap.answer`).
+    """
+    model = network(arm, seed=seed).to(device)
+    return _trained_and_asked(model, Probe(longest_gap), _config(seed=seed, lr=lr, steps=steps))
+
+
+def _trained_and_asked(model: nn.Module, probe: Probe, config: TrainConfig) -> dict[str, Any]:
+    history = cue_gap.train(model, probe, config)
+    asked = tqdm(cue_gap.questions(probe), desc="questions")
+    return {"history": history, "answers": [cue_gap.answer(model, question, probe) for question in asked]}
 
 
 def _write(path: Path, started: Mark, values: dict[str, Any], trained: nn.Module, **settings: Any) -> None:
     """Write the result of a training on the probe."""
     settings["parameters"] = count_parameters(trained)
-    about = {"data": _data(settings["probe"]), "seed": settings["train"].seed, "started": started}
+    about = {"data": data_title(settings["probe"]), "seed": settings["train"].seed, "started": started}
     write_result(path, measured=MEASURED, parameters=settings, values=values, inputs=[], **about)
 
 
-def _data(probe: Probe) -> str:
+def data_title(probe: Probe) -> str:
+    """Say in a result file what a probe's examples are."""
     return f"cue and gap, {probe.voices}, version {cue_gap.VERSION}"
 
 
@@ -125,11 +150,9 @@ def benchmark(
     torch.manual_seed(seed)
     model = from_factory(factory, cue_gap.mixtures_and_targets([example([TEST, 0, 0], Condition(0.25), probe, 0)])[0])
     config = _config(seed=seed, lr=lr, steps=steps)
-    history = cue_gap.train(model, probe, config)
-    asked = tqdm(cue_gap.questions(probe), desc="questions")
-    answers = [cue_gap.answer(model, question, probe) for question in asked]
-    _write(path, started, {"history": history, "answers": answers}, model, arm=factory, train=config, probe=probe)
-    return answers
+    values = _trained_and_asked(model, probe, config)
+    _write(path, started, values, model, arm=factory, train=config, probe=probe)
+    return values["answers"]
 
 
 # ---- what is asked

@@ -1,14 +1,15 @@
-"""Rehearse the paper's profile without its data, GPU or days: ``make rehearse``.
+"""Rehearse a profile without its data, GPU or days: ``make rehearse``.
 
-In a temporary copy of the checkout, `make reproduce PROFILE=paper` runs on a stand-in for MUSDB18-HQ: the same folders,
-names, rate, channels and number of songs, each 2.5 s of made-up sound. The model is of the paper's design at a small
-size, and learns for a few updates on the CPU. The first run is killed while it trains; the second goes on. Scores mean
-nothing. What counts is that every rule ends, and that memory and open files do not grow over the songs.
+In a temporary copy of the checkout, `make reproduce` runs the profile on stand-ins for its songs
+(:mod:`bsm.study.stand_ins`). The model is of the profile's design at a small size, and learns for a few updates on the
+CPU. The first run is killed while it trains; the second goes on. Scores mean nothing. What counts is that every rule
+ends, and that memory and open files do not grow over the songs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import re
@@ -22,30 +23,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 import yaml
 from tqdm import tqdm
 
-from bsm import audio
 from bsm.config import ModelConfig
-from bsm.data.tracks import Track, load_tracks
 from bsm.evaluate import model_separator
 from bsm.files import write_text
 from bsm.model import BSMamba2
+from bsm.study.processes import process_group
+from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, Mark, mark, write_result
+from bsm.study.stand_ins import SECONDS, make_songs
 
-PROFILE, DATA = "paper", "musdb18-hq"
-SECONDS, RATE = 2.5, 44100  # of a song
+PROFILES = ("paper", "sample", "mir1k")
+"""Whose songs have to be fetched."""
 SMALL = {
-    "model": "tiny",
-    "steps": 12,
+    "steps": 6,
     "batch_size": 1,
     "accumulate": 2,
     "segment_seconds": 1.0,
     "window_seconds": 1.0,
-    "validate_every": 4,
+    "validate_every": 3,
     "checkpoint_every": 2,
     "workers": 2,
     "device": "cpu",
@@ -56,60 +56,41 @@ SMALL = {
     "bench_repeats": 1,
     "profile_seconds": [0.5],
 }
-"""What takes the place of the profile's values; all others stay."""
+"""What takes the place of a profile's own values; all others stay."""
+MODELS = {44100: "tiny", 16000: "tiny-16k"}
+"""The small models by sample rate."""
 SETTLED, GROWTH = 10, 64e6
 """Songs after which memory has to stay the same, and the bytes by which it may still differ."""
-FILES = ("bsm", "data_manifest", "notebooks")
+FILES = ("bsm", "data_manifest", "docs", "notebooks")
 SINGLE = ("Makefile", "Snakefile", "pyproject.toml")
 
 log = logging.getLogger(__name__)
 
 
-def prepare(copy: Path, songs: int | None = None) -> None:
-    """Make a checkout with the small profile and the stand-in, of all songs or of so many ``songs`` a split."""
+def prepare(copy: Path, profile: str, songs: int | None = None) -> dict[str, Any]:
+    """Make a checkout with the small profile and stand-ins, of all songs or of so many a split; return the profile."""
     for name in FILES:
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in SINGLE:
         shutil.copy(ROOT / name, copy)
     (copy / "reports").mkdir()
     (copy / ".venv").symlink_to(sys.prefix)
-    profile = copy / f"notebooks/profiles/{PROFILE}.yaml"
-    values = yaml.safe_load(profile.read_text(encoding="utf-8"))
-    write_text(profile, yaml.safe_dump(values | SMALL))
-    manifest = copy / f"data_manifest/{DATA}.yaml"
-    listed = yaml.safe_load(manifest.read_text(encoding="utf-8"))
-    for split in listed["splits"].values():
-        split["names"] = split["names"][:songs]
-        split["songs"] = len(split["names"])
-    write_text(manifest, yaml.safe_dump(listed, allow_unicode=True))
-    places = [
-        copy / "data" / DATA / split.get("folder", name) / song
-        for name, split in listed["splits"].items()
-        for song in split["names"]
-    ]
-    for seed, place in enumerate(tqdm(places, desc="making songs", unit="song")):
-        make_song(place, seed)
+    path = copy / f"notebooks/profiles/{profile}.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values |= {name: value for name, value in SMALL.items() if name in values}
+    values["model"] = MODELS[ModelConfig.preset(values["model"]).sample_rate]
+    write_text(path, yaml.safe_dump(values))
+    make_songs(copy, values["data"], songs)
+    return values
 
 
-def make_song(folder: Path, seed: int) -> None:
-    """Write a song as MUSDB18-HQ has it, five stereo files: noise, a voice that comes and goes, and their sum."""
-    random = np.random.default_rng(seed)
-    sounds = {name: random.normal(0, 0.05, (2, round(SECONDS * RATE))) for name in ("bass", "drums", "other")}
-    times = np.arange(round(SECONDS * RATE)) / RATE
-    sung = (times % 1.0) < random.uniform(0.5, 0.9)
-    # Softer than the rest: a network that learned next to nothing is then still better than the mixture, as 04 asserts.
-    sounds["vocals"] = np.tile(0.05 * sung * np.sin(2 * np.pi * random.uniform(100, 400) * times), (2, 1))
-    sounds["mixture"] = np.sum(list(sounds.values()), axis=0)
-    parts = {folder / f"{name}.wav": sound.astype(np.float32) for name, sound in sounds.items()}
-    audio.write_all(parts, RATE, subtype="PCM_16")
-
-
-def walk(tracks: Sequence[Track]) -> list[dict[str, Any]]:
+def walk(profile: str) -> list[dict[str, Any]]:
     """Read, separate and leave one song after the other; return this process's memory and open files after each."""
-    separate = model_separator(BSMamba2(ModelConfig.preset(SMALL["model"])).eval())
+    settings = Profile.load(profile)
+    separate = model_separator(BSMamba2(settings.model_config()).eval())
     process, records = psutil.Process(), []
     with torch.inference_mode():
-        for track in tqdm(tracks, desc="walking", unit="song"):
+        for track in tqdm([t for tracks in settings.tracks().values() for t in tracks], desc="walking", unit="song"):
             separate(track)
             for name in track.sources:
                 track.read(name)
@@ -118,37 +99,50 @@ def walk(tracks: Sequence[Track]) -> list[dict[str, Any]]:
     return records
 
 
+def walked(copy: Path, profile: str) -> list[dict[str, Any]]:
+    """Return what :func:`walk` says in a process of the copy, which has the copy's songs."""
+    call = f"import json; from bsm.study.rehearse import walk; print(json.dumps(walk({profile!r})))"
+    command = [sys.executable, "-c", call]
+    done = subprocess.run(command, cwd=copy, env=_environment(copy), check=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout)
+
+
+def _environment(copy: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(copy)}
+
+
 def grown(records: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Return by how many bytes and open files the largest value exceeds that of the song at which all is settled."""
     settled = records[min(SETTLED, len(records)) - 1 :]
     return {key: max(r[key] for r in settled) - settled[0][key] for key in ("resident_bytes", "open_files")}
 
 
-def reproduce(copy: Path, cores: int, *, kill: bool = False) -> dict[str, Any]:
+def reproduce(copy: Path, profile: str, cores: int, log_file: Path, *, kill: bool = False) -> dict[str, Any]:
     """Run `make reproduce` in the copy; with ``kill``, until the first checkpoint of a training is there.
+
+    Args:
+        copy: of the checkout.
+        profile: that is rehearsed.
+        cores: of the workflow.
+        log_file: takes all that the run says.
+        kill: see above.
 
     Returns:
         The ``seconds`` it took, whether it was ``killed``, the steps of ``done`` and ``planned`` rules at its end, and
         the ``resumed`` trainings' steps.
 
     Raises:
-        RuntimeError: it failed, or it ended before it could be killed; the message has the end of its output.
+        RuntimeError: it failed, or it ended before it could be killed; the message names the log.
     """
-    command = ["make", "-o", ".venv/.installed", "reproduce", f"PROFILE={PROFILE}", f"CORES={cores}"]
-    environment, started = os.environ | {"PYTHONPATH": str(copy)}, time.monotonic()
-    with tempfile.TemporaryFile("w+") as output:
-        run = subprocess.Popen(command, cwd=copy, env=environment, stdout=output, stderr=output, start_new_session=True)
-        try:
-            while run.poll() is None and not (kill and any(copy.glob(f"runs/{PROFILE}/*/state.ckpt"))):
-                time.sleep(0.2)
-        finally:
-            if run.poll() is None:
-                os.killpg(run.pid, signal.SIGKILL)
-            run.wait()
-        output.seek(0)
-        text = output.read()
+    command = ["make", "-o", ".venv/.installed", "reproduce", f"PROFILE={profile}", f"CORES={cores}"]
+    started = time.monotonic()
+    with process_group(command, log_file, cwd=copy, env=_environment(copy)) as run:
+        while run.poll() is None and not (kill and any(copy.glob(f"runs/{profile}/*/state.ckpt"))):
+            time.sleep(0.2)
+    text = log_file.read_text(errors="replace")
     if kill != (run.returncode == -signal.SIGKILL) or (run.returncode and not kill):
-        raise RuntimeError(f"{' '.join(command)}: status {run.returncode}; its output ends:\n{text[-4000:]}")
+        said = "\n".join(re.findall(r"^(?:bsm|make|error): .*", text, re.MULTILINE)) or "nothing about it"
+        raise RuntimeError(f"{' '.join(command)}: status {run.returncode}; its log is {log_file}. It said:\n{said}")
     steps = re.findall(r"^(\d+) of (\d+) steps \(\d+%\) done", text, re.MULTILINE)
     done, planned = map(int, steps[-1]) if steps else (0, 0)
     found = {"command": " ".join(command), "seconds": round(time.monotonic() - started, 1), "killed": kill}
@@ -156,21 +150,21 @@ def reproduce(copy: Path, cores: int, *, kill: bool = False) -> dict[str, Any]:
     return found | {"done": done, "planned": planned, "resumed": resumed}
 
 
-def rehearse(output: Path, *, songs: int | None = None, cores: int = 2) -> dict[str, Any]:
-    """Rehearse the profile, and write what was seen to a result file.
+def rehearse(output: Path, profile: str, *, songs: int | None = None, cores: int = 2) -> dict[str, Any]:
+    """Rehearse a profile, and write what was seen to a result file; logs of the two runs lie next to it.
 
     Raises:
         RuntimeError: a rule failed, no training went on where it was killed, or memory or open files grew.
     """
     started: Mark = mark()
+    logs = [output.with_name(f"{output.stem}-{run}.log") for run in ("killed", "resumed")]
     with tempfile.TemporaryDirectory(prefix="bsm-rehearsal-") as folder:
         copy = Path(folder)
-        prepare(copy, songs)
-        root = copy / "data" / DATA
-        runs = [reproduce(copy, cores, kill=True), reproduce(copy, cores)]
-        report = copy / f"reports/{PROFILE}/report.md"
-        walked = walk([*load_tracks(root, "train"), *load_tracks(root, "test")])
-        values = {"runs": runs, "walk": walked, "grown": grown(walked)}
+        small = prepare(copy, profile, songs)
+        runs = [reproduce(copy, profile, cores, path, kill=path == logs[0]) for path in logs]
+        report = copy / f"reports/{profile}/report.md"
+        songs_walked = walked(copy, profile)
+        values = {"runs": runs, "walk": songs_walked, "grown": grown(songs_walked)}
         faults = {
             "not every rule ended": runs[1]["done"] != runs[1]["planned"] or not report.is_file(),
             "no training went on": not runs[1]["resumed"],
@@ -179,26 +173,28 @@ def rehearse(output: Path, *, songs: int | None = None, cores: int = 2) -> dict[
         }
     write_result(
         output,
-        measured="the paper's profile rehearsed: seconds and rules of each run; memory (bytes), open files by song",
-        parameters={"profile": PROFILE, "cores": cores, "seconds": SECONDS} | SMALL,
+        measured="a profile rehearsed: seconds and rules of each run; memory (bytes) and open files by song",
+        parameters={"cores": cores, "seconds": SECONDS} | small,
         values=values,
         started=started,
-        data=f"a stand-in for {DATA}: {len(walked)} songs of {SECONDS:g} s",
+        data=f"a stand-in for {small['data']}: {len(songs_walked)} songs of {SECONDS:g} s",
         inputs=(),
     )
     if found := [fault for fault, here in faults.items() if here]:
-        raise RuntimeError(f"{output}: {'; '.join(found)}")
+        raise RuntimeError(f"{output}: {'; '.join(found)}; the second run's log is {logs[1]}")
     return values
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m bsm.study.rehearse", description="Rehearse the paper's profile.")
-    parser.add_argument("output", type=Path, help="result file (JSON)")
+    parser = argparse.ArgumentParser(prog="python -m bsm.study.rehearse", description="Rehearse a profile.")
+    parser.add_argument("--profile", choices=PROFILES, default=PROFILES[0])
     parser.add_argument("--songs", type=int, help="songs a split; by default all")
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="result file; by default build/rehearsal-PROFILE.json")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    seen = rehearse(given.output, songs=given.songs, cores=given.cores)
+    path = given.json or ROOT / "build" / f"rehearsal-{given.profile}.json"
+    seen = rehearse(path, given.profile, songs=given.songs, cores=given.cores)
     for record in seen["runs"]:
         log.info("%s", record)
-    log.info("after %d songs grown by %s; written to %s", len(seen["walk"]), seen["grown"], given.output)
+    log.info("after %d songs grown by %s; written to %s", len(seen["walk"]), seen["grown"], path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +11,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bsm.config import ModelConfig
+from bsm.scan import available
 from bsm.stats import Interval, interval_text, interval_words, of_rounds, ratio
 from bsm.study.figures import COLOURS, reach
 from bsm.study.meta import parameter_count
-from bsm.study.speed import memory, spectra, step
+from bsm.study.speed import memory, spectra, step, whole
 from bsm.study.speed.parts import CONV, DATA, ELEMENTWISE, LOSS, OPTIMISER, PARTS, PRODUCTS, SCAN, STFT
+
+log = logging.getLogger(__name__)
 
 BACKENDS = {"cpu": ("chunked", "quadratic", "sequential"), "cuda": ("triton", "chunked", "quadratic")}
 MEMORY_SECONDS = 0.2, 0.4
@@ -73,7 +77,7 @@ def measure(
         # Milliseconds each: rounds enough that one slow spell does not count.
         "stft": spectra.transforms(seconds, batch=batch, repeats=10 * repeats, device=device),
         "memory": memory.step_memory(cases, memory_seconds, device=device) if cases else None,
-        "compile": step.compiled(preset, seconds=seconds, batch=batch, **options) if compile_step else None,
+        "compile": whole.compiled(preset, seconds=seconds, batch=batch, **options) if compile_step else None,
     }
 
 
@@ -88,16 +92,19 @@ def measure_preset(
         repeats: rounds.
         batch: segments.
         precision: ``32-true`` or ``bf16-mixed``.
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu`` or ``cuda``. Scans that cannot run there are named and left out.
         compile_step: also time ``torch.compile``.
     """
+    lacks = {name: available(device)[name] for name in BACKENDS[device] if available(device)[name]}
+    for name, reason in lacks.items():
+        log.warning("without the scan %s: it %s", name, reason)
     return measure(
         preset=preset,
         seconds=seconds[0],
         batch=batch,
         repeats=repeats,
         sizes=[(preset, span, batch) for span in seconds],
-        backends=BACKENDS[device],
+        backends=[name for name in BACKENDS[device] if name not in lacks],
         memory_presets=[preset],
         memory_seconds=MEMORY_SECONDS,
         compile_step=compile_step,

@@ -160,17 +160,18 @@ def on_cpu(notebook: str, **inputs: Values) -> Test:
     return Test("CPU", CPU_TIMING, inputs, command=f"bsm study {notebook}")
 
 
-def on_gpu(result: str, *, packages: str = "", **fields: str) -> Test:
+def on_gpu(result: str, *, packages: str = "", kernel: str = "", **fields: str) -> Test:
     """Return the test of a claim on the GPU that it means, from ``reports/gpu/results``.
 
     Args:
         result: name of the result file, and of the part of :mod:`bsm.study.gpu` that writes it.
         packages: that the kernels are of.
+        kernel: the backend that the rule takes as its ``fast`` one; by default the rule has no such argument.
         fields: by argument of the rule, the field of the result's values; an empty one is all of them.
     """
     inputs = {name: Values(result, field) for name, field in fields.items()}
     needs = "a CUDA GPU" + f" with {packages}" * bool(packages)
-    return Test("GPU", FULL, inputs, (GPU,), needs, ON_GPU, {"on_gpu": True})
+    return Test("GPU", FULL, inputs, (GPU,), needs, ON_GPU, {"fast": kernel} if kernel else {})
 
 
 def judge_ratio(interval: Interval, low: float, high: float = np.inf) -> str:

@@ -226,10 +226,9 @@ def memory_5_10(
     *,
     least: float,
     most: float,
-    on_gpu: bool = False,
 ) -> Finding:
     """Compare what Mamba-1's kernel and the loop keep for the backward pass; on a GPU, the peaks above their inputs."""
-    if not on_gpu:
+    if scans is not None:
         ratio = scans["selective"] / scans["loop"]
         kept = {name: f"{size / GIB:.2f} GiB" for name, size in scans.items()}
         return Finding(

@@ -51,16 +51,15 @@ DATA_SHEETS = (
     source=(OPTIMISATION, SUMMARY, ANALYSIS),
     tests=[
         on_cpu("02_scan_backends", speed=Values("scan_backends", "speed")),
-        on_gpu("scan", packages="mamba-ssm", speed="speed"),
+        on_gpu("scan", packages="mamba-ssm", kernel=KERNEL, speed="speed"),
     ],
     faster=8,
 )
-def scan_8x(speed: list[dict[str, Any]], *, faster: float, on_gpu: bool = False) -> Finding:
+def scan_8x(speed: list[dict[str, Any]], *, faster: float, fast: str = "chunked") -> Finding:
     """Compare the exact chunked scan, or the kernel, with a loop that indexes its steps, and with a careful loop."""
     own = [r for r in speed if r["axis"] == "time" and r["pass"] == BOTH]
     longest = max(r["length"] for r in own if r["backend"] == "loop, indexed")  # timed by both loops
     timed = {r["backend"]: r for r in own if r["length"] == longest}
-    fast = KERNEL if on_gpu else "chunked"
     if fast not in timed:
         return _lacks(fast)
     loop, exact = timed["loop, indexed"], timed[fast]
@@ -84,19 +83,18 @@ def scan_8x(speed: list[dict[str, Any]], *, faster: float, on_gpu: bool = False)
     source=(SUMMARY, ANALYSIS),
     tests=[
         on_cpu("02_scan_backends", conv=Values("scan_backends", "conv")),
-        on_gpu("block", packages="causal-conv1d", conv="conv"),
+        on_gpu("block", packages="causal-conv1d", kernel=CONV_KERNEL, conv="conv"),
     ],
     faster=3,
 )
-def conv_3x(conv: list[dict[str, Any]], *, faster: float, on_gpu: bool = False) -> Finding:
+def conv_3x(conv: list[dict[str, Any]], *, faster: float, fast: str = "shifted") -> Finding:
     """Compare the causal convolution by the kernel, or by shifted multiply-adds without one, with Conv1d."""
     timed = {r["backend"]: r for r in conv if r["pass"] == BOTH}
-    fast = CONV_KERNEL if on_gpu else "shifted"
     if fast not in timed:
         return _lacks(fast)
     pair = timed["conv1d"], timed[fast]
     gain = ratio(*(record["seconds"] for record in pair))
-    how = "by the kernel" if on_gpu else "by shifted multiply-adds, what can be gained without the kernel"
+    how = "by the kernel" if fast == CONV_KERNEL else "by shifted multiply-adds, what can be gained without the kernel"
     reasons = (f"Against Conv1d, {how}; {BOTH}, {rounds(gain)}.",)
     return Finding(judge_ratio(gain, faster), interval_words(gain, "x"), reasons, pair)
 
@@ -121,7 +119,6 @@ def bench_25ms(
     operations: dict[str, int] | None = None,
     *,
     milliseconds: float,
-    on_gpu: bool = False,
 ) -> Finding:
     """Time one block, forward, at one row per band, as a model has it; with one row alone as its context."""
     times = {r["rows"]: 1e3 * np.asarray(r["seconds"]) for r in block}
@@ -211,7 +208,7 @@ def errors_of(records: Sequence[dict[str, Any]]) -> tuple[list[float], list[floa
     least=1.1,
     most=1.2,
 )
-def compile_20(compiled: dict[str, Any], *, least: float, most: float, on_gpu: bool = False) -> Finding:
+def compile_20(compiled: dict[str, Any], *, least: float, most: float) -> Finding:
     """Compare a block, or on a GPU a step, under torch.compile with the same without it."""
     gain = ratio(compiled["seconds"]["plain"], compiled["seconds"]["compiled"])
     return Finding(

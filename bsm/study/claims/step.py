@@ -44,7 +44,7 @@ def _where(record: dict[str, Any]) -> str:
     ],
     faster=5,
 )
-def train_5x(variants: list[dict[str, Any]], *, faster: float, on_gpu: bool = False) -> Finding:
+def train_5x(variants: list[dict[str, Any]], *, faster: float) -> Finding:
     """Compare a whole step by the documents' changes, with an exact scan, with the step before them."""
     slow, reduced, ours = (named(variants, v.name) for v in (BEFORE, REDUCED, OURS))
     theirs = ratio(slow["seconds"], reduced["seconds"])
@@ -83,7 +83,6 @@ def scan_65pct(
     *,
     least: float,
     most: float,
-    on_gpu: bool = False,
 ) -> Finding:
     """Measure the share of the scan in a step, with the described loop, with careful loops, and with our scan."""
     loop, ours = (shares(named(variants, v.name), SCAN) for v in (BEFORE, OURS))
@@ -115,7 +114,7 @@ def scan_65pct(
     faster=3,
     least=2,
 )
-def stft_loss_3x(losses: list[dict[str, Any]], *, faster: float, least: float, on_gpu: bool = False) -> Finding:
+def stft_loss_3x(losses: list[dict[str, Any]], *, faster: float, least: float) -> Finding:
     """Compare the documents' reduced loss with their first one; and with the paper's exact loss as computed here."""
     times = {r["loss"]: r["seconds"] for r in losses}
     before, after = times[DESCRIBED_LOSS], times[AFTER_LOSS]
@@ -151,7 +150,6 @@ def mono_halves(
     sides: Sequence[dict[str, Any]] = (),
     *,
     least: float,
-    on_gpu: bool = False,
 ) -> Finding:
     """Compare a transform of each channel with one of their average; say what the average leaves out."""
     times = stft["seconds"]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,16 @@ from bsm.loss import bsmamba2_loss
 from bsm.mamba2 import BiMamba2Block, Mamba2
 from bsm.model import BSMamba2
 from bsm.study.meta import parameter_count
+from bsm.study.speed import official
 from bsm.study.speed.parts import DATA, LOSS, OPTIMISER, Clock, timed_parts
 from bsm.study.speed.spectra import REDUCED_LOSS, SEED_LOSS
-from bsm.study.speed.timer import SEED, compiling, peak_memory_cuda, repeated, timed, turns
+from bsm.study.speed.timer import SEED, timed, turns
 from bsm.study.speed.yardsticks import IndexedScan, MonoSTFT, plain_loss
 from bsm.train.trainer import AveragedWeights, recompute_blocks
 
 LARGEST = 6 << 30  # bytes that the loops' states may take; larger cases are skipped
 LOOPS = ("sequential", "indexed")
+OFFICIAL = "official"  # the scan of a step with the modules of mamba-ssm
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Variant:
 
     Attributes:
         name: for tables.
-        scan: a backend's name, or ``indexed`` for the loop of the optimisation report.
+        scan: a backend's name, ``indexed`` for the loop of the optimisation report, or :data:`OFFICIAL` for the
+            modules of mamba-ssm, in place of the two directions of each block.
         loss: of estimate and target.
         mono: feed the network the average of the channels.
     """
@@ -85,11 +87,13 @@ class Step:
         compiled: bool = False,
     ) -> None:
         torch.manual_seed(config.seed)
-        indexed = variant.scan == "indexed"
-        self.model = BSMamba2(model.replace(scan_backend="auto" if indexed else variant.scan))
+        replaced = variant.scan in ("indexed", OFFICIAL)
+        self.model = BSMamba2(model.replace(scan_backend="auto" if replaced else variant.scan))
         if variant.mono:
             self.model.stft = MonoSTFT(self.model.stft)
-        if indexed:
+        if variant.scan == OFFICIAL:
+            official.put_into(self.model)
+        elif replaced:
             for mixer in self.model.modules():
                 if isinstance(mixer, Mamba2):
                     mixer.ssm = IndexedScan(mixer.ssm.reverse)
@@ -225,43 +229,6 @@ def breakdown(
         | times.of(v.name)
         for v in fitting
     ]
-
-
-def compiled(
-    preset: str = "tiny",
-    *,
-    seconds: float = 1.0,
-    batch: int = 2,
-    repeats: int = 5,
-    precision: str = "32-true",
-    device: str = "cpu",
-) -> dict[str, Any]:
-    """Time whole training steps with and without ``torch.compile``, and what compiling took, in s."""
-    model = ModelConfig.preset(preset)
-    config = TrainConfig(batch_size=batch, accumulate=1, precision=precision, seed=SEED)
-    torch.manual_seed(SEED)
-    sound = 0.1 * torch.randn(2, batch, model.channels, round(seconds * model.sample_rate))
-    steps = [
-        Step(OURS, model, config, iter(lambda: sound, None), device=device, compiled=flag) for flag in (False, True)
-    ]
-    return {"preset": preset, "audio_seconds": seconds, "batch": batch} | compiling(*steps, repeats)
-
-
-def recomputed(
-    backend: str, preset: str, *, seconds: float, batch: int, repeats: int, precision: str, device: str
-) -> dict[str, Any]:
-    """Measure whole training steps whose blocks are computed again, which is how the paper's batch fits into a GPU.
-
-    Returns:
-        ``seconds`` of every step, and ``peak_bytes``: the memory above what stays between steps; None on a CPU.
-    """
-    model = ModelConfig.preset(preset)
-    config = TrainConfig(batch_size=batch, accumulate=1, precision=precision, seed=SEED, checkpoint_gradients=True)
-    torch.manual_seed(SEED)
-    sound = 0.1 * torch.randn(2, batch, model.channels, round(seconds * model.sample_rate))
-    taken = Step(Variant(backend, backend), model, config, repeat(sound), device=device)
-    times = repeated({backend: taken}, repeats)
-    return times.of(backend) | {"peak_bytes": peak_memory_cuda(taken) if device == "cuda" else None}
 
 
 def part_seconds(record: dict[str, Any], *names: str) -> np.ndarray:
