@@ -164,14 +164,14 @@ def test_growth_counts_from_the_song_at_which_all_is_settled():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("profile", rehearse.PROFILES)
+@pytest.mark.parametrize("profile", ["paper", "mir1k"])
 def test_a_profile_runs_on_stand_ins_is_killed_and_goes_on(profile, tmp_path):
     if not (ROOT / ".venv/bin/snakemake").is_file() or shutil.which("ffmpeg") is None:
         pytest.skip("needs the environment of `make env`, and ffmpeg")
     path = tmp_path / "rehearsal.json"
     found = rehearse.rehearse(path, profile, songs=2, cores=1)
     killed, resumed = found["runs"]
-    assert killed["killed"] and killed["done"] < resumed["planned"] and resumed["done"] == resumed["planned"]
+    assert killed["killed"] and killed["done"] < killed["planned"] and resumed["done"] == resumed["planned"]
     assert resumed["resumed"] and len(found["walk"]) == 6
     record = read_result(path)
     assert record["parameters"]["profile"] == profile and not record["comparable_with_paper"]
