@@ -38,6 +38,10 @@ def test_what_arms_learned_and_remember(folder):
     learned = recall.learned(found)
     assert learned["mamba2"].all() and not learned["none"].any()
     assert learned["lstm"].to_dict() == {2: False} | dict.fromkeys(range(3, 12), True)
+    able = recall.able(found)
+    assert set(able["arm"].cat.categories) == {"mamba2", "attention", "lstm"} and len(able) == 3 * 10 * 3 - 3
+    assert recall.difference(able, ("mamba2", "gap 4"), ("lstm", "gap 4")).n == 9
+    assert set(recall.comparisons(able)["arm"]) == {"attention, rotary", "lstm"}
     gain = recall.difference(found, ("mamba2", "gap 4"), ("attention", "gap 4"))
     assert 7.8 < gain.low < gain.estimate < gain.high < 8.2 and gain.n == 10
     assert np.isnan(recall.difference(found[found["seed"] == 2], ("mamba2", "gap 4"), ("attention", "gap 4")).low)

@@ -93,6 +93,13 @@ def learned(frame: pd.DataFrame, least: float = LEARNED) -> pd.Series:
     return within.groupby(["arm", "seed"], observed=True)["right"].min() >= least
 
 
+def able(frame: pd.DataFrame) -> pd.DataFrame:
+    """Keep the runs that learned to remember within the training's range (:func:`learned`)."""
+    within = learned(frame)
+    kept = frame[[bool(within[run]) for run in zip(frame["arm"], frame["seed"], strict=True)]]
+    return kept.assign(arm=kept["arm"].cat.remove_unused_categories())
+
+
 def difference(frame: pd.DataFrame, first: tuple[str, str], second: tuple[str, str]) -> Interval:
     """Compare two pairs of arm and question by SDR, paired by seed: mean of ``first - second``, and its interval."""
     asked = frame.pivot(index="seed", columns=["arm", "name"], values="sdr")
