@@ -108,7 +108,9 @@ def walked(copy: Path, profile: str) -> list[dict[str, Any]]:
 
 
 def _environment(copy: Path) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(copy)}
+    """Return the environment of a command in the copy; what `make rehearse` tells the make below it is left out."""
+    own = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    return own | {"PYTHONPATH": str(copy)}
 
 
 def grown(records: Sequence[dict[str, Any]]) -> dict[str, int]:
