@@ -151,8 +151,8 @@ def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: f
             long={
                 "scores": Values("songs-1s", "scores", runs=True),
                 "baselines": Values("songs-baselines", "scores", runs=True),
-                **REAL_WINDOWS,
-            },
+            }
+            | REAL_WINDOWS,
         ),
         of_published(
             "the published weights (193 MB), excerpts (147 MB), 90 minutes of two CPU cores",
