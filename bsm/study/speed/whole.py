@@ -8,6 +8,7 @@ from itertools import repeat
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.loss import bsmamba2_loss
@@ -29,8 +30,7 @@ def compiled(
     """Time whole training steps with and without ``torch.compile``, and what compiling took, in s."""
     model = ModelConfig.preset(preset)
     config = TrainConfig(batch_size=batch, accumulate=1, precision=precision, seed=SEED)
-    torch.manual_seed(SEED)
-    sound = 0.1 * torch.randn(2, batch, model.channels, round(seconds * model.sample_rate))
+    sound = _segments(model, seconds, batch)
     steps = [
         Step(OURS, model, config, iter(lambda: sound, None), device=device, compiled=flag) for flag in (False, True)
     ]
@@ -65,8 +65,7 @@ def compared(
         what stays between steps; None on a CPU. A case that runs out of a GPU's memory has ``failed`` instead.
     """
     model = ModelConfig.preset(preset)
-    torch.manual_seed(SEED)
-    sound = 0.1 * torch.randn(2, batch, model.channels, round(seconds * model.sample_rate))
+    sound = _segments(model, seconds, batch)
     steps, records = {}, []
     for scan, again in cases:
         if scan == OFFICIAL and official.unavailable(device):
@@ -85,3 +84,9 @@ def compared(
         records.append(record)
     times = repeated(steps, repeats, warm_up=0)
     return [record | (times.of(number) if number in steps else {}) for number, record in enumerate(records)]
+
+
+def _segments(model: ModelConfig, seconds: float, batch: int) -> Tensor:
+    """Return noise in the place of a mixture and its vocals, ``(2, batch, channels, samples)``."""
+    torch.manual_seed(SEED)
+    return 0.1 * torch.randn(2, batch, model.channels, round(seconds * model.sample_rate))
