@@ -1,6 +1,7 @@
 """`make gpu` without a GPU: the driver with parts and a clock of the tests' own, the real parts small and on a CPU."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -59,8 +60,7 @@ class Clock:
     def __call__(self):
         return self.now
 
-    def execute(self, part, device):
-        assert device == "cuda"
+    def execute(self, part):
         self.now += self.taken.get(part.name, part.seconds)
         return (FAILED, "it broke") if "bad" in part.name else (DONE, "")
 
@@ -105,14 +105,14 @@ def process(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu, "LOGS", tmp_path / "logs")
 
     def take(program, seconds=30.0, **more):
-        monkeypatch.setattr(gpu, "command", lambda name, device: [sys.executable, "-S", "-c", program, name, device])
-        return gpu.in_a_process(part("mine", seconds, **more), "cuda")
+        monkeypatch.setattr(gpu, "COMMAND", (sys.executable, "-S", "-c", program))
+        return gpu.in_a_process(part("mine", seconds, **more))
 
     return take
 
 
 def test_a_part_has_a_process_and_an_environment_of_its_own(process):
-    program = "import os, sys; assert sys.argv[1:] == ['mine', 'cuda'] and os.environ['MODE'] == 'ieee'"
+    program = "import os, sys; assert sys.argv[1:] == ['mine'] and os.environ['MODE'] == 'ieee'"
     assert process(program, environment={"MODE": "ieee"}) == (DONE, "")
 
 
@@ -155,8 +155,7 @@ def shorter(monkeypatch):
     cases = scan.cases
     monkeypatch.setattr(scan, "cases", lambda seconds, batch, config, band_rows: cases(seconds, 1, config, 1))
     monkeypatch.setattr(scan, "peak_memory", lambda *_, **__: 1000)
-    for name in ("scaling", "matmul_share", "directions"):
-        monkeypatch.setattr(scan, name, lambda **_: {})
+    monkeypatch.setattr(scan, "scaling", lambda **_: {})
 
 
 def test_the_ledger_judges_what_the_parts_write(tmp_path, shorter):
@@ -189,7 +188,7 @@ def test_every_tensor_of_a_step_lies_on_the_device(monkeypatch):
 
 def test_parity(tmp_path):
     record = read_result(measured("parity_tf32", tmp_path))
-    assert record["parameters"]["tf32"] and record["parameters"]["TRITON_F32_DEFAULT"] == "tf32"
+    assert record["parameters"]["TRITON_F32_DEFAULT"] == "tf32"
     scans, convs = record["values"]["scan"], record["values"]["conv"]
     here = {name for name in EXACT if available("cpu")[name] is None}
     assert {r["backend"] for r in scans} == here and {r["backend"] for r in convs} == {"shifted", "conv1d"}
@@ -199,7 +198,14 @@ def test_parity(tmp_path):
         worst = max(r["output_error"], *r["gradient_errors"].values())
         low, high = {"float32": (1e-9, 1e-5), "bfloat16": (1e-4, 3e-2)}[r["precision"]]
         assert low < worst < high, r
-    assert not torch.backends.cuda.matmul.allow_tf32  # as it was
+
+
+@pytest.mark.parametrize(("name", "allowed"), [("parity", "False"), ("parity_tf32", "True")])
+def test_a_parts_environment_lets_matrices_be_multiplied_in_tf32_or_not(name, allowed):
+    (found,) = gpu.chosen([name])
+    program = "import torch; print(torch.backends.cuda.matmul.allow_tf32)"
+    done = subprocess.run([sys.executable, "-c", program], env=os.environ | found.environment, capture_output=True)
+    assert done.stdout.decode().strip() == allowed
 
 
 def test_a_backend_that_fails_is_in_the_result_and_the_others_are_measured(monkeypatch):
@@ -207,7 +213,7 @@ def test_a_backend_that_fails_is_in_the_result_and_the_others_are_measured(monke
         raise RuntimeError("out of resource: shared memory")
 
     monkeypatch.setattr(chunked, "scan", broken)
-    found = parity.measure(tf32=False, seconds=0.05, rows=1, preset="tiny", device="cpu")["scan"]
+    found = parity.measure(seconds=0.05, rows=1, preset="tiny", device="cpu")["scan"]
     failed = [r for r in found if r["backend"] == "chunked"]
     assert {r["failed"] for r in failed} == {"RuntimeError: out of resource: shared memory"}
     assert all(r["output_error"] < 0.1 for r in found if r["backend"] != "chunked")
@@ -292,7 +298,7 @@ def test_without_a_gpu_it_says_what_to_do(tmp_path, monkeypatch):
 def test_the_command_ends_with_a_table(monkeypatch, status, exit_code):
     monkeypatch.setattr(gpu, "check", lambda: None)
     monkeypatch.setattr(gpu, "lacking", lambda device: {})
-    monkeypatch.setattr(gpu, "in_a_process", lambda part, device: (status, "a note"))
+    monkeypatch.setattr(gpu, "in_a_process", lambda part: (status, "a note"))
     monkeypatch.setattr("signal.signal", lambda *_: None)
     done = CliRunner().invoke(cli, ["bench", "gpu", "block", "scan", "--deadline", "1000"])
     assert done.exit_code == exit_code

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -33,6 +33,7 @@ from bsm.study.speed.timer import SEED
 log = logging.getLogger(__name__)
 
 RESULTS, LOGS = ROOT / "reports" / "gpu" / "results", ROOT / "runs" / "gpu"
+COMMAND = (sys.executable, "-m", "bsm.study.gpu")  # takes the part of the name that follows, and writes its result
 DEADLINE = 480.0  # s
 MODULES = "mamba-ssm's modules"  # with which the author's code computes
 DONE, FAILED, STOPPED, SKIPPED, LEFT_OUT = "done", "failed", "stopped", "skipped", "left out"
@@ -65,8 +66,7 @@ class Part:
     data: str = "random inputs, official initial values"
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a part: its name, one of the words :data:`DONE` to :data:`LEFT_OUT`, its seconds, and why."""
 
     part: str
@@ -93,14 +93,7 @@ PARTS = (
         "seconds of a training step by part, of losses and of transforms; bytes of a step",
         step_profile.measure,
         # The size at which the described loop's states fit (step.LARGEST), as on the CPU.
-        _STEP
-        | {
-            "sizes": (),
-            "backends": (),
-            "memory_presets": ("paper",),
-            "memory_seconds": (0.5, 1.0),
-            "compile_step": False,
-        },
+        _STEP | {"sizes": (), "memory_presets": ("paper",), "memory_seconds": (0.5, 1.0)},
         seconds=75,
     ),
     Part(
@@ -115,10 +108,10 @@ PARTS = (
         "parity",
         "relative errors of all backends, float32 without TF32 and bfloat16",
         parity.measure,
-        _PARITY | {"tf32": False},
+        _PARITY,
         seconds=120,
         kernels=_ALL,
-        environment={"TRITON_F32_DEFAULT": "ieee"},
+        environment={"TRITON_F32_DEFAULT": "ieee", "NVIDIA_TF32_OVERRIDE": "0"},
     ),
     Part(
         "paper_step",
@@ -140,10 +133,10 @@ PARTS = (
         "parity_tf32",
         "relative errors of all backends, float32 with TF32 and bfloat16",
         parity.measure,
-        _PARITY | {"tf32": True},
+        _PARITY,
         seconds=90,
         kernels=_ALL,
-        environment={"TRITON_F32_DEFAULT": "tf32"},
+        environment={"TRITON_F32_DEFAULT": "tf32", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"},
     ),
     Part(
         "paper_step_plain",
@@ -217,24 +210,15 @@ def measure(part: Part, path: Path, *, device: str, **changed: Any) -> Path:
 def run(
     parts: Sequence[Part],
     *,
-    device: str = "cuda",
     deadline: float = DEADLINE,
-    execute: Callable[[Part, str], tuple[str, str]] | None = None,
+    execute: Callable[[Part], tuple[str, str]] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Outcome]:
-    """Take parts in order. None begins whose time no longer fits before the deadline, so all end by then.
+    """Take parts in order (:func:`in_a_process`), and tell what became of each.
 
-    Args:
-        parts: what to measure.
-        device: where.
-        deadline: s from now.
-        execute: takes a part; :func:`in_a_process` by default.
-        clock: tells the time, s.
-
-    Returns:
-        One outcome per part.
+    None begins whose time no longer fits before the deadline, in s from now, so that all end by then.
     """
-    execute, started, absent = execute or in_a_process, clock(), lacking(device)
+    execute, started, absent = execute or in_a_process, clock(), lacking("cuda")
     outcomes = []
     for part in parts:
         begun = clock()
@@ -246,7 +230,7 @@ def run(
             outcome = Outcome(part.name, LEFT_OUT, note=note)
         else:
             log.info("%s begins; it may take %g s", part.name, part.seconds)
-            status, note = execute(part, device)
+            status, note = execute(part)
             without = [f"without {name}: {absent[name]}" for name in part.kernels if name in absent]
             outcome = Outcome(part.name, status, clock() - begun, "; ".join([note] * bool(note) + without))
         log.info("%s: %s%s", part.name, outcome.status, f" ({outcome.note})" if outcome.note else "")
@@ -254,7 +238,7 @@ def run(
     return outcomes
 
 
-def in_a_process(part: Part, device: str) -> tuple[str, str]:
+def in_a_process(part: Part) -> tuple[str, str]:
     """Take a part in a process of its own, which is killed with its children once its time is up.
 
     Returns:
@@ -262,7 +246,7 @@ def in_a_process(part: Part, device: str) -> tuple[str, str]:
     """
     path = LOGS / f"{part.name}.log"
     options = {"cwd": ROOT, "env": os.environ | part.environment, "stdin": subprocess.DEVNULL}
-    with process_group(command(part.name, device), path, **options) as process:
+    with process_group([*COMMAND, part.name], path, **options) as process:
         try:
             status = process.wait(part.seconds)
         except subprocess.TimeoutExpired:
@@ -274,17 +258,11 @@ def in_a_process(part: Part, device: str) -> tuple[str, str]:
     return FAILED, f"{said}; see {path}"
 
 
-def command(name: str, device: str) -> list[str]:
-    """Return the command that takes a part and writes its result."""
-    return [sys.executable, "-m", "bsm.study.gpu", name, device]
-
-
 def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """List what became of each part."""
-    rows = [(o.part, o.status, round(o.seconds), o.note or "–") for o in outcomes]
-    return pd.DataFrame(rows, columns=["part", "status", "seconds", "note"])
+    return pd.DataFrame(outcomes).round({"seconds": 0}).astype({"seconds": int}).replace({"note": {"": "–"}})
 
 
 if __name__ == "__main__":
     (the_part,) = chosen(sys.argv[1:2])
-    measure(the_part, RESULTS / f"{the_part.name}.json", device=sys.argv[2])
+    measure(the_part, RESULTS / f"{the_part.name}.json", device="cuda")

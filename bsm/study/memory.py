@@ -30,12 +30,7 @@ TRAINING_SECONDS = 1.75  # length of a typical training example: lead-in, cue, g
 
 
 def network(arm: str, *, seed: int, hop_length: int = 256) -> nn.Module:
-    """Build an arm's network with the initial weights of a seed.
-
-    Args:
-        arm: one of :data:`ARMS`.
-        seed: of the initial weights.
-        hop_length: samples from frame to frame at 8 kHz.
+    """Build the network of one of :data:`ARMS`, ``hop_length`` samples from frame to frame at 8 kHz.
 
     Raises:
         BackendUnavailable: The arm is ``bs-roformer``, and that package is not installed.
@@ -61,12 +56,12 @@ def experiment(
 
     Args:
         path: of the result, a JSON file; the weights take the same name with ``.safetensors``.
-        arm: one of :data:`ARMS`.
+        arm: see :func:`network`.
         seed: of the initial weights and the training examples.
         lr: highest learning rate.
         longest_gap: the training's range, s.
         voices: of :class:`bsm.cue_gap.Probe`.
-        hop_length: samples from frame to frame.
+        hop_length: see :func:`network`.
         steps: updates.
         asked: False for a training that only serves the choice of a learning rate.
     """
@@ -85,15 +80,7 @@ def experiment(
 
 
 def measure(*, arm: str, seed: int, lr: float, longest_gap: float, steps: int, device: str) -> dict[str, Any]:
-    """Train an arm on the probe on a device, and ask it what every network is asked.
-
-    Args:
-        arm: see :func:`experiment`, also for the other settings.
-        seed: see ``arm``.
-        lr: see ``arm``.
-        longest_gap: see ``arm``.
-        steps: see ``arm``.
-        device: ``cpu`` or ``cuda``.
+    """Train an arm on a device as :func:`experiment` does, and ask it what every network is asked.
 
     Returns:
         The validations' ``history`` (:func:`bsm.cue_gap.train`), and the ``answers`` (:func:`bsm.cue_gap.answer`).
@@ -129,16 +116,9 @@ def _config(*, seed: int, lr: float, steps: int) -> TrainConfig:
 def benchmark(
     path: Path, factory: str, *, seed: int, lr: float, longest_gap: float, steps: int, voices: str = "tones"
 ) -> list[dict[str, Any]]:
-    """Train anyone's network on the probe, score it, and write the result.
+    """Train anyone's network on the probe, score it, and write the result; for the settings see :func:`experiment`.
 
-    Args:
-        path: of the result, a JSON file.
-        factory: ``package.module:name`` of a callable that returns the network (:func:`bsm.networks.from_factory`).
-        seed: of the initial weights and the training examples.
-        lr: highest learning rate.
-        longest_gap: the training's range, s.
-        steps: updates.
-        voices: of :class:`bsm.cue_gap.Probe`.
+    ``factory`` is ``package.module:name`` of a callable that returns the network (:func:`bsm.networks.from_factory`).
 
     Returns:
         The answers (:func:`bsm.cue_gap.answer`).
@@ -166,11 +146,10 @@ def interventions(arm: str, probe: Probe) -> list[tuple[Question, str]]:
     training example.
     """
     longest = probe.longest_gap
-    far = ENDPOINT * longest
-    asked = []
+    far, asked = ENDPOINT * longest, []
     if arm in ("mamba2", "lstm", "attention", "attention-nopos"):
         asked += [(Question(f"cut {gap:g}", Condition(gap), 100), "cut") for gap in (longest, 2 * longest)]
-    if arm in ("attention", "attention-nopos"):
+    if arm.startswith("attention"):
         asked += [(Question(f"sharpened gap {far:g}", Condition(far)), "sharpen")]
         asked += [(Question(f"sharpened lead {far:g}", Condition(longest, far)), "sharpen")]
     return asked

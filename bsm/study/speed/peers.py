@@ -22,11 +22,7 @@ def niverel(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -
 
 
 def transformers(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-    """Run the scan of Hugging Face transformers' Mamba2, as its PyTorch path does.
-
-    Raises:
-        ImportError: The version has no function for the scan alone; 5.24 has.
-    """
+    """Run the scan of Hugging Face transformers' Mamba2, as its PyTorch path does; version 5.24 has this function."""
     from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan
 
     return mamba2_chunk_scan(x, dt, A, B, C, min(CHUNK, x.shape[1]), D=D)
@@ -53,8 +49,3 @@ PEERS: dict[str, tuple[str, Callable[..., Tensor]]] = {
 def installed() -> dict[str, Callable[..., Tensor]]:
     """Return the scans of the packages that are installed, by name."""
     return {name: scan for name, (module, scan) in PEERS.items() if find_spec(module)}
-
-
-def missing() -> dict[str, str]:
-    """Return, for each package that is not installed, how to install it."""
-    return {name: f"pip install {name}" for name, (module, _) in PEERS.items() if not find_spec(module)}

@@ -1,10 +1,10 @@
-"""Train a network of one revision of the package, a step for each line on standard input.
+"""Train a BSMamba2 of one revision of the package, a step for each line on standard input.
 
 :mod:`bsm.study.speed.against` runs this file as a script in a process for each revision, with ``PYTHONPATH`` on that
-revision's folder. It therefore uses only names that earlier revisions have, too, and says what a revision lacks.
+revision's folder. It therefore uses only names that earlier revisions have, too.
 
 The first line is the case, in JSON. Each line after it asks for a step. Each line of the output is one JSON object:
-first ``base_bytes`` or ``lacks``, then for each step ``seconds`` and ``parts`` and the memory so far.
+first the ``package`` and ``base_bytes``, then for each step ``seconds`` and ``peak_bytes``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,85 +19,42 @@ import torch
 from torch import nn
 
 
-def train(case: dict[str, Any]) -> Callable[[], dict[str, Any]]:
-    """Build a network and its optimiser; return the function that takes one step and times its parts.
+class Training:
+    """A network, its optimiser and fixed segments of noise; each call takes a step.
 
     Args:
-        case: ``network`` (``BSMamba2`` or ``BS-RoFormer``), its ``config`` and that of the ``loss`` without values that
-            are defaults, ``batch``, ``seconds`` of a segment, ``threads``.
+        case: the ``config`` of the network and that of the ``loss`` without values that are defaults, ``batch``,
+            ``seconds`` of a segment, ``threads``.
     """
-    torch.set_num_threads(case["threads"])
-    torch.manual_seed(0)
-    from bsm.config import LossConfig
-    from bsm.loss import bsmamba2_loss
 
-    network, config = _network(case)
-    loss_config = LossConfig.from_dict(case["loss"])
-    if keep := _optional("bsm.memory", "keep_freed_memory"):  # as that revision's training does
-        keep()
-    parameters = list(network.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
-    update = _average(network)
-    shape = case["batch"], config.channels, round(case["seconds"] * config.sample_rate)
-    mixture, vocals = 0.1 * torch.randn(2, *shape)
-
-    def step() -> dict[str, Any]:
-        moments = [(time.perf_counter(), time.process_time())]
-
-        def done() -> None:
-            moments.append((time.perf_counter(), time.process_time()))
-
-        estimate = network(mixture)
-        done()
-        given = estimate.detach().requires_grad_()
-        bsmamba2_loss(given, vocals, loss_config).backward()  # value and gradient: some revisions form both at once
-        done()
-        estimate.backward(given.grad)
-        done()
-        nn.utils.clip_grad_norm_(parameters, 3.0, foreach=True)
-        done()
-        optimizer.step()
-        optimizer.zero_grad()
-        done()
-        update()
-        done()
-        names = "forward", "loss", "backward", "clipping", "optimiser", "average"
-        parts = {name: b[1] - a[1] for name, a, b in zip(names, moments, moments[1:], strict=False)}
-        wall, own = (moments[-1][i] - moments[0][i] for i in (0, 1))
-        return {"seconds": [wall, own], "parts": parts, "peak_bytes": _memory("VmHWM")}
-
-    return step
-
-
-def _network(case: dict[str, Any]) -> tuple[nn.Module, Any]:
-    if case["network"] == "BSMamba2":
-        from bsm.config import ModelConfig
+    def __init__(self, case: dict[str, Any]) -> None:
+        from bsm.config import LossConfig, ModelConfig
+        from bsm.memory import keep_freed_memory
         from bsm.model import BSMamba2
+        from bsm.train.trainer import AveragedWeights
 
+        torch.set_num_threads(case["threads"])
+        torch.manual_seed(0)
+        keep_freed_memory()  # as a training does
         config = ModelConfig.from_dict(case["config"])
-        return BSMamba2(config), config
-    from bsm.baseline import BSRoformer, RoformerConfig
+        self.network, self.loss_config = BSMamba2(config), LossConfig.from_dict(case["loss"])
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3, fused=True)
+        self.averaged = AveragedWeights(self.network, 0.999)
+        shape = case["batch"], config.channels, round(case["seconds"] * config.sample_rate)
+        self.mixture, self.vocals = 0.1 * torch.randn(2, *shape)
 
-    config = RoformerConfig.from_dict(case["config"])
-    return BSRoformer(config), config
+    def __call__(self) -> dict[str, Any]:
+        """Return the step's ``seconds``, wall and processor time, and ``peak_bytes`` of the process so far."""
+        from bsm.loss import bsmamba2_loss
 
-
-def _average(network: nn.Module) -> Callable[[], None]:
-    """Return what takes the network's weights into their moving average, as that revision's training does."""
-    if averaged := _optional("bsm.train.trainer", "AveragedWeights"):
-        return averaged(network, 0.999).update
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-
-    model = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.999))
-    return lambda: model.update_parameters(network)
-
-
-def _optional(module: str, name: str) -> Any:
-    """Return a name that not every revision has, or None."""
-    try:
-        return getattr(__import__(module, fromlist=[name]), name, None)
-    except ModuleNotFoundError:
-        return None
+        started = time.perf_counter(), time.process_time()
+        bsmamba2_loss(self.network(self.mixture), self.vocals, self.loss_config).backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 3.0, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.averaged.update()
+        seconds = [time.perf_counter() - started[0], time.process_time() - started[1]]
+        return {"seconds": seconds, "peak_bytes": _memory("VmHWM")}
 
 
 def _memory(field: str) -> int | None:
@@ -112,25 +68,14 @@ def _memory(field: str) -> int | None:
 
 def main() -> None:
     """Answer the lines of standard input."""
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # whatever a package prints is no answer
-
-    def answer(values: dict[str, Any]) -> None:
-        answers.write(json.dumps(values) + "\n")
-        answers.flush()
-
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever a package prints is no answer
     import bsm
 
-    case = json.loads(sys.stdin.readline())
     base = _memory("VmRSS")
-    try:
-        step = train(case)
-    except (ImportError, TypeError, ValueError, RuntimeError) as error:
-        answer({"lacks": f"{type(error).__name__}: {error}", "package": bsm.__file__})
-        return
-    answer({"base_bytes": base, "package": bsm.__file__})
+    train = Training(json.loads(sys.stdin.readline()))
+    print(json.dumps({"package": bsm.__file__, "base_bytes": base}), file=answers, flush=True)
     for _ in sys.stdin:
-        answer(step())
+        print(json.dumps(train()), file=answers, flush=True)
 
 
 if __name__ == "__main__":
