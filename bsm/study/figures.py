@@ -26,7 +26,7 @@ from scipy.signal.windows import hann
 
 from bsm.files import replacing
 from bsm.stats import FEWEST, Interval
-from bsm.study.compare import counted, paired
+from bsm.study.compare import METRICS, counted, paired, tables
 from bsm.study.records import results_used
 
 # Okabe and Ito (2008), without black.
@@ -179,6 +179,24 @@ def dots(
             ax.figure.supxlabel(HOLLOW, fontsize="x-small", color="0.4")
     labels = [textwrap.fill(name, 38) for name in values]
     ax.set(yticks=range(len(values)), yticklabels=labels, ylim=(len(values) - 0.5, -0.5))
+
+
+@style()
+def figure_of_scores(
+    records: Sequence[Mapping[str, Any]], title: str, published: Iterable[Mapping[str, Any]] = ()
+) -> Figure:
+    """Draw uSDR and cSDR of every song by separator, with published means as lines if there are any."""
+    found = {metric: tables(records, metric) for metric in METRICS}
+    drawn, axes = plt.subplots(1, 2, figsize=(8, 1.4 + 0.5 * len(found["usdr"])), sharey=True)
+    for ax, (metric, label) in zip(axes, METRICS.items(), strict=True):
+        dots(ax, found[metric])
+        ax.set(xlabel=label, title=f"{label.split()[0]}, {title}")
+        for row, colour in zip(published, ("blue", "vermilion"), strict=False):
+            shown = {"color": COLOURS[colour], "label": f"published, {row['model']}"}
+            ax.axvline(row[metric], linestyle="--", linewidth=1, **shown)
+    if published:
+        legend_above(drawn, axes[0])
+    return drawn
 
 
 def interval_plot(

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
@@ -18,7 +16,6 @@ from bsm.errors import InputError
 from bsm.evaluate import METRICS, Journal, digest, fingerprint
 from bsm.files import sha256
 from bsm.stats import FEWEST, Interval, bootstrap_interval
-from bsm.study import figures
 from bsm.study.compare import counted, paired, tables, words
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
@@ -194,36 +191,3 @@ def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.Dat
             row |= {"median": words(median), "std": known.std()}
             rows.append(row | ({p["model"]: p.get(metric) for p in PUBLISHED} if published else {}))
     return pd.DataFrame(rows)
-
-
-@figures.style()
-def figure(records: Sequence[dict[str, Any]], data: str, *, published: bool) -> Figure:
-    """Draw uSDR and cSDR of every song by separator, with the published means as lines if asked for."""
-    drawn, axes = plt.subplots(1, 2, figsize=(8, 1.6 + 0.5 * len({r["separator"] for r in records})), sharey=True)
-    for ax, metric in zip(axes, ("usdr", "csdr"), strict=True):
-        figures.dots(ax, tables(records, metric))
-        ax.set(xlabel=LABELS[metric], title=f"{LABELS[metric].split()[0]}, {data}")
-        for row in PUBLISHED if published else ():
-            colour = figures.COLOURS["vermilion" if "RoFormer" in row["model"] else "blue"]
-            ax.axvline(row[metric], color=colour, linestyle="--", linewidth=1, label=f"published, {row['model']}")
-    if published:
-        figures.legend_above(drawn, axes[0])
-    return drawn
-
-
-def answer(found: Case, records: Sequence[dict[str, Any]]) -> str:
-    """Say in Markdown what the weights score, and whether that can be compared with the published scores."""
-    scores = [f"{LABELS[name]} {words(paired(tables(records, name)[found.name]))}" for name in ("usdr", "csdr")]
-    compared = "This is the published evaluation." if not found.missing else "This is not the published evaluation."
-    return f"{found.name} on {found.data}: {', '.join(scores)}. {compared} Status: {found.status}.\n"
-
-
-def excerpt(track: Track, seconds: float = 8.0) -> tuple[int, int]:
-    """Return start and end, in samples, of the excerpt in which the vocals are loudest; it starts at a whole second."""
-    vocals = track.read("vocals")
-    power = np.square(vocals, dtype=np.float64).sum(0)
-    whole = np.add.reduceat(power, np.arange(0, len(power), track.rate))  # of each second
-    count = max(1, round(seconds))
-    sums = np.convolve(whole, np.ones(min(count, len(whole))), mode="valid")
-    start = int(sums.argmax()) * track.rate
-    return start, min(len(power), start + count * track.rate)

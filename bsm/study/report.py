@@ -17,12 +17,12 @@ from bsm.stats import summary
 from bsm.study import profiles, repeat
 from bsm.study.claims import ledger
 from bsm.study.cost import benchmarks, cost_table
-from bsm.study.figures import LABELS, table_markdown
+from bsm.study.figures import table_markdown
 from bsm.study.meta import parameter_count
 from bsm.study.notebook import NOTEBOOKS, Notebook, study_notebooks
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
-from bsm.study.report_frames import FRAMES, OURS, held_out
+from bsm.study.report_frames import FRAMES, headline
 
 LONGER = Profile({"profile": "speed", "title": "longer passes than a profile has time for, measured by hand"})
 """Results of notebook ``10_published_model`` that stand beside every profile's."""
@@ -82,21 +82,10 @@ def _context(settings: Profile) -> dict[str, Any]:
         "parts": parts,
         "measured": benchmarks(settings),
         "paper_size": parameter_count(ModelConfig.preset("paper")),
-        "headline": _headline(settings),
+        "headline": headline(read_result(settings.result("scores"))["values"]),
         "cost": table(settings, "cost"),
         "repeat": repeat.shown(settings),
     }
-
-
-def _headline(settings: Profile) -> list[str]:
-    """Say what the networks score on held-out songs, and by how much the first is better than each baseline."""
-    means, gains = held_out(read_result(settings.result("scores"))["values"])
-    scores = "; ".join(f"{name} {score}" for name, score in zip(means[0][""], means[0]["uSDR (dB)"], strict=True))
-    lines = [f"uSDR on held-out songs, in dB: {scores}."]
-    for name, gain, reads in zip(gains[0].iloc[:, 0], gains[0]["uSDR (dB)"], gains[0]["uSDR reads"], strict=True):
-        if name in LABELS.values():
-            lines.append(f"{OURS} minus {name}, paired by song: {gain} dB, {reads}.")
-    return lines
 
 
 def table(settings: Profile, name: str) -> str:

@@ -47,6 +47,17 @@ def held_out(records: Sequence[Mapping[str, Any]]) -> Frames:
     ]
 
 
+def headline(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what the separators score on held-out songs, and by how much the network is better than other networks."""
+    (means, _), (gains, _) = held_out(records)
+    scores = "; ".join(f"{name} {score}" for name, score in zip(means[""], means["uSDR (dB)"], strict=True))
+    lines = [f"uSDR on held-out songs, in dB: {scores}."]
+    for name, gain, reads in zip(gains.iloc[:, 0], gains["uSDR (dB)"], gains["uSDR reads"], strict=True):
+        if name in LABELS.values():
+            lines.append(f"{OURS} minus {name}, paired by song: {gain} dB, {reads}.")
+    return lines
+
+
 def recording(records: Sequence[Mapping[str, Any]]) -> Frames:
     """List the scores of one recording by separator."""
     frame = pd.DataFrame(records)[["separator", *METRICS]]
@@ -123,7 +134,7 @@ class Own(NamedTuple):
 
 FRAMES: dict[str, list[Own]] = {
     "04_train": [Own("scores", held_out, ("scores", "differences")), Own("real_clip", recording, ("real_clip",))],
-    "05_input_length": [Own("input_length", windows, ("input_length", "input_length_answer"))],
+    "05_input_length": [Own("input_length", windows, ("input_length",))],
     "06_vocal_occurrence": [Own("vocal_occurrence", regions, ("vocal_occurrence_duration",), ("duration_bins",))],
     "08_ablation_stft": [Own("ablation_stft", variants, ("ablation_stft_scores",))],
     "09_ablation_size": [Own("ablation_size", variants, ("ablation_size_scores", "ablation_size_deviations"))],
