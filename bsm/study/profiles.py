@@ -33,16 +33,13 @@ def profiles() -> list[str]:
 
 
 def load_profile(profile: str | Path) -> dict[str, Any]:
-    """Read a profile: a flat mapping of parameters that all notebooks share.
-
-    Args:
-        profile: a name from :func:`profiles`, or the path of a ``.yaml`` file.
+    """Read a profile, a name from :func:`profiles` or the path of a ``.yaml`` file: parameters that notebooks share.
 
     Raises:
         InputError: no such profile, or not a flat mapping.
     """
     path = Path(profile)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix != ".yaml":
         path = notebook.NOTEBOOKS / "profiles" / f"{profile}.yaml"
     if not path.is_file():
         raise InputError(f"there is no profile {str(profile)!r}; choose one of: {', '.join(profiles()) or 'none here'}")
@@ -50,11 +47,8 @@ def load_profile(profile: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    values = {} if values is None else values
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+    if not isinstance(values, dict) or any(isinstance(value, dict) for value in values.values()):
         raise InputError(f"{path}: a profile is a flat mapping, one 'name: value' per line")
-    if nested := [name for name, value in values.items() if isinstance(value, dict)]:
-        raise InputError(f"{path}: '{nested[0]}' holds a mapping; a profile is flat, one 'name: value' per line")
     return values
 
 

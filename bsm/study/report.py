@@ -64,13 +64,11 @@ def _context(settings: Profile) -> dict[str, Any]:
     results = {name: read_result(settings.result(name)) for name in names}
     share = summary([r["vocal_share"] for r in results["data"]["values"] if r["split"] == "test"])
     notebooks = [nb for nb in study_notebooks() if nb.about["needs"] != "results" and _has(settings, nb)]
-    parts = [{"title": nb.title} | _part(settings, nb, settings.reports) for nb in notebooks]
-    for part, nb in zip(parts, notebooks, strict=True):
-        part["beside"] = [
-            {"title": other.data_title} | _part(other, nb, settings.reports)
-            for other in _beside(settings)
-            if _has(other, nb)
-        ]
+    parts = []
+    for nb in notebooks:
+        others = [other for other in _beside(settings) if _has(other, nb)]
+        beside = [{"title": other.data_title} | _part(other, nb, settings.reports) for other in others]
+        parts.append({"title": nb.title, "beside": beside} | _part(settings, nb, settings.reports))
     return {
         "settings": settings,
         "claims": claims,
@@ -126,12 +124,9 @@ def _part(settings: Profile, notebook: Notebook, folder: Path) -> dict[str, Any]
     for own in FRAMES.get(notebook.name, []):
         if settings.result(own.result).is_file():
             record = read_result(settings.result(own.result))
-            apart = not record["comparable_with_paper"]
+            said = {"data": record["data"], "not_comparable": not record["comparable_with_paper"]}
             made = own.frames(record["values"], *(record["parameters"][name] for name in own.given))
-            tables += [
-                table_markdown(frame, caption=caption, data=record["data"], not_comparable=apart)
-                for frame, caption in made
-            ]
+            tables += [table_markdown(frame, caption=caption, **said) for frame, caption in made]
             instead |= {*own.instead}
     wider, lacking = [], []
     for name in (name for name in notebook.saved("table") if name not in instead):
@@ -142,17 +137,14 @@ def _part(settings: Profile, notebook: Notebook, folder: Path) -> dict[str, Any]
             tables.append(text)
         else:
             wider.append(name)
-    paths = [(name, settings.figure(name)) for name in notebook.saved("figure")]
-    place = Path(os.path.relpath(settings.reports, folder))
+    drawn = {name: settings.figure(name).is_file() for name in notebook.saved("figure")}
+    place = Path(os.path.relpath(settings.reports, folder)).as_posix().removeprefix(".")
+    place = f"{place}/" if place else ""
     return {
         "tables": tables,
-        "figures": [
-            (name.replace("_", " "), (place / "figures" / path.name).as_posix())
-            for name, path in paths
-            if path.is_file()
-        ],
-        "wider": [(place / "tables" / f"{name}.md").as_posix() for name in wider],
-        "lacking": lacking + [name for name, path in paths if not path.is_file()],
+        "figures": [(name.replace("_", " "), f"{place}figures/{name}.png") for name, here in drawn.items() if here],
+        "wider": [f"{place}tables/{name}.md" for name in wider],
+        "lacking": lacking + [name for name, here in drawn.items() if not here],
     }
 
 

@@ -14,7 +14,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from bsm.errors import InputError
+from bsm.errors import InputError, known
 from bsm.files import replacing
 from bsm.study.notebook import Notebook
 from bsm.study.profiles import load_profile
@@ -48,13 +48,9 @@ def run_notebook(
     name = source.path.name
     shared = load_profile(profile)
     kernel = "bsm" if "bsm" in KernelSpecManager().find_kernel_specs() else "python3"
-    values = {k: source.fit(k, v, f"profile {profile}") for k, v in shared.items() if k in source.parameters}
-    for key, value in (parameters or {}).items():
-        if key not in source.parameters:
-            known = ", ".join(source.parameters) or "none"
-            raise InputError(f"{name} has no parameter {key!r}; it has: {known}")
-        values[key] = source.fit(key, value, name)
-
+    values = source.fitting({k: v for k, v in shared.items() if k in source.parameters}, f"profile {profile}")
+    given = {known(f"parameter of {name}:", k, source.parameters): v for k, v in (parameters or {}).items()}
+    values |= source.fitting(given, name)
     failed = output.with_suffix(".failed.ipynb")
     log.info("running %s with the kernel %s and the profile %s", name, kernel, profile)
     with replacing(output) as temporary:
