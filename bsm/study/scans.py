@@ -154,12 +154,11 @@ def direct_table(shares: Sequence[dict[str, Any]], bands: int) -> pd.DataFrame:
     return found.reset_index()
 
 
-def set_backend(network: nn.Module, backend: str) -> bool:
-    """Set the scan backend of every Mamba2 mixer in a network; return whether it has one."""
-    found = [module for module in network.modules() if isinstance(module, Scan)]
-    for module in found:
-        module.backend = backend
-    return bool(found)
+def set_backend(network: nn.Module, backend: str) -> None:
+    """Set the scan backend of every Mamba2 mixer in a network."""
+    for module in network.modules():
+        if isinstance(module, Scan):
+            module.backend = backend
 
 
 def scores(trained: BSMamba2, tracks: Sequence[Track]) -> list[dict[str, Any]]:
