@@ -42,7 +42,7 @@ def test_both_revisions_take_turns_and_each_is_its_own(monkeypatch, tmp_path, ol
     assert [(r["size"], r["revision"]) for r in both] == [("small", "here"), ("small", "there")]
     for record in both:
         assert len(record["seconds"]) == len(record["processor_seconds"]) == 2
-        assert record["peak_bytes"] is None or record["peak_bytes"] > record["base_bytes"] > 0
+        assert record["peak_bytes"] > 2**20
     assert against.table(both)["times as fast, best"].notna().tolist() == [True, False]
     json.dumps(both, allow_nan=False)
 
@@ -57,7 +57,7 @@ def test_a_folder_without_the_package_and_an_unknown_size_are_refused(tmp_path, 
 def test_a_step_trains():
     """Each step changes the network, by the gradient of the loss through the mixture's estimate."""
     case = {"config": SMALL.config.to_dict(), "loss": SMALL.loss.to_dict(), "batch": 1, "seconds": 0.1, "threads": 1}
-    train = revision.Training(case)
-    before = [p.detach().clone() for p in train.network.parameters()]
-    assert train()["seconds"][0] > 0
-    assert all(not torch.equal(a, b) for a, b in zip(before, train.network.parameters(), strict=True))
+    network, step = revision.training(case)
+    before = [p.detach().clone() for p in network.parameters()]
+    step()
+    assert all(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))

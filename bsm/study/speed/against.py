@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +24,6 @@ from bsm.study.speed import revision
 from bsm.study.speed.timer import is_quiet, turns
 
 HERE, THERE = "here", "there"
-WARM_UP = 2  # steps; the first one makes the optimiser's moments
 
 
 @dataclass(frozen=True)
@@ -49,79 +48,52 @@ SIZES = {name: Size.of(name) for name in ("study-16k", "tiny", "small")} | {
 
 
 def measure(folder: Path, sizes: Sequence[str] = tuple(SIZES), *, repeats: int = 5) -> list[dict[str, Any]]:
-    """Measure training steps of this revision, and of the one in a folder, which take turns step by step.
+    """Measure training steps of this revision, and of the checkout in a folder, which take turns in fresh processes.
 
     Both run with this process's number of threads, on random segments and with each revision's own settings of the C
-    library's allocator.
-
-    Args:
-        folder: checkout of the other revision.
-        sizes: of :data:`SIZES`.
-        repeats: kept steps.
+    library's allocator. ``sizes`` are of :data:`SIZES`.
 
     Returns:
         One record per size and revision: ``size``, ``revision`` (:data:`HERE` or :data:`THERE`), the times of every
-        step, ``peak_bytes`` and ``base_bytes`` (resident memory in all, and before the network was made).
+        step, and the largest ``peak_bytes``, resident memory in all.
 
     Raises:
-        InputError: there is no such size, the folder holds no package ``bsm``, or a process ended early.
+        InputError: there is no such size, the folder holds no package ``bsm``, or a process failed.
     """
     folders, records = {HERE: ROOT, THERE: folder.resolve()}, []
     for path in folders.values():
         if not (path / "bsm" / "__init__.py").is_file():
             raise InputError(f"{path}: no checkout of this project; it has no bsm/__init__.py")
     for name in tqdm(sizes, desc="training steps", unit="size"):
-        with ExitStack() as stack:
-            size = SIZES[known("size", name, SIZES)]
-            made = {kind: stack.enter_context(_Revision(path, size)) for kind, path in folders.items()}
-            for process in [*made.values()] * WARM_UP:
-                process.step()
-            times = turns({kind: process.step for kind, process in made.items()}, repeats)
-            records += [{"size": name, "revision": kind} | times.of(kind) | p.memory for kind, p in made.items()]
+        size, peaks = SIZES[known("size", name, SIZES)], {HERE: 0, THERE: 0}
+
+        def take(kind: str, size: Size = size, peaks: dict[str, int] = peaks) -> tuple[float, float]:
+            found = _step(folders[kind], size)
+            peaks[kind] = max(peaks[kind], found["peak_bytes"])
+            return tuple(found["seconds"])
+
+        times = turns({kind: partial(take, kind) for kind in folders}, repeats)
+        records += [{"size": name, "revision": k, "peak_bytes": peaks[k]} | times.of(k) for k in folders]
     return records
 
 
-class _Revision:
-    """A process that trains a network of one revision."""
-
-    def __init__(self, folder: Path, size: Size) -> None:
-        self.folder, threads = folder, torch.get_num_threads()
-        case = {"config": _changed(size.config), "loss": _changed(size.loss), "batch": size.batch}
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", revision.__file__],  # -P: the script's own folder holds no packages
-            env=os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": str(threads)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        told = self._ask(case | {"seconds": size.seconds, "threads": threads})
-        self.memory = {"base_bytes": told["base_bytes"]}
-        if not Path(told["package"]).is_relative_to(folder):
-            self.__exit__()
-            raise InputError(f"{folder}: Python imported {told['package']} instead of this revision")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.communicate()  # closes its input, which ends it
-
-    def step(self) -> tuple[float, float]:
-        """Take one step; return its wall and processor time, s."""
-        taken = self._ask("step")
-        self.memory["peak_bytes"] = taken["peak_bytes"]
-        return tuple(taken["seconds"])
-
-    def _ask(self, line: Any) -> dict[str, Any]:
-        try:
-            self.process.stdin.write(json.dumps(line) + "\n")
-            self.process.stdin.flush()
-            answer = self.process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            raise InputError(f"{self.folder}: its training ended early; the lines above say why")
-        return json.loads(answer)
+def _step(folder: Path, size: Size) -> dict[str, Any]:
+    """Run :mod:`bsm.study.speed.revision` with the package of a folder; return what it says of its last step."""
+    threads = torch.get_num_threads()
+    case = {"config": _changed(size.config), "loss": _changed(size.loss), "batch": size.batch}
+    done = subprocess.run(
+        [sys.executable, "-P", revision.__file__],  # -P: the script's own folder holds no packages
+        env=os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": str(threads)},
+        input=json.dumps(case | {"seconds": size.seconds, "threads": threads}),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        raise InputError(f"{folder}: its training failed; the lines above say why")
+    found = json.loads(done.stdout)
+    if not Path(found["package"]).is_relative_to(folder):
+        raise InputError(f"{folder}: Python imported {found['package']} instead of this revision")
+    return found
 
 
 def _changed(config: ModelConfig | LossConfig) -> dict[str, Any]:
@@ -139,7 +111,6 @@ def table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
         ours["times as fast, best"] = min(times[1]) / min(times[0])
         ours["round by round"] = interval_words(ratio(times[1], times[0]), "x")
         for record, row in ((here, ours), (there, theirs)):
-            row |= {"peak memory (MiB)": (record["peak_bytes"] or float("nan")) / 2**20}
-            row |= {"quiet": "yes" if is_quiet(record) else "no"}
+            row |= {"peak memory (MiB)": record["peak_bytes"] / 2**20, "quiet": "yes" if is_quiet(record) else "no"}
             rows.append({"size": record["size"], "revision": record["revision"]} | row)
     return pd.DataFrame(rows)
