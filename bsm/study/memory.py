@@ -18,7 +18,7 @@ from bsm import cue_gap
 from bsm.config import TIME_BLOCKS, ModelConfig, StftConfig, TrainConfig
 from bsm.cue_gap import ENDPOINT, RATE, TEST, TRAINING, Condition, Probe, Question, example
 from bsm.networks import build, count_parameters, from_factory, network_config
-from bsm.study.carriers import Sharpened, cut, replaced, traces
+from bsm.study.carriers import Cut, Sharpened, replaced, traces
 from bsm.study.records import Mark, mark, write_result
 from bsm.time_blocks import Attention
 from bsm.versions import RECIPE
@@ -165,7 +165,7 @@ def answer(model: nn.Module, question: Question, probe: Probe, change: str | Non
     changed: AbstractContextManager[None] = nullcontext()
     if change == "cut":
         frame = round((condition.lead + probe.cue + condition.gap / 2) * RATE / hop)
-        changed = replaced(model, lambda part: cut(part, frame))
+        changed = replaced(model, lambda part: Cut(part, frame))
     elif change == "sharpen":
         seconds = condition.lead + probe.cue + condition.gap + probe.play
         factor = math.log(seconds * RATE / hop) / math.log(TRAINING_SECONDS * RATE / hop)
