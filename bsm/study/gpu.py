@@ -7,12 +7,11 @@ costs only itself. The ledger's tests on a GPU (:func:`bsm.study.claims.claim.on
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +19,9 @@ import pandas as pd
 import torch
 
 from bsm import conv
-from bsm.cue_gap import Probe
 from bsm.errors import InputError, known
 from bsm.scan import available
-from bsm.study import memory, parity, step_profile
+from bsm.study import step_profile
 from bsm.study.processes import process_group
 from bsm.study.records import ROOT, mark, write_result
 from bsm.study.speed import blocks, official, scan, whole
@@ -51,8 +49,6 @@ class Part:
         seconds: that its process may take, s. The kernels of Triton compile when they first run, which takes most.
         kernels: what it measures if it is installed (:func:`lacking`).
         needs: kernels without which there is nothing to measure.
-        environment: variables of its process.
-        data: on what it measures.
     """
 
     name: str
@@ -62,8 +58,6 @@ class Part:
     seconds: float
     kernels: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-    data: str = "random inputs, official initial values"
 
 
 class Outcome(NamedTuple):
@@ -77,8 +71,6 @@ class Outcome(NamedTuple):
 
 _PAPER_STEP = {"preset": "paper", "seconds": 8.0, "batch": 5, "precision": "bf16-mixed"}  # the author's, on each GPU
 _STEP = {"preset": "tiny", "seconds": 4.0, "batch": 2, "precision": "32-true", "repeats": 5}
-_PARITY = {"seconds": 4.0, "rows": 2, "preset": "paper"}
-_ALL = ("triton", "selective", "causal-conv1d")
 PARTS = (
     Part(
         "block",
@@ -105,15 +97,6 @@ PARTS = (
         kernels=("triton", "selective"),
     ),
     Part(
-        "parity",
-        "relative errors of all backends, float32 without TF32 and bfloat16",
-        parity.measure,
-        _PARITY,
-        seconds=120,
-        kernels=_ALL,
-        environment={"TRITON_F32_DEFAULT": "ieee", "NVIDIA_TF32_OVERRIDE": "0"},
-    ),
-    Part(
         "paper_step",
         "seconds and bytes of the paper's training step: ours with mamba-ssm's scan, and with mamba-ssm's modules",
         whole.compared,
@@ -130,32 +113,12 @@ PARTS = (
         seconds=120,
     ),
     Part(
-        "parity_tf32",
-        "relative errors of all backends, float32 with TF32 and bfloat16",
-        parity.measure,
-        _PARITY,
-        seconds=90,
-        kernels=_ALL,
-        environment={"TRITON_F32_DEFAULT": "tf32", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"},
-    ),
-    Part(
         "paper_step_plain",
         "seconds and bytes of the paper's training step, with the scan of plain PyTorch",
         whole.compared,
         _PAPER_STEP | {"cases": (("chunked", True),), "repeats": 2},
         seconds=90,
         kernels=("causal-conv1d",),
-    ),
-    *(
-        Part(
-            f"cue_gap_{arm}",
-            memory.MEASURED,
-            memory.measure,
-            {"arm": arm, "seed": 2, "lr": lr, "longest_gap": 0.5, "steps": 2000},  # a run of reports/long on CPUs
-            seconds=120,
-            data=memory.data_title(Probe(0.5)),
-        )
-        for arm, lr in (("mamba2", 0.002), ("attention", 0.004))
     ),
 )
 """In order of worth: what settles most claims comes first."""
@@ -198,11 +161,11 @@ def measure(part: Part, path: Path, *, device: str, **changed: Any) -> Path:
     return write_result(
         path,
         measured=part.measured,
-        parameters=settings | dict(part.environment) | {"device": device},
+        parameters=settings | {"device": device},
         values=values,
-        seed=settings.get("seed", SEED),
+        seed=SEED,
         started=started,
-        data=part.data,
+        data="random inputs, official initial values",
         inputs=(),
     )
 
@@ -245,7 +208,7 @@ def in_a_process(part: Part) -> tuple[str, str]:
         :data:`DONE`, :data:`FAILED` or :data:`STOPPED`, and why. Unless it is done, an earlier result stays.
     """
     path = LOGS / f"{part.name}.log"
-    options = {"cwd": ROOT, "env": os.environ | part.environment, "stdin": subprocess.DEVNULL}
+    options = {"cwd": ROOT, "stdin": subprocess.DEVNULL}
     with process_group([*COMMAND, part.name], path, **options) as process:
         try:
             status = process.wait(part.seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from bsm.study.speed.yardsticks import indexed_loop, textbook
 
 FRAMES_PER_SECOND = 100  # the paper's hop of 441 samples at 44.1 kHz
 YARDSTICKS: dict[str, Callable[..., Tensor]] = {"loop, indexed": indexed_loop, "textbook": textbook}
+PAPER = ModelConfig.preset("paper")
 BAND_ROWS = 100  # frames of a second: as many sequences of bands
 # The largest cases tried, as (steps, steps times rows). The loops' backward keeps every step's state, gigabytes of
 # them, and the indexed one's time grows with the square of the length; the quadratic form holds a matrix per head,
@@ -70,29 +71,22 @@ def inputs(batch: int, length: int, config: ModelConfig, *, device: str = "cpu")
     return {name: value.to(device) for name, value in values.items()}
 
 
-def with_gradients(
-    function: Callable[..., Tensor], values: dict[str, Tensor], weight: Tensor | None = None
-) -> dict[str, Tensor]:
-    """Return a function's output under an empty name, and each input's gradient for a gradient of the output."""
+def run(values: dict[str, Tensor], name: str, train: bool) -> dict[str, Tensor]:
+    """Run one scan; return its output under an empty name, and for training each input's gradient under its name."""
+    function = YARDSTICKS.get(name) or (lambda **v: scan(**v, backend=name, final_state=False)[0])
+    if not train:
+        with torch.inference_mode():
+            return {"": function(**values)}
     leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
     y = function(**leaves)
-    weight = torch.linspace(-1, 1, y.numel(), device=y.device).view(y.shape) if weight is None else weight
-    return {"": y.detach()} | dict(zip(leaves, torch.autograd.grad(y, [*leaves.values()], weight.to(y)), strict=True))
+    weight = torch.linspace(-1, 1, y.numel(), device=y.device, dtype=y.dtype).view(y.shape)
+    return {"": y.detach()} | dict(zip(leaves, torch.autograd.grad(y, list(leaves.values()), weight), strict=True))
 
 
 def errors(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, Any]:
-    """Compare results of :func:`with_gradients`, or an output alone: ``||got - want|| / ||want||`` of each."""
+    """Compare results of :func:`run`: ``||got - want|| / ||want||`` of the output, and of each gradient."""
     found = {name: float((v.double() - want[name]).norm() / want[name].norm()) for name, v in got.items()}
     return {"output_error": found.pop(""), "gradient_errors": found}
-
-
-def run(values: dict[str, Tensor], name: str, train: bool) -> dict[str, Tensor]:
-    """Run one scan; return what :func:`with_gradients` does for training, else its output under an empty name."""
-    function = YARDSTICKS.get(name) or (lambda **v: scan(**v, backend=name, final_state=False)[0])
-    if train:
-        return with_gradients(function, values)
-    with torch.inference_mode():
-        return {"": function(**values)}
 
 
 def cases(
@@ -117,18 +111,17 @@ def speed(
     batch: int = 4,
     band_rows: int = BAND_ROWS,
     repeats: int = 3,
-    config: ModelConfig | None = None,
+    config: ModelConfig = PAPER,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Measure error and time of the exact scan backends that can run here, and of the yardsticks.
 
-    The reference of the errors is ``sequential`` in float64. Shapes are those of ``config``, by default the paper's.
+    The reference of the errors is ``sequential`` in float64. Shapes are those of a configuration.
 
     Returns:
         One record per axis, length, pass and backend: times of every round in s, relative errors in float32
         (``||got - want|| / ||want||``; of gradients, each input's own).
     """
-    config = config or ModelConfig.preset("paper")
     names = [*exact_backends(device), *YARDSTICKS]
     records = []
     for axis, rows, length in tqdm(cases(seconds, batch, config, band_rows), desc="scan backends", unit="case"):
@@ -150,8 +143,8 @@ def memory(
     *,
     batch: int = 4,
     band_rows: int = BAND_ROWS,
-    config: ModelConfig | None = None,
-    backends: Iterable[str] | None = None,
+    config: ModelConfig = PAPER,
+    backends: Sequence[str] = (),
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Measure the memory that a scan takes above its inputs, forward + backward (:func:`peak_memory`).
@@ -159,8 +152,7 @@ def memory(
     Returns:
         One record per axis, length and backend: ``input_bytes`` and ``peak_bytes`` (None where it cannot be measured).
     """
-    config = config or ModelConfig.preset("paper")
-    names = list(backends or exact_backends(device))
+    names = backends or exact_backends(device)
     records = []
     for axis, rows, length in tqdm(cases(seconds, batch, config, band_rows), desc="scan memory", unit="case"):
         size = sum(v.nbytes for v in inputs(rows, length, config).values())
@@ -196,10 +188,9 @@ def scaling(
         ``matmul_share``: times of ``batch`` rows of so many seconds, forward, beside ``floor``: the time that its
         matrix products would take at the device's full rate.
     """
-    config = ModelConfig.preset("paper")
-    rows = {length: inputs(1, length, config, device=device) for length in lengths}
+    rows = {length: inputs(1, length, PAPER, device=device) for length in lengths}
     scaled = repeated({str(n): partial(run, v, "chunked", True) for n, v in rows.items()}, repeats)
-    values = inputs(batch, frames_of(seconds), config, device=device)
+    values = inputs(batch, frames_of(seconds), PAPER, device=device)
     share = repeated({"chunked": partial(run, values, "chunked", False)}, repeats).of("chunked")
     with FlopCounterMode(display=False) as counter:
         run(values, "chunked", False)
