@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CONTEXT = {"paper_step", "paper_step_plain"}
 SMALL = {
     "block": {"seconds": (0.02,), "repeats": 1},
-    "step": {"seconds": 0.1, "batch": 1, "repeats": 1, "memory_presets": ()},
+    "step": {"seconds": 0.1, "batch": 1, "repeats": 1},
     "scan": {"seconds": (0.05,), "repeats": 1},
     "paper_step": {
         "cases": (("chunked", True), ("official", False)),

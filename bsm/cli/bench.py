@@ -81,14 +81,13 @@ def bench_model(output: Path | None, **options: Any) -> None:
 @click.option("--batch", default=1, type=COUNT, help="Segments per batch.")
 @click.option("--precision", default="32-true", type=click.Choice(["32-true", "bf16-mixed"]))
 @_device
-@click.option("--compile", "compile_step", is_flag=True, help="Also time torch.compile; compiling takes minutes.")
 @click.option(
     "--against",
     type=PATH,
     help="Checkout of another revision: compare steps of both on the CPU, with fixed batches and lengths.",
 )
-def bench_step(output: Path | None, compile_step: bool, against: Path | None, **options: Any) -> None:
-    """Measure a training step part by part, and its memory; or compare the steps of two revisions."""
+def bench_step(output: Path | None, against: Path | None, **options: Any) -> None:
+    """Measure a training step part by part; or compare the steps of two revisions."""
     if against:
         from bsm.study.speed import against as compare
 
@@ -103,7 +102,6 @@ def bench_step(output: Path | None, compile_step: bool, against: Path | None, **
 
     preset, spans = options["preset"] or "paper", options.pop("seconds")
     options |= {"preset": preset, "seconds": spans[0], "sizes": [(preset, span, options["batch"]) for span in spans]}
-    options |= {"memory_presets": [preset], "compile_step": compile_step}
     _run("step", output, options, lambda: measure(**options))
 
 

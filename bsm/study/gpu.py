@@ -82,10 +82,10 @@ PARTS = (
     ),
     Part(
         "step",
-        "seconds of a training step by part, of losses and of transforms; bytes of a step",
+        "seconds of a training step by part, of losses and of transforms",
         step_profile.measure,
         # The size at which the described loop's states fit (step.LARGEST), as on the CPU.
-        _STEP | {"sizes": (), "memory_presets": ("paper",), "memory_seconds": (0.5, 1.0)},
+        _STEP | {"sizes": ()},
         seconds=75,
     ),
     Part(

@@ -15,13 +15,14 @@ from bsm.scan import available
 from bsm.stats import Interval, interval_text, interval_words, of_rounds, ratio
 from bsm.study.claims import exact
 from bsm.study.figures import COLOURS, reach
-from bsm.study.meta import parameter_count
-from bsm.study.speed import memory, spectra, step, whole
+from bsm.study.meta import GIB, parameter_count, step_memory
+from bsm.study.speed import spectra, step
 from bsm.study.speed.parts import CONV, DATA, ELEMENTWISE, LOSS, OPTIMISER, PARTS, PRODUCTS, SCAN, STFT
 
 log = logging.getLogger(__name__)
 
 BACKENDS = {"cuda": ("triton", "chunked", "quadratic"), "cpu": ("chunked", "quadratic", "sequential")}
+LOADS = (1.0, 2), (4.0, 1), (8.0, 1), (8.0, 5)  # segments, s and number, whose memory is counted
 MANY = 10_000_000  # parameters, from which on one backend is enough
 CLAIMED = {(SCAN,): "scan", (CONV,): "convolution", (LOSS,): "STFT loss", (STFT,): "data", (DATA,): "loading"}
 """Parts of a step, and what they are called in the documents' list (:data:`bsm.study.claims.exact.PARTS`)."""
@@ -36,9 +37,6 @@ def measure(
     batch: int,
     repeats: int,
     sizes: Sequence[tuple[str, float, int]],
-    memory_presets: Sequence[str],
-    memory_seconds: Sequence[float] = (0.2, 0.4),
-    compile_step: bool = False,
     precision: str = "32-true",
     device: str = "cpu",
 ) -> dict[str, Any]:
@@ -51,15 +49,11 @@ def measure(
         repeats: rounds.
         sizes: (preset, s, segments) of the steps by scan backend. Backends that cannot run are named and left out;
             large models are measured with the first alone.
-        memory_presets: sizes whose memory is measured, with and without checkpointing.
-        memory_seconds: lengths of a segment there, s.
-        compile_step: also time ``torch.compile``, whose compiling takes minutes.
         precision: ``32-true`` or ``bf16-mixed``.
         device: ``cpu`` or ``cuda``.
 
     Returns:
-        ``variants`` and ``backends`` (records of :func:`step.breakdown`), ``losses``, ``stft``, and ``memory``
-        and ``compile``, None unless they were asked for.
+        ``variants`` and ``backends`` (records of :func:`step.breakdown`), ``losses`` and ``stft``.
     """
     options = {"repeats": repeats, "precision": precision, "device": device}
     lacks, backends = available(device), BACKENDS[device] if sizes else ()
@@ -71,15 +65,12 @@ def measure(
     for size, span, segments in sizes:
         some = can_run if parameter_count(ModelConfig.preset(size)) < MANY else can_run[:1]
         by_backend += step.breakdown(some, size, seconds=span, batch=segments, **options)
-    cases = [(size, precision, checkpointing) for size in memory_presets for checkpointing in (False, True)]
     return {
         "variants": step.breakdown(step.VARIANTS, preset, seconds=seconds, batch=batch, **options),
         "backends": by_backend,
         "losses": spectra.losses(seconds, batch=batch, repeats=repeats, device=device),
         # Milliseconds each: rounds enough that one slow spell does not count.
         "stft": spectra.transforms(seconds, batch=batch, repeats=10 * repeats, device=device),
-        "memory": memory.step_memory(cases, memory_seconds, device=device) if cases else None,
-        "compile": whole.compiled(preset, seconds=seconds, batch=batch, **options) if compile_step else None,
     }
 
 
@@ -135,7 +126,7 @@ def loss_table(losses: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def facts_table(results: dict[str, Any]) -> pd.DataFrame:
-    """List the ratios and shares that are no part of another table, and whether compiling pays."""
+    """List the ratios and shares that are no part of another table."""
     times = results["stft"]["seconds"]
     pairs = {
         "time of a stereo over a mono transform, averaging included": ("stereo", "mono"),
@@ -146,11 +137,16 @@ def facts_table(results: dict[str, Any]) -> pd.DataFrame:
     for record in results["backends"]:
         where = f"{record['preset']}, {record['variant']}, {_size(record)}"
         facts[f"share of the loss in a step of {where}"] = interval_words(shares(record, LOSS), " %", 1)
-    if compiled := results["compile"]:
-        gain = ratio(compiled["seconds"]["plain"], compiled["seconds"]["compiled"])
-        facts[f"speed of a step with torch.compile of its blocks, {compiled['preset']}"] = interval_words(gain, "x")
-        facts["seconds of compiling"] = f"{compiled['compile_seconds']:.0f}"
     return pd.DataFrame(facts.items(), columns=["", "value"])
+
+
+def memory_table(presets: Sequence[str]) -> pd.DataFrame:
+    """List the memory of training steps of some sizes in GiB (:func:`bsm.study.meta.step_memory`)."""
+    loads = [(seconds, batch, recompute) for seconds, batch in LOADS for recompute in (False, True)]
+    found = pd.DataFrame([step_memory(preset, *load) for preset in presets for load in loads])
+    names = {"preset": "preset", "audio_seconds": "segment (s)", "batch": "batch", "checkpointing": "checkpointing"}
+    shown = found[[*names]].rename(columns=names).replace({"checkpointing": {True: "on", False: "off"}})
+    return shown.assign(**{"between steps (GiB)": found["kept_bytes"] / GIB, "at the peak (GiB)": found["bytes"] / GIB})
 
 
 def draw(ax: Axes, records: Sequence[dict[str, Any]], *, percent: bool = False) -> None:

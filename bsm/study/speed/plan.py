@@ -13,10 +13,9 @@ from bsm.config import ModelConfig, TrainConfig
 from bsm.errors import InputError
 from bsm.stats import Interval, interval_text, of_rounds
 from bsm.study.claims.exact import EPOCHS, STEPS
-from bsm.study.meta import GIB, operations, parameter_count
+from bsm.study.meta import GIB, operations, parameter_count, step_memory
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
-from bsm.study.speed.memory import predicted_bytes
 from bsm.study.speed.parts import DATA, LOSS, OPTIMISER
 from bsm.study.speed.step import OURS, part_seconds
 
@@ -25,7 +24,8 @@ LIKE_OURS = (OURS.name, "chunked", "triton")  # variants that take the step as b
 LIMITS = (
     "Hours are of one device; network time grows with the operations of its matrix products, loss and data with the "
     "samples, the optimiser with the parameters. Validation and checkpoints are not counted. The intervals are over "
-    "the rounds measured and know nothing of the extrapolation's error."
+    "the rounds measured and know nothing of the extrapolation's error. Memory is counted from tensors in float32, "
+    "with mamba-ssm's kernels; libraries come on top."
 )
 
 
@@ -107,8 +107,7 @@ def plan(todo: Sequence[Work], path: Path | None, device: str) -> tuple[pd.DataF
     """Predict trainings: seconds of an update, hours on one device, memory with and without gradient checkpointing.
 
     Returns:
-        The table, NaN for memory that was not measured, and what it was extrapolated from (:func:`choose`), a sentence
-        for each source.
+        The table, and what the times were extrapolated from (:func:`choose`), a sentence for each source.
     """
     rows, sources = [], []
     for work in todo:
@@ -126,8 +125,7 @@ def plan(todo: Sequence[Work], path: Path | None, device: str) -> tuple[pd.DataF
             "batch": work.batch,
         }
         for name, checkpointing in (("GiB", False), ("GiB, checkpointing", True)):
-            case = (work.preset, step["precision"], checkpointing)
-            row[name] = predicted_bytes(record["values"].get("memory") or [], case, work.seconds, work.batch) / GIB
+            row[name] = step_memory(work.preset, work.seconds, work.batch, checkpointing)["bytes"] / GIB
         rows.append(row)
         sources.append(_source(file, record, step, work.preset))
     return pd.DataFrame(rows), [*dict.fromkeys(sources), LIMITS]
