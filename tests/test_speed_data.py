@@ -1,12 +1,9 @@
 """The benchmark of data loading: that each case reads what it says, and what follows from the times."""
 
 import json
-import os
-from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
 from bsm.cli import cli
@@ -15,7 +12,7 @@ from bsm.errors import InputError
 from bsm.study.claims.data import data_2x, loader_4x
 from bsm.study.records import checksum, plain, read_result
 from bsm.study.speed import data as bench
-from bsm.study.speed.timer import SEED, repeated
+from bsm.study.speed.timer import SEED
 
 RATE, SECONDS = 8000, 0.5
 SEGMENT = round(RATE * SECONDS)
@@ -48,41 +45,21 @@ def test_cases_read_the_same_segment(tracks):
     assert not folder.exists()
 
 
-def test_spectrograms_are_those_of_the_loss(tracks):
-    with bench._copies(tracks, SEGMENT) as copies:
-        made = copies[0].transform()
-    assert [tuple(s.shape) for s in made] == [(2, n // 2 + 1, SEGMENT // 147 + 1) for n in (4096, *[2048] * 4)]
-    assert all(s.dtype == torch.complex64 and s.abs().max() > 0 for s in made)
-
-
 def test_every_case_is_measured(tracks):
     values = bench.loading(tracks, (SECONDS,), repeats=2, items=4)
     speed = {r["case"]: r for r in values["speed"]}
     loaders = {bench.RESTARTED, *(f"{n} workers" for n in bench.WORKERS)}
     reads = {f"{suffix}, {how}" for suffix in ("wav", "flac") for how in ("whole file", "segment")}
-    where = ("memory", "disk") if hasattr(os, "posix_fadvise") else ("memory",)
-    assert speed.keys() == loaders | reads | {
-        f"loss's, {how}, files {'on' if w == 'disk' else 'in'} {w}" for how in ("made", "kept") for w in where
-    }
+    assert speed.keys() == loaders | reads
     assert all(len(r["seconds"]) == 2 and min(r["seconds"]) > 0 for r in speed.values())
     assert speed["2 workers"]["segments"] == 4 and speed["wav, segment"]["segments"] == 2
     assert values["cores"] >= 1
     json.dumps(plain(values), allow_nan=False)
 
 
-def test_files_on_disk_are_dropped_between_rounds_and_stay_whole(tmp_path):
-    path = tmp_path / "x.npy"
-    np.save(path, np.arange(1000.0))
-    bench._forget(path)
-    np.testing.assert_array_equal(np.load(path), np.arange(1000.0))
-    calls = []
-    times = repeated({name: partial(calls.append, name) for name in ("forget", "read")}, 2, warm_up=0)
-    assert calls == ["forget", "read"] * (2 + times.repeated)  # what the order of the cases relies on
-
-
-@pytest.mark.parametrize("seconds", [0.1, 3.0])
+@pytest.mark.parametrize("seconds", [0.0, 3.0])
 def test_segments_that_do_not_fit_are_refused(tracks, seconds):
-    with pytest.raises(InputError, match="2049 to 16000"):
+    with pytest.raises(InputError, match="choose 1 to 16000"):
         bench.loading(tracks, (seconds,), repeats=1)
 
 

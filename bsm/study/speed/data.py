@@ -1,4 +1,4 @@
-"""Loading of training data: by workers, whole files or segments, WAV or FLAC, spectrograms kept on disk or made."""
+"""Loading of training data: by workers, whole files or segments, WAV or FLAC."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from bsm import audio
-from bsm.config import LossConfig
 from bsm.data.mixing import MixingDataset
 from bsm.data.tracks import VOCALS, Track
 from bsm.errors import InputError
@@ -27,7 +24,6 @@ WORKERS = (0, 2, 4)
 SONGS = 24  # used at most: as many as the demo trains on
 DRAWN = 8  # segments of one source that are read in a round
 RESTARTED = "2 workers, started anew every round"  # as the optimisation report found them: its 4 live on
-LOSS = LossConfig()  # the paper's, in whose spectrograms signals are compared
 
 
 def loading(
@@ -35,9 +31,7 @@ def loading(
 ) -> dict[str, Any]:
     """Measure how fast training segments come, and what makes them come faster.
 
-    Every round reads the same segments, so that their files lie in memory (the page cache), except where they are said
-    to be on disk: then they are dropped from memory before each round, which only Linux can do. Files made for the
-    purpose lie in the system's temporary folder; ``TMPDIR`` chooses another disk.
+    Every round reads the same segments, so that their files lie in memory (the page cache).
 
     Args:
         tracks: songs of equal rate, channels and source names; the first :data:`SONGS` are used.
@@ -51,23 +45,22 @@ def loading(
         processor cores.
 
     Raises:
-        InputError: no songs, or segments longer than a song or shorter than half a transform.
+        InputError: no songs, or segments longer than a song.
     """
     tracks = tracks[:SONGS]
     longest = min((track.samples for track in tracks), default=0)
-    shortest = max(LOSS.windows) // 2 + 1
     speed = []
     for span in tqdm(seconds, desc="data loading", unit="length"):
         segment = round(span * tracks[0].rate) if tracks else 0
-        if not shortest <= segment <= longest:
-            raise InputError(f"segments of {segment} samples cannot be measured here; choose {shortest} to {longest}")
+        if not 1 <= segment <= longest:
+            raise InputError(f"segments of {segment} samples cannot be measured here; choose 1 to {longest}")
         with _copies(tracks, segment) as copies:
-            timed = _loaders(tracks, segment, batch, items), _reads(copies), _spectrograms(copies)
-            for functions, segments in zip(timed, (items, len(copies), len(copies)), strict=True):
-                with _one_thread():  # as a worker
-                    times = repeated(functions, repeats, waits=True)
-                cases = [case for case in functions if not case.startswith("forget")]
-                speed += [{"audio_seconds": span, "case": c, "segments": segments} | times.of(c) for c in cases]
+            for functions, segments in (
+                (_loaders(tracks, segment, batch, items), items),
+                (_reads(copies), len(copies)),
+            ):
+                times = repeated(functions, repeats, waits=True)
+                speed += [{"audio_seconds": span, "case": c, "segments": segments} | times.of(c) for c in functions]
     return {"speed": speed, "cores": os.cpu_count()}
 
 
@@ -93,14 +86,6 @@ class _Copy(NamedTuple):
     def cut(self, suffix: str) -> np.ndarray:
         return audio.read(getattr(self, suffix))[0][:, self.start : self.stop]
 
-    def transform(self) -> list[Tensor]:
-        """Return the spectrograms of the paper's loss."""
-        wave, hop = torch.from_numpy(self.read("wav")), LOSS.hop_length
-        return [
-            torch.stft(wave, max(size, LOSS.min_fft), hop, size, torch.hann_window(size), return_complex=True)
-            for size in LOSS.windows
-        ]
-
 
 @contextmanager
 def _copies(tracks: Sequence[Track], segment: int) -> Iterator[list[_Copy]]:
@@ -124,47 +109,6 @@ def _reads(copies: Sequence[_Copy]) -> dict[str, Callable[[], None]]:
         functions[f"{suffix}, whole file"] = partial(_each, lambda copy, suffix=suffix: copy.cut(suffix), copies)
         functions[f"{suffix}, segment"] = partial(_each, lambda copy, suffix=suffix: copy.read(suffix), copies)
     return functions
-
-
-def _spectrograms(copies: Sequence[_Copy]) -> dict[str, Callable[[], None]]:
-    """Return what gets a segment's spectrograms: read as complex64 arrays, or made of its audio.
-
-    An array holds just the segment's frames. One of a whole song would differ at the segment's ends, where the paper's
-    transforms reflect the waveform.
-    """
-    sounds = [copy.wav for copy in copies]
-    kept = [[path.with_suffix(f".{i}.npy") for i in range(len(LOSS.windows))] for path in sounds]
-    for copy, paths in zip(copies, kept, strict=True):
-        for path, spectrogram in zip(paths, copy.transform(), strict=True):
-            np.save(path, spectrogram.numpy())
-    make = partial(_each, _Copy.transform, copies)
-    load = partial(_each, lambda paths: [np.load(path) for path in paths], kept)
-    functions = {"loss's, made, files in memory": make, "loss's, kept, files in memory": load}
-    if not hasattr(os, "posix_fadvise"):
-        return functions
-    return functions | {
-        "forget sounds": partial(_each, _forget, sounds),
-        "loss's, made, files on disk": make,
-        "forget arrays": partial(_each, _forget, [path for paths in kept for path in paths]),
-        "loss's, kept, files on disk": load,
-    }
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _forget(path: Path) -> None:
-    """Drop a file from memory; what is not yet written to the disk could not be dropped, so it is written first."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _each(function: Callable[[Any], Any], items: Iterable[Any]) -> None:
