@@ -5,7 +5,6 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 from bsm import audio
@@ -121,19 +120,6 @@ def test_the_loudest_stretch(tmp_path):
     assert windows.loudest(track, 2) == (4000, 6000) and windows.loudest(track, 60) == (0, 9000)
 
 
-def test_costs_of_one_seed_per_model(found):
-    records = study.costs(found, windows.conditions([0.1, "whole"], [0.2], [0.1]), whole_seconds=0.3, repeats=2)
-    assert [(r["model"], r["window"], r["audio_seconds"]) for r in records] == [
-        ("BSMamba2", 0.1, 0.1),
-        ("BSMamba2", 0.2, 0.2),
-        ("BSMamba2", math.inf, 0.3),
-    ]
-    assert all(len(r["seconds"]) == 2 and min(r["seconds"]) > 0 for r in records)
-    table = study.cost_table([records[0] | {"seconds": [0.3, 0.2]}])
-    assert table["per second of audio (s)"].item() == pytest.approx(2.0)
-    assert table["half overlapped (s)"].item() == pytest.approx(4.0)
-
-
 def records(gains, *, songs=6, seeds=(0, 1), model="BSMamba2"):
     """Scores in which a condition is better than that of the training, (2, 2), by a known amount."""
     rng = np.random.default_rng(0)
@@ -240,8 +226,3 @@ def test_means_without_an_interval_are_hollow():
     ax = study.figure(made, study.differences(made, trained), trained).axes[0]
     assert ax.figure.get_supxlabel() == ""
     plt.close("all")
-
-
-def test_the_models_run_where_they_are_timed(found):
-    with torch.inference_mode():
-        assert study._pass(found[0], 0.01)().shape == (1, 2, 441)

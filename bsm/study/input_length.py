@@ -1,23 +1,20 @@
-"""Scores by the length of what a model sees at a time, with and without overlap, and what each length costs."""
+"""Scores by the length of what a model sees at a time, with and without overlap."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
 from bsm.data.tracks import Track
 from bsm.evaluate import evaluate
 from bsm.study import figures
 from bsm.study.compare import METRICS, corrected, counted, paired, song_of, table, tidy, words
-from bsm.study.speed.timer import repeated
 from bsm.study.subjects import Subject
 from bsm.study.windows import Condition, shown, whole_windows
 
@@ -50,33 +47,6 @@ def scores(found: Sequence[Subject], tracks: Sequence[Track], cut: Sequence[Cond
             own |= {"model": subject.name, "seed": subject.seed, "window": case.window, "hop": case.hop}
             records.append(own | {name: record[name] for name in METRICS})
     return records
-
-
-def costs(
-    found: Sequence[Subject], cut: Sequence[Condition], *, whole_seconds: float, repeats: int
-) -> list[dict[str, Any]]:
-    """Time one pass over a window of noise, models in turn, one seed of each, without overlap.
-
-    Returns:
-        One record per model and window: ``model``, ``window``, ``audio_seconds`` of a pass (of a whole song,
-        ``whole_seconds``), and its times.
-    """
-    models = {subject.name: subject for subject in reversed(found)}
-    records = []
-    for case in (case for case in cut if case.hop == case.window):
-        span = case.window if math.isfinite(case.window) else whole_seconds
-        times = repeated({name: _pass(models[name], span) for name in reversed(models)}, repeats, warm_up=0)
-        own = {"window": case.window, "audio_seconds": span}
-        records += [{"model": name} | own | times.of(name) for name in times.seconds]
-    return records
-
-
-def _pass(subject: Subject, seconds: float) -> Callable[[], torch.Tensor]:
-    config = subject.network.config
-    shape = 1, config.channels, max(1, round(seconds * config.sample_rate))
-    noise = 0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    noise = noise.to(next(subject.network.parameters(), noise).device)
-    return torch.inference_mode()(lambda: subject.network(noise))
 
 
 def tables_of(records: Records, metric: str) -> dict[tuple[str, float, float], pd.DataFrame]:
@@ -135,25 +105,6 @@ def score_table(records: Records, rows: Records, trained: dict[str, float]) -> p
                 line["uSDR reads"] = row["verdict"] if row else "as trained" if window == trained[model] else "–"
         lines.append(line)
     return pd.DataFrame(lines)
-
-
-def cost_table(records: Records) -> pd.DataFrame:
-    """List the best time of a pass over each window, and what that makes for a second of a song."""
-    frame = pd.DataFrame(records)
-    span, best, whole = frame["audio_seconds"], frame["seconds"].map(min), np.isinf(frame["window"].astype(float))
-    names = [
-        f"{shown(w)} ({s:g} s)" if long else shown(w) for w, s, long in zip(frame["window"], span, whole, strict=True)
-    ]
-    return pd.DataFrame(
-        {
-            "model": frame["model"],
-            "window": names,
-            "a window takes (s)": best,
-            "per second of audio (s)": best / span,
-            "half overlapped (s)": (2 * best / span).mask(whole),
-            "rounds": frame["seconds"].map(len),
-        }
-    )
 
 
 @figures.style()

@@ -5,7 +5,7 @@ it needs and saves, under ``bsm`` (JupyterLab shows them: Property Inspector, Ad
 
     "bsm": {
       "needs": "networks",
-      "saves": {"input_length": ["values", "table", "figure"], "input_length_cost": ["table"]},
+      "saves": {"input_length": ["values", "table", "figure"]},
       "follows": ["scan"],
       "only_with": "scan_seconds",
       "apart_with": ["weights", "dataset"],
