@@ -19,14 +19,14 @@ from bsm.norm import RMSNorm
 from bsm.study import gpu, meta
 from bsm.study.claims import ledger
 from bsm.study.claims.claim import GPU, ON_GPU
-from bsm.study.gpu import DONE, FAILED, LEFT_OUT, SKIPPED, STOPPED, Part
+from bsm.study.gpu import DONE, FAILED, LEFT_OUT, STOPPED, Part
 from bsm.study.records import read_result
 from bsm.study.speed import official, scan, spectra, step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 # What no claim waits for.
-CONTEXT = {"paper_step", "paper_step_plain"}
+CONTEXT = {"paper_step"}
 SMALL = {
     "block": {"seconds": (0.02,), "repeats": 1},
     "step": {"seconds": 0.1, "batch": 1, "repeats": 1},
@@ -71,13 +71,12 @@ def run(parts, clock, **more):
 
 
 def test_a_part_that_fails_or_lacks_a_package_costs_only_itself(no_kernels):
-    parts = [part("bad"), part("kernel", needs=("triton",)), part("both", kernels=("triton", "other")), part("last")]
+    parts = [part("bad"), part("both", kernels=("triton", "other")), part("last")]
     found = run(parts, Clock(bad=3.0, both=4.0))
-    assert [(o.status, o.seconds) for o in found.values()] == [(FAILED, 3), (SKIPPED, 0), (DONE, 4), (DONE, 10)]
+    assert [(o.status, o.seconds) for o in found.values()] == [(FAILED, 3), (DONE, 4), (DONE, 10)]
     assert found["bad"].note == "it broke"
-    assert found["kernel"].note == "triton: needs the package mamba_ssm (pip install it)"
     assert found["both"].note == "without triton: needs the package mamba_ssm (pip install it)"
-    assert gpu.table(list(found.values()))["part"].tolist() == ["bad", "kernel", "both", "last"]
+    assert gpu.table(list(found.values()))["part"].tolist() == ["bad", "both", "last"]
 
 
 def test_the_deadline_is_kept_and_what_no_longer_fits_is_named(no_kernels):

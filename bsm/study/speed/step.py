@@ -27,6 +27,7 @@ from bsm.data.tracks import folder_tracks
 from bsm.loss import bsmamba2_loss
 from bsm.mamba2 import BiMamba2Block, Mamba2
 from bsm.model import BSMamba2
+from bsm.scan import available
 from bsm.study.meta import parameter_count
 from bsm.study.speed import official
 from bsm.study.speed.parts import DATA, LOSS, OPTIMISER, Clock, timed_parts
@@ -250,8 +251,7 @@ def compared(
     """Measure whole training steps that differ in the scan, and in whether blocks are computed again for gradients.
 
     A case is a scan (:class:`Variant`), and whether blocks are computed again, which is how large batches fit into a
-    GPU. The step with :data:`OFFICIAL` has the loss as the author computes it, too. It is left out where mamba-ssm's
-    modules cannot run.
+    GPU. The step with :data:`OFFICIAL` has the loss as the author computes it, too. Cases that cannot run are left out.
 
     Returns:
         One record per case: ``scan``, ``recomputed``, ``seconds`` of every step, and ``peak_bytes``, the memory above
@@ -261,7 +261,7 @@ def compared(
     sound = _segments(model, seconds, batch)
     steps, records = {}, []
     for scan, again in cases:
-        if scan == OFFICIAL and official.unavailable(device):
+        if official.unavailable(device) if scan == OFFICIAL else available(device)[scan]:
             continue
         config = TrainConfig(batch_size=batch, accumulate=1, precision=precision, seed=SEED, checkpoint_gradients=again)
         loss = partial(plain_loss, config=LossConfig()) if scan == OFFICIAL else bsmamba2_loss
