@@ -27,13 +27,9 @@ def song_of(track: str) -> str:
 
 
 def cluster_of(track: str, song: str = "") -> str:
-    """Return what a track is drawn with: its song, or for a clip of MIR-1K its singer.
+    """Return what a track is drawn with: the song that it is or is a part of, or for a clip of MIR-1K its singer.
 
     All clips by one singer are more alike than clips by two.
-
-    Args:
-        track: its name.
-        song: that it is a part of; by default it is a song.
     """
     clip = mir1k.song_of(track)
     return clip.partition("_")[0] if clip else song or track
@@ -42,8 +38,7 @@ def cluster_of(track: str, song: str = "") -> str:
 def tidy(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return records of scores as a frame of a row per system, seed and track, and region where there are any.
 
-    Args:
-        records: as ``evaluate``, the notebooks and result files of any version give them.
+    The records are as ``evaluate``, the notebooks and result files of any version give them.
 
     Returns:
         ``system``; ``seed``, text, empty where nothing was trained; ``song``, see :func:`cluster_of`; ``track``;

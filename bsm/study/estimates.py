@@ -26,17 +26,11 @@ GAPS = (0.5, 2.0, 8.0)  # s without vocals before a region, edges between bins
 
 @dataclass(frozen=True)
 class Estimates:
-    """A system's estimated vocals, as files.
-
-    Attributes:
-        name: of the system.
-        folder: holds the files; or one file, where there is one song.
-        seed: of the system's training, None where it is not known.
-    """
+    """A system's estimated vocals, as files in a folder; or one file, where there is one song."""
 
     name: str
     folder: Path
-    seed: int | None = None
+    seed: int | None = None  # of the system's training, None where it is not known
 
     def separator(self, **_: Any) -> Callable[[Track], np.ndarray]:
         """Return what gives a track's estimate."""

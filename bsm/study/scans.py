@@ -43,15 +43,8 @@ def measure(
 ) -> dict[str, Any]:
     """Measure errors, times and memory of every backend, and what surrounds a scan.
 
-    Args:
-        seconds: lengths of audio, s.
-        memory_seconds: the same for memory.
-        frames: a short and a long sequence, between which times are compared.
-        rows: sequences on the time axis.
-        band_rows: on the band axis.
-        block_seconds: length of the whole block and its convolution, s.
-        repeats: rounds.
-        compile_block: whether ``torch.compile`` is timed.
+    Lengths of audio are in s. ``frames`` are those of a short and a long sequence, between which times are compared.
+    There are ``rows`` sequences on the time axis and ``band_rows`` on the band axis.
     """
     return {
         "speed": bench.speed(seconds, batch=rows, band_rows=band_rows, repeats=repeats),

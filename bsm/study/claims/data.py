@@ -53,8 +53,8 @@ def data_2x(speed: list[dict[str, Any]]) -> Finding:
         "segments instead of whole files": ("wav, whole file", "wav, segment"),
         "WAV instead of FLAC": ("flac, segment", "wav, segment"),
     }
-    gains = {name: ratio(times[a], times[b]) for name, (a, b) in pairs.items() if a in times}
-    context = [f"As context, {name}: {interval_words(gain, 'x')}." for name, gain in gains.items()]
+    gains = {name: interval_words(ratio(times[a], times[b]), "x") for name, (a, b) in pairs.items() if a in times}
+    context = [f"As context, {name}: {gain}." for name, gain in gains.items()]
     own = "The change that they list here, the average of the channels, is a transform: see `mono-halves`."
     return Finding(BLOCKED, "", (own, *context))
 

@@ -126,9 +126,7 @@ def transforms(seconds: float = 4.0, *, batch: int = 1, repeats: int = 5, device
 def side_shares(tracks: Sequence[Track]) -> list[dict[str, Any]]:
     """Measure what the average of two channels leaves out: the energy of their difference.
 
-    Returns:
-        One record per song: its ``track`` and the share of the energy in the side signal, from 0 to 1, of its
-        ``mixture`` and its ``vocals``.
+    A record per ``track`` holds the share of the energy in the side signal, 0 to 1, of its ``mixture`` and ``vocals``.
     """
     return [{"track": t.name, "mixture": _side_share(t.mixture()), VOCALS: _side_share(t.read(VOCALS))} for t in tracks]
 

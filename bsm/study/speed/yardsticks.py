@@ -76,26 +76,17 @@ def plain_loss(
 ) -> Tensor:
     """Compute a loss of :mod:`bsm.loss` as the author's code and the unofficial implementation do.
 
-    Both signals are transformed, each call makes its windows anew, and autograd finds the gradient.
-
-    Args:
-        estimate: ``(batch, channels, samples)``.
-        target: the same shape.
-        config: windows, weights and, without ``kinds``, what is compared.
-        kinds: functions of a spectrum, such as ``torch.real``; the distances of all of them are added.
+    Both signals, ``(batch, channels, samples)``, are transformed, each call makes its windows anew, and autograd finds
+    the gradient. The distances of all ``kinds`` are added, functions of a spectrum such as ``torch.real``; by default
+    the configuration says what is compared.
     """
     kinds = kinds or (torch.abs if config.magnitude else lambda spectrum: spectrum,)
     loss = config.waveform_weight * F.l1_loss(estimate, target)
     for window in config.windows:
+        sizes, options = (max(window, config.min_fft), config.hop_length, window), {"center": config.center}
         first, second = (
             torch.stft(
-                v.flatten(0, -2),
-                max(window, config.min_fft),
-                config.hop_length,
-                window,
-                torch.hann_window(window, device=v.device),
-                center=config.center,
-                return_complex=True,
+                v.flatten(0, -2), *sizes, torch.hann_window(window, device=v.device), **options, return_complex=True
             )
             for v in (estimate, target)
         )
