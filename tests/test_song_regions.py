@@ -1,0 +1,174 @@
+"""Regions of the long study's songs: surroundings, counterfactuals and comparisons whose numbers are known."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from bsm.activity import Region
+from bsm.config import ModelConfig, StftConfig
+from bsm.inference import separate
+from bsm.model import BSMamba2
+from bsm.study import campaign, songs
+from bsm.study import song_regions as study
+from bsm.study.carriers import cut, replaced
+from bsm.study.occurrence import CAP, SDR
+from bsm.weights.files import save_model
+
+RATE = 1000
+REGIONS = [Region(1.0, 2.0), Region(2.5, 3.5), Region(6.0, 8.0), Region(8.4, 8.9)]
+
+
+@st.composite
+def sung(draw):
+    """Vocal regions of a song, in s: durations and the gaps before them."""
+    spans = draw(st.lists(st.tuples(st.floats(0.2, 20), st.floats(0.1, 9)), max_size=12))
+    found, time = [], 0.0
+    for gap, duration in spans:
+        found.append(Region(time + gap, time + gap + duration))
+        time += gap + duration
+    return found, time + 1.0
+
+
+def test_surroundings_of_known_regions():
+    first, second, third, fourth = study.surroundings(REGIONS, 10.0, window=4.0)
+    assert [first["nearest"], second["nearest"], third["nearest"]] == pytest.approx([0.5, 0.5, 0.4])
+    assert [r["elsewhere"] for r in (first, third)] == pytest.approx([3.5, 2.5])
+    assert [r["elsewhere_in_window"] for r in (first, third, fourth)] == pytest.approx([1.0, 0.0, 0.0])
+    assert first["share"] == pytest.approx(0.45)
+    across = study.surroundings([Region(3.0, 5.0)], 10.0, window=4.0)[0]
+    assert math.isnan(across["elsewhere_in_window"]) and math.isnan(across["nearest"])
+
+
+@given(sung())
+def test_surroundings_of_any_regions(song):
+    regions, seconds = song
+    for region, around in zip(regions, study.surroundings(regions, seconds), strict=True):
+        others = [r for r in regions if r is not region]
+        assert around["elsewhere"] == pytest.approx(sum(r.duration for r in others))
+        assert around["elsewhere"] + region.duration == pytest.approx(around["share"] * seconds)
+        gaps = [max(r.start - region.stop, region.start - r.stop) for r in others]
+        assert around["nearest"] == pytest.approx(min(gaps)) if gaps else math.isnan(around["nearest"])
+        inside = around["elsewhere_in_window"]
+        assert math.isnan(inside) or -1e-9 <= inside <= study.WINDOW - region.duration + 1e-9
+
+
+@given(sung(), st.integers(1, 4))
+def test_counterfactuals_take_the_shortest_and_the_longest_gap(song, most):
+    regions, _ = song
+    chosen = study.sampled(regions, most)
+    inner = range(1, len(regions) - 1)
+    assert len(set(chosen)) == len(chosen) == min(most, len(inner)) and set(chosen) <= set(inner)
+    gaps = [regions[i].start - regions[i - 1].stop for i in inner]
+    if most > 1 and len(gaps) > 1:
+        taken = [regions[i].start - regions[i - 1].stop for i in chosen]
+        assert (min(taken), max(taken)) == (min(gaps), max(gaps))
+
+
+class Context(nn.Module):
+    """Gives the mixture where somebody sang before (or sings later, apart from the region itself), else half of it."""
+
+    config = SimpleNamespace(sample_rate=RATE, channels=1, stft=SimpleNamespace(hop_length=10))
+
+    def __init__(self, *, past):
+        super().__init__()
+        self.past = past
+
+    def forward(self, x):
+        """Find the ends of regions: frames that sound before frames that do not."""
+        heard = x if self.past else x.flip(-1)
+        sounds = (heard != 0).float()
+        ended = nn.functional.pad((sounds[..., :-1] > sounds[..., 1:]).float().cumsum(-1), (1, 0)) > 0
+        return x * torch.where(ended if self.past else ended.flip(-1), 1.0, 0.5)
+
+
+def test_what_a_network_owes_to_the_past_and_to_the_future():
+    """Half of the vocals is an SDR of 6.02 dB; no error at all counts as the cap."""
+    vocals = np.zeros((1, 10 * RATE), np.float32)
+    for region in REGIONS:
+        vocals[:, round(region.start * RATE) : round(region.stop * RATE)] = 1.0
+    half, names = 20 * math.log10(2), (study.NO_FUTURE, study.NO_PAST, study.FIRST_NO_PAST)
+    for past, expected in ((True, (CAP, half, half)), (False, (half, CAP, CAP))):
+        found = study.counterfactuals(Context(past=past), vocals, vocals, RATE, *REGIONS[1:3])
+        assert [found[name] for name in names] == pytest.approx(expected)
+    short = study.counterfactuals(Context(past=True), vocals, vocals, RATE, REGIONS[0], Region(2.5, 3.0))
+    assert math.isnan(short[study.FIRST_NO_PAST])
+
+
+SMALL = ModelConfig.preset("tiny").replace(
+    sample_rate=8000, channels=1, stft=StftConfig(128, 32), bands=(16, 16, 33), time_block="mamba2"
+)
+
+
+@pytest.mark.parametrize("block", ["mamba2", "lstm", "attention", "none"])
+def test_no_past_is_the_state_zeroed_in_the_whole_song(block):
+    """What lies before the gap is not computed, and could not change anything after the cut."""
+    torch.manual_seed(0)
+    model = BSMamba2(SMALL.replace(time_block=block)).eval()
+    mixture = np.random.default_rng(0).normal(0, 0.1, (1, 8000)).astype(np.float32)
+    frame = 125  # 0.5 s
+    found = study.without_past(model, mixture, 8000, 0.41, 0.5)
+    after = slice(frame * 32 + 128, None)  # a transform's length after the edge
+    heard = separate(model, torch.from_numpy(mixture), 8000, whole=True).numpy()
+    if block == "none":
+        assert found[:, after] == pytest.approx(heard[:, after], abs=1e-6)
+        return
+    with replaced(model, lambda part: cut(part, frame)):
+        zeroed = separate(model, torch.from_numpy(mixture), 8000, whole=True).numpy()
+    assert found[:, after] == pytest.approx(zeroed[:, after], abs=1e-6)
+    assert np.abs(heard - zeroed)[:, after].max() > 1e-4
+
+
+FILE = """
+revision: HEAD
+experiments:
+  - {name: a, kind: songs, arms: [none], seeds: [0], tuning: {seed: 100, rates: [0.002]}}
+  - {name: a-regions, kind: regions, of: a, arms: [none], seeds: [0]}
+  - {name: b-regions, kind: regions, arms: [baselines], seeds: [0]}
+"""
+
+
+def test_a_network_is_measured_once_it_is_trained(tmp_path):
+    (tmp_path / "c.yaml").write_text(FILE)
+    made = campaign.Campaign(tmp_path / "c.yaml")
+    assert [run.name for run in made.todo()] == ["a-none-lr0.002", "b-regions-baselines-seed0"]
+    weights = tmp_path / "results/a-none-seed0.safetensors"
+    weights.parent.mkdir()
+    weights.touch()
+    ready = {run.name: run.settings for run in made.todo()}
+    assert ready["a-regions-none-seed0"] == {"arm": "none", "seed": 0, "weights": str(weights)}
+    assert ready["b-regions-baselines-seed0"] == {"arm": "baselines", "seed": 0}
+
+
+@pytest.mark.slow
+def test_the_measurement_from_end_to_end(tmp_path, monkeypatch):
+    for name, value in {"SONGS": {"train": 1, "valid": 1, "test": 2}, "SECONDS": 24.0, "SCORED": 1}.items():
+        monkeypatch.setattr(songs, name, value)
+    model = BSMamba2(songs.model_config("mamba2").replace(depth=1))
+    weights = tmp_path / "songs-1s-mamba2-seed0.safetensors"
+    save_model(model, weights, {"data": "none", "seed": 0})
+    for arm, name in (("mamba2", "songs-1s-regions"), (songs.BASELINES, "songs-baselines-regions")):
+        settings = {"arm": arm, "seed": 0} | ({"weights": str(weights)} if arm == "mamba2" else {})
+        result = tmp_path / f"results/{name}-{arm}-seed0.json"
+        campaign.train(str(result), "regions", str(tmp_path), settings)
+        text = result.read_text()
+        assert str(tmp_path) not in text
+        values = json.loads(text)["values"]
+        regions, scores = values["regions"], values["scores"]
+        assert {row["track"] for row in regions} == {row["track"] for row in scores} == {"demo-3000", "demo-3001"}
+        assert all(row[SDR] is not None and 0 < row["share"] < 1 for row in regions)
+        if arm == "mamba2":
+            assert [(row["window"], row["hop"]) for row in scores] == [
+                (None, None), (8.0, 8.0), (8.0, 4.0), (None, None), (8.0, 8.0)
+            ]  # fmt: skip
+            changed = [row for row in regions if study.NO_PAST in row]
+            assert changed and len(changed) <= study.SAMPLED * 2
+            assert all(study.IN_WINDOW in row for row in regions)
+        else:
+            assert {row["separator"] for row in regions} == {row["separator"] for row in scores} == {*study.TRIVIAL}
