@@ -4,6 +4,7 @@ import json
 import math
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -15,10 +16,12 @@ from bsm.activity import Region
 from bsm.config import ModelConfig, StftConfig
 from bsm.inference import separate
 from bsm.model import BSMamba2
-from bsm.study import campaign, songs
+from bsm.study import campaign, occurrence_arms, songs
 from bsm.study import song_regions as study
+from bsm.study.baselines import EQUALISER
 from bsm.study.carriers import cut, replaced
-from bsm.study.occurrence import CAP, SDR
+from bsm.study.occurrence import AFTER, BEFORE, CAP, SDR
+from bsm.study.records import mark, write_result
 from bsm.weights.files import save_model
 
 RATE = 1000
@@ -172,3 +175,98 @@ def test_the_measurement_from_end_to_end(tmp_path, monkeypatch):
             assert all(study.IN_WINDOW in row for row in regions)
         else:
             assert {row["separator"] for row in regions} == {row["separator"] for row in scores} == {*study.TRIVIAL}
+
+
+def measured(folder, arm, level, seed=0, *, after_long_gaps=0.0, past=0.0, of="songs-1s-regions", **own):
+    """Write the result of a network of so many dB, and so many more after gaps from 4 s on; ``past`` is worth that."""
+    regions, scores = [], []
+    for track in (f"song {i}" for i in range(12)):
+        noise = np.random.default_rng([seed, len(arm), int(track[5:])]).normal(0, 0.05)
+        for region, gap in enumerate((0.5, 1.5, 5.0, 9.0)):
+            sdr = level + noise + after_long_gaps * (gap >= 4)
+            row = {"region": region, "start": 10.0 * region, "duration": 1.0 + region, "cut": False, "gap": gap}
+            row |= {"nearest": gap, "elsewhere": 9.0 - region, "elsewhere_in_window": 1.0, "share": 0.2}
+            row |= {SDR: sdr, BEFORE: -20.0, AFTER: -20.0, study.FIRST: sdr, study.IN_WINDOW: sdr}
+            if region in (1, 2):
+                row |= {study.NO_FUTURE: sdr, study.NO_PAST: sdr - past, study.FIRST_NO_PAST: sdr - past}
+            regions.append({"track": track} | row | own)
+        scores.append({"track": track, "window": None, "hop": None, "usdr": level + noise} | own)
+    write_result(
+        folder / f"{of}-{arm}-seed{seed}.json",
+        measured="", parameters={"arm": arm}, values={"regions": regions, "scores": scores}, seed=seed,
+        started=mark(), data="", inputs=[],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Results in which the base is better by 1 dB, and after long gaps by 2 dB, which its memory alone is worth."""
+    assert not occurrence_arms.there(tmp_path, "songs-1s")
+    for seed in range(3):
+        measured(tmp_path, "mamba2", 5.0, seed, after_long_gaps=1.0, past=1.0)
+        assert not occurrence_arms.there(tmp_path, "songs-1s")
+    for seed in range(2):  # a campaign that goes on
+        measured(tmp_path, "none", 4.0, seed)
+    trivial = {"of": "songs-baselines-regions", "separator": EQUALISER}
+    measured(tmp_path, songs.BASELINES, 1.0, **(trivial | {"seed": 0}))
+    return tmp_path
+
+
+def test_the_arms_are_compared_by_bin(made):
+    assert occurrence_arms.there(made, "songs-1s")
+    frame = occurrence_arms.read(made, "songs-1s")
+    assert occurrence_arms.trained(frame) == ["BSMamba2", "no time block"]
+    rows = occurrence_arms.compare(frame)
+    found = {(row["by"], row["group"], row["quantity"]): row for row in rows}
+    short, long = (found["gap before", group, SDR] for group in ("1 to 2 s", "8 s or more"))
+    assert short["differences"]["no time block"]["estimate"] == pytest.approx(1, abs=0.1)
+    assert long["differences"]["no time block"]["estimate"] == pytest.approx(2, abs=0.1)
+    assert (long["regions"], long["songs"], long["differences"]["no time block"]["seeds"]) == (12, 12, 2)
+    assert long["means"][EQUALISER] == pytest.approx(1, abs=0.1)
+    leaked = found["gap before", "1 to 2 s", BEFORE]["differences"]["no time block"]
+    assert (leaked["estimate"], leaked["verdict"]) == (0, "no difference seen")
+    assert found["all regions", "all", SDR]["means"]["BSMamba2"] == pytest.approx(5.5, abs=0.1)
+    assert len(occurrence_arms.mean_table(rows)) == len(rows)
+    measured(made, "none", 4.0, 2)  # of two trainings nothing follows after the correction
+    rows = occurrence_arms.compare(occurrence_arms.read(made, "songs-1s"), occurrence_arms.CONDITIONS[1:2])
+    starred = occurrence_arms.difference_table(rows).set_index(["by", "bin", "measure"])["minus no time block"]
+    assert starred["gap before", "8 s or more", "SDR (dB)"].endswith(" *")
+
+
+def test_an_advantage_after_long_gaps_is_told_from_one_everywhere(made):
+    found = occurrence_arms.contrasts(occurrence_arms.read(made, "songs-1s")).set_index("where")
+    assert found.loc["after gaps of 4 s or more", "more than elsewhere (dB)"].startswith("1.0")
+    assert found.loc["after gaps of 4 s or more", "verdict"].startswith("better")
+    assert found.loc["in regions under 2 s", "more than elsewhere (dB)"].startswith("-0.6")  # those after 0.5 s
+
+
+def test_what_the_past_is_worth_and_whether_the_assay_sees(made):
+    frame, scores = (occurrence_arms.read(made, "songs-1s", field) for field in ("regions", "scores"))
+    changes = occurrence_arms.without(frame)
+    found = {(row["system"], row["case"]): row for row in changes}
+    assert found["BSMamba2", "no past"]["estimate"] == pytest.approx(-1)
+    assert found["BSMamba2", "no past"]["tracks"] == 24
+    assert found["no time block", "no past"]["estimate"] == found["BSMamba2", "no future"]["estimate"] == 0
+    assert occurrence_arms.without_table(changes).loc["BSMamba2", "no past"].startswith("-1.00 [")
+    rows = occurrence_arms.compare(frame, occurrence_arms.CONDITIONS[:1])
+    said = occurrence_arms.answer(scores, rows, changes)
+    assert said.startswith("- The assay is insensitive") and "2 seed(s)" in said
+    measured(made, "none", 4.0, 2)
+    said = occurrence_arms.answer(occurrence_arms.read(made, "songs-1s", "scores"), rows, changes)
+    assert said.startswith("- The assay is sensitive.")
+
+
+def test_the_figures_name_every_network_and_bin(made):
+    rows = occurrence_arms.compare(occurrence_arms.read(made, "songs-1s"))
+    for part in (occurrence_arms.CONDITIONS[:3], occurrence_arms.CONDITIONS[3:]):
+        drawn = occurrence_arms.figure_of(rows, part)
+        labels = [text.get_text() for text in drawn.legends[0].get_texts()]
+        assert labels == ["BSMamba2", "no time block", EQUALISER]
+        for condition, ax in zip(part, drawn.axes[len(part) :], strict=True):
+            ticks = [text.get_text() for text in ax.get_xticklabels()]
+            own = [row for row in rows if (row["by"], row["quantity"]) == (condition.title, condition.measures[0])]
+            assert len(ticks) == len(own) and all(f"n={r['regions']}" in t for r, t in zip(own, ticks, strict=True))
+        plt.close(drawn)
+    drawn = occurrence_arms.figure_without(occurrence_arms.without(occurrence_arms.read(made, "songs-1s")))
+    assert [text.get_text() for text in drawn.axes[0].get_xticklabels()][0] == "no future\nn=24"
+    plt.close(drawn)
