@@ -230,7 +230,7 @@ def test_the_arms_are_compared_by_bin(made):
     measured(made, "none", 4.0, 2)  # of two trainings nothing follows after the correction
     rows = occurrence_arms.compare(occurrence_arms.read(made, "songs-1s"), occurrence_arms.CONDITIONS[1:2])
     starred = occurrence_arms.difference_table(rows).set_index(["by", "bin", "measure"])["minus no time block"]
-    assert starred["gap before", "8 s or more", "SDR (dB)"].endswith(" *")
+    assert starred["gap before", "8 s or more", "SDR (dB)"].endswith(" †")
 
 
 def test_an_advantage_after_long_gaps_is_told_from_one_everywhere(made):

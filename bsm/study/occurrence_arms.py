@@ -140,13 +140,13 @@ def mean_table(rows: Rows) -> pd.DataFrame:
 
 
 def difference_table(rows: Rows) -> pd.DataFrame:
-    """Return the differences of :func:`compare` with their intervals; a star marks those that survive Holm's method."""
-    star = {"better": " *", "worse": " *"}
+    """Return the differences of :func:`compare` with their intervals; † marks what survives Holm's method."""
+    mark = {"better": " †", "worse": " †"}
     return pd.DataFrame(
         [
             _place(row)
             | {
-                f"minus {other}": words(gain) + star.get(gain["verdict"], "")
+                f"minus {other}": words(gain) + mark.get(gain["verdict"], "")
                 for other, gain in row["differences"].items()
             }
             for row in rows
@@ -173,10 +173,10 @@ def figure_of(rows: Rows, conditions: Sequence[Condition]) -> Figure:
         for name in (BASE, *others, EQUALISER):
             line = {"color": colours[name], "linestyle": ":" if name == EQUALISER else "-", "label": name}
             above.plot(ticks, [row["means"][name] for row in own], marker=".", **line)
-        above.set_xticks(range(len(ticks)), [])
+        above.set(xticks=range(len(ticks)), xticklabels=[], xlim=(-0.5, len(ticks) - 0.5), title=condition.title)
         below.axhline(0, color="0.4", linewidth=0.8)
         figures.interval_plot(below, ticks, {name: [row["differences"][name] for row in own] for name in others})
-        below.set_xlabel(f"{condition.title} ({condition.unit})", fontsize="small")
+        below.set_xlabel(f"{condition.title} ({condition.unit}); n: regions", fontsize="small")
         below.tick_params(axis="x", labelsize="x-small")
     axes[0, 0].set_ylabel("mean SDR (dB)")
     axes[1, 0].set_ylabel(f"SDR, {BASE} minus (dB)\n95 % intervals")
