@@ -14,6 +14,7 @@ from torch import nn
 
 from bsm.activity import Region
 from bsm.config import ModelConfig, StftConfig
+from bsm.data.tracks import load_tracks
 from bsm.inference import separate
 from bsm.model import BSMamba2
 from bsm.study import campaign, occurrence_arms, songs
@@ -173,6 +174,8 @@ def test_the_measurement_from_end_to_end(tmp_path, monkeypatch):
             changed = [row for row in regions if study.NO_PAST in row]
             assert changed and len(changed) <= study.SAMPLED * 2
             assert all(study.IN_WINDOW in row for row in regions)
+            fewer = study.of_network(model, load_tracks(tmp_path / songs.SONGS_FOLDER, "test"), changed=0)
+            assert not any(study.NO_PAST in row for row in fewer["regions"]) and len(fewer["scores"]) == 4
         else:
             assert {row["separator"] for row in regions} == {row["separator"] for row in scores} == {*study.TRIVIAL}
 
@@ -268,5 +271,5 @@ def test_the_figures_name_every_network_and_bin(made):
             assert len(ticks) == len(own) and all(f"n={r['regions']}" in t for r, t in zip(own, ticks, strict=True))
         plt.close(drawn)
     drawn = occurrence_arms.figure_without(occurrence_arms.without(occurrence_arms.read(made, "songs-1s")))
-    assert [text.get_text() for text in drawn.axes[0].get_xticklabels()][0] == "no future\nn=24"
+    assert [text.get_text() for text in drawn.axes[0].get_xticklabels()][:2] == ["no future", "no past"]
     plt.close(drawn)

@@ -27,15 +27,7 @@ BASE, NO_TIME = (arms.NAMES[name] for name in (arms.BASE, arms.NO_TIME))
 
 
 class Condition(NamedTuple):
-    """A property of a vocal region, in bins.
-
-    Attributes:
-        title: in tables and figures.
-        column: of the records of regions.
-        edges: between bins, rising.
-        unit: of the edges.
-        measures: that are compared.
-    """
+    """A property of a vocal region, a ``column`` of its record, in bins between ``edges``; ``measures`` by bin."""
 
     title: str
     column: str
@@ -200,7 +192,7 @@ def without(frame: pd.DataFrame) -> list[dict[str, Any]]:
     }
     return [
         {"system": name, "case": case} | paired(table_of(part, name, changed), table_of(part, name, whole))
-        for name in trained(frame)
+        for name in trained(cut)
         for case, (part, changed, whole) in cases.items()
     ]
 
@@ -224,8 +216,7 @@ def figure_without(rows: Rows) -> Figure:
         places = np.arange(len(cases)) + 0.1 * (shift - (len(names) - 1) / 2)
         bars = {"fmt": "o", "markersize": 5, "capsize": 3, "color": colours[name], "label": name}
         ax.errorbar(places, [gain.estimate for gain in own], figures.reach(own), **bars)
-    ticks = [f"{row['case'].replace(', ', chr(10))}\nn={row['tracks']}" for row in rows[: len(cases)]]
-    ax.set_xticks(range(len(cases)), ticks, fontsize="small")
+    ax.set_xticks(range(len(cases)), [case.replace(", ", "\n") for case in cases], fontsize="small")
     ax.set(ylabel="change in the region's SDR (dB)", title="Against the whole song, 95 % intervals")
     figures.legend_above(drawn, ax)
     return drawn

@@ -42,7 +42,9 @@ FIRST_NO_PAST = f"{FIRST}_no_past"
 _KEPT = ("region", "start", "duration", "cut", "gap", SDR, *map(first_ms, (100, 500, 1000)), BEFORE, AFTER)
 
 
-def experiment(path: Path, *, folder: Path, arm: str, seed: int = 0, weights: str = "") -> None:
+def experiment(
+    path: Path, *, folder: Path, arm: str, seed: int = 0, weights: str = "", changed: int | None = None
+) -> None:
     """Measure a trained arm, or the trivial separators, on all regions of the test songs, and write the result.
 
     Args:
@@ -51,6 +53,7 @@ def experiment(path: Path, *, folder: Path, arm: str, seed: int = 0, weights: st
         arm: see :func:`bsm.study.songs.experiment`.
         seed: of the training.
         weights: file of the trained weights; the trivial separators have none.
+        changed: songs with the passes that :func:`of_network` makes of changed songs; by default all.
     """
     started, tracks = mark(), songs.corpus(folder / songs.SONGS_FOLDER)
     settings: dict[str, Any] = {"arm": arm, "songs_sha256": checksum(folder / songs.SONGS_FOLDER)}
@@ -58,8 +61,8 @@ def experiment(path: Path, *, folder: Path, arm: str, seed: int = 0, weights: st
     if arm == songs.BASELINES:
         values = of_baselines(tracks["test"], tracks["train"])
     else:
-        settings |= {"weights": Path(weights).name, "weights_sha256": checksum(weights)}
-        values = of_network(load_model(weights), tracks["test"])
+        settings |= {"weights": Path(weights).name, "weights_sha256": checksum(weights), "changed": changed}
+        values = of_network(load_model(weights), tracks["test"], changed)
     write_result(
         path,
         measured="songs: SDR inside each vocal region and leakage beside it, dB, also without future or past; uSDR, dB",
@@ -85,8 +88,16 @@ def of_baselines(tracks: Sequence[Track], training: Sequence[Track]) -> dict[str
     return found
 
 
-def of_network(model: nn.Module, tracks: Sequence[Track]) -> dict[str, list[dict[str, Any]]]:
+def of_network(
+    model: nn.Module, tracks: Sequence[Track], changed: int | None = None
+) -> dict[str, list[dict[str, Any]]]:
     """Measure a network.
+
+    Args:
+        model: the network.
+        tracks: the songs.
+        changed: how many of them, from the first on, get the passes of a multiple cost: those without future or past,
+            and windows that overlap. By default all.
 
     Returns:
         ``regions``: records of :func:`regions_of`, with SDRs in dB: ``sdr_in_window`` of windows of :data:`WINDOW` s,
@@ -97,6 +108,7 @@ def of_network(model: nn.Module, tracks: Sequence[Track]) -> dict[str, list[dict
     found: dict[str, list[dict[str, Any]]] = {"regions": [], "scores": []}
     whole = model_separator(model, whole=True)
     windows = {hop: model_separator(model, window=WINDOW, hop=hop) for hop in (WINDOW, WINDOW / 2)}
+    changed = len(tracks) if changed is None else changed
     for number, track in enumerate(tqdm(tracks, desc="regions", unit="song")):
         mixture, vocals = track.mixture(), track.read(VOCALS)
         sung = vocal_regions(vocals, track.rate)
@@ -104,14 +116,14 @@ def of_network(model: nn.Module, tracks: Sequence[Track]) -> dict[str, list[dict
         records = regions_of(track, estimate)
         scores = [_score(track, estimate)]
         for hop, separator in windows.items():
-            if hop < WINDOW and number >= songs.SCORED:
+            if hop < WINDOW and number >= min(changed, songs.SCORED):
                 continue
             windowed = separator(track)
             scores.append(_score(track, windowed, window=WINDOW, hop=hop))
             if hop == WINDOW:
                 for record, region in zip(records, sung, strict=True):
                     record[IN_WINDOW] = _sdr(vocals, windowed, track.rate, region.start, region.stop)
-        for index in sampled(sung):
+        for index in sampled(sung) if number < changed else ():
             records[index] |= counterfactuals(model, mixture, vocals, track.rate, sung[index - 1], sung[index])
         found["regions"] += [_rounded({"track": track.name} | record) for record in records]
         found["scores"] += [_rounded({"track": track.name} | score) for score in scores]
@@ -169,13 +181,8 @@ def counterfactuals(
 ) -> dict[str, float]:
     """Return a region's SDR, dB, where the song ends with it, and where nothing is carried across the gap before it.
 
-    Args:
-        model: at the rate ``rate``.
-        mixture: ``(channels, samples)``.
-        vocals: the true ones.
-        rate: Hz.
-        before: the region before the gap.
-        region: to score.
+    ``mixture`` and the true ``vocals`` are ``(channels, samples)`` at the model's ``rate``, Hz; the gap follows the
+    region ``before``.
     """
     end = round(region.stop * rate)
     shortened = separate(model, torch.from_numpy(mixture[:, :end]), rate, whole=True).numpy()
@@ -189,17 +196,11 @@ def counterfactuals(
 
 
 def without_past(model: nn.Module, mixture: np.ndarray, rate: int, begin: float, at: float) -> np.ndarray:
-    """Separate a song with nothing carried from before a time to after it; what was not separated is silent.
+    """Separate a mixture ``(channels, samples)`` with nothing carried from before ``at`` to after it, s.
 
-    What comes before ``begin`` cannot reach the times after ``at`` either, so it is not computed. The frames lie where
-    those of the whole song do: other frames change a score even of a network without a time block.
-
-    Args:
-        model: at the rate ``rate``.
-        mixture: ``(channels, samples)``.
-        rate: Hz.
-        begin: s, before ``at``.
-        at: s.
+    What lies before ``begin``, an earlier time, cannot reach the times after ``at`` either: it is not computed, and
+    silent in the estimate. The frames lie where those of the whole song do. Other frames change a score even of a
+    network without a time block.
     """
     hop = model.config.stft.hop_length
     first, frame = int(begin * rate // hop), round(at * rate / hop)
