@@ -163,7 +163,11 @@ def _part(settings: Profile, notebook: Notebook, folder: Path) -> dict[str, Any]
             if path.is_file()
         ],
         "wider": [(place / "tables" / f"{name}.md").as_posix() for name in wider],
-        "lacking": lacking + [name for name, path in paths if not path.is_file()],
+        "lacking": [
+            name
+            for name in lacking + [name for name, path in paths if not path.is_file()]
+            if name not in notebook.about.get("optional", [])
+        ],
     }
 
 
