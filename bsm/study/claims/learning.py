@@ -212,6 +212,10 @@ def stable_1_16(
     told = f"Of networks known to degrade, {', '.join(DEGRADING)}, these are seen to: {', '.join(seen) or 'none'}"
     gate = Assay(gate.sensitive and bool(seen), (*gate.reasons, told))
     reasons = [spans, f"Against windows of {own:g} s, as trained; stable means within {MARGIN:g} dB."]
+    theirs = {w: gain for w in frames if w != own and (gain := change(frames, THEIRS, w, own, "usdr")) is not None}
+    if theirs:
+        at, most = max(theirs.items(), key=lambda pair: abs(pair[1].estimate))
+        reasons.append(f"As context, {THEIRS} changes at most {interval_words(most, ' dB')} uSDR, at {at:g} s.")
     if real:
         reasons.append(_sensitivity(real, real_segments, real_songs))
     return gated(Finding(worst(judged), measured, reasons), gate)
