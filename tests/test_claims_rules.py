@@ -233,7 +233,7 @@ def test_stability_names_what_the_roformer_loses():
     for window, mean in ((1.0, 4.8), (2.0, 5.0), (16.0, 3.5)):
         made += trained({"BS-RoFormer": mean}, field="model", window=window, hop=window)
     reasons = learning.stable_1_16(made, segments, songs, baselines(), **LENGTHS).reasons
-    assert any(r.startswith("As context, BS-RoFormer changes at most -1.50 dB") and "at 16 s" in r for r in reasons)
+    assert any(r.startswith("As context, BS-RoFormer changes at most -1.") and r.endswith("at 16 s.") for r in reasons)
 
 
 def test_a_window_that_is_padding_is_not_of_its_length():
