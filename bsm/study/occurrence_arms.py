@@ -16,7 +16,7 @@ from bsm.study import arms, figures, occurrence
 from bsm.study.assay import assay
 from bsm.study.baselines import EQUALISER
 from bsm.study.campaign import finished
-from bsm.study.compare import ROWS, corrected, paired, table_of, tidy, words
+from bsm.study.compare import ROWS, corrected, differences, paired, table_of, tidy, words
 from bsm.study.occurrence import AFTER, BEFORE, NAMES, SDR
 from bsm.study.records import read_result
 from bsm.study.song_regions import FIRST, FIRST_NO_PAST, IN_WINDOW, NO_FUTURE, NO_PAST
@@ -233,8 +233,7 @@ def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
     for column, where, low, high in CONTRASTS:
         known = frame[frame[column].notna() & ~(frame["cut"] & (column == "duration"))]
         for other in trained(frame)[1:]:
-            left, right = table_of(known, BASE, SDR).align(table_of(known, other, SDR), join="inner")
-            gains = (left - right).dropna()
+            gains = differences(table_of(known, BASE, SDR), table_of(known, other, SDR)).dropna()
             values = known.groupby(ROWS)[column].first().reindex(gains.index)
             inside, owners = ((values >= low) & (values < high)).to_numpy(), gains.index.get_level_values("song")
             more = crossed_interval(gains, owners, against=~inside)

@@ -185,7 +185,7 @@ def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.Dat
     for separator in found_of["usdr"]:
         for metric in METRICS:
             scores = found_of[metric][separator]
-            known, found = scores[0].dropna(), paired(scores)
+            known, found = scores.iloc[:, 0].dropna(), paired(scores)
             alone = FEWEST <= found["songs"] == len(known)
             median = (
                 bootstrap_interval(known, np.median) if alone else Interval(known.median(), *[np.nan] * 2, 0, 0, "")

@@ -35,7 +35,7 @@ from bsm.study.claims.claim import (
     claim,
     judge_ratio,
 )
-from bsm.study.compare import paired, table_of, tidy
+from bsm.study.compare import differences, paired, table_of, tidy
 from bsm.study.songs import SECONDS
 
 Records = Sequence[Mapping[str, Any]]
@@ -197,7 +197,7 @@ def stable_1_16(
     judged += [INCONCLUSIVE] * (not {shortest, longest} <= set(frames))
     for w, frame in frames.items():
         if NO_TIME in set(frame["system"]):
-            over_none = [table_of(frames[v], OURS) - table_of(frames[v], NO_TIME) for v in (w, own)]
+            over_none = [differences(table_of(frames[v], OURS), table_of(frames[v], NO_TIME)) for v in (w, own)]
             judged.append(judge_ratio(Interval.of(paired(*over_none)), -MARGIN, MARGIN))
     case, far = max(changes.items(), key=lambda pair: abs(pair[1].estimate))
     measured = f"at most {interval_words(far, ' dB')} {METRICS[case[1]]} at {case[0]:g} s"

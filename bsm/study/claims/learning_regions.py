@@ -31,7 +31,7 @@ from bsm.study.claims.learning import (
     scored,
     trained,
 )
-from bsm.study.compare import ROWS, table_of
+from bsm.study.compare import ROWS, differences, table_of
 from bsm.study.occurrence import bins
 
 EDGES = {"duration": (1, 2, 4), "gap": (0.5, 2, 8)}
@@ -107,8 +107,7 @@ def advantage(regions: Records) -> pd.DataFrame:
     """
     frame = scored(regions)
     frame = frame[~frame["cut"] | (frame["duration"] >= EDGES["duration"][-1])]
-    ours, theirs = table_of(frame, OURS, "sdr").align(table_of(frame, THEIRS, "sdr"), join="inner")
-    gains = (ours - theirs).dropna()
+    gains = differences(table_of(frame, OURS, "sdr"), table_of(frame, THEIRS, "sdr")).dropna()
     durations = frame.groupby(ROWS)["duration"].first().reindex(gains.index)
     return gains.set_index(pd.Index(durations, name="duration"), append=True)
 
