@@ -238,7 +238,7 @@ def test_a_cut_memory_carries_nothing_across(arm):
     second[..., : 20 * hop] *= -0.3  # far before the cut: short convolutions and frames reach over it
     with torch.no_grad():
         plain = [model(sound) for sound in (first, second)]
-        with carriers.replaced(model, lambda part: carriers.cut(part, frame)):
+        with carriers.replaced(model, lambda part: carriers.Cut(part, frame)):
             cut = [model(sound) for sound in (first, second)]
         again = model(first)
     differences = [(a - b)[..., 60 * hop :].abs().max() for a, b in (plain, cut)]

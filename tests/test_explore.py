@@ -10,11 +10,9 @@ import torch
 from nbclient import NotebookClient
 
 from bsm import audio
-from bsm.config import ModelConfig
 from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
 from bsm.inference import separate
-from bsm.networks import build, network_config
 from bsm.study import explore
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
@@ -35,13 +33,10 @@ def place(tmp_path_factory, small_model, write_song):
 @pytest.fixture
 def explorer(place):
     (track,) = load_tracks(place / "data", "test")
-    made = explore.Explorer({track.name: track}, explore.trained_models(place / "runs"))
+    path = place / "runs/demo/first/model.safetensors"
+    made = explore.Explorer({track.name: track}, {"demo/first": path})
     made.length.value, made.window.value = 1, 0.5
     return made
-
-
-def test_models_are_named_by_their_runs(place):
-    assert explore.trained_models(place / "runs") == {"demo/first": place / "runs/demo/first/model.safetensors"}
 
 
 def test_the_profiles_own_model_is_the_default(tmp_path, monkeypatch):
@@ -125,11 +120,6 @@ def test_what_is_missing_is_said_and_the_clip_is_always_there(monkeypatch, place
     assert list(found.songs) == [track.name] and found.model.value == ""
     assert "No model is chosen. Train one with `make reproduce`" in found.state.value
     assert "no songs yet; run `bsm data prepare smoke` first" in found.state.value
-
-
-def test_other_networks_have_no_backend(explorer):
-    assert explore.set_backend(explorer.network(), "auto")
-    assert not explore.set_backend(build(network_config("bs-roformer", ModelConfig.preset("tiny"))), "sequential")
 
 
 @pytest.mark.slow

@@ -11,14 +11,12 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from bsm import cue_gap
 from bsm.cli import cli
 from bsm.errors import InputError
 from bsm.mamba2 import Mamba2
 from bsm.model import BSMamba2
 from bsm.norm import RMSNorm
-from bsm.scan import EXACT, available, chunked
-from bsm.study import gpu, meta, parity
+from bsm.study import gpu, meta
 from bsm.study.claims import ledger
 from bsm.study.claims.claim import GPU, ON_GPU
 from bsm.study.gpu import DONE, FAILED, LEFT_OUT, SKIPPED, STOPPED, Part
@@ -28,12 +26,11 @@ from bsm.study.speed import official, scan, spectra, step
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 # What no claim waits for.
-CONTEXT = {"parity", "parity_tf32", "paper_step", "paper_step_plain", "cue_gap_mamba2", "cue_gap_attention"}
+CONTEXT = {"paper_step", "paper_step_plain"}
 SMALL = {
     "block": {"seconds": (0.02,), "repeats": 1},
-    "step": {"seconds": 0.1, "batch": 1, "repeats": 1, "memory_presets": ()},
+    "step": {"seconds": 0.1, "batch": 1, "repeats": 1},
     "scan": {"seconds": (0.05,), "repeats": 1},
-    "parity": {"seconds": 0.7, "rows": 1, "preset": "tiny"},
     "paper_step": {
         "cases": (("chunked", True), ("official", False)),
         "preset": "tiny",
@@ -41,7 +38,6 @@ SMALL = {
         "batch": 1,
         "repeats": 1,
     },
-    "cue_gap_mamba2": {"steps": 2},
     "compile": {"preset": "tiny", "seconds": 0.05, "batch": 1, "repeats": 1},
 }
 
@@ -59,8 +55,7 @@ class Clock:
     def __call__(self):
         return self.now
 
-    def execute(self, part, device):
-        assert device == "cuda"
+    def execute(self, part):
         self.now += self.taken.get(part.name, part.seconds)
         return (FAILED, "it broke") if "bad" in part.name else (DONE, "")
 
@@ -105,15 +100,14 @@ def process(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu, "LOGS", tmp_path / "logs")
 
     def take(program, seconds=30.0, **more):
-        monkeypatch.setattr(gpu, "command", lambda name, device: [sys.executable, "-S", "-c", program, name, device])
-        return gpu.in_a_process(part("mine", seconds, **more), "cuda")
+        monkeypatch.setattr(gpu, "COMMAND", (sys.executable, "-S", "-c", program))
+        return gpu.in_a_process(part("mine", seconds, **more))
 
     return take
 
 
-def test_a_part_has_a_process_and_an_environment_of_its_own(process):
-    program = "import os, sys; assert sys.argv[1:] == ['mine', 'cuda'] and os.environ['MODE'] == 'ieee'"
-    assert process(program, environment={"MODE": "ieee"}) == (DONE, "")
+def test_a_part_has_a_process_of_its_own(process):
+    assert process("import sys; assert sys.argv[1:] == ['mine']") == (DONE, "")
 
 
 def test_a_failure_names_its_log(process, tmp_path):
@@ -145,7 +139,7 @@ def test_the_parts_are_what_the_ledger_waits_for():
 
 def measured(name, folder):
     (found,) = gpu.chosen([name])
-    return gpu.measure(found, folder / f"{name}.json", device="cpu", **SMALL[name.removesuffix("_tf32")])
+    return gpu.measure(found, folder / f"{name}.json", device="cpu", **SMALL[name])
 
 
 @pytest.fixture
@@ -155,8 +149,7 @@ def shorter(monkeypatch):
     cases = scan.cases
     monkeypatch.setattr(scan, "cases", lambda seconds, batch, config, band_rows: cases(seconds, 1, config, 1))
     monkeypatch.setattr(scan, "peak_memory", lambda *_, **__: 1000)
-    for name in ("scaling", "matmul_share", "directions"):
-        monkeypatch.setattr(scan, name, lambda **_: {})
+    monkeypatch.setattr(scan, "scaling", lambda **_: {})
 
 
 def test_the_ledger_judges_what_the_parts_write(tmp_path, shorter):
@@ -185,32 +178,6 @@ def test_every_tensor_of_a_step_lies_on_the_device(monkeypatch):
     with meta.Allocations():  # the step's inverse transform asks for values without it
         (record,) = step.breakdown([step.BEFORE], "tiny", seconds=0.1, batch=1, repeats=1, device="meta")
     assert record["variant"] == step.BEFORE.name
-
-
-def test_parity(tmp_path):
-    record = read_result(measured("parity_tf32", tmp_path))
-    assert record["parameters"]["tf32"] and record["parameters"]["TRITON_F32_DEFAULT"] == "tf32"
-    scans, convs = record["values"]["scan"], record["values"]["conv"]
-    here = {name for name in EXACT if available("cpu")[name] is None}
-    assert {r["backend"] for r in scans} == here and {r["backend"] for r in convs} == {"shifted", "conv1d"}
-    assert len(scans) == 4 * len(here) and len(convs) == 4 * 2  # precisions and directions
-    assert all(set(r["gradient_errors"]) == {"x", "dt", "A", "B", "C", "D"} for r in scans)
-    for r in scans + convs:
-        worst = max(r["output_error"], *r["gradient_errors"].values())
-        low, high = {"float32": (1e-9, 1e-5), "bfloat16": (1e-4, 3e-2)}[r["precision"]]
-        assert low < worst < high, r
-    assert not torch.backends.cuda.matmul.allow_tf32  # as it was
-
-
-def test_a_backend_that_fails_is_in_the_result_and_the_others_are_measured(monkeypatch):
-    def broken(*_, **__):
-        raise RuntimeError("out of resource: shared memory")
-
-    monkeypatch.setattr(chunked, "scan", broken)
-    found = parity.measure(tf32=False, seconds=0.05, rows=1, preset="tiny", device="cpu")["scan"]
-    failed = [r for r in found if r["backend"] == "chunked"]
-    assert {r["failed"] for r in failed} == {"RuntimeError: out of resource: shared memory"}
-    assert all(r["output_error"] < 0.1 for r in found if r["backend"] != "chunked")
 
 
 class Block(nn.Module):
@@ -269,15 +236,6 @@ def test_the_authors_modules_take_the_place_of_ours_with_their_weights(modules, 
     assert not torch.allclose(theirs(mixture), small_model(mixture), atol=1e-6)
 
 
-def test_cue_and_gap_trainings(tmp_path, monkeypatch):
-    monkeypatch.setattr(cue_gap, "questions", lambda _: [cue_gap.Question("gap", cue_gap.Condition(0.25), 2)])
-    record = read_result(measured("cue_gap_mamba2", tmp_path))
-    assert [len(answer["sdr"]) for answer in record["values"]["answers"]] == [2]
-    assert [row["update"] for row in record["values"]["history"]] == [1, 2]
-    assert record["parameters"]["arm"] == "mamba2" and record["parameters"]["steps"] == 2
-    assert record["seed"] == record["parameters"]["seed"] == 2 and record["data"].startswith("cue and gap, tones")
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_without_a_gpu_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "in_a_process", lambda *_: pytest.fail("something was measured"))
@@ -292,7 +250,7 @@ def test_without_a_gpu_it_says_what_to_do(tmp_path, monkeypatch):
 def test_the_command_ends_with_a_table(monkeypatch, status, exit_code):
     monkeypatch.setattr(gpu, "check", lambda: None)
     monkeypatch.setattr(gpu, "lacking", lambda device: {})
-    monkeypatch.setattr(gpu, "in_a_process", lambda part, device: (status, "a note"))
+    monkeypatch.setattr(gpu, "in_a_process", lambda part: (status, "a note"))
     monkeypatch.setattr("signal.signal", lambda *_: None)
     done = CliRunner().invoke(cli, ["bench", "gpu", "block", "scan", "--deadline", "1000"])
     assert done.exit_code == exit_code

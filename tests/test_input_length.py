@@ -1,11 +1,10 @@
-"""Input length: what is measured, what is compared with what, and what the answer says."""
+"""Input length: what is measured, what is compared with what, and what tables and figures say."""
 
 import math
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 from bsm import audio
@@ -112,17 +111,13 @@ def test_only_whole_windows_count(seconds, spans, kept, fitting):
     assert [case.window for case in found] == fitting
 
 
-def test_costs_of_one_seed_per_model(found):
-    records = study.costs(found, windows.conditions([0.1, "whole"], [0.2], [0.1]), whole_seconds=0.3, repeats=2)
-    assert [(r["model"], r["window"], r["audio_seconds"]) for r in records] == [
-        ("BSMamba2", 0.1, 0.1),
-        ("BSMamba2", 0.2, 0.2),
-        ("BSMamba2", math.inf, 0.3),
-    ]
-    assert all(len(r["seconds"]) == 2 and min(r["seconds"]) > 0 for r in records)
-    table = study.cost_table([records[0] | {"seconds": [0.3, 0.2]}])
-    assert table["per second of audio (s)"].item() == pytest.approx(2.0)
-    assert table["half overlapped (s)"].item() == pytest.approx(4.0)
+def test_the_loudest_stretch(tmp_path):
+    vocals = np.full((1, 9000), 0.01, np.float32)
+    vocals[:, 4000:6000] = 0.1
+    audio.write(tmp_path / "test/song/vocals.wav", vocals, 1000)
+    audio.write(tmp_path / "test/song/other.wav", vocals, 1000)
+    (track,) = load_tracks(tmp_path, "test")
+    assert windows.loudest(track, 2) == (4000, 6000) and windows.loudest(track, 60) == (0, 9000)
 
 
 def records(gains, *, songs=6, seeds=(0, 1), model="BSMamba2"):
@@ -185,21 +180,6 @@ def test_results_read_back_give_the_same_differences():
     assert next(r for r in rows if r["metric"] == "csdr")["estimate"] == pytest.approx(-0.5, abs=0.02)
 
 
-def test_the_answer_names_drops_and_their_absence():
-    trained = {"BSMamba2": 2.0}
-    text = study.answer(study.differences(records(GAINS), trained), trained)
-    assert "**BSMamba2**, trained on segments of 2 s" in text
-    gain = "-0.50 [-0.52, -0.48] dB, n = 6 x 2 seeds: worse"
-    assert f"- shorter windows, uSDR: it drops, by 0.50 dB at 1 s (1 s: {gain})." in text
-    assert "- longer windows, uSDR: it does not drop (8 s: " in text
-    assert "- overlapped windows of 8 s every 4 s, uSDR: 0.20 [" in text
-    same = study.answer(study.differences(records({(8.0, 8.0): 0.0}), trained), trained)
-    assert "longer windows, uSDR: no difference seen (8 s" in same
-    assert "shorter" not in same
-    one = study.answer(study.differences(records({(8.0, 8.0): 0.0}, songs=1), trained), trained)
-    assert "too few values to tell" in one
-
-
 def test_without_a_window_of_the_training_the_longest_takes_its_place():
     """Excerpts of 7 s hold no window of 8 s."""
     made, trained = records({(1.0, 1.0): -0.5}), {"BSMamba2": 8.0}
@@ -207,12 +187,10 @@ def test_without_a_window_of_the_training_the_longest_takes_its_place():
     assert against == {"BSMamba2": 2.0} and study.reference(made, {"BSMamba2": 1.0}) == {"BSMamba2": 1.0}
     rows = study.differences(made, against)
     assert [(r["metric"], r["window"], r["against"]) for r in rows] == [("usdr", 1.0, 2.0), ("csdr", 1.0, 2.0)]
-    text = study.answer(rows, trained)
-    assert text.startswith("**BSMamba2**, trained on segments of 8 s, against windows of 2 s:")
-    assert "- shorter windows, uSDR: it drops, by 0.50 dB at 1 s" in text
     assert list(study.score_table(made, rows, trained)["uSDR reads"]) == ["worse", "–"]
-    assert "as trained" not in {text.get_text() for text in study.figure_of_scores(made, trained).axes[0].texts}
-    assert study.figure_of_differences(rows, trained).axes[0].get_title() == "uSDR against the longest window"
+    above, _, below, _ = study.figure(made, rows, trained).axes
+    assert "as trained" not in {text.get_text() for text in above.texts}
+    assert below.get_title() == "uSDR against the longest window"
     plt.close("all")
 
 
@@ -225,11 +203,11 @@ def test_tables_and_figures_have_every_condition():
     assert list(table["model"]) == ["BSMamba2"] * 5 + ["BS-RoFormer"] * 5
     assert list(table["uSDR difference"][:2]) == ["-0.50 [-0.52, -0.48]", "–"]
     assert list(table["uSDR reads"][:2]) == ["worse", "as trained"]
-    axes = study.figure_of_scores(made, trained).axes
-    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["1", "2", "8", "song"]
+    axes = study.figure(made, rows, trained).axes
+    assert [label.get_text() for label in axes[2].get_xticklabels()] == ["1", "2", "8", "song"]
     assert axes[0].get_title() == "uSDR, mean, n = 6 x 2 seeds"
     assert {"BSMamba2", "BS-RoFormer"} <= {text.get_text() for text in axes[1].texts}
-    drawn = study.figure_of_differences(rows, trained).axes[0].containers[0].lines[0].get_ydata()
+    drawn = axes[2].containers[0].lines[0].get_ydata()
     np.testing.assert_allclose(drawn, [-0.5, np.nan, 0, 0.3], atol=1e-9)
     plt.close("all")
 
@@ -238,17 +216,13 @@ def test_means_without_an_interval_are_hollow():
     """Where one window has too few songs for an interval, its mark alone is hollow, and a note says so."""
     made = [r for r in records(GAINS) if r["window"] != 8 or r["track"] < "song 3"]
     trained = {"BSMamba2": 2.0}
-    ax = study.figure_of_scores(made, trained).axes[0]
+    ax = study.figure(made, study.differences(made, trained), trained).axes[0]
     hollow = [line for line in ax.lines if line.get_markerfacecolor() == "white"]
     assert [list(line.get_xdata()) for line in hollow] == [[2]]  # the third window
     bars = ax.containers[0].lines[2][0].get_segments()
     assert [bool(len(bar)) for bar in bars] == [True, True, False, True]
     assert ax.figure.get_supxlabel() == figures.HOLLOW
-    ax = study.figure_of_scores(records(GAINS), trained).axes[0]
+    made = records(GAINS)
+    ax = study.figure(made, study.differences(made, trained), trained).axes[0]
     assert ax.figure.get_supxlabel() == ""
     plt.close("all")
-
-
-def test_the_models_run_where_they_are_timed(found):
-    with torch.inference_mode():
-        assert study._pass(found[0], 0.01)().shape == (1, 2, 441)

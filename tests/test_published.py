@@ -10,7 +10,7 @@ from bsm import audio
 from bsm.data.tracks import load_tracks
 from bsm.evaluate import METRICS
 from bsm.stats import bootstrap_interval, crossed_interval
-from bsm.study import published
+from bsm.study import figures, published
 from bsm.study.compare import words
 from bsm.study.profiles import Profile
 from bsm.weights import registry as weights
@@ -180,7 +180,7 @@ def test_the_published_scores_stand_beside_those_of_the_same_songs():
     assert row["n"] == "n = 5"
     assert row["mean"] == words(crossed_interval([[v] for v in songs]))
     assert row["median"] == words(bootstrap_interval(songs, np.median))
-    figure = published.figure(records, "songs", published=True)
+    figure = figures.figure_of_scores(records, "songs", published.PUBLISHED)
     assert [ax.get_title() for ax in figure.axes] == ["uSDR, songs", "cSDR, songs"]
     plt.close(figure)
 
@@ -200,16 +200,3 @@ def test_scores_of_clips_are_drawn_by_singer():
     whole = crossed_interval([[v] for v in singers.values()])  # eight clips of a singer are worth no more than one
     assert row["mean"] == words(whole)
     assert "[" not in row["median"]
-
-
-def test_the_answer_says_whether_scores_can_be_compared(settings):
-    found = published.case(settings)
-    records = [{"track": str(i), "separator": found.name} | dict.fromkeys(METRICS, float(i)) for i in range(6)]
-    assert published.answer(found, records).endswith("This is not the published evaluation. Status: blocked.\n")
-
-
-def test_excerpt_holds_the_loudest_vocals(tmp_path):
-    song(tmp_path / "test" / "a", seconds=9, loud=4)
-    (track,) = load_tracks(tmp_path, "test")
-    assert published.excerpt(track, 2) == (4 * RATE, 6 * RATE)
-    assert published.excerpt(track, 60) == (0, 9 * RATE)

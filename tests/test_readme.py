@@ -38,29 +38,22 @@ def test_what_we_found_has_five_rows_and_one_of_them_is_blocked():
 
 
 def test_every_part_is_made_anew_once(tmp_path):
-    (tmp_path / "tables").mkdir()
-    (tmp_path / "tables" / "a.md").write_text("| a |\n")
     page = tmp_path / "README.md"
-    page.write_text("x\n<!-- table:a -->\nold\n<!-- end -->\ny\n<!-- claims: params-48 -->\n<!-- end -->\nz\n")
+    page.write_text("x\n<!-- tally -->\nold\n<!-- end -->\ny\n<!-- claims: params-48 -->\n<!-- end -->\nz\n")
     settings = SimpleNamespace(reports=tmp_path, profile="demo")
     assert readme.refresh_readme(settings, page)
     text = page.read_text()
-    assert "<!-- table:a -->\n| a |\n<!-- end -->\ny\n" in text and text.endswith("<!-- end -->\nz\n")
+    assert re.search("<!-- tally -->\n\\d+ claims in .*\n<!-- end -->\ny\n", text) and text.endswith(
+        "<!-- end -->\nz\n"
+    )
     assert text.count("The paper's model has about 48.1 million parameters") == 1
     assert not readme.refresh_readme(settings, page)
 
 
-@pytest.mark.parametrize(
-    ("marker", "message"),
-    [
-        ("table:gone", "gone.md: missing; run `make reproduce PROFILE=demo`"),
-        ("claims: gone", "there is no claim gone; there are: "),
-    ],
-)
-def test_what_is_missing_is_named(tmp_path, marker, message):
+def test_an_unknown_claim_is_named(tmp_path):
     page = tmp_path / "README.md"
-    page.write_text(before := f"<!-- {marker} -->\n<!-- end -->\n")
-    with pytest.raises(InputError, match=message):
+    page.write_text(before := "<!-- claims: gone -->\n<!-- end -->\n")
+    with pytest.raises(InputError, match="unknown claim 'gone'; choose one of "):
         readme.refresh_readme(SimpleNamespace(reports=tmp_path, profile="demo"), page)
     assert page.read_text() == before
 

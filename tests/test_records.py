@@ -75,10 +75,6 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
     before = path.read_text()
     with pytest.raises(TypeError, match="no JSON form"):
         write(path, values=[object()])
-    with pytest.raises(ValueError, match="mapping or a list"):
-        write(path, values=1.0)
-    with pytest.raises(ValueError, match="provenance: a field of every"):
-        write(path, provenance={})
     assert path.read_text() == before
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -218,8 +214,6 @@ def test_a_result_says_when_it_began_and_what_it_was_made_from(tmp_path):
     for name in ("started", "inputs"):
         with pytest.raises(TypeError, match=name):
             records.write_result(tmp_path / "r.json", **{k: v for k, v in given.items() if k != name})
-    with pytest.raises(TypeError, match="started is what mark"):
-        records.write_result(tmp_path / "r.json", **given | {"started": time.time()})
     assert not list(tmp_path.iterdir())
 
 

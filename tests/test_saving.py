@@ -104,8 +104,8 @@ def test_what_a_notebook_says_about_itself(study):
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        ({"needs": "songs", "save": {}}, "unknown metadata save; there are: apart_with"),
-        ({"needs": "song"}, "'needs' must be one of nothing, songs, .*, not 'song'"),
+        ({"needs": "songs", "save": {}}, "unknown metadata in .*: 'save'; choose one of needs"),
+        ({"needs": "song"}, "unknown 'needs' in .*: 'song'; choose one of nothing, songs"),
         ({"needs": "songs", "saves": {"x": ["picture"]}}, "'x' must be saved as some of values, table, figure"),
         ({"needs": "songs", "saves": {"x": []}}, "'x' must be saved as some of"),
     ],

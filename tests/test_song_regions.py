@@ -20,7 +20,7 @@ from bsm.model import BSMamba2
 from bsm.study import campaign, occurrence_arms, songs
 from bsm.study import song_regions as study
 from bsm.study.baselines import EQUALISER
-from bsm.study.carriers import cut, replaced
+from bsm.study.carriers import Cut, replaced
 from bsm.study.occurrence import AFTER, BEFORE, CAP, SDR
 from bsm.study.records import mark, write_result
 from bsm.weights.files import save_model
@@ -123,7 +123,7 @@ def test_no_past_is_the_state_zeroed_in_the_whole_song(block):
     if block == "none":
         assert found[:, after] == pytest.approx(heard[:, after], abs=1e-6)
         return
-    with replaced(model, lambda part: cut(part, frame)):
+    with replaced(model, lambda part: Cut(part, frame)):
         zeroed = separate(model, torch.from_numpy(mixture), 8000, whole=True).numpy()
     assert found[:, after] == pytest.approx(zeroed[:, after], abs=1e-6)
     assert np.abs(heard - zeroed)[:, after].max() > 1e-4

@@ -1,12 +1,9 @@
 """The benchmark of data loading: that each case reads what it says, and what follows from the times."""
 
 import json
-import os
-from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
 from bsm.cli import cli
@@ -15,7 +12,7 @@ from bsm.errors import InputError
 from bsm.study.claims.data import data_2x, loader_4x
 from bsm.study.records import checksum, plain, read_result
 from bsm.study.speed import data as bench
-from bsm.study.speed.timer import SEED, repeated
+from bsm.study.speed.timer import SEED
 
 RATE, SECONDS = 8000, 0.5
 SEGMENT = round(RATE * SECONDS)
@@ -44,59 +41,29 @@ def test_cases_read_the_same_segment(tracks):
             for suffix in ("wav", "flac"):
                 np.testing.assert_array_equal(copy.read(suffix), wanted)
                 np.testing.assert_array_equal(copy.cut(suffix), wanted)
-            assert copy.bytes("wav") == pytest.approx(4 * SEGMENT, rel=0.01)  # 16 bits, stereo
-            assert 0 < copy.bytes("flac") < copy.bytes("wav")
         folder = copies[0].wav.parent
     assert not folder.exists()
 
 
-def test_spectrograms_are_those_of_the_network_and_of_the_loss(tracks):
-    wanted = bench._transforms()
-    assert wanted["network's"] == [(2048, 2048, 441)]
-    assert [t.window for t in wanted["loss's"]] == [4096, 2048, 1024, 512, 256]
-    assert {(t.n_fft, t.hop) for t in wanted["loss's"]} == {(4096, 147), (2048, 147)}
-    with bench._copies(tracks, SEGMENT) as copies:
-        made = copies[0].transform(wanted["loss's"])
-    assert [tuple(s.shape) for s in made] == [(2, n // 2 + 1, SEGMENT // 147 + 1) for n in (4096, *[2048] * 4)]
-    assert all(s.dtype == torch.complex64 and s.abs().max() > 0 for s in made)
-
-
 def test_every_case_is_measured(tracks):
     values = bench.loading(tracks, (SECONDS,), repeats=2, items=4)
-    speed = {(r["part"], r["case"]): r for r in values["speed"]}
+    speed = {r["case"]: r for r in values["speed"]}
     loaders = {bench.RESTARTED, *(f"{n} workers" for n in bench.WORKERS)}
     reads = {f"{suffix}, {how}" for suffix in ("wav", "flac") for how in ("whole file", "segment")}
-    assert {case for part, case in speed if part == "loader"} == loaders
-    assert {case for part, case in speed if part == "read"} == reads
-    assert len(speed) == len(loaders) + len(reads) + 2 * (4 if hasattr(os, "posix_fadvise") else 2)
+    assert speed.keys() == loaders | reads
     assert all(len(r["seconds"]) == 2 and min(r["seconds"]) > 0 for r in speed.values())
-    assert speed["loader", "2 workers"]["segments"] == 4 and speed["read", "wav, segment"]["segments"] == 2
-    kept = {kind: speed["spectrogram", f"{kind}, kept, files in memory"]["bytes"] for kind in ("network's", "loss's")}
-    frames = SEGMENT // 147 + 1
-    assert kept["network's"] == pytest.approx(8 * 2 * 1025 * (SEGMENT // 441 + 1), rel=0.01)
-    assert kept["loss's"] == pytest.approx(8 * 2 * (2049 + 4 * 1025) * frames, rel=0.01)
+    assert speed["2 workers"]["segments"] == 4 and speed["wav, segment"]["segments"] == 2
     assert values["cores"] >= 1
     json.dumps(plain(values), allow_nan=False)
 
 
-def test_files_on_disk_are_dropped_between_rounds_and_stay_whole(tmp_path):
-    path = tmp_path / "x.npy"
-    np.save(path, np.arange(1000.0))
-    bench._forget(path)
-    np.testing.assert_array_equal(np.load(path), np.arange(1000.0))
-    calls = []
-    times = repeated({name: partial(calls.append, name) for name in ("forget", "read")}, 2, warm_up=0)
-    assert calls == ["forget", "read"] * (2 + times.repeated)  # what the order of the cases relies on
-
-
-@pytest.mark.parametrize("seconds", [0.1, 3.0])
+@pytest.mark.parametrize("seconds", [0.0, 3.0])
 def test_segments_that_do_not_fit_are_refused(tracks, seconds):
-    with pytest.raises(InputError, match="2049 to 16000"):
+    with pytest.raises(InputError, match="choose 1 to 16000"):
         bench.loading(tracks, (seconds,), repeats=1)
 
 
-def test_command(tmp_path, root, monkeypatch):
-    monkeypatch.setattr(bench, "WORKERS", (0, 2, 4))
+def test_command(tmp_path, root):
     command = ["bench", "data", "--data", str(root), "--json", str(tmp_path / "data.json")]
     done = CliRunner().invoke(cli, [*command, "--seconds", str(SECONDS), "--repeats", "2"])
     assert done.exit_code == 0, done.output

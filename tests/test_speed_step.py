@@ -21,9 +21,8 @@ from bsm.mamba2 import Mamba2
 from bsm.model import BSMamba2
 from bsm.scan import scan
 from bsm.study import step_profile
-from bsm.study.meta import GIB, parameter_count
 from bsm.study.records import read_result
-from bsm.study.speed import memory, parts, spectra, step, timer, whole
+from bsm.study.speed import parts, spectra, step, whole
 from bsm.study.speed.yardsticks import IndexedScan, MonoSTFT, plain_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,23 +39,22 @@ def test_a_compiled_step_is_timed_as_the_others_are(monkeypatch):
         return lambda: None
 
     monkeypatch.setattr(whole, "Step", made_step)
-    nothing = {"preset": "tiny", "seconds": SECONDS, "batch": 1, "sizes": [], "backends": [], "memory_presets": []}
-    for module, name in ((step, "breakdown"), (spectra, "losses"), (spectra, "transforms")):
-        monkeypatch.setattr(module, name, lambda *_, **__: [])
-    options = {"repeats": 2, "precision": "bf16-mixed", "device": "meta"}
-    found = step_profile.measure(**nothing, **options, memory_seconds=[], compile_step=True)
-    assert made == [("bf16-mixed", "meta", False), ("bf16-mixed", "meta", True)]
-    assert len(found["compile"]["seconds"]["compiled"]) == 2
+    found = whole.compiled("tiny", seconds=SECONDS, batch=1, repeats=2, precision="bf16-mixed", device="cpu")
+    assert made == [("bf16-mixed", "cpu", False), ("bf16-mixed", "cpu", True)]
+    assert len(found["seconds"]["compiled"]) == 2
 
 
 def test_scans_that_cannot_run_are_named_and_the_others_measured(monkeypatch, caplog):
     monkeypatch.setattr(
         step_profile, "available", lambda _: {"triton": "needs mamba-ssm", "chunked": None, "quadratic": None}
     )
-    monkeypatch.setattr(step_profile, "measure", lambda **settings: settings)
-    options = {"repeats": 1, "batch": 1, "precision": "32-true", "compile_step": False}
-    measured = step_profile.measure_preset("tiny", seconds=[1.0], device="cuda", **options)
-    assert measured["backends"] == ["chunked", "quadratic"]
+    tried = []
+    monkeypatch.setattr(step, "breakdown", lambda variants, *_, **__: tried.append([v.scan for v in variants]) or [])
+    for name in ("losses", "transforms"):
+        monkeypatch.setattr(spectra, name, lambda *_, **__: [])
+    options = {"preset": "tiny", "seconds": 1.0, "repeats": 1, "batch": 1}
+    step_profile.measure(**options, sizes=[("tiny", 1.0, 1)], device="cuda")
+    assert tried[0] == ["chunked", "quadratic"]
     assert [record.getMessage() for record in caplog.records] == ["without the scan triton: it needs mamba-ssm"]
 
 
@@ -93,21 +91,19 @@ def test_a_clock_counts_forward_and_backward_to_the_part():
             return self.inner(x * 3, y=x) * 5
 
     clock, outer = parts.Clock(), Outer()
-    hooks = clock.follow(outer, "outer") + clock.follow(outer.inner, "inner")
     x = torch.ones(3, requires_grad=True)
-    started = time.perf_counter()
-    clock.switch("before")
-    y = outer(x)
-    y.sum().backward()
-    clock.switch(None)
+    with clock.follow(outer, "outer"), clock.follow(outer.inner, "inner"):
+        started = time.perf_counter()
+        clock.switch("before")
+        y = outer(x)
+        y.sum().backward()
+        clock.switch(None)
     elapsed = time.perf_counter() - started
     assert x.grad.tolist() == [35.0] * 3  # (2 * 3 + 1) * 5
     assert 0.02 <= clock.seconds["inner", "forward"] < 0.045
     assert 0.05 <= clock.seconds["inner", "backward"] < 0.09
     assert clock.seconds["outer", "backward"] < 0.02
     assert sum(clock.seconds.values()) == pytest.approx(elapsed, abs=0.005)
-    for hook in hooks:
-        hook.remove()
     outer(x).sum().backward()
     assert sum(clock.seconds.values()) < elapsed + 0.02  # nothing more is counted
 
@@ -168,7 +164,8 @@ def test_a_case_that_does_not_fit_is_left_out(monkeypatch):
     # Three float32 states of every head, row and step, in eight mixers.
     assert step.state_bytes(config, 1.0, 2) == 3 * 4 * 2 * 62 * frames * 2 * 32 * 32 * 8
     monkeypatch.setattr(step, "LARGEST", 1)
-    kept = step.breakdown(step.backends(["sequential", "chunked"]), "tiny", seconds=SECONDS, batch=1, repeats=1)
+    variants = [step.Variant(name, name) for name in ("sequential", "chunked")]
+    kept = step.breakdown(variants, "tiny", seconds=SECONDS, batch=1, repeats=1)
     assert [r["variant"] for r in kept] == ["chunked"]
 
 
@@ -176,7 +173,7 @@ def test_a_step_is_the_trainings_step():
     """One step moves the weights as the same update written out does."""
     config = TrainConfig(batch_size=1, accumulate=2, precision="32-true", lr=1e-3, clip=0.5)
     sound = [0.1 * torch.randn(2, 1, 2, 4000) for _ in range(2)]
-    taken = step.Step(step.OURS, ModelConfig.preset("tiny"), config, iter(sound))
+    taken = step.Step(step.OURS, ModelConfig.preset("tiny"), config, sound)
     torch.manual_seed(config.seed)
     model = BSMamba2(ModelConfig.preset("tiny"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True)
@@ -253,33 +250,11 @@ def test_side_shares(tmp_path):
     assert shares["mixture"] == pytest.approx(0.5)  # the left channel alone
 
 
-def test_memory_follows_the_measured_line():
-    line = [
-        {"preset": "tiny", "precision": "32-true", "checkpointing": False, "audio_seconds": s, "batch": b}
-        | {"frames": f, "kept_bytes": 100, "peak_bytes": 50 + 7 * b * f}
-        for s, b, f in ((0.2, 1, 11), (0.4, 1, 21))
-    ]
-    case = ("tiny", "32-true", False)
-    frames = step.frames(ModelConfig.preset("tiny"), 2.0)
-    assert memory.predicted_bytes(line, case, 2.0, 3) == pytest.approx(150 + 7 * 3 * frames)
-    assert np.isnan(memory.predicted_bytes(line[:1], case, 2.0, 3))
-    assert np.isnan(memory.predicted_bytes(line, ("paper", "32-true", False), 2.0, 3))
-    table = memory.memory_table(line, [(2.0, 3)])
-    assert table[""].tolist() == ["measured", "measured", "computed"]
-    assert table["GiB"].iloc[0] == pytest.approx((150 + 77) / GIB)
-
-
-@pytest.mark.slow
-def test_memory_is_measured():
-    if not timer._CLEAR.exists():
-        pytest.skip("the system does not tell a process its memory")
-    short, long = memory.step_memory([("tiny", "32-true", False)], [0.2, 1.0])
-    assert short["kept_bytes"] == 16 * parameter_count(ModelConfig.preset("tiny"))
-    # The longer one has five times the frames; the gradients are as large in both.
-    assert long["peak_bytes"] > short["peak_bytes"] + 10 * 2**20
-
-
 def test_tables_and_figure(records):
+    table = step_profile.memory_table(["tiny"])
+    assert len(table) == 2 * len(step_profile.LOADS)
+    off, on = (table[table["checkpointing"] == way]["at the peak (GiB)"].to_numpy() for way in ("off", "on"))
+    assert (on < off).all() and (on > table["between steps (GiB)"].iloc[0]).all()
     claims = step_profile.claims_table(records).set_index("part")
     assert claims.loc[parts.SCAN, "claimed before (s)"] == "40"
     assert "whole step" in claims.index
@@ -294,7 +269,7 @@ def test_tables_and_figure(records):
     np.testing.assert_allclose(ends, [np.mean(r["seconds"]) for r in records])
     plt.close(figure)
     figure, ax = plt.subplots()
-    step_profile.draw_shares(ax, records)
+    step_profile.draw(ax, records, percent=True)
     ends = [max(bar.get_x() + bar.get_width() for bar in row) for row in zip(*ax.containers[:8], strict=True)]
     np.testing.assert_allclose(ends, 100)
     plt.close(figure)
@@ -307,13 +282,11 @@ def test_the_loss_is_a_small_part_of_a_step(seconds):
     assert step_profile.shares(record, parts.LOSS).estimate <= 15
 
 
-def test_command(tmp_path, monkeypatch):
-    monkeypatch.setattr(step_profile.memory, "step_memory", lambda cases, seconds, device: [])
+def test_command(tmp_path):
     command = ["bench", "step", "--preset", "tiny", "--seconds", str(SECONDS), "--repeats", "2"]
     done = CliRunner().invoke(cli, [*command, "--json", str(tmp_path / "step.json")])
     assert done.exit_code == 0, done.output
     record = read_result(tmp_path / "step.json")
     assert record["parameters"]["device"] == "cpu"
     assert {r["variant"] for r in record["values"]["backends"]} == {"chunked", "quadratic", "sequential"}
-    assert record["values"]["compile"] is None
     json.loads(done.output[done.output.index("{") :])

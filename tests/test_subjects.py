@@ -89,7 +89,11 @@ def test_a_mapping_names_its_models(settings, runs):
         ({"a": 5}, {}, "weights must be .*, not {'a': 5}"),
         (None, {"backbones": ["gru"]}, "backbones: there is no 'gru'"),
         (None, {"seeds": []}, "name at least one of each"),
-        (None, {"seeds": [7]}, "bsmamba2-7/model.safetensors: no such weights file"),
+        (
+            None,
+            {"seeds": [7]},
+            "bsmamba2-7/model.safetensors: not trained yet; run `bsm train smoke --backbone bsmamba2 --seed 7`",
+        ),
     ],
 )
 def test_what_is_not_there_is_told(settings, chosen, options, message):

@@ -68,8 +68,11 @@ def test_losses_are_as_they_are_called():
 
 
 def test_unknown_variants_are_refused():
-    for call in (lambda: variants.find("nope"), lambda: variants.of_notebook(variants.STFT, ["nope"])):
-        with pytest.raises(InputError, match="no variant 'nope'; choose one of: base, "):
+    for call in (
+        lambda: variants.changed("nope", TINY, TrainConfig()),
+        lambda: variants.of_notebook(variants.STFT, ["nope"]),
+    ):
+        with pytest.raises(InputError, match="unknown variant 'nope'; choose one of base, "):
             call()
 
 

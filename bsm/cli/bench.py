@@ -81,29 +81,28 @@ def bench_model(output: Path | None, **options: Any) -> None:
 @click.option("--batch", default=1, type=COUNT, help="Segments per batch.")
 @click.option("--precision", default="32-true", type=click.Choice(["32-true", "bf16-mixed"]))
 @_device
-@click.option("--compile", "compile_step", is_flag=True, help="Also time torch.compile; compiling takes minutes.")
 @click.option(
     "--against",
     type=PATH,
     help="Checkout of another revision: compare steps of both on the CPU, with fixed batches and lengths.",
 )
-def bench_step(output: Path | None, compile_step: bool, against: Path | None, **options: Any) -> None:
-    """Measure a training step part by part, and its memory; or compare the steps of two revisions."""
+def bench_step(output: Path | None, against: Path | None, **options: Any) -> None:
+    """Measure a training step part by part; or compare the steps of two revisions."""
     if against:
         from bsm.study.speed import against as compare
 
-        preset, repeats = options["preset"], options["repeats"]
-        pairs = compare.cases([preset] if preset else compare.SIZES)
-        settings = {"against": against, "preset": preset, "repeats": repeats, "device": "cpu"}
+        sizes, repeats = [options["preset"]] if options["preset"] else [*compare.SIZES], options["repeats"]
+        settings = {"against": against, "sizes": sizes, "repeats": repeats, "device": "cpu"}
         values = _run(
-            "steps of two revisions", output, settings, lambda: compare.measure(against, pairs, repeats=repeats)
+            "steps of two revisions", output, settings, lambda: compare.measure(against, sizes, repeats=repeats)
         )
         click.echo(compare.table(values).to_string(index=False, float_format="%.1f"), err=True)
         return
-    from bsm.study.step_profile import measure_preset
+    from bsm.study.step_profile import measure
 
-    options["preset"] = options["preset"] or "paper"
-    _run("step", output, options, lambda: measure_preset(**options, compile_step=compile_step))
+    preset, spans = options["preset"] or "paper", options.pop("seconds")
+    options |= {"preset": preset, "seconds": spans[0], "sizes": [(preset, span, options["batch"]) for span in spans]}
+    _run("step", output, options, lambda: measure(**options))
 
 
 @bench.command("gpu")

@@ -83,13 +83,7 @@ def _oracle(function: Callable[[np.ndarray, np.ndarray], np.ndarray], track: Tra
 def scored(
     tracks: Sequence[Track], separators: Mapping[Any, Separator], *metrics: Callable[..., float], doing: str
 ) -> Iterator[tuple[str, Any, dict[str, float]]]:
-    """Separate tracks and score the estimates in this process, without what is slow.
-
-    Args:
-        tracks: with their vocals.
-        separators: by any key.
-        metrics: of the true and the estimated vocals.
-        doing: what a progress bar says.
+    """Separate tracks and score the estimates in this process, without what is slow; a progress bar says ``doing``.
 
     Yields:
         A track's name, a separator's key, and the scores by the metrics' names.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bsm import cue_gap
-from bsm.cue_gap import RATE, TEST, Condition, Example, Probe, example
+from bsm.cue_gap import RATE, TEST, Condition, Probe, example
 from bsm.mamba2 import BiMamba2Block, CausalConv1d, Scan
 from bsm.model import BSMamba2
 from bsm.scan import scan
@@ -52,54 +52,28 @@ def replaced(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> Iter
             setattr(owner, name, part)
 
 
-def cut(part: nn.Module, frame: int) -> nn.Module:
-    """Return a memory that carries nothing from before ``frame`` to that frame or a later one."""
-    kinds = {Scan: _CutScan, nn.LSTM: _CutLSTM, Attention: _CutAttention, CausalConv1d: _CutConvolution}
-    return kinds[type(part)](part, frame)
+class Cut(nn.Module):
+    """A memory that carries nothing from before ``frame`` to that frame or a later one."""
 
-
-class _Cut(nn.Module):
     def __init__(self, part: nn.Module, frame: int) -> None:
         super().__init__()
         self.part, self.frame = part, frame
+        if isinstance(part, CausalConv1d):
+            self.out_channels = part.out_channels
 
-
-class _CutScan(_Cut):
-    """The state is zero at the frame."""
-
-    def forward(self, **inputs: Tensor) -> Tensor:
-        halves = ({k: v.split([self.frame, v.shape[1] - self.frame], dim=1)[i] if v.ndim > 1 else v
-                   for k, v in inputs.items()} for i in range(2))  # fmt: skip
-        return torch.cat([self.part(**half) for half in halves], dim=1)
-
-
-class _CutConvolution(_Cut):
-    """Frames before the frame count as zeros after it."""
-
-    def __init__(self, part: nn.Module, frame: int) -> None:
-        super().__init__(part, frame)
-        self.out_channels = part.out_channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.part(half) for half in (x[:, : self.frame], x[:, self.frame :])], dim=1)
-
-
-class _CutLSTM(_Cut):
-    """The state of the forward direction is zero at the frame; the backward direction is as it was."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        size = self.part.hidden_size
-        forwards = [self.part(half)[0][..., :size] for half in (x[:, : self.frame], x[:, self.frame :])]
-        return torch.cat([torch.cat(forwards, dim=1), self.part(x)[0][..., size:]], dim=-1), None
-
-
-class _CutAttention(_Cut):
-    """Queries at the frame and later do not see earlier keys."""
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        late = torch.arange(q.shape[-2]) >= self.frame
-        seen = ~(late[:, None] & ~late)
-        return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
+        """Give what the memory would, were there nothing before the frame."""
+        if isinstance(self.part, Attention):  # queries at the frame and later do not see earlier keys
+            late = torch.arange(inputs[0].shape[-2]) >= self.frame
+            return nn.functional.scaled_dot_product_attention(*inputs, attn_mask=~(late[:, None] & ~late))
+        found = []
+        for frames in (slice(self.frame), slice(self.frame, None)):
+            own = {name: value[:, frames] if value.ndim > 1 else value for name, value in named.items()}
+            found.append(self.part(*(value[:, frames] for value in inputs), **own))
+        if isinstance(self.part, nn.LSTM):  # the backward direction is as it was
+            forwards = torch.cat([output[..., : self.part.hidden_size] for output, _ in found], dim=1)
+            return torch.cat([forwards, self.part(*inputs)[0][..., self.part.hidden_size :]], dim=-1), None
+        return torch.cat(found, dim=1)
 
 
 class Sharpened(nn.Module):
@@ -133,52 +107,38 @@ def traces(model: nn.Module, probe: Probe, gap: float, *, pairs: int = 10) -> li
         for swapped in (False, True)
         for index in range(pairs)
     ]
-    seen = _calls(model, cue_gap.mixtures_and_targets(made)[0])
-    frames = _frames(made[0], model.config.stft.hop_length)
+    hop = model.config.stft.hop_length
+    frames = {
+        n: slice(round(s.start / hop), round(s.stop / hop)) for n, s in (("cue", made[0].cue), ("play", made[0].play))
+    }
     records = []
-    for part, inputs in seen:
+    for part, inputs in _calls(model, cue_gap.mixtures_and_targets(made)[0]):
         record: dict[str, Any] = {"layer": len(records), "gap": gap}
         if isinstance(part, Attention):
-            records.append(record | _mass(*inputs[:2], frames))
+            records.append(record | _mass(inputs[0], inputs[1], frames))
         elif isinstance(part, Scan):
-            records.append(record | _state(inputs[0], frames, pairs, model.config.stft.hop_length / RATE, gap))
+            records.append(record | _state(inputs, frames, pairs, hop / RATE, gap))
     return records
 
 
-def _frames(made: Example, hop: int) -> dict[str, slice]:
-    return {n: slice(round(s.start / hop), round(s.stop / hop)) for n, s in (("cue", made.cue), ("play", made.play))}
-
-
 @torch.no_grad()
-def _calls(model: nn.Module, mixtures: Tensor) -> list[tuple[nn.Module, Any]]:
-    """Run a network, and return each memory with the inputs that it got, over all slabs of rows."""
-    calls: dict[nn.Module, list] = {}
-    hooks = []
-    for owner, name in carriers(model):
-        part = getattr(owner, name)
-        calls[part] = []
+def _calls(model: nn.Module, mixtures: Tensor) -> list[tuple[nn.Module, dict[int | str, Tensor]]]:
+    """Run a network, and return each memory with the inputs that it got, by position or name.
 
-        def keep(part: nn.Module, args: tuple, kwargs: dict) -> None:
-            calls[part].append((*args, kwargs) if args else (kwargs,))
+    It is called for slabs of rows, which are put together; vectors of weights are the same in each call.
+    """
+    calls: dict[nn.Module, dict[int | str, Tensor]] = {}
 
-        hooks.append(part.register_forward_pre_hook(keep, with_kwargs=True))
-    try:
+    def keep(part: nn.Module, args: tuple, kwargs: dict[str, Tensor]) -> None:
+        own = calls.setdefault(part, {})
+        for name, value in [*enumerate(args), *kwargs.items()]:
+            own[name] = torch.cat([own[name], value]) if name in own and value.ndim > 1 else value
+
+    with ExitStack() as hooks:
+        for owner, name in carriers(model):
+            hooks.enter_context(getattr(owner, name).register_forward_pre_hook(keep, with_kwargs=True))
         model(mixtures)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [(part, _joined(got)) for part, got in calls.items()]
-
-
-def _joined(calls: list[tuple]) -> tuple:
-    """Put the rows of several calls together; what has no rows (vectors of weights) is the same in each."""
-
-    def join(values: tuple) -> Any:
-        if isinstance(values[0], dict):
-            return {k: join(tuple(v[k] for v in values)) for k in values[0]}
-        return torch.cat(values) if values[0].ndim > 1 else values[0]
-
-    return tuple(join(values) for values in zip(*calls, strict=True))
+    return list(calls.items())
 
 
 def _mass(q: Tensor, k: Tensor, frames: dict[str, slice]) -> dict[str, Any]:

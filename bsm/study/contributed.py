@@ -7,7 +7,6 @@ A file in ``reports/contributed`` has the fields of every result (:mod:`bsm.stud
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 from collections.abc import Mapping
@@ -33,6 +32,7 @@ DEFINITIONS = {
     "fullness": "that of Music-Source-Separation-Training, with its default settings",
 }
 """This package's metrics, as ``contribution.metrics`` defines them. A claim counts no score of another definition."""
+PATTERNS = {"date": r"\d{4}-[01]\d-[0-3]\d", "weights_sha256": "[0-9a-f]{64}"}
 ROUNDED = 0.005  # dB by which a stated mean or median may differ: two decimals
 
 
@@ -43,56 +43,49 @@ def read_contributed(path: Path) -> dict[str, Any]:
         InputError: a field is missing or of the wrong kind, or a stated summary is not that of the values.
     """
     record = read_result(path)
-    if wrong := _faults(record):
-        raise InputError(f"{path}: {'; '.join(wrong)}; correct the file, or leave it out")
+    _check(path, record)
     return record
 
 
-def _faults(record: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with a contributed result beyond the fields of every result."""
+def _check(path: Path, record: Mapping[str, Any]) -> None:
+    """Check what a contributed result has beyond the fields of every result."""
+
+    def need(fine: bool, fault: str) -> None:
+        if not fine:
+            raise InputError(f"{path}: {fault}; correct the file, or leave it out")
+
     about, summary, values = record.get("contribution"), record.get("summary"), record["values"]
-    if not isinstance(about, dict):
-        return ["no field 'contribution'; `bsm claims contribute` adds it to a file of `bsm evaluate`"]
-    faults = [
-        f"contribution.{name} must be a text"
-        for name in ABOUT
-        if not (isinstance(about.get(name), str) and about[name].strip())
-    ]
-    if not faults:
-        try:
-            datetime.date.fromisoformat(about["date"])
-        except ValueError:
-            faults.append(f"contribution.date is {about['date']!r}, not a date such as 2026-01-31")
-        if not re.fullmatch("[0-9a-f]{64}", about["weights_sha256"]):
-            faults.append("contribution.weights_sha256 is no SHA-256 of 64 hexadecimal digits")
+    need(
+        isinstance(about, dict), "no field 'contribution'; `bsm claims contribute` adds it to a file of `bsm evaluate`"
+    )
+    for name in ABOUT:
+        need(isinstance(about.get(name), str) and about[name].strip() != "", f"contribution.{name} must be a text")
+    for name, pattern in PATTERNS.items():
+        need(
+            re.fullmatch(pattern, about[name]) is not None, f"contribution.{name} is {about[name]!r}, not as {pattern}"
+        )
     metrics = about.get("metrics")
-    if not (isinstance(metrics, dict) and metrics and all(isinstance(d, str) and d for d in metrics.values())):
-        return [*faults, "contribution.metrics must define each metric in words"]
-    if not (isinstance(values, list) and values and all(isinstance(v, dict) and v.get("track") for v in values)):
-        return [*faults, "values must be a list with a record for each track, with its name as 'track'"]
-    if len({v["track"] for v in values}) < len(values):
-        faults.append("values has a track twice; give one system's scores, once for each track")
-    if not isinstance(summary, dict) or summary.keys() != metrics.keys():
-        return [*faults, f"summary must have the metrics of contribution.metrics: {', '.join(metrics)}"]
-    for name in metrics:
-        faults += _summary_faults(name, summary[name], [v.get(name, "none") for v in values])
-    return faults
-
-
-def _summary_faults(metric: str, stated: Any, values: list[Any]) -> list[str]:
-    """Compute a metric's summary again from the tracks' values; return where the stated one differs."""
-    if wrong := [v for v in values if v is not None and (isinstance(v, bool) or not isinstance(v, int | float))]:
-        return [f"{metric} is {wrong[0]!r} for a track; give a number, or null where it is not defined"]
-    known = [v for v in values if v is not None]
-    if not known:
-        return [f"{metric} has a value for no track"]
-    found = {"n": len(known), "mean": float(np.mean(known)), "median": float(np.median(known))}
-    given = stated if isinstance(stated, dict) else {}
-    return [
-        f"summary.{metric}.{name} is {given.get(name)!r}, but the tracks give {value:.6g}"
-        for name, value in found.items()
-        if not isinstance(given.get(name), int | float) or abs(given[name] - value) > ROUNDED * (name != "n") + 1e-9
-    ]
+    defined = isinstance(metrics, dict) and metrics and all(isinstance(d, str) and d for d in metrics.values())
+    need(defined, "contribution.metrics must define each metric in words")
+    listed = isinstance(values, list) and values and all(isinstance(v, dict) and v.get("track") for v in values)
+    need(listed, "values must be a list with a record for each track, with its name as 'track'")
+    once = len({v["track"] for v in values}) == len(values)
+    need(once, "values has a track twice; give one system's scores, once for each track")
+    need(
+        isinstance(summary, dict) and summary.keys() == metrics.keys(),
+        f"summary must have the metrics {', '.join(metrics)}",
+    )
+    for name, stated in summary.items():
+        scores = [v.get(name, "none") for v in values]
+        known = [v for v in scores if v is not None]
+        other = [v for v in known if isinstance(v, bool) or not isinstance(v, int | float)]
+        need(not other, f"{name} is {other[:1]} for a track; give a number, or null where it is not defined")
+        need(bool(known), f"{name} has a value for no track")
+        found = {"n": len(known), "mean": float(np.mean(known)), "median": float(np.median(known))}
+        for statistic, value in found.items():
+            given = stated.get(statistic) if isinstance(stated, dict) else None
+            near = isinstance(given, int | float) and abs(given - value) <= ROUNDED * (statistic != "n") + 1e-9
+            need(near, f"summary.{name}.{statistic} is {given!r}, but the tracks give {value:.6g}")
 
 
 def of_weights(name: str, reports: Path) -> dict[Path, dict[str, Any]]:
@@ -123,11 +116,7 @@ def _files(reports: Path) -> list[Path]:
 def contribute(result: Path, reports: Path, *, contributor: str, system: str) -> Path:
     """Write a result of ``bsm evaluate`` as a contributed one, and return its path.
 
-    Args:
-        result: the file that ``bsm evaluate`` wrote.
-        reports: folder of the results.
-        contributor: name of the person or group.
-        system: name of what was measured, such as the network and whose weights.
+    ``contributor`` is a person or group, ``system`` what was measured, such as the network and whose weights.
 
     Raises:
         InputError: it is no such file, is of another version of the scores, or was contributed already.
@@ -143,6 +132,5 @@ def contribute(result: Path, reports: Path, *, contributor: str, system: str) ->
     about = dict(zip(ABOUT, (contributor, record["provenance"]["started"][:10], system), strict=False))
     about |= {"weights_sha256": measured["weights_sha256"], "software": "bsm", "version": measured["bsm"]}
     record["contribution"] = about | {"metrics": {name: DEFINITIONS[name] for name in record["summary"]}}
-    if wrong := _faults(record):
-        raise InputError(f"{result}: {'; '.join(wrong)}")
+    _check(result, record)
     return write_text(path, json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n")

@@ -34,14 +34,14 @@ def durations(records: Sequence[dict[str, Any]]) -> np.ndarray:
 
 def table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Sum up the songs of each split: their number, length, loudness, and vocal regions."""
-    frame = pd.DataFrame(records)
-    splits = frame.groupby("split", sort=False)
-    lengths = {split: durations([r for r in records if r["split"] == split]) for split in splits.groups}
+    splits = pd.DataFrame(records).groupby("split", sort=False)
+    lengths = {split: pd.Series(durations(own.to_dict("records"))) for split, own in splits}
     means = splits[["lufs", "vocal_share", "vocals_to_rest_db"]].mean()
     means.columns = ["loudness (LUFS)", "vocal share", "vocals to rest (dB)"]
     found = pd.DataFrame({"songs": splits.size(), "minutes": splits["seconds"].sum() / 60}).join(means)
     found["vocal regions"] = [len(lengths[split]) for split in found.index]
-    found["median region (s)"] = [np.median(own) if len(own := lengths[split]) else np.nan for split in found.index]
+    found["of them below 1 s"] = [int((lengths[split] < 1).sum()) for split in found.index]
+    found["median region (s)"] = [lengths[split].median() for split in found.index]
     return found
 
 
@@ -93,15 +93,3 @@ def figure_of_song(track: Track, threshold_db: float) -> Figure:
     regions = vocal_regions(track.read("vocals"), track.rate, threshold_db=threshold_db)
     signals = {"mixture": track.mixture(), "vocals": track.read("vocals")}
     return figures.spectrograms(track.name, signals, track.rate, [(region.start, region.stop) for region in regions])
-
-
-def answer(records: Sequence[dict[str, Any]]) -> str:
-    """Say in Markdown how many vocal regions of which length the test songs have."""
-    test = [record for record in records if record["split"] == "test"]
-    lengths = durations(test)
-    share = 100 * np.mean([record["vocal_share"] for record in test])
-    short = int((lengths < 1).sum())
-    return (
-        f"In the {len(test)} test songs somebody sings {share:.0f} % of the time, in {len(lengths)} regions. "
-        f"{short} of them last less than a second, {int((lengths >= 4).sum())} last four seconds or more.\n"
-    )

@@ -63,33 +63,22 @@ def part_names(settings: Profile) -> dict[str, str]:
 
     Trainings of a network are one part, and so are those of all variants.
     """
-    notebooks = [
-        notebook
-        for notebook in study_notebooks()
-        if notebook.about["needs"] != "results" and notebook.about.get("only_with", "profile") in settings.values
-    ]
-    return {
-        "songs": "synthesise songs" if settings.makes_songs else "check songs",
-        **{f"model-{name}": f"train {name}" for name in settings.backbones},
-        **({"variants": "train variants"} if "ablation_steps" in settings.values else {}),
-        **{notebook.name: f"notebook {notebook.name}" for notebook in notebooks},
-        **({"data_loading": "measure data loading"} if settings.makes_songs else {}),
-    }
+    names = {"songs": "synthesise songs" if settings.makes_songs else "check songs"}
+    names |= {f"model-{name}": f"train {name}" for name in settings.backbones}
+    names |= {"variants": "train variants"} if "ablation_steps" in settings.values else {}
+    for notebook in study_notebooks():
+        if notebook.about["needs"] != "results" and notebook.about.get("only_with", "profile") in settings.values:
+            names[notebook.name] = f"notebook {notebook.name}"
+    return names | ({"data_loading": "measure data loading"} if settings.makes_songs else {})
 
 
 def cost_table(settings: Profile) -> str:
     """Return a table of what each part took, in Markdown."""
-    names, measured, seeds = part_names(settings), benchmarks(settings), seeds_of(settings)
-    frame = measured[["s", "max_rss", "runs"]].reindex([*names])  # a dash for what the workflow has not measured
-    frame.loc["in all"] = frame["s"].sum(min_count=1), frame["max_rss"].max(), frame["runs"].sum(min_count=1)
-    frame = pd.DataFrame(
-        {
-            "part": [names.get(name, name) for name in frame.index],  # the last is the sum
-            "runs": frame["runs"].astype("Int64").array,
-            "minutes": (frame["s"] / 60).to_numpy(),
-            "peak memory (GiB)": (frame["max_rss"] / 1024).to_numpy(),
-        }
-    )
+    names, seeds = part_names(settings), seeds_of(settings)
+    frame = benchmarks(settings).reindex([*names]).rename(index=names)  # a dash for what was not measured
+    frame.loc["in all"] = frame.sum(min_count=1).where(frame.columns != "max_rss", frame["max_rss"].max())
+    shown = {"minutes": frame["s"] / 60, "peak memory (GiB)": frame["max_rss"] / 1024}
+    frame = pd.DataFrame({"runs": frame["runs"].astype("Int64")} | shown).rename_axis("part")
     folders = (settings.data_folder, *(settings.run_folder(settings.seed, name) for name in settings.backbones))
     disk = sum(p.stat().st_size for folder in folders for p in folder.rglob("*") if p.is_file())
     given = f" SEEDS={len(seeds)}" if len(seeds) > len(settings.values.get("seeds", [settings.seed])) else ""

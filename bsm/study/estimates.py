@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,38 +92,24 @@ def references(root: Path) -> list[Track]:
     return open_tracks(root, "test")[1]
 
 
-def measure_estimates(
-    tracks: Sequence[Track], estimates: Mapping[str, Path], *, threshold_db: float = -40.0
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Measure systems' estimates region by region.
+def score_regions(root: Path, estimates: Mapping[str, Path], output: Path, *, threshold_db: float = -40.0) -> str:
+    """Measure systems' estimates; write the values (JSON) and a figure (PNG) next to them; return the table as text.
 
     Args:
-        tracks: the songs, with their true vocals and mixture.
+        root: see :func:`references`.
         estimates: name of a system -> folder of its files.
+        output: the result file.
         threshold_db: level above which a voice sounds, dB re the loudest frames.
-
-    Returns:
-        The records of regions and those of songs, :func:`bsm.study.occurrence.measure`.
 
     Raises:
         InputError: An estimate is missing or does not fit its reference; found before anything is measured.
     """
+    started, tracks = mark(), references(root)
     systems = [Estimates(name, Path(folder)) for name, folder in estimates.items()]
     for system in systems:
         for track in tracks:
             system.check(track)
-    return occurrence.measure_all(systems, tracks, window=0.0, threshold_db=threshold_db)
-
-
-def score_regions(root: Path, estimates: Mapping[str, Path], output: Path, *, threshold_db: float = -40.0) -> str:
-    """Measure systems' estimates; write the values (JSON) and a figure (PNG) next to them; return the table as text.
-
-    Raises:
-        InputError: See :func:`measure_estimates`.
-    """
-    started = mark()
-    tracks = references(root)
-    regions, songs = measure_estimates(tracks, estimates, threshold_db=threshold_db)
+    regions, songs = occurrence.measure_all(systems, tracks, window=0.0, threshold_db=threshold_db)
     gaps = {f"gap {name}": own for name, own in occurrence.grouped(regions, "gap", GAPS).items() if name != "all"}
     by_duration = occurrence.compare(regions, occurrence.SDR, occurrence.grouped(regions, "duration", DURATIONS))
     by_gap = occurrence.compare(regions, occurrence.SDR, gaps)

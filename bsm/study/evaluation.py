@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,15 +29,8 @@ COLUMNS = (
 """Explanation of the columns of :attr:`Evaluation.table`."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation found.
-
-    Attributes:
-        result: the result file.
-        table: one row per metric, one column per statistic over tracks.
-        skipped: name -> fault of the songs that were skipped.
-    """
+class Evaluation(NamedTuple):
+    """The result file; its ``table``, a row per metric and a column per statistic; faults of skipped songs by name."""
 
     result: Path
     table: pd.DataFrame
@@ -97,7 +89,11 @@ def evaluate_weights(
     need_ffmpeg("cSDR needs")
     separator = model_separator(model, window=window, hop=hop, whole=whole, batch_size=batch_size)
     records = evaluate(tracks, {"model": separator}, processes=processes, journal=journal)
-    rows = {name: _statistics([record[name] for record in records]) for name in METRICS}
+    rows = {}
+    for name in METRICS:
+        values = [record[name] for record in records]
+        median = bootstrap_interval(values, np.median)  # since a published score may be a median
+        rows[name] = summary(values) | {"median_low": median.low, "median_high": median.high}
     as_published = split == "test" and not whole and window == hop == WINDOW
     write_result(
         output,
@@ -111,9 +107,3 @@ def evaluate_weights(
         summary=rows,
     )
     return Evaluation(output, pd.DataFrame(rows).T.astype({"n": int, "dropped": int}), skipped)
-
-
-def _statistics(values: list[float]) -> dict[str, Any]:
-    """Summarise one metric over tracks; add the interval of the median, since a published score may be a median."""
-    median = bootstrap_interval(values, np.median)
-    return summary(values) | {"median_low": median.low, "median_high": median.high}

@@ -34,19 +34,13 @@ STEP = 0.5  # s, of the sliders for the excerpt
 NO_MODEL = "No model is chosen. Train one with `make reproduce`, or type the path of weights."
 
 
-def trained_models(runs: Path = ROOT / "runs") -> dict[str, Path]:
-    """Return the weights that training has left under a folder, by their run's path."""
-    paths = sorted(runs.glob("**/model.safetensors"))
-    return {path.parent.relative_to(runs).as_posix(): path for path in paths}
-
-
 def offered_models(settings: Profile, runs: Path = ROOT / "runs") -> dict[str, Path]:
     """Return the models to choose from, by name: the profile's own first, then those with a name, then all runs."""
     own = settings.run_folder(settings.seed) / "model.safetensors"
     named = {name: entry.place for name, entry in registry.entries().items() if entry.state == "here"}
-    trained = trained_models(runs)
-    first = {name: path for name, path in trained.items() if path == own}
-    return first | {name: path for name, path in named.items() if path != own} | trained
+    trained = {path.parent.relative_to(runs).as_posix(): path for path in sorted(runs.glob("**/model.safetensors"))}
+    found = named | trained
+    return dict(sorted(found.items(), key=lambda item: item[1] != own))  # which keeps the order of all others
 
 
 def offered_songs(settings: Profile) -> tuple[dict[str, Track], str]:
@@ -126,16 +120,11 @@ class Explorer:
     def _fit_excerpt(self) -> None:
         """Keep the excerpt within the song; a path that is still being typed changes nothing."""
         try:
-            seconds = self._seconds()
+            seconds = (self.songs.get(self.song.value) or audio.info(self.song.value)).seconds
         except InputError:
             return
-        last = max(0.0, math.floor((seconds - STEP) / STEP) * STEP)
-        self.start.max = last
+        self.start.max = max(0.0, math.floor((seconds - STEP) / STEP) * STEP)
         self.length.max = max(STEP, min(LONGEST, math.floor((seconds - self.start.value) / STEP) * STEP))
-
-    def _seconds(self) -> float:
-        track = self.songs.get(self.song.value)
-        return track.seconds if track else audio.info(self.song.value).seconds
 
     def network(self) -> nn.Module:
         """Load the chosen model, unless it is the last one.
@@ -159,7 +148,7 @@ class Explorer:
         if not self.song.value:
             raise InputError("no song is chosen; choose one, or type the path of an audio file")
         track = self.songs.get(self.song.value)
-        rate = track.rate if track else audio.info(self.song.value).rate
+        rate = (track or audio.info(self.song.value)).rate
         start = round(self.start.value * rate)
         stop = start + round(self.length.value * rate)
         if track:
@@ -198,26 +187,15 @@ class Explorer:
             self.button.disabled, self.button.icon = False, ""
 
     def show(self) -> None:
-        """Display what :meth:`separate` made: its time, its score if the truth is known, each sound with a picture.
-
-        All sounds are at one gain. Levels are relative to the mixture's loudest.
-        """
-        length = self.mixture.shape[1] / self.rate
-        lines = [f"{self.seconds:.1f} s of computing for {length:.1f} s of audio."]
+        """Display what :meth:`separate` made: its time, its score if the truth is known, all sounds and pictures."""
+        said = f"{self.seconds:.1f} s of computing for {self.mixture.shape[1] / self.rate:.1f} s of audio."
         signals = {"mixture": self.mixture, "estimated vocals": self.estimate}
         if self.vocals is not None:
-            lines.append(f"uSDR of the excerpt {usdr(self.vocals, self.estimate):.2f} dB.")
+            said += f" uSDR of the excerpt {usdr(self.vocals, self.estimate):.2f} dB."
             signals["true vocals"] = self.vocals
         signals["what remains"] = self.mixture - self.estimate
-        display(Markdown(" ".join(lines)))
-        loudest = max(1.0, *(float(np.abs(signal).max()) for signal in signals.values()))
-        peak = None  # the mixture's, for all
-        for name, signal in signals.items():
-            figures.players({name: signal / loudest}, self.rate)
-            with figures.style():
-                figure, ax = plt.subplots(figsize=(7, 2))
-                image = figures.spectrogram(ax, signal, self.rate, peak=peak)
-                peak = image.peak
-                figure.colorbar(image, ax=ax, label="level (dB)")
-            display(figure)
-            plt.close(figure)
+        display(Markdown(said))
+        figures.players(signals, self.rate)
+        figure = figures.spectrograms("excerpt", signals, self.rate)
+        display(figure)
+        plt.close(figure)

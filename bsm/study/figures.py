@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from cycler import cycler
+from IPython.display import Audio, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ from scipy.signal.windows import hann
 
 from bsm.files import replacing
 from bsm.stats import FEWEST, Interval
-from bsm.study.compare import counted, paired
+from bsm.study.compare import METRICS, counted, paired, tables
 from bsm.study.records import results_used
 
 # Okabe and Ito (2008), without black.
@@ -116,15 +117,8 @@ def spectrogram(ax: Axes, audio: np.ndarray | torch.Tensor, rate: int, *, peak: 
     power = ShortTimeFFT(hann(n_fft, sym=False), hop, rate).spectrogram(signal).mean(axis=0)  # (bins, frames)
     peak = max(power.max(), 1e-20) if peak is None else peak
     level = 10 * np.log10(power / peak + 1e-12)
-    image = ax.imshow(
-        level,
-        origin="lower",
-        aspect="auto",
-        interpolation="nearest",
-        extent=(0, signal.shape[1] / rate, 0, rate / 2000),
-        vmin=-80,
-        vmax=0,
-    )
+    extent, look = (0, signal.shape[1] / rate, 0, rate / 2000), {"aspect": "auto", "interpolation": "nearest"}
+    image = ax.imshow(level, origin="lower", extent=extent, vmin=-80, vmax=0, **look)
     image.peak = peak
     ax.set(xlabel="time (s)", ylabel="frequency (kHz)")
     return image
@@ -157,11 +151,8 @@ def dots(
 ) -> None:
     """Draw a row per name: each track as a point (seeds averaged), below it the mean with its 95 % interval.
 
-    Args:
-        ax: where to draw.
-        values: tables of :func:`bsm.study.compare.table` by name.
-        against: place of a vertical line, such as 0 for differences.
-        colour: of all points; by default each model has its own.
+    ``values`` are tables of :func:`bsm.study.compare.table`. ``against`` is the place of a vertical line, such as 0 for
+    differences. ``colour`` is that of all points; by default each model has its own.
     """
     colours = dict.fromkeys(values, colour) if colour else model_colours(values)
     if against is not None:
@@ -181,24 +172,34 @@ def dots(
     ax.set(yticks=range(len(values)), yticklabels=labels, ylim=(len(values) - 0.5, -0.5))
 
 
+@style()
+def figure_of_scores(
+    records: Sequence[Mapping[str, Any]], title: str, published: Iterable[Mapping[str, Any]] = ()
+) -> Figure:
+    """Draw uSDR and cSDR of every song by separator, with published means as lines if there are any."""
+    found = {metric: tables(records, metric) for metric in METRICS}
+    drawn, axes = plt.subplots(1, 2, figsize=(8, 1.4 + 0.5 * len(found["usdr"])), sharey=True)
+    for ax, (metric, label) in zip(axes, METRICS.items(), strict=True):
+        dots(ax, found[metric])
+        ax.set(xlabel=label, title=f"{label.split()[0]}, {title}")
+        for row, colour in zip(published, ("blue", "vermilion"), strict=False):
+            shown = {"color": COLOURS[colour], "label": f"published, {row['model']}"}
+            ax.axvline(row[metric], linestyle="--", linewidth=1, **shown)
+    if published:
+        legend_above(drawn, axes[0])
+    return drawn
+
+
 def interval_plot(
     ax: Axes, ticks: Sequence[str], values: Mapping[str, Sequence[Interval | Mapping[str, Any] | None]]
 ) -> None:
     """Draw estimates with their intervals over the same ticks, a line per name; without an interval a mark is hollow.
 
-    Args:
-        ax: where to draw.
-        ticks: labels of the x axis.
-        values: by name one interval per tick, or a record that holds it; None, and an estimate of NaN, leave a gap.
-
-    Raises:
-        ValueError: as many intervals as ticks are needed.
+    ``values`` hold by name one interval per tick, or a record of it; None, and an estimate of NaN, leave a gap.
     """
     shifts = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
     colours = model_colours(values)
     for mark, shift, (name, found) in zip(itertools.cycle("osD^"), shifts, values.items(), strict=False):
-        if len(found) != len(ticks):
-            raise ValueError(f"{name}: {len(found)} intervals for {len(ticks)} ticks")
         points = [Interval.of(value) for value in found]
         x, means, bars = np.arange(len(ticks)) + shift, np.array([p.estimate for p in points]), reach(points)
         ax.errorbar(x, means, yerr=bars, fmt=f"{mark}-", color=colours[name], capsize=3, label=name)
@@ -212,8 +213,7 @@ def interval_plot(
 def name_lines(ax: Axes) -> None:
     """Write the name of each line beside its last point, in its colour, in the place of a legend."""
     ax.autoscale_view()  # limits are found late otherwise
-    place, low = ax.transScale + ax.transLimits, -np.inf
-    ends = []
+    place, low, ends = ax.transScale + ax.transLimits, -np.inf, []
     for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
         line = handle.lines[0] if isinstance(handle, ErrorbarContainer) else handle
         points = np.column_stack(line.get_data()).astype(float)
@@ -247,14 +247,9 @@ def coverage(seeds: Sequence[object], songs: int = FEWEST) -> str:
 def table_markdown(
     frame: pd.DataFrame, *, caption: str, data: str | None = None, not_comparable: bool = False, digits: int = 2
 ) -> str:
-    """Return a table as Markdown, its caption below it; NaN and None are drawn as a dash.
+    """Return a table as Markdown, NaN and None as a dash, and below it caption, data and comparability.
 
-    Args:
-        frame: the table; its index becomes columns where it has names.
-        caption: what the table shows.
-        data: the data set's name, added to the caption.
-        not_comparable: say that the numbers are not comparable with the paper's.
-        digits: decimals of numbers that are not whole.
+    The frame's index becomes columns where it has names. ``digits`` are decimals of numbers that are not whole.
     """
     if any(frame.index.names):
         frame = frame.reset_index()
@@ -277,14 +272,9 @@ def _cell(value: object, digits: int) -> str:
 def players(signals: Mapping[str, np.ndarray], rate: int, title: str = "") -> None:
     """Display one audio player per signal, all at one gain, so that they can be compared by ear.
 
-    Args:
-        signals: by name, ``(channels, samples)``, full scale at 1; the loudest beyond that turns all of them down.
-        rate: Hz.
-        title: before each name, such as the song's.
+    The signals are ``(channels, samples)``, full scale at 1; the loudest beyond that turns all of them down.
     """
-    from IPython.display import Audio, Markdown, display  # of notebooks alone
-
     peak = max(1.0, *(float(np.abs(signal).max()) for signal in signals.values()))
     for name, signal in signals.items():
-        label = f"{title}: {name}" if title else name
-        display(Markdown(f"**{label}**"), Audio(np.asarray(signal) / peak, rate=rate, normalize=False))
+        label = f"**{title}{': ' * bool(title)}{name}**"
+        display(Markdown(label), Audio(np.asarray(signal) / peak, rate=rate, normalize=False))

@@ -7,23 +7,21 @@ costs only itself. The ledger's tests on a GPU (:func:`bsm.study.claims.claim.on
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 
 from bsm import conv
-from bsm.cue_gap import Probe
 from bsm.errors import InputError, known
 from bsm.scan import available
-from bsm.study import memory, parity, step_profile
+from bsm.study import step_profile
 from bsm.study.processes import process_group
 from bsm.study.records import ROOT, mark, write_result
 from bsm.study.speed import blocks, official, scan, whole
@@ -33,6 +31,7 @@ from bsm.study.speed.timer import SEED
 log = logging.getLogger(__name__)
 
 RESULTS, LOGS = ROOT / "reports" / "gpu" / "results", ROOT / "runs" / "gpu"
+COMMAND = (sys.executable, "-m", "bsm.study.gpu")  # takes the part of the name that follows, and writes its result
 DEADLINE = 480.0  # s
 MODULES = "mamba-ssm's modules"  # with which the author's code computes
 DONE, FAILED, STOPPED, SKIPPED, LEFT_OUT = "done", "failed", "stopped", "skipped", "left out"
@@ -50,8 +49,6 @@ class Part:
         seconds: that its process may take, s. The kernels of Triton compile when they first run, which takes most.
         kernels: what it measures if it is installed (:func:`lacking`).
         needs: kernels without which there is nothing to measure.
-        environment: variables of its process.
-        data: on what it measures.
     """
 
     name: str
@@ -61,12 +58,9 @@ class Part:
     seconds: float
     kernels: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-    data: str = "random inputs, official initial values"
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a part: its name, one of the words :data:`DONE` to :data:`LEFT_OUT`, its seconds, and why."""
 
     part: str
@@ -77,8 +71,6 @@ class Outcome:
 
 _PAPER_STEP = {"preset": "paper", "seconds": 8.0, "batch": 5, "precision": "bf16-mixed"}  # the author's, on each GPU
 _STEP = {"preset": "tiny", "seconds": 4.0, "batch": 2, "precision": "32-true", "repeats": 5}
-_PARITY = {"seconds": 4.0, "rows": 2, "preset": "paper"}
-_ALL = ("triton", "selective", "causal-conv1d")
 PARTS = (
     Part(
         "block",
@@ -90,17 +82,10 @@ PARTS = (
     ),
     Part(
         "step",
-        "seconds of a training step by part, of losses and of transforms; bytes of a step",
+        "seconds of a training step by part, of losses and of transforms",
         step_profile.measure,
         # The size at which the described loop's states fit (step.LARGEST), as on the CPU.
-        _STEP
-        | {
-            "sizes": (),
-            "backends": (),
-            "memory_presets": ("paper",),
-            "memory_seconds": (0.5, 1.0),
-            "compile_step": False,
-        },
+        _STEP | {"sizes": ()},
         seconds=75,
     ),
     Part(
@@ -110,15 +95,6 @@ PARTS = (
         {"seconds": (4.0, 8.0), "repeats": 5},
         seconds=180,
         kernels=("triton", "selective"),
-    ),
-    Part(
-        "parity",
-        "relative errors of all backends, float32 without TF32 and bfloat16",
-        parity.measure,
-        _PARITY | {"tf32": False},
-        seconds=120,
-        kernels=_ALL,
-        environment={"TRITON_F32_DEFAULT": "ieee"},
     ),
     Part(
         "paper_step",
@@ -137,32 +113,12 @@ PARTS = (
         seconds=120,
     ),
     Part(
-        "parity_tf32",
-        "relative errors of all backends, float32 with TF32 and bfloat16",
-        parity.measure,
-        _PARITY | {"tf32": True},
-        seconds=90,
-        kernels=_ALL,
-        environment={"TRITON_F32_DEFAULT": "tf32"},
-    ),
-    Part(
         "paper_step_plain",
         "seconds and bytes of the paper's training step, with the scan of plain PyTorch",
         whole.compared,
         _PAPER_STEP | {"cases": (("chunked", True),), "repeats": 2},
         seconds=90,
         kernels=("causal-conv1d",),
-    ),
-    *(
-        Part(
-            f"cue_gap_{arm}",
-            memory.MEASURED,
-            memory.measure,
-            {"arm": arm, "seed": 2, "lr": lr, "longest_gap": 0.5, "steps": 2000},  # a run of reports/long on CPUs
-            seconds=120,
-            data=memory.data_title(Probe(0.5)),
-        )
-        for arm, lr in (("mamba2", 0.002), ("attention", 0.004))
     ),
 )
 """In order of worth: what settles most claims comes first."""
@@ -205,11 +161,11 @@ def measure(part: Part, path: Path, *, device: str, **changed: Any) -> Path:
     return write_result(
         path,
         measured=part.measured,
-        parameters=settings | dict(part.environment) | {"device": device},
+        parameters=settings | {"device": device},
         values=values,
-        seed=settings.get("seed", SEED),
+        seed=SEED,
         started=started,
-        data=part.data,
+        data="random inputs, official initial values",
         inputs=(),
     )
 
@@ -217,24 +173,15 @@ def measure(part: Part, path: Path, *, device: str, **changed: Any) -> Path:
 def run(
     parts: Sequence[Part],
     *,
-    device: str = "cuda",
     deadline: float = DEADLINE,
-    execute: Callable[[Part, str], tuple[str, str]] | None = None,
+    execute: Callable[[Part], tuple[str, str]] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Outcome]:
-    """Take parts in order. None begins whose time no longer fits before the deadline, so all end by then.
+    """Take parts in order (:func:`in_a_process`), and tell what became of each.
 
-    Args:
-        parts: what to measure.
-        device: where.
-        deadline: s from now.
-        execute: takes a part; :func:`in_a_process` by default.
-        clock: tells the time, s.
-
-    Returns:
-        One outcome per part.
+    None begins whose time no longer fits before the deadline, in s from now, so that all end by then.
     """
-    execute, started, absent = execute or in_a_process, clock(), lacking(device)
+    execute, started, absent = execute or in_a_process, clock(), lacking("cuda")
     outcomes = []
     for part in parts:
         begun = clock()
@@ -246,7 +193,7 @@ def run(
             outcome = Outcome(part.name, LEFT_OUT, note=note)
         else:
             log.info("%s begins; it may take %g s", part.name, part.seconds)
-            status, note = execute(part, device)
+            status, note = execute(part)
             without = [f"without {name}: {absent[name]}" for name in part.kernels if name in absent]
             outcome = Outcome(part.name, status, clock() - begun, "; ".join([note] * bool(note) + without))
         log.info("%s: %s%s", part.name, outcome.status, f" ({outcome.note})" if outcome.note else "")
@@ -254,15 +201,15 @@ def run(
     return outcomes
 
 
-def in_a_process(part: Part, device: str) -> tuple[str, str]:
+def in_a_process(part: Part) -> tuple[str, str]:
     """Take a part in a process of its own, which is killed with its children once its time is up.
 
     Returns:
         :data:`DONE`, :data:`FAILED` or :data:`STOPPED`, and why. Unless it is done, an earlier result stays.
     """
     path = LOGS / f"{part.name}.log"
-    options = {"cwd": ROOT, "env": os.environ | part.environment, "stdin": subprocess.DEVNULL}
-    with process_group(command(part.name, device), path, **options) as process:
+    options = {"cwd": ROOT, "stdin": subprocess.DEVNULL}
+    with process_group([*COMMAND, part.name], path, **options) as process:
         try:
             status = process.wait(part.seconds)
         except subprocess.TimeoutExpired:
@@ -274,17 +221,11 @@ def in_a_process(part: Part, device: str) -> tuple[str, str]:
     return FAILED, f"{said}; see {path}"
 
 
-def command(name: str, device: str) -> list[str]:
-    """Return the command that takes a part and writes its result."""
-    return [sys.executable, "-m", "bsm.study.gpu", name, device]
-
-
 def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """List what became of each part."""
-    rows = [(o.part, o.status, round(o.seconds), o.note or "–") for o in outcomes]
-    return pd.DataFrame(rows, columns=["part", "status", "seconds", "note"])
+    return pd.DataFrame(outcomes).round({"seconds": 0}).astype({"seconds": int}).replace({"note": {"": "–"}})
 
 
 if __name__ == "__main__":
     (the_part,) = chosen(sys.argv[1:2])
-    measure(the_part, RESULTS / f"{the_part.name}.json", device=sys.argv[2])
+    measure(the_part, RESULTS / f"{the_part.name}.json", device="cuda")

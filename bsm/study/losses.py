@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from matplotlib.axes import Axes
-from torch import Tensor
 from tqdm import tqdm
 
 from bsm.config import LossConfig, ModelConfig, TrainConfig
@@ -22,6 +20,7 @@ from bsm.stats import Interval, bootstrap_interval, interval_text, interval_word
 from bsm.study.figures import interval_plot
 from bsm.study.speed.spectra import timed_losses
 from bsm.study.variants import BASE, STFT, VARIANTS, changed
+from bsm.study.windows import loudest
 
 LATE = 1e-3  # s
 FLIPPED, DELAYED, MIXTURE, SILENCE = "sign flipped", "1 ms late", "mixture", "silence"
@@ -37,45 +36,31 @@ def configs(model: ModelConfig, train: TrainConfig) -> dict[str, LossConfig]:
 def costs(
     losses: dict[str, LossConfig], *, samples: int, channels: int, batch: int, repeats: int
 ) -> list[dict[str, Any]]:
-    """Time losses, value and gradient, in turns.
-
-    Returns:
-        One record per loss: ``variant``, ``seconds`` of every round, ``transforms`` of one value.
-    """
+    """Time losses, value and gradient, in turns: a record of :func:`timed_losses` per ``variant``."""
     functions = {name: partial(bsmamba2_loss, config=config) for name, config in losses.items()}
     return timed_losses(functions, (batch, channels, samples), called="variant", repeats=repeats)
 
 
 def cost_table(records: Sequence[dict[str, Any]], step: Sequence[float]) -> pd.DataFrame:
-    """List the losses' times, their shares of a training step of the base, and how much faster than the base's each is.
+    """List the losses' times, and how much faster than the base's, the first, each is.
 
-    Args:
-        records: of :func:`costs`, the base's first.
-        step: s of training steps of the base, loss included.
+    ``step`` are s of training steps of the base, loss included, of which the table says how much each saves.
     """
-    first, whole = records[0]["seconds"], float(np.median(step))
+    first, best = records[0]["seconds"], np.array([min(r["seconds"]) for r in records])
     return pd.DataFrame(
-        [
-            {
-                "loss": VARIANTS[r["variant"]].asks,
-                "transforms": r["transforms"],
-                "best (ms)": 1e3 * min(r["seconds"]),
-                "times the speed of the paper's": interval_words(ratio(first, r["seconds"]), "x"),
-                "saves of a step (%)": 100 * (min(first) - min(r["seconds"])) / whole,
-            }
-            for r in records
-        ]
+        {
+            "loss": [VARIANTS[r["variant"]].asks for r in records],
+            "transforms": [r["transforms"] for r in records],
+            "best (ms)": 1e3 * best,
+            "times the speed of the paper's": [interval_words(ratio(first, r["seconds"]), "x") for r in records],
+            "saves of a step (%)": 100 * (best[0] - best) / np.median(step),
+        }
     )
 
 
 @torch.no_grad()
 def blindness(losses: dict[str, LossConfig], tracks: Sequence[Track], seconds: float) -> list[dict[str, Any]]:
-    """Compute every loss of estimates that are wrong in a known way, where each song's vocals are loudest.
-
-    Args:
-        losses: by variant.
-        tracks: the songs.
-        seconds: of each song that are taken.
+    """Compute every loss of estimates that are wrong in a known way, in the ``seconds`` with a song's loudest vocals.
 
     Returns:
         One record per song, loss and estimate: ``track``, ``variant``, ``estimate``, ``spectral`` (the sum of the
@@ -83,7 +68,8 @@ def blindness(losses: dict[str, LossConfig], tracks: Sequence[Track], seconds: f
     """
     records = []
     for track in tqdm(tracks, desc="blindness of losses", unit="song"):
-        vocals, mixture = loudest(track, seconds)
+        start, stop = loudest(track, seconds)
+        vocals, mixture = (torch.from_numpy(v) for v in (track.read(VOCALS, start, stop), track.mixture(start, stop)))
         estimates = {
             FLIPPED: -vocals,
             DELAYED: vocals.roll(round(LATE * track.rate), -1),
@@ -97,15 +83,6 @@ def blindness(losses: dict[str, LossConfig], tracks: Sequence[Track], seconds: f
                 record = {"track": track.name, "variant": name, "estimate": kind}
                 records.append(record | {"spectral": total - terms["waveform"], "total": total})
     return records
-
-
-def loudest(track: Track, seconds: float) -> tuple[Tensor, Tensor]:
-    """Return the stretch of a song with the most energy in its vocals: vocals and mixture, ``(channels, samples)``."""
-    vocals, mixture = (torch.from_numpy(v) for v in (track.read(VOCALS), track.mixture()))
-    size = min(round(seconds * track.rate), track.samples)
-    before = F.pad(vocals.double().square().sum(0).cumsum(0), (1, 0))  # energy in front of each sample
-    start = int((before[size:] - before[: len(before) - size]).argmax())
-    return vocals[:, start : start + size], mixture[:, start : start + size]
 
 
 def relative(records: Sequence[dict[str, Any]], term: str = "spectral") -> dict[str, dict[str, Interval]]:

@@ -18,7 +18,7 @@ from bsm import cue_gap
 from bsm.config import TIME_BLOCKS, ModelConfig, StftConfig, TrainConfig
 from bsm.cue_gap import ENDPOINT, RATE, TEST, TRAINING, Condition, Probe, Question, example
 from bsm.networks import build, count_parameters, from_factory, network_config
-from bsm.study.carriers import Sharpened, cut, replaced, traces
+from bsm.study.carriers import Cut, Sharpened, replaced, traces
 from bsm.study.records import Mark, mark, write_result
 from bsm.time_blocks import Attention
 from bsm.versions import RECIPE
@@ -30,12 +30,7 @@ TRAINING_SECONDS = 1.75  # length of a typical training example: lead-in, cue, g
 
 
 def network(arm: str, *, seed: int, hop_length: int = 256) -> nn.Module:
-    """Build an arm's network with the initial weights of a seed.
-
-    Args:
-        arm: one of :data:`ARMS`.
-        seed: of the initial weights.
-        hop_length: samples from frame to frame at 8 kHz.
+    """Build the network of one of :data:`ARMS`, ``hop_length`` samples from frame to frame at 8 kHz.
 
     Raises:
         BackendUnavailable: The arm is ``bs-roformer``, and that package is not installed.
@@ -61,12 +56,12 @@ def experiment(
 
     Args:
         path: of the result, a JSON file; the weights take the same name with ``.safetensors``.
-        arm: one of :data:`ARMS`.
+        arm: see :func:`network`.
         seed: of the initial weights and the training examples.
         lr: highest learning rate.
         longest_gap: the training's range, s.
         voices: of :class:`bsm.cue_gap.Probe`.
-        hop_length: samples from frame to frame.
+        hop_length: see :func:`network`.
         steps: updates.
         asked: False for a training that only serves the choice of a learning rate.
     """
@@ -82,30 +77,6 @@ def experiment(
         values["traces"] = [trace for gap in gaps for trace in traces(model, probe, gap)]
         save_model(model, path.with_suffix(".safetensors"), {"data": data_title(probe), "seed": seed, "arm": arm})
     _write(path, started, values, model, arm=arm, model=model.config, train=config, probe=probe, recipe=RECIPE)
-
-
-def measure(*, arm: str, seed: int, lr: float, longest_gap: float, steps: int, device: str) -> dict[str, Any]:
-    """Train an arm on the probe on a device, and ask it what every network is asked.
-
-    Args:
-        arm: see :func:`experiment`, also for the other settings.
-        seed: see ``arm``.
-        lr: see ``arm``.
-        longest_gap: see ``arm``.
-        steps: see ``arm``.
-        device: ``cpu`` or ``cuda``.
-
-    Returns:
-        The validations' ``history`` (:func:`bsm.cue_gap.train`), and the ``answers`` (:func:`bsm.cue_gap.answer`).
-    """
-    model = network(arm, seed=seed).to(device)
-    return _trained_and_asked(model, Probe(longest_gap), _config(seed=seed, lr=lr, steps=steps))
-
-
-def _trained_and_asked(model: nn.Module, probe: Probe, config: TrainConfig) -> dict[str, Any]:
-    history = cue_gap.train(model, probe, config)
-    asked = tqdm(cue_gap.questions(probe), desc="questions")
-    return {"history": history, "answers": [cue_gap.answer(model, question, probe) for question in asked]}
 
 
 def _write(path: Path, started: Mark, values: dict[str, Any], trained: nn.Module, **settings: Any) -> None:
@@ -129,16 +100,9 @@ def _config(*, seed: int, lr: float, steps: int) -> TrainConfig:
 def benchmark(
     path: Path, factory: str, *, seed: int, lr: float, longest_gap: float, steps: int, voices: str = "tones"
 ) -> list[dict[str, Any]]:
-    """Train anyone's network on the probe, score it, and write the result.
+    """Train anyone's network on the probe, score it, and write the result; for the settings see :func:`experiment`.
 
-    Args:
-        path: of the result, a JSON file.
-        factory: ``package.module:name`` of a callable that returns the network (:func:`bsm.networks.from_factory`).
-        seed: of the initial weights and the training examples.
-        lr: highest learning rate.
-        longest_gap: the training's range, s.
-        steps: updates.
-        voices: of :class:`bsm.cue_gap.Probe`.
+    ``factory`` is ``package.module:name`` of a callable that returns the network (:func:`bsm.networks.from_factory`).
 
     Returns:
         The answers (:func:`bsm.cue_gap.answer`).
@@ -150,7 +114,8 @@ def benchmark(
     torch.manual_seed(seed)
     model = from_factory(factory, cue_gap.mixtures_and_targets([example([TEST, 0, 0], Condition(0.25), probe, 0)])[0])
     config = _config(seed=seed, lr=lr, steps=steps)
-    values = _trained_and_asked(model, probe, config)
+    history, questions = cue_gap.train(model, probe, config), tqdm(cue_gap.questions(probe), desc="questions")
+    values = {"history": history, "answers": [cue_gap.answer(model, question, probe) for question in questions]}
     _write(path, started, values, model, arm=factory, train=config, probe=probe)
     return values["answers"]
 
@@ -166,11 +131,10 @@ def interventions(arm: str, probe: Probe) -> list[tuple[Question, str]]:
     training example.
     """
     longest = probe.longest_gap
-    far = ENDPOINT * longest
-    asked = []
+    far, asked = ENDPOINT * longest, []
     if arm in ("mamba2", "lstm", "attention", "attention-nopos"):
         asked += [(Question(f"cut {gap:g}", Condition(gap), 100), "cut") for gap in (longest, 2 * longest)]
-    if arm in ("attention", "attention-nopos"):
+    if arm.startswith("attention"):
         asked += [(Question(f"sharpened gap {far:g}", Condition(far)), "sharpen")]
         asked += [(Question(f"sharpened lead {far:g}", Condition(longest, far)), "sharpen")]
     return asked
@@ -186,7 +150,7 @@ def answer(model: nn.Module, question: Question, probe: Probe, change: str | Non
     changed: AbstractContextManager[None] = nullcontext()
     if change == "cut":
         frame = round((condition.lead + probe.cue + condition.gap / 2) * RATE / hop)
-        changed = replaced(model, lambda part: cut(part, frame))
+        changed = replaced(model, lambda part: Cut(part, frame))
     elif change == "sharpen":
         seconds = condition.lead + probe.cue + condition.gap + probe.play
         factor = math.log(seconds * RATE / hop) / math.log(TRAINING_SECONDS * RATE / hop)

@@ -94,12 +94,6 @@ def _workspace(x: Tensor, B: Tensor) -> list[Tensor]:
     return [x.new_empty(shape, dtype=torch.float32) for shape in shapes]
 
 
-class _KernelModule(nn.Module):
-    def forward(self, **inputs: Tensor) -> Tensor:
-        """Return the kernels' output, shaped as ``x``."""
-        return KernelScan.apply(*(inputs[name] for name in ("x", "dt", "A", "B", "C", "D")))
-
-
 class _OneSlab(chunked.Plan):
     """All rows at once: without values no slab has to fit a cache."""
 
@@ -108,17 +102,28 @@ class _OneSlab(chunked.Plan):
         return iter([slice(0, batch)])
 
 
-class _ChunkedModule(nn.Module):
-    def forward(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-        """Return the chunked scan's output. It cannot look for heads that decay strongly."""
-        chunk = x.shape[1] if x.shape[1] <= chunked.WHOLE else chunked.CHUNK
-        plan = _OneSlab(chunk, reverse=False, final_state=False, dtype=torch.float32)
-        factored = chunked._Way(None, by_head=False, wary=torch.empty(0, dtype=torch.int64))
-        return chunked._ChunkedScan.apply(x, dt, A, B.squeeze(2), C.squeeze(2), D, None, [factored], plan)[0]
+def _chunked(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    """Return the chunked scan's output. It cannot look for heads that decay strongly."""
+    chunk = x.shape[1] if x.shape[1] <= chunked.WHOLE else chunked.CHUNK
+    plan = _OneSlab(chunk, reverse=False, final_state=False, dtype=torch.float32)
+    factored = chunked._Way(None, by_head=False, wary=torch.empty(0, dtype=torch.int64))
+    return chunked._ChunkedScan.apply(x, dt, A, B.squeeze(2), C.squeeze(2), D, None, [factored], plan)[0]
+
+
+class _Scan(nn.Module):
+    """A function of a scan's inputs in the place of a mixer's scan."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Return the output, shaped as ``x``."""
+        return self.function(*(inputs[name] for name in ("x", "dt", "A", "B", "C", "D")))
 
 
 def _network(
-    config: ModelConfig, seconds: float, scan: Callable[[], nn.Module], batch: int = 1
+    config: ModelConfig, seconds: float, scan: Callable[..., Tensor], batch: int = 1
 ) -> tuple[BSMamba2, Tensor]:
     """Return a network with another scan, and a mixture for it, both without values."""
     with torch.device("meta"):
@@ -128,10 +133,10 @@ def _network(
     return network, mixture
 
 
-def _replace_scans(network: nn.Module, scan: Callable[[], nn.Module]) -> None:
+def _replace_scans(network: nn.Module, scan: Callable[..., Tensor]) -> None:
     for module in network.modules():
         if isinstance(module, Mamba2):
-            module.ssm = scan()
+            module.ssm = _Scan(scan)
 
 
 def parameter_count(config: ModelConfig) -> int:
@@ -146,7 +151,7 @@ def operations(config: ModelConfig, seconds: float) -> int:
 
     The scans are the chunked ones. Where heads decay strongly, these make ``C B^T`` once more than is counted here.
     """
-    network, mixture = _network(config, seconds, _ChunkedModule)
+    network, mixture = _network(config, seconds, _chunked)
     with Allocations(), FlopCounterMode(display=False) as counter:
         network(mixture)
     return counter.get_total_flops()
@@ -154,7 +159,7 @@ def operations(config: ModelConfig, seconds: float) -> int:
 
 def kept_bytes(config: ModelConfig, seconds: float) -> int:
     """Count the bytes, parameters apart, that a forward pass of one segment keeps for its backward pass."""
-    network, mixture = _network(config, seconds, _ChunkedModule)
+    network, mixture = _network(config, seconds, _chunked)
     with Allocations():
         return saved_bytes(network, mixture, apart=network.parameters())
 
@@ -162,16 +167,10 @@ def kept_bytes(config: ModelConfig, seconds: float) -> int:
 def step_memory(preset: str, seconds: float, batch: int, recompute: bool) -> dict[str, Any]:
     """Count the memory of a training step in float32: weights, averages, moments, and the peak of its passes.
 
-    Args:
-        preset: size of the network.
-        seconds: length of a segment, s.
-        batch: segments of a step.
-        recompute: recompute blocks in the backward pass (checkpointing).
-
     Returns:
         The arguments, ``kept_bytes`` between steps, and ``bytes`` at the peak, those included.
     """
-    network, mixture = _network(ModelConfig.preset(preset), seconds, _KernelModule, batch)
+    network, mixture = _network(ModelConfig.preset(preset), seconds, KernelScan.apply, batch)
     if recompute:
         recompute_blocks(network)
     with Allocations() as allocated:
@@ -210,15 +209,9 @@ def scan_memory() -> dict[str, int]:
     """
     config = ModelConfig.preset("paper")
     heads, headdim, state = config.d_inner // config.headdim, config.headdim, config.d_state
-    sizes = {
-        "x": (BANDS, FRAMES, heads, headdim),
-        "dt": (BANDS, FRAMES, heads),
-        "A": (heads,),
-        "B": (BANDS, FRAMES, 1, state),
-        "C": (BANDS, FRAMES, 1, state),
-        "D": (heads,),
-    }
-    inputs = [torch.empty(size, device="meta", requires_grad=True) for size in sizes.values()]
+    x, dt, B = (BANDS, FRAMES, heads, headdim), (BANDS, FRAMES, heads), (BANDS, FRAMES, 1, state)
+    sizes = [x, dt, (heads,), B, B, (heads,)]  # of x, dt, A, B, C, D
+    inputs = [torch.empty(size, device="meta", requires_grad=True) for size in sizes]
     channels, rows = heads * headdim, BANDS * FRAMES
     chunks = math.ceil(FRAMES / 2048)
     numbers = [2 * channels * rows, 2 * state * rows, channels * (state + 2), 2 * BANDS * channels * chunks * state]
@@ -237,7 +230,7 @@ def block_operations(rows: int) -> int:
     config = ModelConfig.preset("paper")
     with torch.device("meta"):
         block, values = BiMamba2Block.of(config), torch.empty(rows, BLOCK_FRAMES, config.dim)
-    _replace_scans(block, _KernelModule)
+    _replace_scans(block, KernelScan.apply)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         block(values)
     return counter.get_total_flops()

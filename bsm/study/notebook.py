@@ -5,8 +5,8 @@ it needs and saves, under ``bsm`` (JupyterLab shows them: Property Inspector, Ad
 
     "bsm": {
       "needs": "networks",
-      "saves": {"input_length": ["values", "table", "figure"], "input_length_answer": ["table"]},
-      "optional": ["input_length_answer"],
+      "saves": {"input_length": ["values", "table", "figure"], "input_length_cost": ["table"]},
+      "optional": ["input_length_cost"],
       "follows": ["scan"],
       "only_with": "scan_seconds",
       "apart_with": ["weights", "dataset"],
@@ -26,8 +26,9 @@ it needs and saves, under ``bsm`` (JupyterLab shows them: Property Inspector, Ad
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +36,7 @@ from typing import Any
 
 import yaml
 
-from bsm.errors import InputError
+from bsm.errors import InputError, known
 from bsm.study.records import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -46,7 +47,7 @@ KINDS = {"values": "results/{}.json", "table": "tables/{}.md", "figure": "figure
 """Kinds of files that a notebook saves, and where in the folder of a profile's reports they are."""
 PLUMBING = ("notebook", "profiles", "records", "saving")
 """Modules of ``bsm.study`` that every notebook uses, and whose changes run none of them again."""
-_UNKNOWN = object()  # a default that is an expression: its type cannot be told without running it
+FIELDS = ("needs", "saves", "optional", "follows", "only_with", "apart_with", "threads", "memory_gb", "minutes", "gpu")
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,9 @@ class Notebook:
     def _content(self) -> dict[str, Any]:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{self.path}: not a notebook ({error})") from None
-        if not isinstance(content, dict) or not isinstance(content.get("cells"), list):
-            raise InputError(f"{self.path}: not a notebook (it holds no list of cells)")
-        return content
+            return {"metadata": content["metadata"], "cells": content["cells"]}
+        except (ValueError, LookupError, TypeError) as error:
+            raise InputError(f"{self.path}: not a notebook ({type(error).__name__}: {error})") from None
 
     def _cells(self, kind: str) -> list[tuple[dict[str, Any], str]]:
         return [(c["metadata"], "".join(c["source"])) for c in self._content["cells"] if c["cell_type"] == kind]
@@ -99,25 +98,18 @@ class Notebook:
         """The declared parameters and their defaults, by Python's own parser: papermill's skips some lines.
 
         Raises:
-            InputError: not exactly one cell is tagged ``parameters``, or it is not Python.
+            InputError: not exactly one cell is tagged ``parameters``, or it holds other than names and plain values.
         """
         tagged = [text for metadata, text in self._cells("code") if "parameters" in metadata.get("tags", [])]
         if len(tagged) != 1:
             raise InputError(f"{self.path}: one cell must be tagged 'parameters', {len(tagged)} are")
-        try:
-            statements = ast.parse(tagged[0]).body
-        except SyntaxError as error:
-            raise InputError(f"{self.path}: the cell tagged 'parameters', line {error.lineno}: {error.msg}") from None
         defaults = {}
-        for statement in statements:
-            if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
-                continue
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            try:
-                default = ast.literal_eval(statement.value)
-            except ValueError:
-                default = _UNKNOWN
-            defaults.update({target.id: default for target in targets if isinstance(target, ast.Name)})
+        try:
+            for statement in ast.parse(tagged[0]).body:
+                target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+                defaults[target.id] = ast.literal_eval(statement.value)
+        except (SyntaxError, AttributeError, ValueError) as error:
+            raise InputError(f"{self.path}: the cell tagged 'parameters' must hold 'name = value': {error}") from None
         return defaults
 
     @cached_property
@@ -128,16 +120,10 @@ class Notebook:
             InputError: an unknown field, need or kind of file.
         """
         about = self._content["metadata"].get("bsm", {})
-        if not about:
-            return {}
-        known = {"needs", "saves", "optional", "follows", "only_with", "apart_with"}
-        known |= {"threads", "memory_gb", "minutes", "gpu"}
-        if unknown := sorted(set(about) - known):
-            raise InputError(
-                f"{self.path}: unknown metadata {', '.join(unknown)}; there are: {', '.join(sorted(known))}"
-            )
-        if about.get("needs") not in NEEDS:
-            raise InputError(f"{self.path}: 'needs' must be one of {', '.join(NEEDS)}, not {about.get('needs')!r}")
+        for field in about:
+            known(f"metadata in {self.path}:", field, FIELDS)
+        if about:
+            known(f"'needs' in {self.path}:", about.get("needs"), NEEDS)
         for name, kinds in about.get("saves", {}).items():
             if not kinds or not set(kinds) <= set(KINDS):
                 raise InputError(f"{self.path}: {name!r} must be saved as some of {', '.join(KINDS)}, not {kinds!r}")
@@ -172,9 +158,9 @@ class Notebook:
         """Tell whether parameters name other models or songs than the profile's own, whose results stand apart."""
         return any(given.get(name) for name in self.about.get("apart_with", []))
 
-    def fit(self, name: str, value: Any, where: str) -> Any:
-        """Return a parameter's value if its type fits the default's."""
-        return fit(name, value, self.parameters[name], where)
+    def fitting(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Return values of declared parameters if they fit; see :func:`fit`."""
+        return {name: fit(name, value, self.parameters[name], where) for name, value in values.items()}
 
 
 def study_notebooks() -> list[Notebook]:
@@ -183,43 +169,34 @@ def study_notebooks() -> list[Notebook]:
     return [notebook for notebook in found if notebook.about]
 
 
-def from_text(value: Any, default: Any) -> Any:
-    """Read text as YAML where the default is no text: papermill's command line passes a list as text."""
-    if not isinstance(value, str) or isinstance(default, str) or default is _UNKNOWN:
-        return value
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        return value  # and let the check of its type name it
-
-
 def fit(name: str, value: Any, default: Any, where: str) -> Any:
-    """Return ``value`` if its type fits the default's; whole numbers fit a float, lists and tuples fit each other.
+    """Return a parameter's value if its type fits the default's; whole numbers fit a float, and all types fit None.
 
-    The elements of a list must be of the types that the default's elements have; any fit an empty default.
+    The elements of a list must be of the types that the default's elements have; any fit an empty default. Text is read
+    as YAML where the default is no text: papermill's command line passes a list as text.
 
     Raises:
         InputError: it does not fit.
     """
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if default is _UNKNOWN or default is None:
+    if isinstance(value, str) and not isinstance(default, str):
+        with contextlib.suppress(yaml.YAMLError):  # the check of its type names it
+            value = yaml.safe_load(value)
+    if default is None:
         return value
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(default, float) and type(value) is int:
         return float(value)
-    kinds = (list, tuple) if isinstance(default, list | tuple) else (type(default),)
-    if type(value) not in kinds:
+    if type(value) is not type(default):
         raise InputError(
             f"{where}: parameter {name!r} must be of type {type(default).__name__}, like its default {default!r}, "
             f"not {type(value).__name__} {value!r}"
         )
-    if isinstance(default, list | tuple) and default:
-        fitting = {type(element) for element in default} | ({int} if float in map(type, default) else set())
+    if isinstance(default, list) and default:
+        kinds = list(dict.fromkeys(type(element).__name__ for element in default))
         for element in value:
-            if type(element) not in fitting:
-                known = " or ".join(dict.fromkeys(type(x).__name__ for x in default))
+            kind = type(element).__name__
+            if kind not in kinds and not (kind == "int" and "float" in kinds):
                 raise InputError(
-                    f"{where}: elements of parameter {name!r} must be of type {known}, like those of its default "
-                    f"{default!r}, not {type(element).__name__} {element!r}"
+                    f"{where}: elements of parameter {name!r} must be of type {' or '.join(kinds)}, "
+                    f"like those of its default {default!r}, not {kind} {element!r}"
                 )
     return value

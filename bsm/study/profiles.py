@@ -33,16 +33,13 @@ def profiles() -> list[str]:
 
 
 def load_profile(profile: str | Path) -> dict[str, Any]:
-    """Read a profile: a flat mapping of parameters that all notebooks share.
-
-    Args:
-        profile: a name from :func:`profiles`, or the path of a ``.yaml`` file.
+    """Read a profile, a name from :func:`profiles` or the path of a ``.yaml`` file: parameters that notebooks share.
 
     Raises:
         InputError: no such profile, or not a flat mapping.
     """
     path = Path(profile)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix != ".yaml":
         path = notebook.NOTEBOOKS / "profiles" / f"{profile}.yaml"
     if not path.is_file():
         raise InputError(f"there is no profile {str(profile)!r}; choose one of: {', '.join(profiles()) or 'none here'}")
@@ -50,11 +47,8 @@ def load_profile(profile: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    values = {} if values is None else values
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+    if not isinstance(values, dict) or any(isinstance(value, dict) for value in values.values()):
         raise InputError(f"{path}: a profile is a flat mapping, one 'name: value' per line")
-    if nested := [name for name, value in values.items() if isinstance(value, dict)]:
-        raise InputError(f"{path}: '{nested[0]}' holds a mapping; a profile is flat, one 'name: value' per line")
     return values
 
 
@@ -68,18 +62,11 @@ class Profile:
     values: dict[str, Any]
 
     @classmethod
-    def load(cls, name: str | Path) -> Self:
-        """Read ``notebooks/profiles/<name>.yaml``, or the file at a path.
-
-        Raises:
-            InputError: no such profile.
-        """
-        return cls(load_profile(name))
-
-    @classmethod
-    def of(cls, profile: str, **parameters: Any) -> Self:
-        """Read a profile and put a notebook's own parameters on top."""
+    def of(cls, profile: str | Path, **parameters: Any) -> Self:
+        """Read a profile (:func:`load_profile`), and put a notebook's own parameters on top."""
         return cls(load_profile(profile) | parameters)
+
+    load = of
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -173,8 +160,7 @@ class Profile:
             InputError: songs that cannot be made, or are not there or not usable; it says what to do.
         """
         if self.makes_songs:
-            songs = {split: self.values[f"{split}_songs"] for split in SPLITS}
-            model = ModelConfig.preset(self.model)
+            songs, model = {split: self.values[f"{split}_songs"] for split in SPLITS}, ModelConfig.preset(self.model)
             sound = {"seconds": self.song_seconds, "rate": model.sample_rate, "channels": model.channels}
             demo.make_corpus(self.data_folder, songs=songs, **sound)
             return
@@ -207,24 +193,22 @@ class Profile:
         self.find_data()
         skipped = ({} if skipped is None else skipped) if self.values.get("skip_bad") else None
         found = {split: open_tracks(self.data_folder, split, skipped=skipped)[1] for split in SPLITS}
-        return {split: self._fitting(tracks, skipped) for split, tracks in found.items()}
+        return {split: [t for t in tracks if self._fits(t, skipped)] for split, tracks in found.items()}
 
-    def _fitting(self, tracks: list[Track], skipped: dict[str, str] | None) -> list[Track]:
-        """Return the songs that have the model's rate and number of channels: all, unless some may be skipped."""
-        model, kept = ModelConfig.preset(self.model), []
-        for track in tracks:
-            if (track.rate, track.channels) == (model.sample_rate, model.channels):
-                kept.append(track)
-                continue
-            why = (
-                f"{track.files[0].parent}: song {track.name!r} has {track.rate} Hz, {track.channels} channel(s); model "
-                f"{self.model} takes {model.sample_rate} Hz, {model.channels}; convert it or choose another model"
-            )
-            if skipped is None:
-                raise InputError(why)
-            skipped[track.name] = why
-            log.warning("skipping song %r: %s", track.name, why)
-        return kept
+    def _fits(self, track: Track, skipped: dict[str, str] | None) -> bool:
+        """Tell whether a song has the model's rate and number of channels; refuse others unless they may be skipped."""
+        model = ModelConfig.preset(self.model)
+        if (track.rate, track.channels) == (model.sample_rate, model.channels):
+            return True
+        why = (
+            f"{track.files[0].parent}: song {track.name!r} has {track.rate} Hz, {track.channels} channel(s); model "
+            f"{self.model} takes {model.sample_rate} Hz, {model.channels}; convert it or choose another model"
+        )
+        if skipped is None:
+            raise InputError(why)
+        skipped[track.name] = why
+        log.warning("skipping song %r: %s", track.name, why)
+        return False
 
 
 def default_songs() -> Path:

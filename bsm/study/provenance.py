@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from PIL import Image
+
 from bsm.errors import InputError
 from bsm.files import sha256
 from bsm.study.notebook import study_notebooks
@@ -41,10 +43,17 @@ def chain(file: Path) -> str:
         return "\n".join(_result(file))
     if file.suffix not in (".png", ".md"):
         raise InputError(f"{file}: neither a result (.json), nor a figure (.png), nor a table (.md) of a report")
-    named = _named_in(file) if file.suffix == ".png" else {}
-    notebook, found = ("", named) if named else _written_by(file)
-    lines = [_shown(file)]
-    lines += [f"  drawn or written by notebooks/{notebook}, which uses:"] if notebook else []
+    lines, found = [_shown(file)], {}
+    if file.suffix == ".png":
+        with Image.open(file) as image:
+            found = json.loads(image.info.get("Source", "{}"))
+    if not found:
+        kind = "table" if file.suffix == ".md" else "figure"
+        writers = [notebook for notebook in study_notebooks() if file.stem in notebook.saved(kind)]
+        if not writers:
+            raise InputError(f"{file}: names no result, and no notebook writes a table or figure of that name")
+        lines.append(f"  drawn or written by notebooks/{writers[0].path.name}, which uses:")
+        found = {f"{name}.json": "" for name in writers[0].saved("values")}
     for name, digest in found.items():
         path = file.parent.parent / "results" / name
         if path.is_file():
@@ -55,41 +64,23 @@ def chain(file: Path) -> str:
     return "\n".join(lines)
 
 
-def _named_in(figure: Path) -> dict[str, str]:
-    """Return the results that a figure's metadata names, with their checksums."""
-    from PIL import Image
-
-    with Image.open(figure) as image:
-        return json.loads(image.info.get("Source", "{}"))
-
-
-def _written_by(file: Path) -> tuple[str, dict[str, str]]:
-    """Return the notebook that writes a table or figure, and the results in it, without checksums."""
-    for notebook in study_notebooks():
-        if file.stem in notebook.saved("table" if file.suffix == ".md" else "figure"):
-            return notebook.path.name, {f"{name}.json": "" for name in notebook.saved("values")}
-    raise InputError(f"{file}: names no result, and no notebook writes a table or figure of that name")
-
-
 def _result(path: Path) -> list[str]:
     """Return what a result file says about itself."""
     record = read_result(path)
-    made = record["provenance"]
-    git = made.get("git", {})
-    dirty = {True: ", with uncommitted changes", False: ", clean", None: ""}[git.get("dirty")]
-    packages = made.get("packages", {})
+    made, git = record["provenance"], record["provenance"]["git"]
+    dirty = {True: ", with uncommitted changes", False: ", clean", None: ""}[git["dirty"]]
     took = {"wall": made.get("wall_seconds"), "processor": made.get("cpu_seconds")}
     facts = {
         "measured": record["measured"],
         "data": record["data"],
         "seed": record.get("seed"),
         "seeds": record["parameters"].get("seeds"),  # of several trainings
-        "revision": f"{git.get('revision', 'unknown')}{dirty}",
-        "command": _command(made.get("command")),
-        "device": f"{made.get('device')}, {made.get('threads')} threads; {made.get('platform')}",
+        "revision": f"{git['revision']}{dirty}",
+        "command": _command(made["command"]),
+        "device": f"{made['device']}, {made['threads']} threads; {made['platform']}",
         "took": ", ".join(f"{v:.1f} s {k} time" for k, v in took.items() if v is not None) or None,
-        "started": made.get("started"),
-        "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
+        "started": made["started"],
+        "packages": ", ".join(f"{name} {version}" for name, version in made["packages"].items()),
     }
     inputs = [_input(name, digest) for name, digest in record.get("inputs", {}).items()]
     if len(inputs) > _MANY:
@@ -102,9 +93,9 @@ def _result(path: Path) -> list[str]:
     ]
 
 
-def _command(command: str | None) -> str | None:
+def _command(command: str) -> str:
     """Return a command as it was given, and what its notebook is called now where that has another name."""
-    renamed = [new for old, new in _RENAMED.items() if old in (command or "").split()]
+    renamed = [new for old, new in _RENAMED.items() if old in command.split()]
     return f"{command} (the notebook is now called {renamed[0]})" if renamed else command
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.evaluate import METRICS, Journal, digest, fingerprint
 from bsm.files import sha256
-from bsm.stats import FEWEST, Interval, bootstrap_interval
-from bsm.study import figures
+from bsm.stats import FEWEST, bootstrap_interval
 from bsm.study.compare import counted, paired, tables, words
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
@@ -52,10 +50,8 @@ class Case:
     """What is evaluated, and what a comparison with the published scores lacks.
 
     Attributes:
-        weights: file of the model.
-        name: of the weights, for tables.
-        tracks: the songs.
-        data: name of the data set.
+        weights: file of the model; ``name`` is what tables call it.
+        tracks: the songs; ``data`` is what they are.
         missing: what is lacking, one sentence each.
         paper_data: whether songs and windows, whatever the weights, are those of the published scores.
         journal: keeps scores as they come; None for a profile's own songs.
@@ -81,20 +77,14 @@ def case(settings: Profile, name: str = "", dataset: str = "", *, window: float 
     """Find weights and songs: those that are named, else those that the profile names, else the profile's own.
 
     A profile names them in ``published_weights`` (the first that is here is taken) and ``published_dataset``. Paths
-    among them are relative to the repository.
-
-    Args:
-        settings: the profile.
-        name: a name of ``bsm weights list``, or a file.
-        dataset: folder of MUSDB18-HQ, or of any songs.
-        window: seconds that the model sees at a time.
-        hop: seconds from window to window.
+    among them are relative to the repository. Weights are named as in ``bsm weights list``, or by a file.
 
     Raises:
         InputError: what is here is damaged, or the profile has neither a model nor songs yet.
     """
     missing = []
-    named = [name] if name else [_rooted(name) for name in settings.values.get("published_weights", [])]
+    own = settings.values.get("published_weights", [])
+    named = [name] if name else [str(ROOT / n) if (ROOT / n).is_file() else n for n in own]
     path, name, checksum = _weights(named, missing)
     if path is None:
         path, checksum = settings.run_folder(settings.seed) / "model.safetensors", ""
@@ -127,11 +117,6 @@ def journal(settings: Profile, name: str, tracks: Sequence[Track], **kept: Any) 
     return Journal(ROOT / "runs" / settings.profile / f"{name}-{digest(kept)}.jsonl", kept)
 
 
-def _rooted(name: str) -> str:
-    """Return a profile's path under the repository; the name of weights is left as it is."""
-    return str(ROOT / name) if (ROOT / name).is_file() else name
-
-
 def _weights(names: Sequence[str], missing: list[str]) -> tuple[Path | None, str, str]:
     """Return the first named file that is here, its name and SHA-256, or None; note where it is not the author's."""
     wanted, path, found, faults = weights.entry(AUTHOR), None, "", []
@@ -158,12 +143,11 @@ def published_songs(layout: str, tracks: Sequence[Track]) -> bool:
 
 def _songs(dataset: str, missing: list[str]) -> tuple[str, list[Track] | None]:
     """Return layout and test songs of a folder, or None; note where they are not MUSDB18-HQ's."""
-    layout, tracks = "", None
     try:
         layout, tracks = open_tracks(dataset, "test") if dataset else ("", None)
     except InputError as error:
         missing.append(f"Songs: {error}.")
-        return layout, None
+        return "", None
     if layout == "MUSDB18-HQ" and not published_songs(layout, tracks):
         layout = "excerpts of MUSDB18-HQ"
     if layout != "MUSDB18-HQ":
@@ -181,49 +165,14 @@ def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.Dat
     Both have a 95 % interval; the median has none where tracks are clips that are drawn together. ``published`` sets
     the published scores beside them.
     """
-    rows, found_of = [], {metric: tables(records, metric) for metric in METRICS}
-    for separator in found_of["usdr"]:
-        for metric in METRICS:
-            scores = found_of[metric][separator]
-            known, found = scores.iloc[:, 0].dropna(), paired(scores)
-            alone = FEWEST <= found["songs"] == len(known)
-            median = (
-                bootstrap_interval(known, np.median) if alone else Interval(known.median(), *[np.nan] * 2, 0, 0, "")
-            )
-            row = {"": separator, "metric": LABELS[metric], "n": counted(found), "mean": words(found)}
-            row |= {"median": words(median), "std": known.std()}
-            rows.append(row | ({p["model"]: p.get(metric) for p in PUBLISHED} if published else {}))
+    rows = []
+    for separator, metric in itertools.product(dict.fromkeys(r["separator"] for r in records), METRICS):
+        scores = tables(records, metric)[separator]
+        known, found = scores.iloc[:, 0].dropna(), paired(scores)
+        median = bootstrap_interval(known, np.median)
+        if not FEWEST <= found["songs"] == len(known):
+            median = median._replace(low=np.nan, high=np.nan)
+        row = {"": separator, "metric": LABELS[metric], "n": counted(found), "mean": words(found)}
+        row |= {"median": words(median), "std": known.std()}
+        rows.append(row | ({p["model"]: p.get(metric) for p in PUBLISHED} if published else {}))
     return pd.DataFrame(rows)
-
-
-@figures.style()
-def figure(records: Sequence[dict[str, Any]], data: str, *, published: bool) -> Figure:
-    """Draw uSDR and cSDR of every song by separator, with the published means as lines if asked for."""
-    drawn, axes = plt.subplots(1, 2, figsize=(8, 1.6 + 0.5 * len({r["separator"] for r in records})), sharey=True)
-    for ax, metric in zip(axes, ("usdr", "csdr"), strict=True):
-        figures.dots(ax, tables(records, metric))
-        ax.set(xlabel=LABELS[metric], title=f"{LABELS[metric].split()[0]}, {data}")
-        for row in PUBLISHED if published else ():
-            colour = figures.COLOURS["vermilion" if "RoFormer" in row["model"] else "blue"]
-            ax.axvline(row[metric], color=colour, linestyle="--", linewidth=1, label=f"published, {row['model']}")
-    if published:
-        figures.legend_above(drawn, axes[0])
-    return drawn
-
-
-def answer(found: Case, records: Sequence[dict[str, Any]]) -> str:
-    """Say in Markdown what the weights score, and whether that can be compared with the published scores."""
-    scores = [f"{LABELS[name]} {words(paired(tables(records, name)[found.name]))}" for name in ("usdr", "csdr")]
-    compared = "This is the published evaluation." if not found.missing else "This is not the published evaluation."
-    return f"{found.name} on {found.data}: {', '.join(scores)}. {compared} Status: {found.status}.\n"
-
-
-def excerpt(track: Track, seconds: float = 8.0) -> tuple[int, int]:
-    """Return start and end, in samples, of the excerpt in which the vocals are loudest; it starts at a whole second."""
-    vocals = track.read("vocals")
-    power = np.square(vocals, dtype=np.float64).sum(0)
-    whole = np.add.reduceat(power, np.arange(0, len(power), track.rate))  # of each second
-    count = max(1, round(seconds))
-    sums = np.convolve(whole, np.ones(min(count, len(whole))), mode="valid")
-    start = int(sums.argmax()) * track.rate
-    return start, min(len(power), start + count * track.rate)

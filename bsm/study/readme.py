@@ -1,7 +1,7 @@
 """The README's parts that are made from results: everything between a marker and ``<!-- end -->``.
 
-Markers: ``<!-- table:NAME -->`` for a table of the profile's report, ``<!-- claims: ID ID -->`` for some claims,
-``<!-- tally -->`` for the count of their verdicts, ``<!-- doors -->`` for what the two commands took.
+Markers: ``<!-- claims: ID ID -->`` for some claims, ``<!-- tally -->`` for the count of their verdicts,
+``<!-- doors -->`` for what the two commands took.
 """
 
 from __future__ import annotations
@@ -10,44 +10,34 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
-from bsm.errors import InputError
+from bsm.errors import known
 from bsm.files import write_text
 from bsm.study import doors
 from bsm.study.claims import ledger
 from bsm.study.figures import table_markdown
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
-from bsm.study.report import table
 
 README = ROOT / "README.md"
 WORDS = 15
 """The most words of a cell."""
-_PART = re.compile(
-    r"(<!-- (?P<kind>table|claims|tally|doors):? ?(?P<what>[^>]*?) ?-->\n).*?(?=<!-- end -->)", re.DOTALL
-)
+_PART = re.compile(r"(<!-- (claims|tally|doors):? ?([^>]*?) ?-->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def refresh_readme(settings: Profile, readme: Path = README) -> bool:
-    """Make the README's parts anew.
-
-    Returns:
-        Whether anything changed.
+    """Make the README's parts anew; tell whether anything changed.
 
     Raises:
-        InputError: a table is missing, or there is no such claim.
+        InputError: there is no such claim.
     """
     before = readme.read_text(encoding="utf-8")
-    text = _PART.sub(lambda part: part[1] + _made(settings, part["kind"], part["what"]), before)
+    text = _PART.sub(lambda part: part[1] + _made(settings, part[2], part[3]), before)
     if text != before:
         write_text(readme, text)
     return text != before
 
 
 def _made(settings: Profile, kind: str, what: str) -> str:
-    if kind == "table":
-        return table(settings, what)
     if kind == "doors":
         return doors.table(settings)
     judged = ledger.lines()
@@ -62,18 +52,10 @@ def claims_table(judged: Sequence[ledger.Line], ids: Sequence[str]) -> str:
     found: dict[str, list[ledger.Line]] = {}
     for line in judged:
         found.setdefault(line.claim.id, []).append(line)
-    if unknown := [name for name in ids if name not in found]:
-        raise InputError(f"there is no claim {', '.join(unknown)}; there are: {', '.join(found)}")
-    chosen = [min(found[name], key=lambda line: line.finding.verdict == ledger.BLOCKED) for name in ids]
-    frame = pd.DataFrame(
-        {
-            "claim": [shorten(line.claim.text) for line in chosen],
-            "verdict": [line.finding.verdict for line in chosen],
-            "evidence": [line.evidence for line in chosen],
-            "measured here": [shorten(line.finding.measured) or None for line in chosen],
-        }
-    )
-    return table_markdown(frame, caption="").removesuffix("\n*.*\n")
+    tests = [found[known("claim", name, found)] for name in ids]
+    chosen = [min(own, key=lambda line: line.finding.verdict == ledger.BLOCKED) for own in tests]
+    shown = ledger.frame(chosen)[["claim", "verdict", "evidence", "measured"]].map(shorten, na_action="ignore")
+    return table_markdown(shown.rename(columns={"measured": "measured here"}), caption="").removesuffix("\n*.*\n")
 
 
 def shorten(text: str) -> str:

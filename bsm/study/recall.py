@@ -24,11 +24,7 @@ NAMES = {"attention": "attention, rotary", "attention-nopos": "attention, no pos
 
 
 def answers(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
-    """Read the results of experiments of a campaign: one row per run and question.
-
-    Args:
-        folder: of the result files.
-        experiments: their names.
+    """Read the results of experiments of a campaign, by their names: one row per run and question.
 
     Returns:
         ``arm``, ``seed``, ``name`` of the question, its settings, ``frames``, ``sdr`` (mean over examples, dB),
@@ -72,10 +68,10 @@ def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
     ]
     words = verdicts([gain for *_, gain in found])
     rows = [
-        {"arm": NAMES.get(arm, arm), "gap": f"{gap:g} s", "gain": interval_words(gain, " dB"), "verdict": word}
+        (NAMES.get(arm, arm), f"{gap:g} s", interval_words(gain, " dB"), word)
         for (arm, gap, gain), word in zip(found, words, strict=True)
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["arm", "gap", "gain", "verdict"])
 
 
 def gaps(frame: pd.DataFrame) -> pd.DataFrame:
@@ -95,8 +91,7 @@ def learned(frame: pd.DataFrame, least: float = LEARNED) -> pd.Series:
 
 def able(frame: pd.DataFrame) -> pd.DataFrame:
     """Keep the runs that learned to remember within the training's range (:func:`learned`)."""
-    within = learned(frame)
-    kept = frame[[bool(within[run]) for run in zip(frame["arm"], frame["seed"], strict=True)]]
+    kept = frame[learned(frame).loc[pd.MultiIndex.from_frame(frame[["arm", "seed"]])].to_numpy()]
     return kept.assign(arm=kept["arm"].cat.remove_unused_categories())
 
 
@@ -119,7 +114,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
         row: dict[str, Any] = {"arm": NAMES.get(arm, arm), "rate": f"{own['lr'].iloc[0]:g}"}
         row["learned"] = f"{int(within[arm].sum())} of {own['seed'].nunique()}"
         for gap, asked in own.groupby("gap"):
-            row[f"{gap:g} s"] = f"{asked['sdr'].mean():.1f} / {asked['right'].mean():.0%}"
+            row[f"{gap:g} s"] = _cell(asked)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -127,9 +122,12 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 def interventions(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per arm: SDR / right choices under each question that is no plain gap."""
     others = frame[~frame["name"].str.startswith("gap ")]
-    cells = others.groupby(["arm", "name"], observed=True, sort=False)[["sdr", "right"]].mean()
-    text = cells.apply(lambda row: f"{row['sdr']:.1f} / {row['right']:.0%}", axis=1).unstack("name")
+    text = others.groupby(["arm", "name"], observed=True, sort=False)[["sdr", "right"]].apply(_cell).unstack("name")
     return text.rename(index=NAMES).reset_index()
+
+
+def _cell(asked: pd.DataFrame) -> str:
+    return f"{asked['sdr'].mean():.1f} / {asked['right'].mean():.0%}"
 
 
 def draw(ax: Axes, frame: pd.DataFrame, value: str = "sdr") -> None:
@@ -160,8 +158,8 @@ def kept(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
     rows = []
     for record in _results(folder, experiments):
         for trace in record["values"]["traces"]:
-            own = {"arm": record["parameters"]["arm"], "seed": record["seed"], "gap": trace["gap"]}
-            own["layer"] = trace["layer"]
+            own = {"arm": record["parameters"]["arm"], "seed": record["seed"]}
+            own |= {"gap": trace["gap"], "layer": trace["layer"]}
             if "mass" in trace:
                 rows += [own | {"head": h, "mass": mass / trace["uniform"]} for h, mass in enumerate(trace["mass"])]
             else:

@@ -18,8 +18,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from bsm.errors import InputError
 from bsm.files import sha256, write_text
 from bsm.versions import git_revision
@@ -83,9 +81,10 @@ def write_result(
         extra: further fields.
 
     Raises:
-        ValueError: ``extra`` has the name of a field of the schema, or ``values`` is neither a mapping nor a list.
-        TypeError: something has no JSON form, or ``started`` is no mark.
+        TypeError: something has no JSON form.
     """
+    texts = [str(v) for v in parameters.values() if isinstance(v, str | Path) and 0 < len(str(v)) < 1000]  # a long text
+    named = [text for text in texts if Path(text).is_file()]  # is no file name, and asking would fail
     record = {
         "schema": SCHEMA,
         "measured": measured,
@@ -94,15 +93,10 @@ def write_result(
         "seed": seed,
         "parameters": parameters,
         "values": values,
-        "inputs": {_portable(str(path)): checksum(path) for path in [*inputs, *_named_files(parameters)]},
+        "inputs": {_portable(str(path)): checksum(path) for path in [*inputs, *named]},
         "provenance": provenance(started, parameters),
     }
-    if clash := sorted(set(record) & set(extra)):
-        raise ValueError(f"{', '.join(clash)}: a field of every result file, not an extra one")
-    record = plain(record | extra)
-    if not isinstance(record["values"], dict | list):
-        raise ValueError(f"values must be a mapping or a list, not {type(values).__name__}")
-    text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(plain(record | extra), indent=1, allow_nan=False, ensure_ascii=False)
     write_text(path, text + "\n")
     _used[Path(path).resolve()] = sha256(path)
     return Path(path)
@@ -121,13 +115,11 @@ def read_result(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: there is no such result file; run the study that writes it") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable result file ({error}); write it again") from None
-    if not isinstance(record, dict):
-        raise InputError(f"{path}: a result file holds one JSON object, not a {type(record).__name__}")
+    record = record if isinstance(record, dict) else {}
     for name, kind in _FIELDS.items():
-        if name not in record:
-            raise InputError(f"{path}: field '{name}' is missing; write the result again")
-        if not isinstance(record[name], kind):
-            raise InputError(f"{path}: field '{name}' is a {type(record[name]).__name__}; write the result again")
+        if name not in record or not isinstance(record[name], kind):
+            found = f"a {type(record[name]).__name__}" if name in record else "missing"
+            raise InputError(f"{path}: field '{name}' is {found}; write the result again")
     if record["schema"] != SCHEMA:
         raise InputError(f"{path}: field 'schema' is {record['schema']}, this version reads {SCHEMA}; write it again")
     _used[path.resolve()] = sha256(path)
@@ -158,12 +150,6 @@ def checksum(path: str | Path) -> str:
     return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
 
 
-def _named_files(parameters: Mapping[str, Any]) -> list[str]:
-    """Return the files among the values; a long text is no file name, and asking would fail."""
-    texts = [str(v) for v in parameters.values() if isinstance(v, str | Path) and 0 < len(str(v)) < 1000]
-    return [text for text in texts if Path(text).is_file()]
-
-
 def on_gpu(parameters: Mapping[str, Any]) -> bool:
     """Tell whether a result's parameters say that it was measured on a GPU: ``device``, such as ``cuda``."""
     return str(parameters.get("device")).startswith("cuda")
@@ -184,23 +170,20 @@ def provenance(started: Mark, parameters: Mapping[str, Any] | None = None) -> di
 
     ``git.dirty`` leaves out ``reports/``, which the study itself rewrites. ``device`` is the GPU where the parameters
     of the result name one, else the CPU. ``wall_seconds`` and ``cpu_seconds`` count from ``started``.
-
-    Raises:
-        TypeError: ``started`` is no mark.
     """
     import torch  # slow to import, and the readers of results do without it
 
-    if not isinstance(started, Mark):
-        raise TypeError(f"started is what mark() returned when the run began, not a {type(started).__name__}")
-    now, cpu = mark(), _cpu_model()
-    gpu = parameters["device"] if parameters and on_gpu(parameters) else None
+    now, device = mark(), _cpu_model()
+    if parameters and on_gpu(parameters):
+        here = torch.cuda.is_available()
+        device = torch.cuda.get_device_name(parameters["device"]) if here else "a GPU that is not here"
     return {
         "git": git_revision(ROOT),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": _gpu_model(gpu) if gpu else cpu,
-        "cpu": cpu,
+        "device": device,
+        "cpu": _cpu_model(),
         "threads": torch.get_num_threads(),
         "command": _command(),
         "started": datetime.fromtimestamp(started.wall, UTC).isoformat(timespec="seconds"),
@@ -217,7 +200,7 @@ def plain(value: Any) -> Any:
     Raises:
         TypeError: something has no JSON form.
     """
-    if value is None or isinstance(value, bool | int) and not isinstance(value, np.generic):
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):  # np.float64 too
         return float(value) if math.isfinite(value) else None
@@ -265,12 +248,6 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine() or "unknown"
-
-
-def _gpu_model(device: str) -> str:
-    import torch
-
-    return torch.cuda.get_device_name(device) if torch.cuda.is_available() else "a GPU that is not here"
 
 
 def _command() -> str:

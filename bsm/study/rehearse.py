@@ -34,7 +34,7 @@ from bsm.files import write_text
 from bsm.model import BSMamba2
 from bsm.study.processes import process_group
 from bsm.study.profiles import Profile
-from bsm.study.records import ROOT, Mark, mark, write_result
+from bsm.study.records import ROOT, mark, write_result
 from bsm.study.stand_ins import SECONDS, make_songs
 
 PROFILES = ("paper", "sample", "mir1k")
@@ -99,14 +99,6 @@ def walk(profile: str) -> list[dict[str, Any]]:
     return records
 
 
-def walked(copy: Path, profile: str) -> list[dict[str, Any]]:
-    """Return what :func:`walk` says in a process of the copy, which has the copy's songs."""
-    call = f"import json; from bsm.study.rehearse import walk; print(json.dumps(walk({profile!r})))"
-    command = [sys.executable, "-c", call]
-    done = subprocess.run(command, cwd=copy, env=_environment(copy), check=True, stdout=subprocess.PIPE)
-    return json.loads(done.stdout)
-
-
 def _environment(copy: Path) -> dict[str, str]:
     """Return the environment of a command in the copy; what `make rehearse` tells the make below it is left out."""
     own = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
@@ -120,14 +112,7 @@ def grown(records: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 
 def reproduce(copy: Path, profile: str, cores: int, log_file: Path, *, kill: bool = False) -> dict[str, Any]:
-    """Run `make reproduce` in the copy; with ``kill``, until the first checkpoint of a training is there.
-
-    Args:
-        copy: of the checkout.
-        profile: that is rehearsed.
-        cores: of the workflow.
-        log_file: takes all that the run says.
-        kill: see above.
+    """Run `make reproduce` in a copy of the checkout; with ``kill``, until the first checkpoint of a training is there.
 
     Returns:
         The ``seconds`` it took, whether it was ``killed``, the steps of ``done`` and ``planned`` rules at its end, and
@@ -158,14 +143,18 @@ def rehearse(output: Path, profile: str, *, songs: int | None = None, cores: int
     Raises:
         RuntimeError: a rule failed, no training went on where it was killed, or memory or open files grew.
     """
-    started: Mark = mark()
+    started = mark()
     logs = [output.with_name(f"{output.stem}-{run}.log") for run in ("killed", "resumed")]
     with tempfile.TemporaryDirectory(prefix="bsm-rehearsal-") as folder:
         copy = Path(folder)
         small = prepare(copy, profile, songs)
         runs = [reproduce(copy, profile, cores, path, kill=path == logs[0]) for path in logs]
         report = copy / f"reports/{profile}/report.md"
-        songs_walked = walked(copy, profile)
+        # In a process of the copy, which has the copy's songs.
+        call = f"import json; from bsm.study.rehearse import walk; print(json.dumps(walk({profile!r})))"
+        command = [sys.executable, "-c", call]
+        done = subprocess.run(command, cwd=copy, env=_environment(copy), check=True, stdout=subprocess.PIPE)
+        songs_walked = json.loads(done.stdout)
         values = {"runs": runs, "walk": songs_walked, "grown": grown(songs_walked)}
         faults = {
             "not every rule ended": runs[1]["done"] != runs[1]["planned"] or not report.is_file(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,7 @@ RESULT = "repeat"
 
 
 def compare(first: Path, second: Path) -> list[dict[str, Any]]:
-    """Compare the result files that two folders of reports share.
-
-    Args:
-        first: ``reports/<profile>`` of one run.
-        second: of the other.
+    """Compare the result files that two folders of reports, ``reports/<profile>``, share.
 
     Returns:
         One record per file and field, a field being a value's name without the places in lists: ``result``, ``field``,
@@ -40,17 +35,14 @@ def compare(first: Path, second: Path) -> list[dict[str, Any]]:
         ours, theirs = (_fields(read_result(folder / "results" / name)["values"]) for folder in (first, second))
         for field in sorted(ours.keys() | theirs.keys()):
             a, b = ours.get(field, []), theirs.get(field, [])
+            kinds = ([value is None or isinstance(value, str) for value in values] for values in (a, b))
             record = {"result": name.removesuffix(".json"), "field": field, "values": len(a), "equal": 0}
-            record |= {"median": None, "largest": None, "shape": [*map(_no_number, a)] != [*map(_no_number, b)]}
+            record |= {"median": None, "largest": None, "shape": next(kinds) != next(kinds)}
             if not record["shape"]:
                 apart = [_apart(x, y) for x, y in zip(a, b, strict=True)]
                 record |= {"equal": apart.count(0), "median": np.median(apart), "largest": max(apart)}
             records.append(record)
     return records
-
-
-def _no_number(value: Any) -> bool:
-    return value is None or isinstance(value, str)
 
 
 def _shared(first: Path, second: Path) -> list[str]:
@@ -59,23 +51,18 @@ def _shared(first: Path, second: Path) -> list[str]:
     return sorted(ours & theirs - {f"{RESULT}.json"})
 
 
-def _fields(values: Any) -> dict[str, list[Any]]:
+def _fields(values: Any, path: str = "", found: dict[str, list[Any]] | None = None) -> dict[str, list[Any]]:
     """Return the plain values by the path of keys that leads to them, in their order."""
-    found: dict[str, list[Any]] = {}
-    for path, value in _leaves(values, ()):
-        found.setdefault(".".join(path), []).append(value)
-    return found
-
-
-def _leaves(values: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    found = {} if found is None else found
     if isinstance(values, dict):
         for name, value in values.items():
-            yield from _leaves(value, (*path, name))
+            _fields(value, f"{path}.{name}".removeprefix("."), found)
     elif isinstance(values, list):
         for value in sorted(values, key=_named) if all(isinstance(v, dict) for v in values) else values:
-            yield from _leaves(value, path)
+            _fields(value, path, found)
     else:
-        yield path, values
+        found.setdefault(path, []).append(values)
+    return found
 
 
 def _named(record: dict[str, Any]) -> str:
@@ -97,17 +84,10 @@ def table(records: list[dict[str, Any]], *, data: str, comparable: bool) -> str:
     """
     rows, differing = [], []
     for name, part in pd.DataFrame(records).groupby("result", sort=False):
+        row = {"result": name, "values": part["values"].sum(), "equal": part["equal"].sum()}
         apart = part[part["equal"] < part["values"]]
-        medians = apart["median"].dropna().astype(float)
-        rows.append(
-            {
-                "result": name,
-                "values": part["values"].sum(),
-                "equal": part["equal"].sum(),
-                "typical difference": _percent(medians.median()),
-                "largest": _percent(apart["largest"].dropna().astype(float).max()),
-            }
-        )
+        medians, largest = (apart[column].dropna().astype(float) for column in ("median", "largest"))
+        rows.append(row | {"typical difference": _percent(medians.median()), "largest": _percent(largest.max())})
         if len(apart):
             fields = [f"`{r['field']}`{' (other values)' * r['shape']}" for r in apart.to_dict("records")]
             differing.append(f"- {name} differs in {', '.join(fields)}.")
@@ -123,11 +103,8 @@ def _percent(share: float) -> str:
 def shown(settings: Profile) -> str:
     """Return the table of a profile's result, made anew; nothing where there is none."""
     path = settings.result(RESULT)
-    return (
-        table(read_result(path)["values"], data=settings.data_title, comparable=settings.comparable)
-        if path.is_file()
-        else ""
-    )
+    records = read_result(path)["values"] if path.is_file() else []
+    return table(records, data=settings.data_title, comparable=settings.comparable) if records else ""
 
 
 def write(profile: str, other: Path) -> Path:

@@ -17,12 +17,12 @@ from bsm.stats import summary
 from bsm.study import profiles, repeat
 from bsm.study.claims import ledger
 from bsm.study.cost import benchmarks, cost_table
-from bsm.study.figures import LABELS, table_markdown
+from bsm.study.figures import table_markdown
 from bsm.study.meta import parameter_count
 from bsm.study.notebook import NOTEBOOKS, Notebook, study_notebooks
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
-from bsm.study.report_frames import FRAMES, OURS, held_out
+from bsm.study.report_frames import FRAMES, headline
 
 LONGER = Profile({"profile": "speed", "title": "longer passes than a profile has time for, measured by hand"})
 """Results of notebook ``10_published_model`` that stand beside every profile's."""
@@ -64,13 +64,11 @@ def _context(settings: Profile) -> dict[str, Any]:
     results = {name: read_result(settings.result(name)) for name in names}
     share = summary([r["vocal_share"] for r in results["data"]["values"] if r["split"] == "test"])
     notebooks = [nb for nb in study_notebooks() if nb.about["needs"] != "results" and _has(settings, nb)]
-    parts = [{"title": nb.title} | _part(settings, nb, settings.reports) for nb in notebooks]
-    for part, nb in zip(parts, notebooks, strict=True):
-        part["beside"] = [
-            {"title": other.data_title} | _part(other, nb, settings.reports)
-            for other in _beside(settings)
-            if _has(other, nb)
-        ]
+    parts = []
+    for nb in notebooks:
+        others = [other for other in _beside(settings) if _has(other, nb)]
+        beside = [{"title": other.data_title} | _part(other, nb, settings.reports) for other in others]
+        parts.append({"title": nb.title, "beside": beside} | _part(settings, nb, settings.reports))
     return {
         "settings": settings,
         "claims": claims,
@@ -82,21 +80,10 @@ def _context(settings: Profile) -> dict[str, Any]:
         "parts": parts,
         "measured": benchmarks(settings),
         "paper_size": parameter_count(ModelConfig.preset("paper")),
-        "headline": _headline(settings),
+        "headline": headline(read_result(settings.result("scores"))["values"]),
         "cost": table(settings, "cost"),
         "repeat": repeat.shown(settings),
     }
-
-
-def _headline(settings: Profile) -> list[str]:
-    """Say what the networks score on held-out songs, and by how much the first is better than each baseline."""
-    means, gains = held_out(read_result(settings.result("scores"))["values"])
-    scores = "; ".join(f"{name} {score}" for name, score in zip(means[0][""], means[0]["uSDR (dB)"], strict=True))
-    lines = [f"uSDR on held-out songs, in dB: {scores}."]
-    for name, gain, reads in zip(gains[0].iloc[:, 0], gains[0]["uSDR (dB)"], gains[0]["uSDR reads"], strict=True):
-        if name in LABELS.values():
-            lines.append(f"{OURS} minus {name}, paired by song: {gain} dB, {reads}.")
-    return lines
 
 
 def table(settings: Profile, name: str) -> str:
@@ -137,12 +124,9 @@ def _part(settings: Profile, notebook: Notebook, folder: Path) -> dict[str, Any]
     for own in FRAMES.get(notebook.name, []):
         if settings.result(own.result).is_file():
             record = read_result(settings.result(own.result))
-            apart = not record["comparable_with_paper"]
+            said = {"data": record["data"], "not_comparable": not record["comparable_with_paper"]}
             made = own.frames(record["values"], *(record["parameters"][name] for name in own.given))
-            tables += [
-                table_markdown(frame, caption=caption, data=record["data"], not_comparable=apart)
-                for frame, caption in made
-            ]
+            tables += [table_markdown(frame, caption=caption, **said) for frame, caption in made]
             instead |= {*own.instead}
     wider, lacking = [], []
     for name in (name for name in notebook.saved("table") if name not in instead):
@@ -153,19 +137,16 @@ def _part(settings: Profile, notebook: Notebook, folder: Path) -> dict[str, Any]
             tables.append(text)
         else:
             wider.append(name)
-    paths = [(name, settings.figure(name)) for name in notebook.saved("figure")]
-    place = Path(os.path.relpath(settings.reports, folder))
+    drawn = {name: settings.figure(name).is_file() for name in notebook.saved("figure")}
+    place = Path(os.path.relpath(settings.reports, folder)).as_posix().removeprefix(".")
+    place = f"{place}/" if place else ""
     return {
         "tables": tables,
-        "figures": [
-            (name.replace("_", " "), (place / "figures" / path.name).as_posix())
-            for name, path in paths
-            if path.is_file()
-        ],
-        "wider": [(place / "tables" / f"{name}.md").as_posix() for name in wider],
+        "figures": [(name.replace("_", " "), f"{place}figures/{name}.png") for name, here in drawn.items() if here],
+        "wider": [f"{place}tables/{name}.md" for name in wider],
         "lacking": [
             name
-            for name in lacking + [name for name, path in paths if not path.is_file()]
+            for name in lacking + [name for name, here in drawn.items() if not here]
             if name not in notebook.about.get("optional", [])
         ],
     }

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bsm.study import ablation, compare, input_length, occurrence
+from bsm.study import compare, input_length, occurrence
 from bsm.study.compare import CORRECTED, corrected, counted, paired, tables, words
 from bsm.study.figures import LABELS
 
@@ -47,22 +47,25 @@ def held_out(records: Sequence[Mapping[str, Any]]) -> Frames:
     ]
 
 
-def recording(records: Sequence[Mapping[str, Any]]) -> Frames:
-    """List the scores of one recording by separator."""
-    frame = pd.DataFrame(records)[["separator", *METRICS]]
-    names = {"separator": ""} | METRICS
-    return [
-        (frame.rename(columns=names), "One real recording; a model that heard other songs meets something new here")
-    ]
+def headline(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what the separators score on held-out songs, and by how much the network is better than other networks."""
+    (means, _), (gains, _) = held_out(records)
+    scores = "; ".join(f"{name} {score}" for name, score in zip(means[""], means["uSDR (dB)"], strict=True))
+    lines = [f"uSDR on held-out songs, in dB: {scores}."]
+    for name, gain, reads in zip(gains.iloc[:, 0], gains["uSDR (dB)"], gains["uSDR reads"], strict=True):
+        if name in LABELS.values():
+            lines.append(f"{OURS} minus {name}, paired by song: {gain} dB, {reads}.")
+    return lines
 
 
 def windows(values: Mapping[str, Any]) -> Frames:
     """List scores by the window that a model sees, and the difference from the length of its training."""
     trained = values["trained"]
     rows = input_length.differences(values["scores"], values.get("against", trained))
+    some = counted(rows[0]) if rows else "nothing to compare"
     filled = "" if "seconds" in values["scores"][0] else "; last windows beyond a song's end were filled with silence"
     note = (
-        f"Scores by window, {_some(rows)}; differences from the training's window, and with overlap from the same "
+        f"Scores by window, {some}; differences from the training's window, and with overlap from the same "
         f"window without; {CORRECTED}{filled}"
     )
     return [(input_length.score_table(values["scores"], rows, trained), note)]
@@ -85,17 +88,6 @@ def _of_two(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a comparison's means of the first two models and their difference: a page holds no more columns."""
     means = dict(itertools.islice(row["means"].items(), 2))
     return {**row, "means": means, "differences": {k: v for k, v in row["differences"].items() if k in means}}
-
-
-def variants(values: Mapping[str, Any]) -> Frames:
-    """List what each change of the base does to uSDR, the worst first."""
-    rows = ablation.differences(values["scores"])
-    note = f"uSDR against the base, trained alike; {_some(rows)}; {CORRECTED}"
-    return [(ablation.score_table(values["scores"], rows), note)]
-
-
-def _some(rows: Sequence[Mapping[str, Any]]) -> str:
-    return counted(rows[0]) if rows else "nothing to compare"
 
 
 def published(values: Mapping[str, Any]) -> Frames:
@@ -122,11 +114,9 @@ class Own(NamedTuple):
 
 
 FRAMES: dict[str, list[Own]] = {
-    "04_train": [Own("scores", held_out, ("scores", "differences")), Own("real_clip", recording, ("real_clip",))],
-    "05_input_length": [Own("input_length", windows, ("input_length", "input_length_answer"))],
+    "04_train": [Own("scores", held_out, ("scores", "differences"))],
+    "05_input_length": [Own("input_length", windows, ("input_length",))],
     "06_vocal_occurrence": [Own("vocal_occurrence", regions, ("vocal_occurrence_duration",), ("duration_bins",))],
-    "08_ablation_stft": [Own("ablation_stft", variants, ("ablation_stft_scores",))],
-    "09_ablation_size": [Own("ablation_size", variants, ("ablation_size_scores", "ablation_size_deviations"))],
     "10_published_model": [Own("published_model", published)],
 }
 """By notebook."""

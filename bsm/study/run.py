@@ -14,7 +14,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from bsm.errors import InputError
+from bsm.errors import InputError, known
 from bsm.files import replacing
 from bsm.study.notebook import Notebook
 from bsm.study.profiles import load_profile
@@ -48,19 +48,18 @@ def run_notebook(
     name = source.path.name
     shared = load_profile(profile)
     kernel = "bsm" if "bsm" in KernelSpecManager().find_kernel_specs() else "python3"
-    values = {k: source.fit(k, v, f"profile {profile}") for k, v in shared.items() if k in source.parameters}
-    for key, value in (parameters or {}).items():
-        if key not in source.parameters:
-            known = ", ".join(source.parameters) or "none"
-            raise InputError(f"{name} has no parameter {key!r}; it has: {known}")
-        values[key] = source.fit(key, value, name)
-
+    values = source.fitting({k: v for k, v in shared.items() if k in source.parameters}, f"profile {profile}")
+    given = {known(f"parameter of {name}:", k, source.parameters): v for k, v in (parameters or {}).items()}
+    values |= source.fitting(given, name)
+    content = nbformat.read(source.path, as_version=4)
+    # papermill wants both, and tools that strip notebooks may take them away
+    content.metadata["kernelspec"] = {"name": kernel, "display_name": kernel, "language": "python"}
     failed = output.with_suffix(".failed.ipynb")
     log.info("running %s with the kernel %s and the profile %s", name, kernel, profile)
     with replacing(output) as temporary:
         try:
             executed = papermill.execute_notebook(
-                _read(source.path, kernel),
+                content,
                 str(temporary).replace("{", "{{").replace("}", "}}"),  # papermill fills in {names} in paths
                 parameters=values,
                 kernel_name=kernel,
@@ -108,16 +107,10 @@ def _absolute(parameter: str, value: Any) -> Any:
     return str(Path(value).absolute())
 
 
-def _read(path: Path, kernel: str) -> nbformat.NotebookNode:
-    notebook = nbformat.read(path, as_version=4)
-    # papermill wants both, and tools that strip notebooks may take them away
-    notebook.metadata["kernelspec"] = {"name": kernel, "display_name": kernel, "language": "python"}
-    return notebook
-
-
 def _signed(notebook: nbformat.NotebookNode, source: Path, output: Path) -> nbformat.NotebookNode:
     """Name source and output, for which papermill noted the whole notebook and a temporary file."""
-    notebook.metadata["papermill"].update(input_path=_relative(source), output_path=_relative(output))
+    named = [path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name for path in (source, output)]
+    notebook.metadata["papermill"].update(zip(("input_path", "output_path"), named, strict=True))
     return notebook
 
 
@@ -127,7 +120,3 @@ def _why(error: Exception) -> str:
         line = next(iter(error.source.strip().splitlines()), "")
         return f"in cell [{error.exec_count}], {line!r}: {' '.join(message.split())}"
     return f"({type(error).__name__}: {' '.join(str(error).split())})"
-
-
-def _relative(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name

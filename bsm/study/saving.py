@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
 from bsm.devices import choose_device
 from bsm.errors import InputError
 from bsm.inference import check_windows
 from bsm.study import figures
-from bsm.study.notebook import KINDS, Notebook, from_text
+from bsm.study.notebook import KINDS, Notebook
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, mark, write_result
 
@@ -28,39 +29,22 @@ SHORTEST = 0.01  # s; nothing shorter is measured
 def open_study(name: str, namespace: dict[str, Any]) -> tuple[Profile, Save]:
     """Check a notebook's parameters from inside it, whatever started it, and open its profile.
 
-    papermill's command line checks nothing, and passes a list as text. So text is read as YAML where the default is no
-    text, and ``namespace``, the notebook's ``globals()``, gets the values as they are used.
+    ``namespace``, the notebook's ``globals()``, gets the values as they are used (:func:`bsm.study.notebook.fit`).
 
     Returns:
         The profile with the parameters on top, and what saves results, tables and figures.
 
     Raises:
-        InputError: the notebook does not declare a parameter, or its type does not fit the default's.
+        InputError: the type of a parameter does not fit the default's, or its value cannot be used.
     """
     notebook = Notebook.find(name)
-    values = checked(notebook, namespace)
+    values = notebook.fitting({key: namespace[key] for key in notebook.parameters}, notebook.path.name)
+    check_usable(values)
     if "out" in values:
         values["out"] = results_folder(notebook, values)
     namespace.update(values)
     settings = Profile.of(values["profile"], **{k: v for k, v in values.items() if k != "profile"})
     return settings, Save(notebook, settings, values)
-
-
-def checked(notebook: Notebook, namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the declared parameters with the types of their defaults; see :func:`open_study`."""
-    defaults = notebook.parameters
-    for cell in namespace.get("In", []):
-        if cell.startswith("# Parameters\n"):  # papermill's, after the cell of defaults
-            targets = [t for s in ast.parse(cell).body if isinstance(s, ast.Assign) for t in s.targets]
-            for target in targets:
-                if isinstance(target, ast.Name) and target.id not in defaults:
-                    raise InputError(
-                        f"{notebook.path.name} has no parameter {target.id!r}; it has: {', '.join(defaults)}"
-                    )
-    values = {key: from_text(namespace[key], default) for key, default in defaults.items()}
-    values = {key: notebook.fit(key, value, notebook.path.name) for key, value in values.items()}
-    check_usable(values)
-    return values
 
 
 def check_usable(values: Mapping[str, Any]) -> None:
@@ -71,12 +55,11 @@ def check_usable(values: Mapping[str, Any]) -> None:
     """
     if "device" in values:
         choose_device(values["device"])
-    windows = [values.get("window"), *values.get("windows", []), *values.get("overlap_windows", [])]
-    for window in windows:
+    if "window" in values:
+        check_windows(values["window"], values.get("hop"))
+    for window in (*values.get("windows", []), *values.get("overlap_windows", [])):
         if isinstance(window, int | float):
             check_windows(window)
-    if "window" in values and "hop" in values:
-        check_windows(values["window"], values["hop"])
     for key, value in values.items():
         for number in value if isinstance(value, list) else [value]:
             if key.endswith("_seconds") and isinstance(number, int | float):
@@ -141,9 +124,9 @@ class Save:
             name: one that the notebook declares in its metadata, with these kinds of files.
             values: see :func:`bsm.study.records.write_result`, for ``measured``, ``inputs`` and ``seed``, too.
             measured: see ``values``.
-            table: a frame, or Markdown.
-            caption: of the frame.
-            digits: decimals in the frame.
+            table: a frame, or Markdown; ``caption`` and ``digits``, its decimals, are of the frame.
+            caption: see ``table``.
+            digits: see ``table``.
             figure: it is closed once it is shown.
             data: what was measured; by default the profile's songs, which are then added to the inputs.
             comparable: whether data and protocol are the paper's; by default whether the profile's are.
@@ -180,20 +163,11 @@ class Save:
             )
         if table is not None:
             self.settings.write_table(name, table)
-        with figures.style():  # which counts when a figure is drawn, too
-            if figure is not None:
-                figures.save(figure, self.settings.figure(name))
-            self._show(table, figure)
-
-    @staticmethod
-    def _show(table: str | None, figure: Figure | None) -> None:
-        import matplotlib.pyplot as plt
-        from IPython.display import Markdown, display  # of notebooks alone
-
-        if table is not None:
             display(Markdown(table))
         if figure is not None:
-            display(figure)
+            with figures.style():  # which counts when a figure is drawn, too
+                figures.save(figure, self.settings.figure(name))
+                display(figure)
             plt.close(figure)
 
     def claims(self) -> None:
@@ -203,4 +177,4 @@ class Save:
         from bsm.study.claims.ledger import claims_table
 
         table = claims_table(self.settings.profile, self.notebook.saved("values"))
-        self._show(figures.table_markdown(table, caption="What this says about the claims"), None)
+        display(Markdown(figures.table_markdown(table, caption="What this says about the claims")))

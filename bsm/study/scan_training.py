@@ -32,12 +32,8 @@ def trainings(
 ) -> list[dict[str, Any]]:
     """Train in float64 from the same weights on the same segments, ``config.steps`` updates with each backend.
 
-    Args:
-        model: sizes.
-        config: ``steps``, ``batch_size``, ``lr``, ``clip``, ``loss`` and ``seed`` count.
-        tracks: to train on.
-        backends: names of scans, :data:`REFERENCE` among them.
-        seconds: length of a segment, s: longer than the chunks whose states :data:`APPROXIMATE` leaves out.
+    :data:`REFERENCE` is among the backends. The segments are longer than the chunks whose states :data:`APPROXIMATE`
+    leaves out.
 
     Returns:
         One record each: ``backend``, the ``loss`` of every update, and ``weights``, the distance of the last weights
@@ -94,19 +90,12 @@ def table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     reference = np.asarray(next(r["loss"] for r in records if r["backend"] == REFERENCE))
     rows = []
     for record in records:
-        apart = np.abs(np.asarray(record["loss"]) / reference - 1).max()
-        more = 100 * (np.asarray(record["loss"]) / reference - 1)[len(reference) // 2 :]  # updates are not independent
-        exact = max(apart, record["weights"]) <= ROUNDING
-        rows.append(
-            {
-                "scan": record["backend"],
-                "last loss": record["loss"][-1],
-                "losses differ by at most": f"{apart:.1e}",
-                "weights differ by": f"{record['weights']:.1e}",
-                "loss above the reference, second half (%)": "–"
-                if exact
-                else f"{more.mean():.2f} ({interval_text(more.min(), more.max())})",
-                "ends within rounding": "yes" if exact else "no",
-            }
-        )
+        apart = np.asarray(record["loss"]) / reference - 1
+        later = 100 * apart[len(apart) // 2 :]  # updates are not independent
+        exact = max(np.abs(apart).max(), record["weights"]) <= ROUNDING
+        above = "–" if exact else f"{later.mean():.2f} ({interval_text(later.min(), later.max())})"
+        row = {"scan": record["backend"], "last loss": record["loss"][-1]}
+        row |= {"losses differ by at most": f"{np.abs(apart).max():.1e}"}
+        row |= {"weights differ by": f"{record['weights']:.1e}", "loss above the reference, second half (%)": above}
+        rows.append(row | {"ends within rounding": "yes" if exact else "no"})
     return pd.DataFrame(rows)

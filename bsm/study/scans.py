@@ -53,13 +53,10 @@ def measure(
         repeats: rounds.
         compile_block: whether ``torch.compile`` is timed.
     """
-    longest = {"seconds": max(seconds), "batch": rows, "repeats": repeats}
     return {
         "speed": bench.speed(seconds, batch=rows, band_rows=band_rows, repeats=repeats),
         "memory": bench.memory(memory_seconds, batch=rows, band_rows=band_rows),
-        "scaling": bench.scaling(frames, repeats=min(repeats, 3)),
-        "matmul_share": bench.matmul_share(**longest),
-        "directions": bench.directions(**longest),
+        **bench.scaling(frames, seconds=max(seconds), batch=rows, repeats=repeats),
         "conv": blocks.conv([block_seconds], batch=rows, repeats=repeats),
         "block": blocks.block(block_seconds, repeats=repeats),
         "compile": blocks.compiled(repeats=repeats) if compile_block else None,
@@ -88,9 +85,7 @@ def figure(speed: Sequence[dict[str, Any]]) -> Figure:
     frame = pd.DataFrame([record for record in speed if record["axis"] == "time"])
     frame["best"], frame["worst"] = frame["seconds"].map(min), frame["seconds"].map(max)
     drawn, axes = plt.subplots(1, 2, figsize=(8, 3.8), sharey=True)
-    looks = dict(
-        zip(dict.fromkeys(frame["backend"]), itertools.product(["-", "--"], figures.COLOURS.values()), strict=False)
-    )
+    looks = dict(zip(frame["backend"].unique(), itertools.product(["-", "--"], figures.COLOURS.values()), strict=False))
     lengths = np.array(sorted(frame["length"].unique()))
     for ax, kind in zip(axes, ("forward", "forward + backward"), strict=True):
         own = frame[frame["pass"] == kind]
@@ -120,14 +115,13 @@ def memory_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def facts_table(results: dict[str, Any]) -> pd.DataFrame:
-    """List what surrounds a scan: scaling, the machine's matrix products, directions, block, convolution, compiler."""
-    share, turned, (short, long) = results["matmul_share"], results["directions"]["seconds"], results["scaling"]
+    """List what surrounds a scan: scaling, the machine's matrix products, block, convolution, compiler."""
+    share, (short, long) = results["matmul_share"], results["scaling"]
+    longer = min(long["seconds"]) / min(short["seconds"])
     facts = {
-        f"time of {long['length']} steps, times that of {short['length']}": min(long["seconds"])
-        / min(short["seconds"]),
+        f"time of {long['length']} steps, times that of {short['length']}": longer,
         "forward time, times its matrix products' at full rate": min(share["seconds"]) / share["floor"],
         "matrix products (GFLOP/s)": share["rate"] / 1e9,
-        "flips against native reversal (x)": ratio(turned["flipped"], turned["native"]).estimate,
     }
     for record in results["block"]:
         size = f"block of the paper's size, {record['rows']} x {record['length']} frames"
@@ -147,11 +141,8 @@ def direct_shares(trained: BSMamba2, track: Track, seed: int) -> list[dict[str, 
     torch.manual_seed(seed)
     networks = {"random": BSMamba2(trained.config).eval(), "trained": trained}
     mixture = torch.from_numpy(track.mixture())[None]
-    return [
-        {"weights": kind} | record
-        for kind, network in networks.items()
-        for record in blocks.direct_share(network, mixture)
-    ]
+    found = {kind: blocks.direct_share(network, mixture) for kind, network in networks.items()}
+    return [{"weights": kind} | record for kind, records in found.items() for record in records]
 
 
 def direct_table(shares: Sequence[dict[str, Any]], bands: int) -> pd.DataFrame:
@@ -163,12 +154,11 @@ def direct_table(shares: Sequence[dict[str, Any]], bands: int) -> pd.DataFrame:
     return found.reset_index()
 
 
-def set_backend(network: nn.Module, backend: str) -> bool:
-    """Set the scan backend of every Mamba2 mixer in a network; return whether it has one."""
-    found = [module for module in network.modules() if isinstance(module, Scan)]
-    for module in found:
-        module.backend = backend
-    return bool(found)
+def set_backend(network: nn.Module, backend: str) -> None:
+    """Set the scan backend of every Mamba2 mixer in a network."""
+    for module in network.modules():
+        if isinstance(module, Scan):
+            module.backend = backend
 
 
 def scores(trained: BSMamba2, tracks: Sequence[Track]) -> list[dict[str, Any]]:
@@ -185,11 +175,10 @@ def scores(trained: BSMamba2, tracks: Sequence[Track]) -> list[dict[str, Any]]:
 
 def score_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Compare the scores of the exact scan with those of the approximation, paired over songs."""
-    long = [{"track": r["track"], "system": name, "usdr": r[name]} for r in records for name in r if name != "track"]
-    found = tables(long, "usdr")
-    rows = {"uSDR, exact scan (dB)": found["chunked"], "uSDR, feedthrough (dB)": found["feedthrough"]}
-    row = {name: words(paired(own)) for name, own in rows.items()}
-    gain = paired(found["feedthrough"], found["chunked"])
+    found = tables(pd.DataFrame(records).melt("track", var_name="system", value_name="usdr").to_dict("records"), "usdr")
+    exact, rough = found["chunked"], found["feedthrough"]
+    row = {f"uSDR, {n} (dB)": words(paired(own)) for n, own in (("exact scan", exact), ("feedthrough", rough))}
+    gain = paired(rough, exact)
     return pd.DataFrame([row | {"difference (dB)": words(gain), "songs": gain["songs"], "reads": gain["verdict"]}])
 
 
@@ -197,19 +186,3 @@ def worst_error(speed: Sequence[dict[str, Any]]) -> float:
     """Return the largest relative error of outputs and gradients among exact backends."""
     own = [record for record in speed if record["backend"] in EXACT]
     return max(max(record["output_error"], *record["gradient_errors"].values(), 0.0) for record in own)
-
-
-def answer(results: dict[str, Any], shares: Sequence[dict[str, Any]], songs: pd.DataFrame) -> str:
-    """Say in Markdown what was measured of errors, times and the direct term."""
-    rows = table(results["speed"])
-    longest = rows[(rows["axis"] == "time") & (rows["backend"] == "chunked")].iloc[-1]
-    trained = pd.DataFrame(shares).query("weights == 'trained'")
-    low, high = 100 * trained["direct"].min(), 100 * trained["direct"].max()
-    return (
-        f"- Exact backends differ from the definition in float64 by at most {worst_error(results['speed']):.0e}.\n"
-        f"- At {longest['length']} frames, {longest['pass']}, `chunked` is {longest['x careful loop']} times as "
-        "fast as the careful loop.\n"
-        f"- In the trained model, the direct term has {low:.0f} to {high:.0f} % of the output's norm. Without the "
-        f"state between chunks the output is wrong by up to {100 * trained['without_state'].max():.0f} %.\n"
-        f"- Leaving out that state changes uSDR by {songs['difference (dB)'].iloc[0]} dB: {songs['reads'].iloc[0]}.\n"
-    )

@@ -56,11 +56,6 @@ def settings(model: ModelConfig) -> dict[str, ModelConfig]:
 def measure(configs: dict[str, ModelConfig], *, seconds: float, repeats: int) -> list[dict[str, Any]]:
     """Measure networks with random weights on noise, one segment at a time, in turns.
 
-    Args:
-        configs: by name.
-        seconds: length of the segment, s.
-        repeats: rounds.
-
     Returns:
         One record each: ``name``, ``parameters`` by part, ``operations`` of the matrix products of a forward pass
         (multiplications and additions), ``kept_bytes`` for the backward pass, ``audio_seconds``, and the timings of
@@ -69,9 +64,10 @@ def measure(configs: dict[str, ModelConfig], *, seconds: float, repeats: int) ->
     torch.manual_seed(0)
     networks = {name: BSMamba2(config) for name, config in configs.items()}
     waves = {n: 0.1 * torch.randn(1, c.channels, round(seconds * c.sample_rate)) for n, c in configs.items()}
-    forward = {name: partial(_forward, network, waves[name]) for name, network in networks.items()}
-    training = {name: partial(_train, network, waves[name]) for name, network in networks.items()}
-    times = repeated(forward, repeats), repeated(training, repeats)
+    times = [
+        repeated({name: partial(run, network, waves[name]) for name, network in networks.items()}, repeats)
+        for run in (_forward, _train)
+    ]
     return [
         {
             "name": name,
@@ -99,22 +95,18 @@ def _train(network: nn.Module, wave: Tensor) -> None:
 def cost_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """List what each size and setting costs, per second of audio, and its training's speed against the base's."""
     base = next(r["training"]["seconds"] for r in records if r["name"] == BASE)
-    return pd.DataFrame(
-        [
-            {
-                "": VARIANTS[r["name"]].asks if r["name"] in VARIANTS else f"preset {r['name']}",
-                "parameters": r["parameters"]["total"],
-                "mask estimator (%)": 100 * r["parameters"]["mask_estimator"] / r["parameters"]["total"],
-                "GFLOP": r["operations"] / r["audio_seconds"] / 1e9,
-                "forward (s)": min(r["forward"]["seconds"]) / r["audio_seconds"],
-                "forward + backward (s)": min(r["training"]["seconds"]) / r["audio_seconds"],
-                "speed against the base": interval_words(ratio(base, r["training"]["seconds"]), "x"),
-                "kept for gradients (MiB)": r["kept_bytes"] / r["audio_seconds"] / 2**20,
-                "weights in training (MiB)": KEPT * r["parameters"]["total"] / 2**20,
-            }
-            for r in records
-        ]
-    )
+    rows = []
+    for r in records:
+        total, seconds = r["parameters"]["total"], r["audio_seconds"]
+        row = {"": VARIANTS[r["name"]].asks if r["name"] in VARIANTS else f"preset {r['name']}"}
+        row |= {"parameters": total, "mask estimator (%)": 100 * r["parameters"]["mask_estimator"] / total}
+        row |= {"GFLOP": r["operations"] / seconds / 1e9}
+        row |= {"forward (s)": min(r["forward"]["seconds"]) / seconds}
+        row |= {"forward + backward (s)": min(r["training"]["seconds"]) / seconds}
+        row |= {"speed against the base": interval_words(ratio(base, r["training"]["seconds"]), "x")}
+        row |= {"kept for gradients (MiB)": r["kept_bytes"] / seconds / 2**20}
+        rows.append(row | {"weights in training (MiB)": KEPT * total / 2**20})
+    return pd.DataFrame(rows)
 
 
 def draw_bands(ax: Axes, model: ModelConfig) -> None:

@@ -4,7 +4,7 @@ Every network separates whole songs. Two counterfactuals say what it owes to the
 :func:`sampled`:
 
 - *no future*: the song ends with the region;
-- *no past*: nothing is carried across the middle of the gap before the region (:func:`bsm.study.carriers.cut`). A
+- *no past*: nothing is carried across the middle of the gap before the region (:func:`bsm.study.carriers.Cut`). A
   network without such a memory gets the song from there on.
 
 A third pass separates windows of 8 s, which hold more or less of the vocals beside a region.
@@ -28,7 +28,7 @@ from bsm.evaluate import model_separator
 from bsm.inference import separate
 from bsm.metrics import usdr
 from bsm.study import baselines, occurrence, songs
-from bsm.study.carriers import carriers, cut, replaced
+from bsm.study.carriers import Cut, carriers, replaced
 from bsm.study.occurrence import AFTER, BEFORE, SDR, first_ms
 from bsm.study.records import checksum, mark, write_result
 from bsm.weights.files import load_model
@@ -206,7 +206,7 @@ def without_past(model: nn.Module, mixture: np.ndarray, rate: int, begin: float,
     first, frame = int(begin * rate // hop), round(at * rate / hop)
     changed: AbstractContextManager[None] = nullcontext()
     if any(True for _ in carriers(model)):
-        changed = replaced(model, lambda part: cut(part, frame - first))
+        changed = replaced(model, lambda part: Cut(part, frame - first))
     else:
         first = frame
     with changed:

@@ -29,10 +29,8 @@ CLIPS, SINGERS = 1000, 19  # of MIR-1K
 def make_songs(checkout: Path, name: str, songs: int | None = None) -> int:
     """Make a stand-in for a data set in the folder ``data`` of a checkout; return its number of songs.
 
-    Args:
-        checkout: a copy of the project. Its manifests then list the songs that were made.
-        name: of a data set whose manifest has names of songs or of singers.
-        songs: of each split; by default as many as the data set has.
+    The data set's manifest has names of songs or of singers. There are so many ``songs`` of each split; by default as
+    many as the data set has. The checkout's manifests then list those that were made.
 
     Raises:
         InputError: it has stem files, and ffmpeg is not installed.
@@ -53,8 +51,7 @@ def make_songs(checkout: Path, name: str, songs: int | None = None) -> int:
 def make_sounds(seed: int, rate: int, channels: int) -> dict[str, np.ndarray]:
     """Make a song of :data:`SECONDS`: noise as bass, drums and rest, a voice that comes and goes, and their sum.
 
-    Returns:
-        Each sound, float32 ``(channels, samples)``, by name.
+    Each sound is float32 ``(channels, samples)``.
     """
     random = np.random.default_rng(seed)
     samples = round(SECONDS * rate)
@@ -122,12 +119,8 @@ def _shorten(checkout: Path, name: str, names: Mapping[str, list[str]]) -> None:
     for split, part in listed["splits"].items():
         part |= {"songs": len(names[split])} if part["songs"] else {}
         part |= {"names": names[split]} if "names" in part else {}
-    write_text(_manifest(checkout, name), yaml.safe_dump(listed, allow_unicode=True))
+    write_text(checkout / "data_manifest" / f"{name}.yaml", yaml.safe_dump(listed, allow_unicode=True))
 
 
 def _read(checkout: Path, name: str) -> dict[str, Any]:
-    return yaml.safe_load(_manifest(checkout, name).read_text(encoding="utf-8"))
-
-
-def _manifest(checkout: Path, name: str) -> Path:
-    return checkout / "data_manifest" / f"{name}.yaml"
+    return yaml.safe_load((checkout / "data_manifest" / f"{name}.yaml").read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bsm import bands
-from bsm.config import LossConfig, ModelConfig
+from bsm.config import LossConfig, ModelConfig, StftConfig
 from bsm.loss import bsmamba2_loss, loss_terms
 from bsm.mamba2 import GatedRMSNorm, Mamba2
 from bsm.model import BSMamba2
@@ -30,15 +30,13 @@ PROBE = UnofficialConfig(dim=16, depth=1, bands=4, d_state=4, n_fft=256, hop_len
 
 def probe_config() -> ModelConfig:
     """Return the paper's design at the sizes of :data:`PROBE`."""
-    return ModelConfig.from_dict(
-        {
-            "dim": PROBE.dim,
-            "depth": PROBE.depth,
-            "bands": list(bands.equal(PROBE.n_fft // 2 + 1, PROBE.bands)),
-            "d_state": PROBE.d_state,
-            "headdim": PROBE.dim,
-            "stft": {"n_fft": PROBE.n_fft, "hop_length": PROBE.hop_length},
-        }
+    return ModelConfig(
+        stft=StftConfig(PROBE.n_fft, PROBE.hop_length),
+        bands=bands.equal(PROBE.n_fft // 2 + 1, PROBE.bands),
+        dim=PROBE.dim,
+        depth=PROBE.depth,
+        d_state=PROBE.d_state,
+        headdim=PROBE.dim,
     )
 
 
@@ -65,13 +63,9 @@ def properties() -> list[dict[str, Any]]:
         ("gated norm", *(any(isinstance(m, GatedRMSNorm) for m in net.modules()) for net in (paper, seed))),
         ("mixers, one for each direction or shared", len(mixers), len(seed_mixers)),
     ]
-    ours, theirs = time_rows(frames, len(config.bands))
-    rows += [
-        (f"frames that a row of the time path sees, of {frames}", ours[0], theirs[0]),
-        ("bands that a row of the time path sees", ours[1], theirs[1]),
-    ]
-    rows += behaviour()
-    return [{"property": name, "paper": a, "seed": b} for name, a, b in rows]
+    seen = [f"frames that a row of the time path sees, of {frames}", "bands that a row of the time path sees"]
+    rows += zip(seen, *time_rows(frames, len(config.bands)), strict=True)
+    return [{"property": name, "paper": a, "seed": b} for name, a, b in rows + behaviour()]
 
 
 def _span(widths: tuple[int, ...]) -> list[int]:
@@ -81,20 +75,16 @@ def _span(widths: tuple[int, ...]) -> list[int]:
 def time_rows(frames: int, count: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Count the distinct frames and bands in the first row of a time block, for the paper and as described.
 
-    Args:
-        frames: of the features.
-        count: of bands.
+    The features have so many ``frames``, and ``count`` bands.
     """
     grid = torch.stack(torch.meshgrid(torch.arange(frames), torch.arange(count), indexing="ij"), dim=-1)
     features = nn.functional.pad(grid[None].float(), (0, PROBE.dim - 2))  # (1, t, bands, dim)
     seen = []
     for model, x in ((BSMamba2(probe_config()), features.transpose(1, 2)), (UnofficialModel(PROBE), features)):
-        given = []
-        hook = model.dual_path.layers[0][0].register_forward_pre_hook(lambda _, args, kept=given: kept.append(args[0]))
+        rows: list[Tensor] = []
+        model.dual_path.layers[0][0].register_forward_pre_hook(lambda _, args, kept=rows: kept.append(args[0][0]))
         model.dual_path(x)
-        hook.remove()
-        row = given[0][0]
-        seen.append((len(row[:, 0].unique()), len(row[:, 1].unique())))
+        seen.append((len(rows[0][:, 0].unique()), len(rows[0][:, 1].unique())))
     return seen[0], seen[1]
 
 
@@ -109,13 +99,9 @@ def behaviour() -> list[tuple[str, bool, bool]]:
             for p in model.mask_estimator.parameters():
                 p.mul_(30)
         spec = ours.stft(mixture)
-        mask, theirs_mask = ours.mask(spec), theirs.mask(spec[:, 0])
-        turned = [
-            torch.allclose(1j * (mask * spec), mask * (1j * spec)),
-            torch.allclose(
-                1j * theirs.apply_mask(theirs_mask, spec[:, 0]), theirs.apply_mask(theirs_mask, 1j * spec[:, 0])
-            ),
-        ]
+        mask, theirs_mask, mono = ours.mask(spec), theirs.mask(spec[:, 0]), spec[:, 0]
+        applied = (lambda s: mask * s, spec), (lambda s: theirs.apply_mask(theirs_mask, s), mono)
+        turned = [torch.allclose(1j * apply(given), apply(1j * given)) for apply, given in applied]
         outputs = [model(mixture) for model in (ours, theirs)]
     return [
         ("mask is a complex factor", *turned),
@@ -147,15 +133,14 @@ def losses() -> list[dict[str, Any]]:
     def spectral(estimate: Tensor, config: LossConfig) -> float:
         return sum(v.item() for name, v in loss_terms(estimate, target, config).items() if name != "waveform")
 
+    configs = {"paper": LossConfig(), "seed": LOSS}
     cases = {"another signal": other, "the target at half its level": target / 2, "the target, sign flipped": -target}
     records = [
-        {"case": f"{case}, spectral terms", "paper": spectral(x, LossConfig()), "seed": spectral(x, LOSS)}
+        {"case": f"{case}, spectral terms"} | {name: spectral(x, config) for name, config in configs.items()}
         for case, x in cases.items()
     ]
-    values = {
-        name: bsmamba2_loss(other, target, config).item() for name, config in (("paper", LossConfig()), ("seed", LOSS))
-    }
-    return [*records, {"case": "another signal, in all", **values}]
+    total = {name: bsmamba2_loss(other, target, config).item() for name, config in configs.items()}
+    return [*records, {"case": "another signal, in all"} | total]
 
 
 def stfts() -> dict[str, int]:
@@ -169,23 +154,17 @@ def values() -> dict[str, Any]:
     """Return the whole comparison."""
     config = ModelConfig.preset("paper")
     with torch.device("meta"):
-        networks = {
-            "paper": BSMamba2(config),
-            "seed": UnofficialModel(UnofficialConfig()),
-            "seed, reduced": UnofficialModel(REDUCED),
-        }
-    total, count = sum(config.bands), len(config.bands)
+        networks = {"paper": BSMamba2(config), "seed": UnofficialModel(UnofficialConfig())}
+        networks["seed, reduced"] = UnofficialModel(REDUCED)
+    size = sum(config.bands), len(config.bands)
+    widths = {"author": config.bands, "equal": bands.equal(*size), "mel": bands.mel(*size)}
     return {
         "parameters": {name: count_parameters(network) for name, network in networks.items()},
         "properties": properties(),
         "checkpoint": checkpoint(),
         "losses": losses(),
         "stfts": stfts(),
-        "bands": {
-            "author": list(config.bands),
-            "equal": list(bands.equal(total, count)),
-            "mel": list(bands.mel(total, count)),
-        },
+        "bands": {name: list(own) for name, own in widths.items()},
     }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,6 @@ from bsm.weights import registry as weights
 from bsm.weights.files import load_model
 
 _ALIKE = {"recipe": "recipe versions", "data": "songs"}  # fields of a card
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,15 +53,11 @@ def subjects(
     seeds: Sequence[int] = (0,),
     device: str = "cpu",
 ) -> list[Subject]:
-    """Load the models to study.
+    """Load the models to study, on a device.
 
-    Args:
-        settings: the profile; its ``segment_seconds`` is taken for weights whose card does not name theirs.
-        chosen: a file, a name of ``bsm weights list``, or a mapping from the name to show to such. By default the
-            profile's own runs of ``backbones``, each under every one of ``seeds``.
-        backbones: see ``chosen``.
-        seeds: see ``chosen``.
-        device: where the models run.
+    They are ``chosen``: a file, a name of ``bsm weights list``, or a mapping from the name to show to such. By default
+    they are the profile's own runs of ``backbones``, each under every one of ``seeds``. The profile's
+    ``segment_seconds`` is taken for weights whose card does not name theirs.
 
     Raises:
         InputError: weights are missing, do not load or were not trained alike, or a backbone is unknown.
@@ -84,16 +78,17 @@ def own_runs(settings: Profile, names: Sequence[str], seeds: Sequence[int], devi
     """Load a profile's own runs of some networks or variants, each under every seed.
 
     Raises:
-        InputError: one is not there, or two were not trained by one recipe version on the same songs; it names both and
-            says how to train them alike.
+        InputError: one is not there, or two were not trained by one recipe version on the same songs; it says how to
+            train them.
     """
-    runs = [
-        (weights.locate(settings.run_folder(seed, name) / "model.safetensors"), name, seed)
-        for name in names
-        for seed in seeds
-    ]
+    pairs = itertools.product(names, seeds)
+    runs = [(settings.run_folder(seed, name) / "model.safetensors", name, seed) for name, seed in pairs]
     first, first_card = runs[0][0], card_of(runs[0][0])
-    for path, *_ in runs:
+    for path, name, seed in runs:
+        if not path.is_file():
+            option = "backbone" if name in LABELS else "variant"
+            command = f"bsm train {settings.profile} --{option} {name} --seed {seed}"
+            raise InputError(f"{path}: not trained yet; run `{command}` first")
         if other := [what for field, what in _ALIKE.items() if card_of(path).get(field) != first_card.get(field)]:
             count = max(seeds) - settings.values.get("seed", 0) + 1  # the workflow counts from the profile's own
             raise InputError(
@@ -113,13 +108,9 @@ def _load(settings: Profile, device: str, path: Path, name: str = "", seed: int 
     network, train = load_model(path).to(device), card_of(path).get("train", {})
     block = getattr(network.config, "time_block", "mamba2")
     name = name or (network_name(network.config) if block == "mamba2" else block)
-    return Subject(
-        LABELS.get(name, name),
-        train.get("seed") if seed is None else seed,
-        path,
-        network,
-        float(train.get("segment_seconds", settings.segment_seconds)),
-    )
+    seed = train.get("seed") if seed is None else seed
+    seconds = float(train.get("segment_seconds", settings.segment_seconds))
+    return Subject(LABELS.get(name, name), seed, path, network, seconds)
 
 
 def coverage(found: Sequence[Subject], tracks: Sequence[Track]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,10 +19,8 @@ from bsm.evaluate import Journal
 from bsm.files import sha256
 from bsm.inference import separate
 from bsm.study import figures
-from bsm.study.compare import METRICS, tables
 from bsm.study.profiles import Profile
 from bsm.study.published import journal
-from bsm.train import read_log
 
 BINS = 12  # of updates, over which the losses that are drawn are averaged
 
@@ -37,17 +34,6 @@ def folders(settings: Profile, backbones: Sequence[str], seed: int, run: str = "
     if run and len(backbones) > 1:
         raise InputError("`run` is the folder of one run, and there are several backbones; leave it empty")
     return {name: Path(run) if run else settings.run_folder(seed, name) for name in backbones}
-
-
-def read_logs(runs: Mapping[str, Path]) -> dict[str, pd.DataFrame]:
-    """Return the log of each backbone's run, a row per update."""
-    return {name: pd.DataFrame(read_log(folder)) for name, folder in runs.items()}
-
-
-def values(logs: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """Return the logs for a result file: the columns of the first, and those of the others under their names."""
-    (_, first), *others = logs.items()
-    return first.to_dict("list") | {name: log.to_dict("list") for name, log in others}
 
 
 def kept_scores(
@@ -66,9 +52,6 @@ def figure_of_training(logs: Mapping[str, pd.DataFrame]) -> Figure:
 
     The loss of an update depends mostly on its segments, and all models see the same ones. So the loss is averaged
     over stretches of updates: the middle line is their median, the band holds the middle half of the updates.
-
-    Args:
-        logs: of :func:`read_logs`.
     """
     drawn, (left, right) = plt.subplots(1, 2, figsize=(7.5, 3.2))
     named = {figures.LABELS[name]: log.set_index("step") for name, log in logs.items()}
@@ -86,17 +69,6 @@ def figure_of_training(logs: Mapping[str, pd.DataFrame]) -> Figure:
     return drawn
 
 
-@figures.style()
-def figure_of_scores(scores: list[dict[str, Any]]) -> Figure:
-    """Draw uSDR and cSDR of every held-out song by separator."""
-    count = len(tables(scores, "usdr"))
-    drawn, axes = plt.subplots(1, 2, figsize=(8, 1.2 + 0.5 * count), sharey=True)
-    for ax, (metric, label) in zip(axes, METRICS.items(), strict=True):
-        figures.dots(ax, tables(scores, metric))
-        ax.set(xlabel=label, title=f"{label.split()[0]}: songs, means, 95 % intervals")
-    return drawn
-
-
 @torch.no_grad()
 def timed_separation(network: nn.Module, track: Track, window: float) -> tuple[np.ndarray, dict[str, float]]:
     """Separate a song; return the estimate, and how many seconds of computing each second of audio took."""
@@ -104,12 +76,3 @@ def timed_separation(network: nn.Module, track: Track, window: float) -> tuple[n
     estimate = separate(network, mixture, track.rate, window=window).numpy()
     seconds = time.perf_counter() - began
     return estimate, {"audio_seconds": track.seconds, "seconds": seconds, "ratio": seconds / track.seconds}
-
-
-def answer(means: pd.DataFrame, gains: pd.DataFrame) -> str:
-    """Say in Markdown what each separator scores, and by how much the first is better than each other one."""
-    scores = ", ".join(f"{row.iloc[0]} {row['uSDR (dB)']}" for _, row in means.iterrows())
-    lines = [
-        f"{gains.columns[0]} {row.iloc[0]}: {row['uSDR (dB)']} dB, {row['uSDR reads']}." for _, row in gains.iterrows()
-    ]
-    return "\n".join([f"uSDR in dB: {scores}.", "", *(f"- {line}" for line in lines)]) + "\n"

@@ -12,16 +12,16 @@ from typing import Any, TypeVar
 
 from bsm import bands
 from bsm.config import LossConfig, ModelConfig, TrainConfig
-from bsm.errors import InputError
+from bsm.errors import known
 
 BASE = "base"
 STFT, SIZE = "08_ablation_stft", "09_ablation_size"
-Config = TypeVar("Config", ModelConfig, LossConfig, TrainConfig)
+Config = TypeVar("Config", ModelConfig, LossConfig)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Changes of the model's, the loss's and the training's configuration.
+    """Changes of the model's and the loss's configuration.
 
     A value that is a function gets the configuration that it changes. ``asks`` says what is compared with the paper's
     design. ``described`` marks the choices of the unofficial implementation, as its reports describe it.
@@ -31,7 +31,6 @@ class Variant:
     notebook: str = ""
     model: Mapping[str, Any] = field(default_factory=dict)
     loss: Mapping[str, Any] = field(default_factory=dict)
-    train: Mapping[str, Any] = field(default_factory=dict)
     described: bool = False
 
 
@@ -80,30 +79,15 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def find(name: str) -> Variant:
-    """Return a variant by its name.
-
-    Raises:
-        InputError: an unknown name.
-    """
-    if name not in VARIANTS:
-        raise InputError(f"there is no variant {name!r}; choose one of: {', '.join(VARIANTS)}")
-    return VARIANTS[name]
-
-
 def of_notebook(notebook: str, names: Sequence[str]) -> list[str]:
     """Return, of some variants, the base and those that a notebook scores, in the order of the table.
 
     Raises:
         InputError: an unknown name.
     """
-    for name in names:
-        find(name)
-
-    def scored(v: Variant) -> bool:
-        return v.notebook == notebook or (v.described and notebook == SIZE)
-
-    return [name for name, v in VARIANTS.items() if name == BASE or (name in names and scored(v))]
+    asked = {known("variant", name, VARIANTS) for name in names}
+    scored = {n for n, v in VARIANTS.items() if v.notebook == notebook or (v.described and notebook == SIZE)}
+    return [name for name in VARIANTS if name == BASE or name in asked & scored]
 
 
 def changed(name: str, model: ModelConfig, train: TrainConfig) -> tuple[ModelConfig, TrainConfig]:
@@ -112,8 +96,7 @@ def changed(name: str, model: ModelConfig, train: TrainConfig) -> tuple[ModelCon
     Raises:
         InputError: an unknown name, or changes that make no configuration.
     """
-    variant = find(name)
-    train = _change(train, variant.train)
+    variant = VARIANTS[known("variant", name, VARIANTS)]
     return _change(model, variant.model), train.replace(loss=_change(train.loss, variant.loss))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bsm.audio import AudioInfo
-from bsm.data.tracks import Source, Track
+from bsm.data.tracks import VOCALS, Source, Track
 from bsm.errors import InputError
 
 WHOLE = "whole"
@@ -34,10 +34,7 @@ class Condition:
 def conditions(windows: Sequence[Any], overlapped: Sequence[Any], trained: Sequence[float]) -> list[Condition]:
     """Return the conditions to measure: without overlap from short to long, then with half of each window shared.
 
-    Args:
-        windows: s, or :data:`WHOLE`; the lengths of training are added.
-        overlapped: s; these windows are measured without overlap, too.
-        trained: lengths of the training segments, s.
+    The ``windows`` are in s, or :data:`WHOLE`; the lengths of training and those that are overlapped are added.
 
     Raises:
         InputError: a window is neither a positive number nor ``whole``, or a whole song is to be overlapped.
@@ -97,3 +94,12 @@ def whole_windows(track: Track, cut: Sequence[Condition]) -> tuple[Track, list[C
     mixture = track.mixture_source and _Beginning(track.mixture_source, samples)
     fitting = [case for case in cut if math.isinf(case.window) or round(1000 * case.window) in windows]
     return replace(track, sources=sources, mixture_source=mixture), fitting
+
+
+def loudest(track: Track, seconds: float) -> tuple[int, int]:
+    """Return where the stretch of a song with the most energy in its vocals starts and stops, in samples."""
+    energy = np.square(track.read(VOCALS), dtype=np.float64).sum(0)
+    size = min(round(seconds * track.rate), len(energy))
+    before = np.concatenate([[0], np.cumsum(energy)])  # energy in front of each sample
+    start = int((before[size:] - before[: len(before) - size]).argmax())
+    return start, start + size

@@ -39,7 +39,6 @@ GPU, LONG, DEMO, MIR, PUBLISHED = "gpu", "long", "demo", "mir1k-subset", "publis
 of the published model (`make published`). :mod:`bsm.study.contributed` has one more."""
 ON_GPU = "make gpu"  # measures all that waits for a GPU
 
-
 PAPER = "*Mamba2 Meets Silence*, arXiv 2508.14556"
 OPTIMISATION = "*Performance optimisation report on BSMamba2*"
 SUMMARY = "*Summary of changes: integration of Mamba-SSM*"
@@ -50,13 +49,9 @@ GUIDE = "*Implementation guide to the vocal separation model BSMamba2*"
 
 @dataclass(frozen=True)
 class Finding:
-    """What measured values say.
+    """What measured values say: a verdict of :data:`VERDICTS`, our figure in a few words, and reasons, a sentence each.
 
-    Attributes:
-        verdict: one of :data:`VERDICTS`.
-        measured: our figure in a few words.
-        reasons: what the figure covers, why it differs from the claim; one sentence each.
-        timings: the records of timings that the verdict rests on. On a CPU they count only where no other work ran.
+    ``timings`` are the records that the verdict rests on. On a CPU they count only where no other work ran.
     """
 
     verdict: str
@@ -115,7 +110,7 @@ class Test:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim under test; the arguments of :func:`claim`, and the function that judges."""
+    """A claim under test: the arguments of :func:`claim`, and the function that judges."""
 
     id: str
     text: str
@@ -134,13 +129,9 @@ def claim(
 ) -> Callable[[Callable[..., Finding]], Callable[..., Finding]]:
     """Register the rule that judges a claim.
 
-    Args:
-        name: short name, unique.
-        text: what is claimed, as a sentence without its full stop.
-        figure: the claimed figure with its unit.
-        source: titles of the documents that claim it.
-        tests: how it is tested, a line of the ledger each.
-        thresholds: keyword arguments of the rule.
+    The name is short and unique. The text is a sentence without its full stop, ``figure`` the claimed figure with its
+    unit, ``source`` the titles of the documents. Each of the tests is a line of the ledger. The thresholds are keyword
+    arguments of the rule.
     """
 
     def register(judge: Callable[..., Finding]) -> Callable[..., Finding]:
@@ -163,13 +154,10 @@ def on_cpu(notebook: str, **inputs: Values) -> Test:
 
 
 def on_gpu(result: str, *, packages: str = "", kernel: str = "", **fields: str) -> Test:
-    """Return the test of a claim on the GPU that it means, from ``reports/gpu/results``.
+    """Return the test of a claim on the GPU that it means, from the result of a part of :mod:`bsm.study.gpu`.
 
-    Args:
-        result: name of the result file, and of the part of :mod:`bsm.study.gpu` that writes it.
-        packages: that the kernels are of.
-        kernel: the backend that the rule takes as its ``fast`` one; by default the rule has no such argument.
-        fields: by argument of the rule, the field of the result's values; an empty one is all of them.
+    ``packages`` are those of the kernels, ``kernel`` the backend that the rule takes as its ``fast`` one. ``fields``
+    name by argument of the rule the field of the result's values; an empty one is all of them.
     """
     inputs = {name: Values(result, field) for name, field in fields.items()}
     needs = "a CUDA GPU" + f" with {packages}" * bool(packages)

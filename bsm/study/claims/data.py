@@ -52,8 +52,6 @@ def data_2x(speed: list[dict[str, Any]]) -> Finding:
     pairs = {
         "segments instead of whole files": ("wav, whole file", "wav, segment"),
         "WAV instead of FLAC": ("flac, segment", "wav, segment"),
-        "spectrograms kept on disk": ("loss's, made, files on disk", "loss's, kept, files on disk"),
-        "spectrograms kept in memory": ("loss's, made, files in memory", "loss's, kept, files in memory"),
     }
     gains = {name: ratio(times[a], times[b]) for name, (a, b) in pairs.items() if a in times}
     context = [f"As context, {name}: {interval_words(gain, 'x')}." for name, gain in gains.items()]

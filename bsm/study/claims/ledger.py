@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -48,17 +47,8 @@ SOURCES = (
 )
 
 
-@dataclass(frozen=True)
-class Line:
-    """One test of a claim, judged.
-
-    Attributes:
-        claim: the claim.
-        test: the test.
-        finding: the verdict, our figure and the reasons.
-        files: result files that it comes of, relative to the folder above the reports.
-        devices: that these were measured on.
-    """
+class Line(NamedTuple):
+    """One test of a claim, judged from ``files``, relative to the folder above the reports, and their ``devices``."""
 
     claim: Claim
     test: Test
@@ -84,11 +74,7 @@ class _Missing(Exception):
 def judge(claim: Claim, test: Test, profile: str = PROFILE, reports: Path = REPORTS) -> Line:
     """Judge a claim by one of its tests, from the first profile that has what the test needs.
 
-    Args:
-        claim: the claim.
-        test: one of its tests.
-        profile: whose results are judged, where the test leaves that open.
-        reports: folder of the profiles' results.
+    Where the test leaves that open, results of ``profile`` are judged.
 
     Raises:
         InputError: a damaged result file, or one whose values the rule cannot read.
@@ -171,6 +157,15 @@ def lines(
     return [judge(claim, test, profile, reports) for claim in _claims() for test in claim.tests if wanted(test)]
 
 
+def frame(judged: Sequence[Line]) -> pd.DataFrame:
+    """Return a row per line: what is claimed, and what was found."""
+    rows = [
+        (x.name, x.claim.text, x.claim.figure, x.finding.measured or None, x.finding.verdict, x.evidence)
+        for x in judged
+    ]
+    return pd.DataFrame(rows, columns=["id", "claim", "claimed", "measured", "verdict", "evidence"])
+
+
 def claims_table(profile: str, results: Collection[str], reports: Path = REPORTS) -> pd.DataFrame:
     """Judge the claims that read one of a profile's results, named without suffix, for the notebook that writes it."""
 
@@ -178,9 +173,7 @@ def claims_table(profile: str, results: Collection[str], reports: Path = REPORTS
         read = {v.result for v in test.inputs.values() if not v.optional and v.profile in ("", profile)}
         return GPU not in test.profiles and not read.isdisjoint(results)
 
-    found = lines(profile, reports, reads)
-    rows = [(x.name, x.claim.text, x.finding.measured, x.finding.verdict, x.evidence) for x in found]
-    return pd.DataFrame(rows, columns=["id", "claim", "measured", "verdict", "evidence"])
+    return frame(lines(profile, reports, reads)).drop(columns="claimed")
 
 
 def tally(judged: Sequence[Line]) -> str:
@@ -192,26 +185,20 @@ def tally(judged: Sequence[Line]) -> str:
 
 def short_table(judged: Sequence[Line]) -> str:
     """Return the lines that are not blocked as a table: claim, claimed and measured figure, verdict, evidence."""
-    rows = [
-        (x.name, x.claim.figure, x.finding.measured or "–", x.finding.verdict, x.evidence)
-        for verdict in VERDICTS
-        for x in judged
-        if x.finding.verdict == verdict != BLOCKED
-    ]
-    frame = pd.DataFrame(rows, columns=["claim", "claimed", "measured", "verdict", "evidence"])
+    shown = sorted(judged, key=lambda line: VERDICTS.index(line.finding.verdict))
+    found = frame([line for line in shown if line.finding.verdict != BLOCKED])
     caption = f"{tally(judged)}. In brackets: 95 % intervals, or the range of fewer than five rounds"
-    return table_markdown(frame, caption=caption, not_comparable=True)
+    return table_markdown(
+        found.drop(columns="claim").rename(columns={"id": "claim"}), caption=caption, not_comparable=True
+    )
 
 
 def blocked_table(judged: Sequence[Line]) -> str:
     """Return what each blocked test needs, and the one command that then makes its result."""
-    rows = [
-        (x.name, x.claim.figure, x.test.needs or "–", f"`{x.test.command}`" if x.test.command else "–")
-        for x in judged
-        if x.finding.verdict == BLOCKED
-    ]
-    frame = pd.DataFrame(rows, columns=["claim", "claimed", "needs", "command, once it is here"])
-    return table_markdown(frame, caption=f"{len(rows)} tests are blocked")
+    blocked = [line for line in judged if line.finding.verdict == BLOCKED]
+    rows = [(x.name, x.claim.figure, x.test.needs or None, x.test.command and f"`{x.test.command}`") for x in blocked]
+    found = pd.DataFrame(rows, columns=["claim", "claimed", "needs", "command, once it is here"]).replace("", None)
+    return table_markdown(found, caption=f"{len(rows)} tests are blocked")
 
 
 def page(judged: Sequence[Line]) -> str:
@@ -264,10 +251,9 @@ def _test(line: Line) -> str:
 
 
 def render(reports: Path = REPORTS) -> list[Line]:
-    """Judge all claims; write ``CLAIMS.md`` and the table for the README."""
+    """Judge all claims; write ``CLAIMS.md``."""
     judged = lines(reports=reports)
     write_text(reports / "CLAIMS.md", page(judged))
-    write_text(reports / PROFILE / "tables" / "claims.md", short_table(judged))
     return judged
 
 

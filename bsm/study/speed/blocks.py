@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,16 +17,13 @@ from bsm.conv import BACKENDS, causal_conv, unavailable
 from bsm.mamba2 import BiMamba2Block, Mamba2, Scan
 from bsm.model import BSMamba2
 from bsm.scan import scan
-from bsm.study.speed.scan import FRAMES_PER_SECOND
+from bsm.study.speed.scan import frames_of
 from bsm.study.speed.timer import SEED, compiling, repeated
 
 
 def measure(seconds: Sequence[float], *, repeats: int, device: str) -> dict[str, Any]:
     """Measure :func:`conv` at some lengths, in s, and :func:`block` at its default length."""
-    return {
-        "conv": conv(seconds, repeats=repeats, device=device),
-        "block": block(repeats=repeats, device=device),
-    }
+    return {"conv": conv(seconds, repeats=repeats, device=device), "block": block(repeats=repeats, device=device)}
 
 
 def conv(
@@ -39,12 +38,11 @@ def conv(
     names = [n for n in BACKENDS if unavailable(n, device, torch.float32, config.d_conv) is None]
     records = []
     for span in seconds:
-        length = round(span * FRAMES_PER_SECOND) + 1
-        x = torch.randn(batch, length, channels).to(device)
+        x = torch.randn(batch, frames_of(span), channels).to(device)
         for train in (False, True):
             times = repeated({n: partial(_convolve, x, weight, bias, n, train) for n in names}, repeats)
-            kind = "forward + backward" if train else "forward"
-            records += [{"rows": batch, "length": length, "pass": kind, "backend": n} | times.of(n) for n in names]
+            case = {"rows": batch, "length": x.shape[1], "pass": "forward + backward" if train else "forward"}
+            records += [case | {"backend": n} | times.of(n) for n in names]
     return records
 
 
@@ -66,26 +64,23 @@ def block(
 ) -> list[dict[str, Any]]:
     """Time one bidirectional block of the paper's size, forward, with one row and with as many as there are bands."""
     module = _block(ModelConfig.preset("paper")).to(device)
-    length = round(seconds * FRAMES_PER_SECOND) + 1
-    values = {n: torch.randn(n, length, 256).to(device) for n in rows}
+    values = {n: torch.randn(n, frames_of(seconds), 256).to(device) for n in rows}
     with torch.inference_mode():
         times = repeated({str(n): partial(module, v) for n, v in values.items()}, repeats)
-    return [{"rows": n, "length": length} | times.of(str(n)) for n in rows]
+    return [{"rows": n, "length": frames_of(seconds)} | times.of(str(n)) for n in rows]
 
 
 def compiled(preset: str = "small", *, seconds: float = 1.0, repeats: int = 5) -> dict[str, Any]:
     """Time a block's forward + backward with and without ``torch.compile``; also the seconds that compiling took."""
     config = ModelConfig.preset(preset)
     plain = _block(config)
-    optimised = torch.compile(plain)
-    x = torch.randn(len(config.bands), round(seconds * FRAMES_PER_SECOND) + 1, config.dim)
+    x = torch.randn(len(config.bands), frames_of(seconds), config.dim)
 
     def step(module: nn.Module) -> None:
         plain.zero_grad()
         module(x).square().mean().backward()
 
-    times = compiling(partial(step, plain), partial(step, optimised), repeats)
-    return {"preset": preset, "shape": list(x.shape)} | times
+    return {"preset": preset} | compiling(partial(step, plain), partial(step, torch.compile(plain)), repeats)
 
 
 @torch.inference_mode()
@@ -96,27 +91,21 @@ def direct_share(model: BSMamba2, mixture: Tensor) -> list[dict[str, Any]]:
         One record per mixer: its name, the sequence length, ``direct`` = ||D x|| / ||y||, and ``without_state`` =
         ||y - y of the feedthrough backend|| / ||y||, the error of leaving out the state between chunks.
     """
-    energies: dict[str, list[float]] = {}
-    lengths: dict[str, int] = {}
+    energies: dict[tuple[str, int], np.ndarray] = {}
 
     def measure(name: str, module: Scan, _: tuple, values: dict[str, Tensor]) -> None:
         y, _ = scan(**values, reverse=module.reverse, final_state=False)
         rough, _ = scan(**values, reverse=module.reverse, final_state=False, backend="feedthrough")
-        parts = y, values["x"] * values["D"][:, None], y - rough
-        total = energies.setdefault(name, [0.0] * len(parts))  # a scan is called once per slab of rows
-        energies[name] = [t + float(p.square().sum()) for t, p in zip(total, parts, strict=True)]
-        lengths[name] = y.shape[1]
+        parts = np.array([float(p.square().sum()) for p in (y, values["x"] * values["D"][:, None], y - rough)])
+        case = name, y.shape[1]
+        energies[case] = energies.get(case, 0) + parts  # a scan is called once per slab of rows
 
-    mixers = {name: module.ssm for name, module in model.named_modules() if isinstance(module, Mamba2)}
-    hooks = [
-        module.register_forward_pre_hook(partial(measure, name), with_kwargs=True) for name, module in mixers.items()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, Mamba2):
+                hooks.enter_context(module.ssm.register_forward_pre_hook(partial(measure, name), with_kwargs=True))
         model(mixture)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return [
-        {"mixer": name, "length": lengths[name], "direct": math.sqrt(d / y), "without_state": math.sqrt(e / y)}
-        for name, (y, d, e) in energies.items()
+        {"mixer": name, "length": length, "direct": math.sqrt(d / y), "without_state": math.sqrt(e / y)}
+        for (name, length), (y, d, e) in energies.items()
     ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
@@ -27,24 +28,24 @@ MODELS: dict[str, Callable[[ModelConfig], nn.Module]] = {
 THREADS = 2
 WARM_UP = 0.5  # seconds of audio that load libraries and wake the allocator before anything is measured
 TOP = 10  # costs that are listed
-PACKED = "_linear_pointwise"  # oneDNN's product, see bsm.fast
+MEMORY = {"peak_bytes": "memory in all (GiB)", "above_bytes": "above libraries and weights (GiB)"}
 KINDS = {
-    "matrix products": ("mm", "addmm", "bmm", "baddbmm", PACKED),
-    "attention": ("attention",),
-    "copies": ("copy_", "cat", "stack", "fill_", "index_select", "gather", "_reorder_linear_weight"),
-    "Fourier transforms": ("fft",),
+    "attention": r"attention",
+    "Fourier transforms": r"fft",
+    "matrix products": r"^(mm|addmm|bmm|baddbmm|_linear_pointwise)$",  # the last is oneDNN's, see bsm.fast
+    "copies": r"^(copy_|cat|stack|fill_|index_select|gather|_reorder_linear_weight)$",
 }
-"""What an operation's name ends in, or for attention and transforms contains; everything else is elementwise."""
+"""Kinds of work, and the operations that belong to them; all others are :data:`ELEMENTWISE`."""
 ELEMENTWISE = "elementwise and sums"
 
 
 def separation(
-    seconds: Sequence[float] = (8.0, 16.0),
+    seconds: Sequence[float],
     *,
     preset: str = "paper",
     repeats: int = 3,
     threads: int = THREADS,
-    profile_seconds: Sequence[float] = (8.0,),
+    profile_seconds: Sequence[float],
     models: Sequence[str] = tuple(MODELS),
 ) -> dict[str, Any]:
     """Measure one forward pass of both models, random weights, stereo, without gradients.
@@ -61,11 +62,10 @@ def separation(
         models: of :data:`MODELS`; one alone for a length that the other has no memory for.
 
     Returns:
-        ``speed``: one record per length and model: ``audio_seconds``, ``seconds`` of every round, ``peak_bytes``, the
-        largest resident memory of the process in all, and ``base_bytes``, what it was before the pass (libraries and
-        weights), of every round; None where the system does not tell (outside Linux).
+        ``speed``: one record per length and model: ``audio_seconds``, its times, ``peak_bytes``, the largest resident
+        memory of the process in all, and ``base_bytes``, what it was before the pass (libraries and weights), of every
+        round; None where the system does not tell (outside Linux).
         ``costs``: one record per profiled length, model and operation, see :func:`_profile`.
-        ``parameters`` of each model.
     """
     speed = []
     for span in seconds:
@@ -83,16 +83,8 @@ def separation(
             base, peak = zip(*(memory[name][turn] for turn in times.kept), strict=True)
             sizes = {"peak_bytes": list(peak), "base_bytes": list(base)}
             speed.append({"audio_seconds": span, "model": name} | times.of(name) | sizes)
-    costs = [
-        cost for span in profile_seconds for name in models for cost in fresh(_profile, name, preset, span, threads)
-    ]
-    with torch.device("meta"):
-        counts = {
-            name: make(ModelConfig.preset(preset)).parameter_counts()["total"]
-            for name, make in MODELS.items()
-            if name in models
-        }
-    return {"speed": speed, "costs": costs, "parameters": counts}
+    pairs = [(name, preset, span, threads) for span in profile_seconds for name in models]
+    return {"speed": speed, "costs": [cost for pair in pairs for cost in fresh(_profile, *pair)]}
 
 
 def _prepared(name: str, preset: str, seconds: float, threads: int) -> Callable[[], Any]:
@@ -120,107 +112,78 @@ def _profile(name: str, preset: str, seconds: float, threads: int) -> list[dict[
     """Profile one pass.
 
     Returns:
-        One record per operation: ``model``, ``audio_seconds``, ``operation``, ``kind`` (:data:`KINDS`), ``calls``,
-        ``seconds`` of its own (those of operations inside it apart).
+        One record per operation: ``model``, ``audio_seconds``, ``operation``, ``calls``, ``seconds`` of its own (those
+        of operations inside it apart).
     """
     run = _prepared(name, preset, seconds, threads)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         run()
-    return [
-        {
-            "model": name,
-            "audio_seconds": seconds,
-            "operation": event.key,
-            "kind": kind(event.key),
-            "calls": event.count,
-            "seconds": event.self_cpu_time_total / 1e6,
-        }
-        for event in sorted(profiled.key_averages(), key=lambda e: -e.self_cpu_time_total)
-        if event.self_cpu_time_total
-    ]
-
-
-def kind(operation: str) -> str:
-    """Tell what kind of work an operation of PyTorch is, by its name."""
-    name = operation.removeprefix("aten::").removeprefix("mkldnn::")
-    for found, (first, *more) in KINDS.items():
-        inside = first in ("attention", "fft")
-        if (inside and first in name) or name in (first, *more):
-            return found
-    return ELEMENTWISE
+    case = {"model": name, "audio_seconds": seconds}
+    events = sorted(profiled.key_averages(), key=lambda e: -e.self_cpu_time_total)
+    times = [(event.key, event.count, event.self_cpu_time_total / 1e6) for event in events]
+    return [case | {"operation": key, "calls": count, "seconds": spent} for key, count, spent in times if spent]
 
 
 def speed_table(speed: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Set the models side by side: best time and memory of each length."""
-    best = {(r["audio_seconds"], r["model"]): min(r["seconds"]) for r in speed}
+    frame = _best(speed)
+    span, best = frame["audio_seconds"], frame["seconds"]
+    theirs = span.map(frame[frame["model"] == "BS-RoFormer"].set_index("audio_seconds")["seconds"])
     return pd.DataFrame(
-        [
-            {
-                "audio (s)": f"{span:g}",
-                "model": name,
-                "best (s)": best[span, name],
-                "seconds per second of audio": best[span, name] / span,
-                "BS-RoFormer takes, times": best[span, "BS-RoFormer"] / best[span, name],
-                "memory in all (GiB)": _gib(record["peak_bytes"]),
-                "above libraries and weights (GiB)": _gib(record["peak_bytes"]) - _gib(record["base_bytes"]),
-                "rounds": len(record["seconds"]),
-            }
-            for (span, name), record in zip(best, speed, strict=True)
-        ]
+        {
+            "audio (s)": span.map("{:g}".format),
+            "model": frame["model"],
+            "best (s)": best,
+            "seconds per second of audio": best / span,
+            "BS-RoFormer takes, times": theirs / best,
+            **{title: frame[name] for name, title in MEMORY.items()},
+            "rounds": [len(record["seconds"]) for record in speed],
+        }
     )
 
 
-def _gib(rounds: Sequence[int | None]) -> float:
-    """Return the largest of the rounds in GiB; NaN where it could not be measured."""
-    return float("nan") if None in rounds else max(rounds) / 2**30
+def _best(speed: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Return a row per record: the best of its ``seconds``, and the largest of its bytes in GiB, NaN where unknown."""
+    frame = pd.DataFrame(speed)
+    peak, base = (
+        frame[f"{name}_bytes"].map(lambda r: float("nan") if None in r else max(r)) for name in ("peak", "base")
+    )
+    return frame.assign(seconds=frame["seconds"].map(min), peak_bytes=peak / 2**30, above_bytes=(peak - base) / 2**30)
 
 
 def cost_table(costs: Sequence[dict[str, Any]], seconds: float) -> pd.DataFrame:
     """List each model's ten largest costs at one profiled length, with their share of all its operations' time."""
     frame = pd.DataFrame(costs)
     frame = frame[frame["audio_seconds"] == seconds]
-    frame = frame.assign(share=100 * frame["seconds"] / frame.groupby("model")["seconds"].transform("sum"))
-    largest = frame.groupby("model", sort=False).head(TOP)
-    table = largest[["model", "operation", "kind", "calls", "seconds", "share"]]
-    return table.assign(operation=table["operation"].str.removeprefix("aten::")).rename(columns={"share": "share (%)"})
+    share = 100 * frame["seconds"] / frame.groupby("model")["seconds"].transform("sum")
+    frame = frame.assign(operation=_names(frame), **{"share (%)": share})
+    return frame.groupby("model", sort=False).head(TOP)[["model", "operation", "calls", "seconds", "share (%)"]]
+
+
+def _names(costs: pd.DataFrame) -> pd.Series:
+    return costs["operation"].str.replace(r"^(aten|mkldnn)::", "", regex=True)
 
 
 def kind_table(costs: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Sum the profiled seconds by kind of work: a row per length and kind, a column per model."""
-    table = pd.DataFrame(costs).pivot_table(
-        index=["audio_seconds", "kind"], columns="model", values="seconds", aggfunc="sum", fill_value=0.0
+    """Sum the profiled seconds by kind of work (:data:`KINDS`): a row per length and kind, a column per model."""
+    frame = pd.DataFrame(costs)
+    masks = [_names(frame).str.contains(pattern) for pattern in KINDS.values()]
+    frame = frame.assign(kind=np.select(masks, list(KINDS), ELEMENTWISE))
+    table = frame.pivot_table(
+        index=["audio_seconds", "kind"], columns="model", values="seconds", aggfunc="sum", fill_value=0.0, sort=False
     )
-    table = table.reindex(columns=[name for name in MODELS if name in table])
-    table.columns.name = None
-    return table.reset_index().rename(columns={"audio_seconds": "audio (s)"})
-
-
-def difference(costs: Sequence[dict[str, Any]]) -> str:
-    """Say from the profile, for each length, which kind of work sets the two models furthest apart."""
-    table = kind_table(costs)
-    lines = []
-    for span, group in table.groupby("audio (s)"):
-        ours, theirs = (group.set_index("kind")[name] for name in MODELS)
-        most = (theirs - ours).abs().idxmax()
-        lines.append(
-            f"At {span:g} s the operations of BSMamba2 take {ours.sum():.1f} s and those of BS-RoFormer "
-            f"{theirs.sum():.1f} s; what sets them furthest apart is {most}: {ours[most]:.1f} s against "
-            f"{theirs[most]:.1f} s."
-        )
-    return " ".join(lines)
+    return table.rename_axis(columns=None).reset_index().rename(columns={"audio_seconds": "audio (s)"})
 
 
 def draw(axes: Sequence[Axes], speed: Sequence[dict[str, Any]]) -> None:
     """Draw time and memory against the length of the audio, both models, in two given axes."""
-    frame = pd.DataFrame(speed).sort_values("audio_seconds")
-    looks = zip(MODELS, ("o-", "s--"), ("blue", "vermilion"), strict=True)
-    for name, look, colour in looks:
-        own = frame[frame["model"] == name]
-        memory = [_gib(peak) - _gib(base) for peak, base in zip(own["peak_bytes"], own["base_bytes"], strict=True)]
-        for ax, values in zip(axes, (own["seconds"].map(min), memory), strict=True):
-            ax.plot(own["audio_seconds"], values, look, color=COLOURS[colour], label=name)
+    frame = _best(speed).sort_values("audio_seconds")
     spans = sorted(frame["audio_seconds"].unique())
-    for ax, title in zip(axes, ("best time (s)", "memory above libraries and weights (GiB)"), strict=True):
+    titles = {"seconds": "best time (s)", "above_bytes": "memory above libraries and weights (GiB)"}
+    for ax, (value, title) in zip(axes, titles.items(), strict=True):
+        for name, look, colour in zip(MODELS, ("o-", "s--"), ("blue", "vermilion"), strict=True):
+            own = frame[frame["model"] == name]
+            ax.plot(own["audio_seconds"], own[value], look, color=COLOURS[colour], label=name)
         ax.set(xscale="log", yscale="log", xlabel="length of the audio (s)", title=title)
         ax.set_xticks(spans, labels=[f"{span:g}" for span in spans])
         ax.minorticks_off()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from bsm.mamba2 import CausalConv1d, Scan
 from bsm.model import BandLinear, BSMamba2
@@ -42,8 +41,9 @@ class Clock:
             self.seconds[self._now] += moment - self._since
         self._now, self._since = part and (part, direction), moment
 
-    def follow(self, module: nn.Module, part: str) -> list[RemovableHandle]:
-        """Count a module's time, forward and backward, to a part until the returned hooks are removed.
+    @contextmanager
+    def follow(self, module: nn.Module, part: str) -> Iterator[None]:
+        """Count a module's time, forward and backward, to a part inside the block.
 
         The module's inputs and its output, one tensor, pass through a node of the graph that switches the clock.
         Autograd runs this node once it has all gradients that enter the node. Otherwise it goes through the forward
@@ -59,7 +59,9 @@ class Clock:
         def leave(_: nn.Module, __: tuple, output: Tensor) -> Tensor:
             return self._mark((output,), outside.pop(), part)[0]
 
-        return [module.register_forward_pre_hook(enter, with_kwargs=True), module.register_forward_hook(leave)]
+        before = module.register_forward_pre_hook(enter, with_kwargs=True)
+        with before, module.register_forward_hook(leave):
+            yield
 
     def _mark(self, values: tuple, on: str | None, back: str | None) -> tuple:
         """Count the time after this call to ``on``, and after its backward pass to ``back``; return the same values."""
@@ -88,23 +90,11 @@ class _Switch(torch.autograd.Function):
 @contextmanager
 def timed_parts(model: BSMamba2, clock: Clock) -> Iterator[None]:
     """Let a clock follow the parts of a model inside the block."""
-    hooks = clock.follow(model, STFT)
-    for module in (model.band_split, model.dual_path, model.final_norm, model.mask_estimator):
-        hooks += clock.follow(module, ELEMENTWISE)
-    for module in model.modules():
-        if part := _part(module):
-            hooks += clock.follow(module, part)
-    try:
+    around = (model.band_split, model.dual_path, model.final_norm, model.mask_estimator)
+    parts = [(model, STFT), *((module, ELEMENTWISE) for module in around)]
+    layers = {SCAN: (Scan, IndexedScan), CONV: (CausalConv1d,), PRODUCTS: (nn.Linear, BandLinear)}
+    parts += [(m, part) for m in model.modules() for part, kinds in layers.items() if isinstance(m, kinds)]
+    with ExitStack() as followed:
+        for module, part in parts:
+            followed.enter_context(clock.follow(module, part))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _part(module: nn.Module) -> str | None:
-    """Return the part that a layer's own time belongs to; None for the part around it."""
-    if isinstance(module, Scan | IndexedScan):
-        return SCAN
-    if isinstance(module, CausalConv1d):
-        return CONV
-    return PRODUCTS if isinstance(module, nn.Linear | BandLinear) else None

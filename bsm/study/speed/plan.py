@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -13,37 +12,25 @@ import pandas as pd
 from bsm.config import ModelConfig, TrainConfig
 from bsm.errors import InputError
 from bsm.stats import Interval, interval_text, of_rounds
-from bsm.study.meta import GIB, operations, parameter_count
+from bsm.study.claims.exact import EPOCHS, STEPS
+from bsm.study.meta import GIB, operations, parameter_count, step_memory
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
-from bsm.study.speed.memory import predicted_bytes
 from bsm.study.speed.parts import DATA, LOSS, OPTIMISER
 from bsm.study.speed.step import OURS, part_seconds
 
-EPOCHS, STEPS = 100, 430  # what the documents plan with
 SEGMENTS = 30  # of one of those steps: the paper's share of one GPU
 LIKE_OURS = (OURS.name, "chunked", "triton")  # variants that take the step as bsm.train does, on one device or another
-
-
 LIMITS = (
     "Hours are of one device; network time grows with the operations of its matrix products, loss and data with the "
     "samples, the optimiser with the parameters. Validation and checkpoints are not counted. The intervals are over "
-    "the rounds measured and know nothing of the extrapolation's error."
+    "the rounds measured and know nothing of the extrapolation's error. Memory is counted from tensors in float32, "
+    "with mamba-ssm's kernels; libraries come on top."
 )
 
 
-@dataclass(frozen=True)
-class Work:
-    """A training.
-
-    Attributes:
-        name: for the table.
-        preset: size of the network.
-        updates: optimiser steps.
-        segments: of an update, over all of its forward passes.
-        batch: segments of a forward pass, which the memory depends on.
-        seconds: length of a segment, s.
-    """
+class Work(NamedTuple):
+    """A training: ``segments`` of an update, ``batch`` of them in each forward pass, each of so many ``seconds``."""
 
     name: str
     preset: str
@@ -52,57 +39,44 @@ class Work:
     batch: int
     seconds: float
 
+    @classmethod
+    def of(cls, name: str, preset: str, config: TrainConfig) -> Self:
+        """Return the training of a configuration."""
+        return cls(name, preset, config.steps, config.update_segments, config.batch_size, config.segment_seconds)
+
 
 def works(preset: str, profile: Profile) -> list[Work]:
     """List the paper's training and the documents' 100 epochs of 430 steps, both of a size, and a profile's."""
-    paper, own = TrainConfig.preset("paper"), profile.train_config()
-    batch, seconds = paper.batch_size, paper.segment_seconds
+    paper = Work.of("as the paper", preset, TrainConfig.preset("paper"))
+    planned = paper._replace(updates=EPOCHS * STEPS, segments=SEGMENTS)
     name = f"{EPOCHS} epochs x {STEPS} steps"
     return [
-        Work("as the paper", preset, paper.steps, paper.update_segments, batch, seconds),
-        Work(f"{name} of {SEGMENTS} segments", preset, EPOCHS * STEPS, SEGMENTS, batch, seconds),
-        Work(f"{name} of one segment", preset, EPOCHS * STEPS, 1, 1, seconds),
-        Work(
-            f"profile {profile.profile}",
-            profile.model,
-            own.steps,
-            own.update_segments,
-            own.batch_size,
-            own.segment_seconds,
-        ),
+        paper,
+        planned._replace(name=f"{name} of {SEGMENTS} segments"),
+        planned._replace(name=f"{name} of one segment", segments=1, batch=1),
+        Work.of(f"profile {profile.profile}", profile.model, profile.train_config()),
     ]
 
 
 def choose(path: Path | None, preset: str, device: str) -> tuple[Path, dict[str, Any], dict[str, Any]]:
-    """Find the measurement to extrapolate from.
-
-    Args:
-        path: a result of ``bsm bench step``; None looks among the reports for those of the device.
-        preset: size of the network; a measurement of another size serves where there is none.
-        device: ``cpu`` or ``cuda``.
+    """Find the measurement to extrapolate from: ``path``, a result of ``bsm bench step``, or by default the reports'.
 
     Returns:
         The file, its record, and the step measured: of the preset if there is one, else of the largest network; with
         the longest segments, and the fastest of these.
 
     Raises:
-        InputError: no such result, or one of another device or without a step as :mod:`bsm.train` takes it.
+        InputError: no result on the device that holds a step as :mod:`bsm.train` takes it.
     """
-    paths = [path] if path else sorted((ROOT / "reports").glob("*/results/step*.json"))
     found = []
-    for file in paths:
+    for file in [path] if path else sorted((ROOT / "reports").glob("*/results/step*.json")):
         record = read_result(file)
-        if record["parameters"].get("device") != device:
-            if path:
-                raise InputError(f"{file}: not measured on {device}; give --device or another file")
-            continue
-        values = record["values"] if isinstance(record["values"], dict) else {}
-        steps = [s for name in ("variants", "backends") for s in values.get(name, []) if s["variant"] in LIKE_OURS]
-        if not steps and path:
-            raise InputError(f"{file}: holds no training step; write one with `bsm bench step --json {file}`")
-        found += [(file, record, step) for step in steps]
+        if record["parameters"].get("device") == device:
+            steps = [s for name in ("variants", "backends") for s in record["values"].get(name, [])]
+            found += [(file, record, step) for step in steps if step["variant"] in LIKE_OURS]
     if not found:
-        raise InputError(f"no training step measured on {device}; run `bsm bench step --device {device} --json FILE`")
+        where = path or "reports"
+        raise InputError(f"{where}: no training step of {device}; run `bsm bench step --device {device} --json FILE`")
 
     def fit(candidate: tuple[Path, dict[str, Any], dict[str, Any]]) -> tuple:
         step = candidate[2]
@@ -132,13 +106,8 @@ def update_seconds(step: dict[str, Any], work: Work) -> Interval:
 def plan(todo: Sequence[Work], path: Path | None, device: str) -> tuple[pd.DataFrame, list[str]]:
     """Predict trainings: seconds of an update, hours on one device, memory with and without gradient checkpointing.
 
-    Args:
-        todo: the trainings.
-        path: see :func:`choose`.
-        device: ``cpu`` or ``cuda``.
-
     Returns:
-        The table, NaN for memory that was not measured, and what it was extrapolated from, a sentence for each source.
+        The table, and what the times were extrapolated from (:func:`choose`), a sentence for each source.
     """
     rows, sources = [], []
     for work in todo:
@@ -156,8 +125,7 @@ def plan(todo: Sequence[Work], path: Path | None, device: str) -> tuple[pd.DataF
             "batch": work.batch,
         }
         for name, checkpointing in (("GiB", False), ("GiB, checkpointing", True)):
-            case = (work.preset, step["precision"], checkpointing)
-            row[name] = predicted_bytes(record["values"].get("memory") or [], case, work.seconds, work.batch) / GIB
+            row[name] = step_memory(work.preset, work.seconds, work.batch, checkpointing)["bytes"] / GIB
         rows.append(row)
         sources.append(_source(file, record, step, work.preset))
     return pd.DataFrame(rows), [*dict.fromkeys(sources), LIMITS]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,24 +14,21 @@ from tqdm import tqdm
 
 from bsm.config import ModelConfig
 from bsm.scan import EXACT, available, scan
-from bsm.study.speed import peers
 from bsm.study.speed.timer import SEED, matmul_rate, peak_memory, repeated
 from bsm.study.speed.yardsticks import indexed_loop, textbook
 
-log = logging.getLogger(__name__)
-
 FRAMES_PER_SECOND = 100  # the paper's hop of 441 samples at 44.1 kHz
 YARDSTICKS: dict[str, Callable[..., Tensor]] = {"loop, indexed": indexed_loop, "textbook": textbook}
+PAPER = ModelConfig.preset("paper")
 BAND_ROWS = 100  # frames of a second: as many sequences of bands
 # The largest cases tried, as (steps, steps times rows). The loops' backward keeps every step's state, gigabytes of
 # them, and the indexed one's time grows with the square of the length; the quadratic form holds a matrix per head,
-# and Mamba-1's reference and mamba-scan-lite a state per channel and step.
+# and Mamba-1's reference a state per channel and step.
 LARGEST = {
     "sequential": (900, 10_000),
     "loop, indexed": (450, 10_000),
     "quadratic": (900, 10_000),
     "selective": (500, 500),
-    "mamba-scan-lite": (150, 1000),
 }
 
 
@@ -50,20 +46,18 @@ def tried(name: str, rows: int, length: int, device: str = "cpu") -> bool:
     return length <= longest and rows * length <= most
 
 
+def frames_of(seconds: float) -> int:
+    """Return the length of a sequence on the time axis."""
+    return max(2, round(seconds * FRAMES_PER_SECOND) + 1)
+
+
 def inputs(batch: int, length: int, config: ModelConfig, *, device: str = "cpu") -> dict[str, Tensor]:
     """Draw random scan inputs of a model's shapes, with the official initial step sizes and decay rates; float32.
 
     They are drawn on the CPU, so that every device gets the same.
     """
-    generator = torch.Generator().manual_seed(SEED)
-    heads = config.heads
-
-    def rand(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator)
-
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
+    generator, heads = torch.Generator().manual_seed(SEED), config.heads
+    rand, randn = partial(torch.rand, generator=generator), partial(torch.randn, generator=generator)
     start = torch.exp(math.log(1e-3) + math.log(100) * rand(heads))
     bias = start + torch.log(-torch.expm1(-start))
     values = {
@@ -77,104 +71,70 @@ def inputs(batch: int, length: int, config: ModelConfig, *, device: str = "cpu")
     return {name: value.to(device) for name, value in values.items()}
 
 
-def run(values: dict[str, Tensor], name: str, train: bool) -> tuple[Tensor, list[Tensor]]:
-    """Run one scan; return its output and, for training, the gradient of every input for a fixed output gradient."""
-    function = (YARDSTICKS | peers.installed()).get(name) or (lambda *v: scan(*v, backend=name, final_state=False)[0])
+def run(values: dict[str, Tensor], name: str, train: bool) -> dict[str, Tensor]:
+    """Run one scan; return its output under an empty name, and for training each input's gradient under its name."""
+    function = YARDSTICKS.get(name) or (lambda **v: scan(**v, backend=name, final_state=False)[0])
     if not train:
         with torch.inference_mode():
-            return function(*values.values()), []
-    leaves = [v.detach().requires_grad_() for v in values.values()]
-    y = function(*leaves)
+            return {"": function(**values)}
+    leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+    y = function(**leaves)
     weight = torch.linspace(-1, 1, y.numel(), device=y.device, dtype=y.dtype).view(y.shape)
-    return y.detach(), list(torch.autograd.grad(y, leaves, weight))
+    return {"": y.detach()} | dict(zip(leaves, torch.autograd.grad(y, list(leaves.values()), weight), strict=True))
+
+
+def errors(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, Any]:
+    """Compare results of :func:`run`: ``||got - want|| / ||want||`` of the output, and of each gradient."""
+    found = {name: float((v.double() - want[name]).norm() / want[name].norm()) for name, v in got.items()}
+    return {"output_error": found.pop(""), "gradient_errors": found}
 
 
 def cases(
     seconds: Sequence[float], batch: int, config: ModelConfig, band_rows: int = BAND_ROWS
 ) -> list[tuple[str, int, int]]:
     """List (axis, rows, length): ``batch`` rows of each length on the time axis, ``band_rows`` on the band axis."""
-    return [("time", batch, max(2, round(s * FRAMES_PER_SECOND) + 1)) for s in seconds] + [
-        ("band", band_rows, len(config.bands))
-    ]
+    return [("time", batch, frames_of(span)) for span in seconds] + [("band", band_rows, len(config.bands))]
 
 
 def measure(seconds: Sequence[float], *, repeats: int, device: str) -> dict[str, Any]:
-    """Measure everything about the scan backends; each value is what the function of that name returns.
-
-    ``missing`` says which packages' scans were not measured, because they are not installed, and how to install them.
-
-    Args:
-        seconds: lengths on the time axis, s.
-        repeats: timed rounds.
-        device: ``cpu`` or ``cuda``.
-    """
-    for name, fix in peers.missing().items():
-        log.info("%s is not installed, so its scan is not measured: %s", name, fix)
+    """Measure ``speed`` and ``memory`` of the scan backends, in s, and what :func:`scaling` measures."""
     return {
-        "missing": peers.missing(),
         "speed": speed(seconds, repeats=repeats, device=device),
         "memory": memory(seconds, device=device),
-        "scaling": scaling(repeats=repeats, device=device),
-        "matmul_share": matmul_share(repeats=repeats, device=device),
-        "directions": directions(repeats=repeats, device=device),
+        **scaling(repeats=repeats, device=device),
     }
 
 
 def speed(
-    seconds: Sequence[float] = (1.0, 4.0, 8.0),
+    seconds: Sequence[float],
     *,
     batch: int = 4,
     band_rows: int = BAND_ROWS,
     repeats: int = 3,
-    config: ModelConfig | None = None,
-    backends: Iterable[str] | None = None,
+    config: ModelConfig = PAPER,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """Measure error and time of the exact scan backends that can run here, of the yardsticks and of other packages.
+    """Measure error and time of the exact scan backends that can run here, and of the yardsticks.
 
-    On the time axis the sequence has 100 frames a second and ``batch`` rows; the band axis is as long as the model has
-    bands, with ``band_rows``. The reference of the errors is ``sequential`` in float64.
-
-    Args:
-        seconds: lengths on the time axis, s.
-        batch: rows on the time axis.
-        band_rows: rows on the band axis.
-        repeats: timed rounds.
-        config: gives the shapes; the paper's by default.
-        backends: names; by default all exact ones that are available, the yardsticks, and the installed packages of
-            :data:`bsm.study.speed.peers.PEERS`.
-        device: ``cpu`` or ``cuda``.
+    The reference of the errors is ``sequential`` in float64. Shapes are those of a configuration.
 
     Returns:
         One record per axis, length, pass and backend: times of every round in s, relative errors in float32
         (``||got - want|| / ||want||``; of gradients, each input's own).
     """
-    config = config or ModelConfig.preset("paper")
-    names = list(backends or [*exact_backends(device), *YARDSTICKS, *peers.installed()])
+    names = [*exact_backends(device), *YARDSTICKS]
     records = []
     for axis, rows, length in tqdm(cases(seconds, batch, config, band_rows), desc="scan backends", unit="case"):
         values = inputs(rows, length, config, device=device)
         # One row is enough for an error, and the reference in float64 is slow.
         row = {k: v[:1] if v.ndim > 1 else v for k, v in values.items()}
-        want, want_grads = run({k: v.double() for k, v in row.items()}, "sequential", True)
+        want = run({k: v.double() for k, v in row.items()}, "sequential", True)
         here = [name for name in names if tried(name, rows, length, device)]
         for train in (False, True):
             times = repeated({name: partial(run, values, name, train) for name in here}, repeats)
+            case = {"axis": axis, "rows": rows, "length": length, "pass": "forward + backward" if train else "forward"}
             for name in here:
-                got, got_grads = run(row, name, train)
-                errors = {k: _error(g, w) for k, g, w in zip(row, got_grads, want_grads, strict=False)}
-                records.append(
-                    {
-                        "axis": axis,
-                        "rows": rows,
-                        "length": length,
-                        "pass": "forward + backward" if train else "forward",
-                        "backend": name,
-                        "output_error": _error(got, want),
-                        "gradient_errors": errors,
-                    }
-                    | times.of(name)
-                )
+                records.append(case | {"backend": name} | errors(run(row, name, train), want) | times.of(name))
     return records
 
 
@@ -183,19 +143,16 @@ def memory(
     *,
     batch: int = 4,
     band_rows: int = BAND_ROWS,
-    config: ModelConfig | None = None,
-    backends: Iterable[str] | None = None,
+    config: ModelConfig = PAPER,
+    backends: Sequence[str] = (),
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """Measure the memory that a scan takes above its inputs, forward + backward; on a CPU in a process of its own.
-
-    On a GPU it is the most that PyTorch has allocated, in a second run.
+    """Measure the memory that a scan takes above its inputs, forward + backward (:func:`peak_memory`).
 
     Returns:
         One record per axis, length and backend: ``input_bytes`` and ``peak_bytes`` (None where it cannot be measured).
     """
-    config = config or ModelConfig.preset("paper")
-    names = list(backends or exact_backends(device))
+    names = backends or exact_backends(device)
     records = []
     for axis, rows, length in tqdm(cases(seconds, batch, config, band_rows), desc="scan memory", unit="case"):
         size = sum(v.nbytes for v in inputs(rows, length, config).values())
@@ -210,59 +167,35 @@ def memory(
 
 def _prepare(
     name: str, config: ModelConfig, rows: int, length: int, device: str = "cpu"
-) -> tuple[str, dict[str, Tensor]]:
-    prepared = name, inputs(rows, length, config, device=device)
+) -> tuple[dict[str, Tensor], str]:
+    prepared = inputs(rows, length, config, device=device), name
     if device != "cpu":
         _run(prepared)  # kernels are tuned at first, in memory of their own
     return prepared
 
 
-def _run(prepared: tuple[str, dict[str, Tensor]]) -> None:
-    name, values = prepared
-    run(values, name, True)
+def _run(prepared: tuple[dict[str, Tensor], str]) -> None:
+    run(*prepared, True)
 
 
 def scaling(
-    lengths: Sequence[int] = (800, 6400), *, batch: int = 1, repeats: int = 3, device: str = "cpu"
-) -> list[dict[str, Any]]:
-    """Time ``chunked``, forward + backward, at lengths whose ratio shows whether the cost is linear."""
-    config = ModelConfig.preset("paper")
-    values = {length: inputs(batch, length, config, device=device) for length in lengths}
-    times = repeated({str(n): partial(run, v, "chunked", True) for n, v in values.items()}, repeats)
-    return [{"length": n, "rows": batch} | times.of(str(n)) for n in lengths]
+    lengths: Sequence[int] = (800, 6400), *, seconds: float = 8.0, batch: int = 4, repeats: int = 3, device: str = "cpu"
+) -> dict[str, Any]:
+    """Measure how the cost of the scan ``chunked`` grows, and what its matrix products alone would take.
 
-
-def matmul_share(seconds: float = 8.0, *, batch: int = 4, repeats: int = 3, device: str = "cpu") -> dict[str, Any]:
-    """Set ``chunked``'s forward beside the time its matrix products would take at the device's full rate."""
-    config = ModelConfig.preset("paper")
-    (_, rows, length), *_ = cases([seconds], batch, config)
-    values = inputs(rows, length, config, device=device)
-    times = repeated({"chunked": partial(run, values, "chunked", False)}, repeats).of("chunked")
+    Returns:
+        ``scaling``: times of one row, forward + backward, at lengths whose ratio shows whether the cost is linear.
+        ``matmul_share``: times of ``batch`` rows of so many seconds, forward, beside ``floor``: the time that its
+        matrix products would take at the device's full rate.
+    """
+    rows = {length: inputs(1, length, PAPER, device=device) for length in lengths}
+    scaled = repeated({str(n): partial(run, v, "chunked", True) for n, v in rows.items()}, repeats)
+    values = inputs(batch, frames_of(seconds), PAPER, device=device)
+    share = repeated({"chunked": partial(run, values, "chunked", False)}, repeats).of("chunked")
     with FlopCounterMode(display=False) as counter:
         run(values, "chunked", False)
     count, rate = counter.get_total_flops(), matmul_rate(device=device)
-    return {"rows": rows, "length": length, "operations": count, "rate": rate, "floor": count / rate} | times
-
-
-def directions(seconds: float = 8.0, *, batch: int = 4, repeats: int = 3, device: str = "cpu") -> dict[str, Any]:
-    """Time a backward-in-time scan by native reversal and by flipping its inputs and output, forward + backward."""
-    config = ModelConfig.preset("paper")
-    (_, rows, length), *_ = cases([seconds], batch, config)
-    values = inputs(rows, length, config, device=device)
-
-    def flipped() -> None:
-        leaves = [v.detach().requires_grad_() for v in values.values()]
-        x, dt, A, B, C, D = leaves
-        y, _ = scan(x.flip(1), dt.flip(1), A, B.flip(1), C.flip(1), D, backend="chunked", final_state=False)
-        y.flip(1).sum().backward()
-
-    def native() -> None:
-        leaves = [v.detach().requires_grad_() for v in values.values()]
-        y, _ = scan(*leaves, backend="chunked", reverse=True, final_state=False)
-        y.sum().backward()
-
-    return {"rows": rows, "length": length} | repeated({"flipped": flipped, "native": native}, repeats).of()
-
-
-def _error(got: Tensor, want: Tensor) -> float:
-    return float((got.double() - want).norm() / want.norm())
+    return {
+        "scaling": [{"length": n, "rows": 1} | scaled.of(str(n)) for n in lengths],
+        "matmul_share": {"operations": count, "rate": rate, "floor": count / rate} | share,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -38,39 +39,34 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 ANEW, EACH, AVERAGED = "each channel, windows made anew", "each channel, window kept", "average, window kept"
 
 
-class TransformCount(TorchDispatchMode):
-    """Count the transforms of real signals in a loss; one transform takes all frames of all channels of a batch.
+class _Spectra(TorchDispatchMode):
+    """List the shapes of what real signals' transforms are computed of, ``(..., n_fft)``."""
 
-    A call may transform several windows at once, or a part of the frames, so frames are what is counted.
-
-    Args:
-        config: the loss.
-        estimate: ``(..., samples)``, what the loss is computed of.
-    """
-
-    def __init__(self, config: LossConfig, estimate: Tensor) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._config, self._shape, self._transforms = config, estimate.shape, 0.0
+        self.shapes: list[torch.Size] = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function is torch.ops.aten._fft_r2c.default:
-            n_fft, samples = args[0].shape[-1], self._shape[-1]
-            frames = 1 + (samples if self._config.center else max(0, samples - n_fft)) // self._config.hop_length
-            self._transforms += args[0].numel() / n_fft / (frames * self._shape[:-1].numel())
+            self.shapes.append(args[0].shape)
         return function(*args, **(kwargs or {}))
-
-    @property
-    def total(self) -> int:
-        """Number of transforms so far."""
-        return round(self._transforms)
 
 
 def transform_count(function: Callable[[Tensor, Tensor], Tensor], estimate: Tensor, target: Tensor) -> int:
-    """Count the transforms in one value of a loss, whose keyword ``config`` is the paper's by default."""
+    """Count the transforms in one value of a loss, whose keyword ``config`` is the paper's by default.
+
+    One transform takes all frames of all channels of a batch. A call may transform several windows at once, or a part
+    of the frames, so frames are what is counted.
+    """
     config = getattr(function, "keywords", {}).get("config", LossConfig())
-    with TransformCount(config, estimate) as counter:
+    with _Spectra() as made:
         function(estimate, target)
-    return counter.total
+    *channels, samples = estimate.shape
+    count = 0.0
+    for *rows, n_fft in made.shapes:
+        frames = 1 + (samples if config.center else max(0, samples - n_fft)) // config.hop_length
+        count += math.prod(rows) / (frames * math.prod(channels))
+    return round(count)
 
 
 def timed_losses(
@@ -81,17 +77,10 @@ def timed_losses(
     repeats: int,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """Time losses of noise, value and gradient, in turns.
-
-    Args:
-        functions: of estimate and target, by name.
-        shape: (batch, channels, samples).
-        called: field of the records that holds the name.
-        repeats: rounds.
-        device: ``cpu`` or ``cuda``.
+    """Time losses of noise of a shape ``(batch, channels, samples)``, value and gradient, in turns.
 
     Returns:
-        One record per loss: its name, ``transforms`` of one value, ``seconds`` of every round.
+        One record per loss: its name in the field ``called``, ``transforms`` of one value, its times.
     """
     generator = torch.Generator().manual_seed(SEED)
     estimate, target = (0.1 * torch.randn(2, *shape, generator=generator)).to(device)
@@ -105,7 +94,7 @@ def timed_losses(
 
 
 def losses(seconds: float = 1.0, *, batch: int = 2, repeats: int = 5, device: str = "cpu") -> list[dict[str, Any]]:
-    """Time :data:`LOSSES` at 44.1 kHz stereo; see :func:`timed_losses`, whose records name each as ``loss``."""
+    """Time :data:`LOSSES` at 44.1 kHz stereo (:func:`timed_losses`)."""
     return timed_losses(LOSSES, (batch, 2, round(RATE * seconds)), called="loss", repeats=repeats, device=device)
 
 

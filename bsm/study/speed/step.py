@@ -6,7 +6,7 @@ The reports are the optimisation and integration reports of the unofficial imple
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +36,7 @@ from bsm.train.trainer import AveragedWeights, recompute_blocks
 
 LARGEST = 6 << 30  # bytes that the loops' states may take; larger cases are skipped
 LOOPS = ("sequential", "indexed")
-OFFICIAL = "official"  # the scan of a step with the modules of mamba-ssm
+OFFICIAL = "official"  # the modules of mamba-ssm in place of the two directions of each block
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ class Variant:
 
     Attributes:
         name: for tables.
-        scan: a backend's name, ``indexed`` for the loop of the optimisation report, or :data:`OFFICIAL` for the
-            modules of mamba-ssm, in place of the two directions of each block.
+        scan: a backend's name, ``indexed`` for the loop of the optimisation report, or :data:`OFFICIAL`.
         loss: of estimate and target.
         mono: feed the network the average of the channels.
     """
@@ -66,14 +65,8 @@ VARIANTS = (BEFORE, REDUCED, OURS)
 class Step:
     """A model in training. Each call is one update, as in :mod:`bsm.train`.
 
-    Args:
-        variant: how the step is taken.
-        model: sizes.
-        config: optimisation. Used are ``seed``, ``accumulate``, ``lr``, ``clip``, ``ema_decay``, ``precision`` and
-            ``checkpoint_gradients``.
-        batches: yields a mixture and its vocals, ``(batch, channels, samples)``, for each forward pass.
-        device: ``cpu`` or ``cuda``.
-        compiled: pass each block through ``torch.compile``.
+    ``batches`` yields a mixture and its vocals, ``(batch, channels, samples)``, for each forward pass. With
+    ``compiled``, each block goes through ``torch.compile``.
     """
 
     def __init__(
@@ -81,7 +74,7 @@ class Step:
         variant: Variant,
         model: ModelConfig,
         config: TrainConfig,
-        batches: Iterator,
+        batches: Iterable,
         *,
         device: str = "cpu",
         compiled: bool = False,
@@ -99,7 +92,7 @@ class Step:
                     mixer.ssm = IndexedScan(mixer.ssm.reverse)
         self.device = device
         self.model.to(device)
-        self.variant, self.config, self.batches = variant, config, batches
+        self.variant, self.config, self.batches = variant, config, iter(batches)
         self.averaged = AveragedWeights(self.model, config.ema_decay)
         self.parameters = list(self.model.parameters())
         if config.checkpoint_gradients:
@@ -108,7 +101,7 @@ class Step:
             for block in self.model.dual_path.modules():
                 if isinstance(block, BiMamba2Block):
                     block.compile()  # region by region: the whole network in one piece takes many times as long
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, fused=True)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, fused=True)
 
     def __call__(self, clock: Clock | None = None) -> None:
         """Take one update. A clock, if given, counts the time of each part and slows the step a little."""
@@ -134,13 +127,7 @@ class Step:
 
 @contextmanager
 def noise_songs(rate: int, channels: int, *, seconds: float = 10.0) -> Iterator[Path]:
-    """Make a temporary folder with four songs of noise, four sources each; reading them costs as much as reading music.
-
-    Args:
-        rate: samples per second.
-        channels: of each file.
-        seconds: length of each song.
-    """
+    """Make a temporary folder with four songs of noise, four sources each: reading them costs as much as music."""
     generator = np.random.default_rng(SEED)
     with tempfile.TemporaryDirectory() as folder:
         for song in range(4):
@@ -150,10 +137,6 @@ def noise_songs(rate: int, channels: int, *, seconds: float = 10.0) -> Iterator[
                 sound = 0.1 * generator.standard_normal((channels, round(seconds * rate)), dtype=np.float32)
                 audio.write(path / f"{source}.wav", sound, rate, subtype="PCM_16")
         yield Path(folder)
-
-
-def _batches(dataset: MixingDataset, batch: int) -> Iterator[list[Tensor]]:
-    yield from DataLoader(dataset, batch_size=batch)  # in this process, so that its time is counted
 
 
 def state_bytes(config: ModelConfig, seconds: float, batch: int) -> int:
@@ -177,16 +160,9 @@ def breakdown(
     precision: str = "32-true",
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """Measure training steps part by part; the variants take turns, round after round.
+    """Measure training steps part by part; the variants take turns, round after round, after one that is not counted.
 
-    Args:
-        variants: ways to take the step. Those with more than :data:`LARGEST` bytes of states are skipped.
-        preset: size of the network.
-        seconds: length of a segment, s.
-        batch: segments of a step.
-        repeats: rounds, after one that is not counted.
-        precision: ``32-true`` or ``bf16-mixed``.
-        device: ``cpu`` or ``cuda``.
+    Variants with more than :data:`LARGEST` bytes of states are skipped.
 
     Returns:
         One record per variant: ``variant``, ``scan``, ``preset``, ``audio_seconds``, ``batch``, ``precision``,
@@ -200,7 +176,8 @@ def breakdown(
     with noise_songs(model.sample_rate, model.channels, seconds=max(10.0, 2 * seconds)) as folder:
         length = batch * (2 * repeats + 1)  # a disturbed round is repeated
         dataset = MixingDataset(folder_tracks(folder, "train"), segment=segment, seed=SEED, length=length)
-        steps = {v.name: Step(v, model, config, _batches(dataset, batch), device=device) for v in fitting}
+        loader = DataLoader(dataset, batch_size=batch)  # in this process, so that its time is counted
+        steps = {v.name: Step(v, model, config, loader, device=device) for v in fitting}
         clocks: dict[str, list[Clock]] = {name: [] for name in steps}
 
         def take(name: str) -> tuple[float, float]:
@@ -240,8 +217,3 @@ def part_seconds(record: dict[str, Any], *names: str) -> np.ndarray:
 def named(records: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
     """Return the record of a variant."""
     return next(record for record in records if record["variant"] == name)
-
-
-def backends(names: Sequence[str]) -> list[Variant]:
-    """Return variants that differ in the scan alone."""
-    return [Variant(name, name) for name in names]

@@ -50,14 +50,7 @@ class Rounds:
 def repeated(
     functions: Mapping[str, Callable[[], Any]], repeats: int, *, warm_up: int = 1, waits: bool = False
 ) -> Rounds:
-    """Time functions in turn, round after round, so that a slow spell affects all of them; see :func:`turns`.
-
-    Args:
-        functions: by name.
-        repeats: kept rounds.
-        warm_up: rounds before those.
-        waits: the functions wait for a disk or other processes, so that their processor time says nothing.
-    """
+    """Time functions in turn, after ``warm_up`` rounds that do not count; see :func:`turns`."""
     for _ in range(warm_up):
         for function in functions.values():
             function()
@@ -74,7 +67,7 @@ def timed(function: Callable[[], Any]) -> tuple[float, float]:
 
 
 def turns(measures: Mapping[str, Callable[[], tuple[float, float]]], repeats: int, *, waits: bool = False) -> Rounds:
-    """Take measurements in turn, round after round.
+    """Take measurements in turn, round after round, so that a slow spell affects all of them.
 
     A round in which any case was disturbed (:func:`disturbed`) is measured again, until there are ``repeats`` quiet
     rounds or twice as many in all. Where quiet rounds are too few, disturbed ones fill up the number, and
@@ -83,54 +76,38 @@ def turns(measures: Mapping[str, Callable[[], tuple[float, float]]], repeats: in
     Args:
         measures: by case; each returns a wall and a processor time, s, as :func:`timed` does.
         repeats: kept rounds.
-        waits: the processor times say nothing. It is assumed where a GPU is in use.
+        waits: cases wait for a disk or other processes, and their processor times say nothing. So it is on a GPU.
     """
     taken: list[dict[str, tuple[float, float]]] = []
     quiet: list[int] = []
+
+    def times(case: str, rounds: Sequence[int]) -> list[list[float]]:
+        return [[taken[turn][case][clock] for turn in rounds] for clock in (0, 1)]
+
     while len(quiet) < repeats and len(taken) < 2 * repeats:
         taken.append({case: measure() for case, measure in measures.items()})
         waits = waits or torch.cuda.is_initialized()
-        marks = [disturbed(*_columns(taken, case, waits)) for case in measures]
+        both = [times(case, range(len(taken))) for case in measures]
+        marks = [disturbed(wall, None if waits else own) for wall, own in both]
         quiet = [turn for turn, marked in enumerate(zip(*marks, strict=True)) if not any(marked)]
     others = [turn for turn in range(len(taken)) if turn not in quiet]
     kept = sorted([*quiet, *others][:repeats])
-    columns = {case: _columns([taken[turn] for turn in kept], case, waits) for case in measures}
-    return Rounds(
-        {case: wall for case, (wall, _) in columns.items()},
-        None if waits else {case: own for case, (_, own) in columns.items()},
-        kept,
-        len(taken) - repeats,
-    )
-
-
-def _columns(taken: list[dict[str, tuple[float, float]]], case: str, waits: bool) -> tuple[list[float], Any]:
-    wall, own = ([row[case][i] for row in taken] for i in (0, 1))
-    return list(wall), None if waits else list(own)
+    wall, own = ({case: times(case, kept)[clock] for case in measures} for clock in (0, 1))
+    return Rounds(wall, None if waits else own, kept, len(taken) - repeats)
 
 
 def disturbed(seconds: Sequence[float], processor_seconds: Sequence[float] | None = None) -> list[bool]:
-    """Tell of each round whether it waited (:data:`WAITED`) or took too long (:data:`SPREAD`): other work ran.
-
-    Args:
-        seconds: wall time of each round of one case, s.
-        processor_seconds: their processor time, s; None if it is not known or says nothing.
-    """
+    """Tell of each round of a case whether it waited (:data:`WAITED`) or took too long (:data:`SPREAD`)."""
     longest = SPREAD * min(seconds, default=0.0)
     processor_seconds = processor_seconds or seconds
     return [wall > longest or wall > WAITED * own for wall, own in zip(seconds, processor_seconds, strict=True)]
 
 
 def is_quiet(record: Mapping[str, Any]) -> bool:
-    """Tell whether a timing counts: no round that it holds was disturbed.
-
-    Args:
-        record: holds ``seconds``, a list of rounds or several of them by case, and ``processor_seconds`` of the same
-            shape. Results written before processor times were kept are judged by their spread alone.
-    """
+    """Tell whether a timing of :meth:`Rounds.of` counts: no round that it holds was disturbed."""
     seconds, processor = record["seconds"], record.get("processor_seconds")
     if isinstance(seconds, Mapping):
-        cases = ({"seconds": own, "processor_seconds": (processor or {}).get(name)} for name, own in seconds.items())
-        return all(is_quiet(case) for case in cases)
+        return not any(any(disturbed(own, (processor or {}).get(name))) for name, own in seconds.items())
     return not any(disturbed(seconds, processor))
 
 
@@ -178,14 +155,11 @@ def resident(run: Callable[[], Any]) -> tuple[int, int] | None:
 def peak_memory(
     prepare: Callable[..., Any], run: Callable[[Any], Any], args: tuple, *, warm_up: tuple, device: str = "cpu"
 ) -> int | None:
-    """Measure by how many bytes ``run(prepare(*args))`` raises memory above its inputs.
+    """Measure by how many bytes ``run(prepare(*args))`` raises memory above its inputs; None where that is not told.
 
     On a CPU that is resident memory, in a fresh process: an allocator hands out freed memory again, which would not be
     seen. There, ``run(prepare(*warm_up))`` comes first, with small inputs, so that libraries are loaded. Both functions
     must be importable. On a GPU, ``prepare`` gets the device as well; see :func:`peak_memory_cuda`.
-
-    Returns:
-        Bytes; None where :func:`resident` gives None.
     """
     if device != "cpu":
         return peak_memory_cuda(partial(run, prepare(*args, device)))

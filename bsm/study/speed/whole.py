@@ -31,9 +31,7 @@ def compiled(
     model = ModelConfig.preset(preset)
     config = TrainConfig(batch_size=batch, accumulate=1, precision=precision, seed=SEED)
     sound = _segments(model, seconds, batch)
-    steps = [
-        Step(OURS, model, config, iter(lambda: sound, None), device=device, compiled=flag) for flag in (False, True)
-    ]
+    steps = [Step(OURS, model, config, repeat(sound), device=device, compiled=flag) for flag in (False, True)]
     return {"preset": preset, "audio_seconds": seconds, "batch": batch} | compiling(*steps, repeats)
 
 
@@ -49,16 +47,9 @@ def compared(
 ) -> list[dict[str, Any]]:
     """Measure whole training steps that differ in the scan, and in whether blocks are computed again for gradients.
 
-    Args:
-        cases: a scan (:class:`Variant`), and whether blocks are computed again, which is how large batches fit into a
-            GPU. The step with :data:`OFFICIAL` has the loss as the author computes it, too. It is left out where
-            mamba-ssm's modules cannot run.
-        preset: size of the network.
-        seconds: length of a segment, s.
-        batch: segments of a step.
-        repeats: rounds, in which the cases take turns.
-        precision: ``32-true`` or ``bf16-mixed``.
-        device: ``cpu`` or ``cuda``.
+    A case is a scan (:class:`Variant`), and whether blocks are computed again, which is how large batches fit into a
+    GPU. The step with :data:`OFFICIAL` has the loss as the author computes it, too. It is left out where mamba-ssm's
+    modules cannot run.
 
     Returns:
         One record per case: ``scan``, ``recomputed``, ``seconds`` of every step, and ``peak_bytes``, the memory above
