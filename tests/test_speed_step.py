@@ -22,7 +22,7 @@ from bsm.model import BSMamba2
 from bsm.scan import scan
 from bsm.study import step_profile
 from bsm.study.records import read_result
-from bsm.study.speed import parts, spectra, step, whole
+from bsm.study.speed import parts, spectra, step
 from bsm.study.speed.yardsticks import IndexedScan, MonoSTFT, plain_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,8 +38,8 @@ def test_a_compiled_step_is_timed_as_the_others_are(monkeypatch):
         made.append((config.precision, options["device"], options["compiled"]))
         return lambda: None
 
-    monkeypatch.setattr(whole, "Step", made_step)
-    found = whole.compiled("tiny", seconds=SECONDS, batch=1, repeats=2, precision="bf16-mixed", device="cpu")
+    monkeypatch.setattr(step, "Step", made_step)
+    found = step.compiled("tiny", seconds=SECONDS, batch=1, repeats=2, precision="bf16-mixed", device="cpu")
     assert made == [("bf16-mixed", "cpu", False), ("bf16-mixed", "cpu", True)]
     assert len(found["seconds"]["compiled"]) == 2
 

@@ -42,19 +42,14 @@ def table(settings: Profile) -> str:
     """Return a table of the commands with what they took, or with dashes while nothing has been measured."""
     path = settings.result(_NAME)
     record = read_result(path) if path.is_file() else None
-    taken = record["values"] if record else {}
-    rows = [(f"`make {target}`", *_figures(taken.get(target))) for target in TARGETS]
-    frame = pd.DataFrame(rows, columns=["command", "minutes", "peak memory (GiB)", "disk (GiB)"])
+    fields = {"seconds": 60, "peak_bytes": 2**30, "disk_bytes": 2**30}
+    frame = pd.DataFrame(record["values"] if record else {}, index=[*fields], dtype=float).T.reindex([*TARGETS])
+    frame = (frame / fields).set_axis(["minutes", "peak memory (GiB)", "disk (GiB)"], axis=1)
+    frame = frame.rename(index="`make {}`".format).rename_axis("command")
     where = (
         f"{record['parameters']['cores']} cores of {record['provenance']['device']}" if record else "not measured yet"
     )
     return table_markdown(frame, caption=f"Set-up apart; memory of the largest process: {where}", digits=1)
-
-
-def _figures(taken: dict[str, Any] | None) -> tuple[float | None, ...]:
-    if taken is None:
-        return None, None, None
-    return taken["seconds"] / 60, taken["peak_bytes"] / 2**30, taken["disk_bytes"] / 2**30
 
 
 def main(target: str) -> None:

@@ -26,7 +26,7 @@ from scipy.signal import ShortTimeFFT
 from scipy.signal.windows import hann
 
 from bsm.files import replacing
-from bsm.stats import FEWEST, Interval
+from bsm.stats import Interval
 from bsm.study.compare import METRICS, counted, paired, tables
 from bsm.study.records import results_used
 
@@ -234,14 +234,6 @@ def legend_above(figure: Figure, ax: Axes) -> None:
     """Put the legend of ``ax`` above all panels, where it hides nothing."""
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize="small")
-
-
-def coverage(seeds: Sequence[object], songs: int = FEWEST) -> str:
-    """Say in a caption what intervals over songs and the training seeds of one model cover."""
-    text = f"95 % intervals over songs and {len(seeds)} training seeds, the wider of bootstrap and t"
-    if len(seeds) == 1:
-        text = "95 % intervals over songs alone: with one training seed, a difference may be the luck of a training"
-    return text if songs >= FEWEST else f"{text}; {songs} song(s) are too few for any"
 
 
 def table_markdown(

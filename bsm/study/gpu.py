@@ -24,8 +24,7 @@ from bsm.scan import available
 from bsm.study import step_profile
 from bsm.study.processes import process_group
 from bsm.study.records import ROOT, mark, write_result
-from bsm.study.speed import blocks, official, scan, whole
-from bsm.study.speed.step import OFFICIAL
+from bsm.study.speed import blocks, official, scan, step
 from bsm.study.speed.timer import SEED
 
 log = logging.getLogger(__name__)
@@ -99,8 +98,8 @@ PARTS = (
     Part(
         "paper_step",
         "seconds and bytes of the paper's training step: ours with mamba-ssm's scan, and with mamba-ssm's modules",
-        whole.compared,
-        _PAPER_STEP | {"cases": (("triton", True), (OFFICIAL, True), (OFFICIAL, False)), "repeats": 5},
+        step.compared,
+        _PAPER_STEP | {"cases": (("triton", True), (step.OFFICIAL, True), (step.OFFICIAL, False)), "repeats": 5},
         seconds=150,
         kernels=("causal-conv1d", MODULES),
         needs=("triton",),
@@ -108,14 +107,14 @@ PARTS = (
     Part(
         "compile",
         "seconds of a training step with torch.compile and without it",
-        whole.compiled,
+        step.compiled,
         _STEP | {"preset": "small"},
         seconds=120,
     ),
     Part(
         "paper_step_plain",
         "seconds and bytes of the paper's training step, with the scan of plain PyTorch",
-        whole.compared,
+        step.compared,
         _PAPER_STEP | {"cases": (("chunked", True),), "repeats": 2},
         seconds=90,
         kernels=("causal-conv1d",),

@@ -16,7 +16,7 @@ from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.evaluate import Separator, model_separator
 from bsm.networks import count_parameters, network_name
-from bsm.study import figures
+from bsm.stats import FEWEST
 from bsm.study.compare import cluster_of
 from bsm.study.figures import LABELS
 from bsm.study.profiles import Profile
@@ -114,9 +114,13 @@ def _load(settings: Profile, device: str, path: Path, name: str = "", seed: int 
 
 
 def coverage(found: Sequence[Subject], tracks: Sequence[Track]) -> str:
-    """Say what the intervals of a study of these models and songs cover; see :func:`bsm.study.figures.coverage`."""
-    seeds = [subject.seed for subject in found if subject.name == found[0].name]
-    return figures.coverage(seeds, len({cluster_of(track.name) for track in tracks}))
+    """Say in a caption what intervals over these songs and the training seeds of one of these models cover."""
+    seeds = sum(subject.name == found[0].name for subject in found)
+    text = f"95 % intervals over songs and {seeds} training seeds, the wider of bootstrap and t"
+    if seeds == 1:
+        text = "95 % intervals over songs alone: with one training seed, a difference may be the luck of a training"
+    count = len({cluster_of(track.name) for track in tracks})
+    return text if count >= FEWEST else f"{text}; {count} song(s) are too few for any"
 
 
 def songs(settings: Profile, dataset: str = "") -> tuple[str, list[Track], bool]:

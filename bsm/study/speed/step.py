@@ -1,4 +1,4 @@
-"""One training step, part by part: by size, by scan backend, and before and after the changes that reports describe.
+"""One training step, part by part or whole: by size, by scan, and before and after the changes that reports describe.
 
 The reports are the optimisation and integration reports of the unofficial implementation.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from bsm import audio
-from bsm.config import ModelConfig, TrainConfig
+from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.data.mixing import MixingDataset
 from bsm.data.tracks import folder_tracks
 from bsm.loss import bsmamba2_loss
@@ -30,7 +31,7 @@ from bsm.study.meta import parameter_count
 from bsm.study.speed import official
 from bsm.study.speed.parts import DATA, LOSS, OPTIMISER, Clock, timed_parts
 from bsm.study.speed.spectra import REDUCED_LOSS, SEED_LOSS
-from bsm.study.speed.timer import SEED, timed, turns
+from bsm.study.speed.timer import SEED, compiling, peak_memory_cuda, repeated, timed, turns
 from bsm.study.speed.yardsticks import IndexedScan, MonoSTFT, plain_loss
 from bsm.train.trainer import AveragedWeights, recompute_blocks
 
@@ -217,3 +218,68 @@ def part_seconds(record: dict[str, Any], *names: str) -> np.ndarray:
 def named(records: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
     """Return the record of a variant."""
     return next(record for record in records if record["variant"] == name)
+
+
+def compiled(
+    preset: str = "tiny",
+    *,
+    seconds: float = 1.0,
+    batch: int = 2,
+    repeats: int = 5,
+    precision: str = "32-true",
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Time whole training steps with and without ``torch.compile``, and what compiling took, in s."""
+    model = ModelConfig.preset(preset)
+    config = TrainConfig(batch_size=batch, accumulate=1, precision=precision, seed=SEED)
+    sound = _segments(model, seconds, batch)
+    steps = [Step(OURS, model, config, repeat(sound), device=device, compiled=flag) for flag in (False, True)]
+    return {"preset": preset, "audio_seconds": seconds, "batch": batch} | compiling(*steps, repeats)
+
+
+def compared(
+    cases: Sequence[tuple[str, bool]],
+    preset: str,
+    *,
+    seconds: float,
+    batch: int,
+    repeats: int,
+    precision: str,
+    device: str,
+) -> list[dict[str, Any]]:
+    """Measure whole training steps that differ in the scan, and in whether blocks are computed again for gradients.
+
+    A case is a scan (:class:`Variant`), and whether blocks are computed again, which is how large batches fit into a
+    GPU. The step with :data:`OFFICIAL` has the loss as the author computes it, too. It is left out where mamba-ssm's
+    modules cannot run.
+
+    Returns:
+        One record per case: ``scan``, ``recomputed``, ``seconds`` of every step, and ``peak_bytes``, the memory above
+        what stays between steps; None on a CPU. A case that runs out of a GPU's memory has ``failed`` instead.
+    """
+    model = ModelConfig.preset(preset)
+    sound = _segments(model, seconds, batch)
+    steps, records = {}, []
+    for scan, again in cases:
+        if scan == OFFICIAL and official.unavailable(device):
+            continue
+        config = TrainConfig(batch_size=batch, accumulate=1, precision=precision, seed=SEED, checkpoint_gradients=again)
+        loss = partial(plain_loss, config=LossConfig()) if scan == OFFICIAL else bsmamba2_loss
+        taken = Step(Variant(scan, scan, loss), model, config, repeat(sound), device=device)
+        record = {"scan": scan, "recomputed": again}
+        try:
+            taken()  # allocates what stays
+            record["peak_bytes"] = peak_memory_cuda(taken) if device == "cuda" else None
+            steps[len(records)] = taken
+        except torch.OutOfMemoryError as error:
+            record["failed"] = str(error)
+            del taken
+        records.append(record)
+    times = repeated(steps, repeats, warm_up=0)
+    return [record | (times.of(number) if number in steps else {}) for number, record in enumerate(records)]
+
+
+def _segments(model: ModelConfig, seconds: float, batch: int) -> Tensor:
+    """Return noise in the place of a mixture and its vocals, ``(2, batch, channels, samples)``."""
+    torch.manual_seed(SEED)
+    return 0.1 * torch.randn(2, batch, model.channels, round(seconds * model.sample_rate))
