@@ -112,6 +112,7 @@ rule model:
     output: WEIGHTS
     wildcard_constraints: name="|".join(BACKBONES), seed=r"\d+"
     params: values(*TRAINING), recipe=RECIPE
+    priority: 1  # before the variants, which are short and fill what is left of the cores' time
     threads: 1 if MADE else THREADS  # two small models train faster on a core each than one after the other on both
     resources: mem_mb=32000, runtime=1440, gpu=GPU  # a job that runs out of time resumes in the next attempt
     benchmark: f"{REPORTS}/benchmarks/model-{{name}}-seed{{seed}}.tsv"

@@ -172,6 +172,46 @@ def test_a_campaigns_runs_are_gathered(tmp_path):
     assert len(judged(tmp_path)["stable-1-16 (small models)"].files) == 9
 
 
+@pytest.mark.parametrize("gain", [0.1, 1.0])
+def test_the_long_studys_songs_speak_once_both_networks_were_measured(tmp_path, gain):
+    """Without BS-RoFormer the default profile's regions are judged; windows of 8 s need no second network."""
+    rng = np.random.default_rng(0)
+    for arm, mean in {"mamba2": 5.0, "none": 3.0, "bs-roformer": 4.5}.items():
+        if arm == "bs-roformer":
+            before = judged(tmp_path)
+            lacking = before["intermittent (small models)"].finding.reasons
+            assert "songs-1s-regions yet: bs-roformer" in lacking[0], lacking
+            assert before["nonoverlap-8"].finding.verdict == (SUPPORTED if gain < 0.4 else NOT_SUPPORTED)
+        for seed in range(3):
+            regions, scores = [], []
+            for s in range(8):
+                noise = 0.02 * rng.normal()
+                better = {"mamba2": 0.5}.get(arm, 0.0)
+                regions += [
+                    {"track": f"song {s}", "region": r, "cut": False, "duration": d, "gap": 1.0}
+                    | {"sdr": mean + noise + better * (d < 2)}
+                    for r, d in enumerate((0.5, 1.5, 3.0))
+                ]
+                for window, hop, more in ((None, None, 0.0), (8.0, 8.0, 0.0), (8.0, 4.0, gain)):
+                    scores.append({"track": f"song {s}", "window": window, "hop": hop, "usdr": mean + noise + more})
+            name = f"songs-1s-regions-{arm}-seed{seed}"
+            put(tmp_path, {name: {"regions": regions, "scores": scores}}, LONG, {"arm": arm}, seed=seed)
+        trivial = [
+            {"track": f"song {s}", "separator": EQUALISER, "seed": None, "window": None, "hop": None, "usdr": 0.5}
+            for s in range(8)
+        ]
+        put(
+            tmp_path,
+            {"songs-baselines-regions-baselines-seed0": {"scores": trivial}},
+            LONG,
+            {"arm": "baselines"},
+            seed=0,
+        )
+    line = judged(tmp_path)["intermittent (small models)"]
+    assert line.finding.verdict == SUPPORTED, line.finding
+    assert line.finding.measured.startswith("1.0") and "0.50 dB" in line.finding.reasons[0]
+
+
 def quiet(record, *, wall=1.0):
     """The same timing with processor times, which the wall times are so many times."""
     times = record["seconds"]

@@ -228,6 +228,14 @@ def test_stability_is_not_seen_by_an_insensitive_assay():
         assert (found.verdict, found.measured) == (INCONCLUSIVE, INSENSITIVE)
 
 
+def test_stability_names_what_the_roformer_loses():
+    made, segments, songs = windows({})
+    for window, mean in ((1.0, 4.8), (2.0, 5.0), (16.0, 3.5)):
+        made += trained({"BS-RoFormer": mean}, field="model", window=window, hop=window)
+    reasons = learning.stable_1_16(made, segments, songs, baselines(), **LENGTHS).reasons
+    assert any(r.startswith("As context, BS-RoFormer changes at most -1.") and r.endswith("at 16 s.") for r in reasons)
+
+
 def test_a_window_that_is_padding_is_not_of_its_length():
     """Songs of 24 s have no second window of 16 s, so nothing is known of 16 s."""
     made, segments, songs = windows({16.0: -9.0}, seconds=24.0)

@@ -164,7 +164,7 @@ def test_growth_counts_from_the_song_at_which_all_is_settled():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("profile", ["paper", "mir1k"])
+@pytest.mark.parametrize("profile", ["paper", "sample", "mir1k"])
 def test_a_profile_runs_on_stand_ins_is_killed_and_goes_on(profile, tmp_path):
     if not (ROOT / ".venv/bin/snakemake").is_file() or shutil.which("ffmpeg") is None:
         pytest.skip("needs the environment of `make env`, and ffmpeg")

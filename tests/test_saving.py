@@ -96,6 +96,9 @@ def test_what_a_notebook_says_about_itself(study):
     kinds = ("notebooks/found.ipynb", "results/found.json", "tables/found.md", "figures/found.png")
     assert found.files("r") == [f"r/{path}" for path in kinds]
     assert notebook.study_notebooks() == [found]
+    study(about={"needs": "songs", "saves": {"found": ["table"], "more": ["figure"]}, "optional": ["more"]})
+    found = Notebook.find("found")
+    assert found.files("r") == ["r/notebooks/found.ipynb", "r/tables/found.md"] and found.saved("figure") == ["more"]
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,16 @@ A YAML file says what to train::
     revision: probe-1              # a git tag or commit; the code that trains
     experiments:
       - name: cue-gap-0.5          # begins the names of its results
-        kind: cue-gap              # or songs
+        kind: cue-gap              # or songs, or regions
         arms: [mamba2, attention]
         seeds: [2, 3]
         settings: {longest_gap: 0.5, steps: 2000}
         tuning: {seed: 100, rates: [0.002, 0.004]}
+      - name: songs-1s-regions     # measures what songs-1s trained, each run as soon as its weights are there
+        kind: regions
+        of: songs-1s
+        arms: [mamba2, attention]
+        seeds: [0]
 
 Results lie in ``results/`` next to that file. A run is done when its result is there, so a campaign goes on
 after any interruption. An arm's learning rate is tuned first: the rates given, then halves and doubles, until both
@@ -47,8 +52,9 @@ class Run:
     Attributes:
         name: of its result file, without suffix.
         arm: what is trained.
-        kind: ``cue-gap`` (:func:`bsm.study.memory.experiment`) or ``songs`` (:func:`bsm.study.songs.experiment`).
-        settings: arguments of that function; None while the learning rate is not known.
+        kind: ``cue-gap`` (:func:`bsm.study.memory.experiment`), ``songs`` (:func:`bsm.study.songs.experiment`) or
+            ``regions`` (:func:`bsm.study.song_regions.experiment`).
+        settings: arguments of that function; None while the learning rate is not known, or the weights are not there.
     """
 
     name: str
@@ -93,13 +99,19 @@ class Campaign:
             found += [run for runs, _ in tuning.values() for run in runs]
             for seed in experiment["seeds"]:
                 for arm, (_, rate) in tuning.items():
-                    settings = {"arm": arm, "seed": seed, "lr": rate, **experiment.get("settings", {})}
+                    settings = {"arm": arm, "seed": seed, **experiment.get("settings", {})}
+                    ready = True
+                    if "tuning" in experiment:
+                        settings["lr"], ready = rate, rate is not None
+                    if "of" in experiment:  # measures what another experiment trains
+                        weights = self.results / f"{experiment['of']}-{arm}-seed{seed}.safetensors"
+                        settings["weights"], ready = str(weights.resolve()), weights.is_file()
                     name = f"{experiment['name']}-{arm}-seed{seed}"
-                    found.append(Run(name, arm, experiment["kind"], None if rate is None else settings))
+                    found.append(Run(name, arm, experiment["kind"], settings if ready else None))
         return found
 
     def todo(self) -> list[Run]:
-        """List the runs that can begin: without a result, and with a learning rate that is known."""
+        """List the runs that can begin: without a result, and with a learning rate or weights that are known."""
         return [run for run in self.runs() if run.settings is not None and not self.result(run.name).is_file()]
 
     def _tuning(self, experiment: dict[str, Any], arm: str) -> tuple[list[Run], float | None]:
@@ -240,12 +252,14 @@ def train(result: str, kind: str, folder: str, settings: dict[str, Any]) -> None
     import torch
 
     from bsm.memory import keep_freed_memory
-    from bsm.study import memory, songs
+    from bsm.study import memory, song_regions, songs
 
     torch.set_num_threads(1)
     keep_freed_memory()
     if kind == "songs":
         songs.experiment(Path(result), folder=Path(folder), **settings)
+    elif kind == "regions":
+        song_regions.experiment(Path(result), folder=Path(folder), **settings)
     else:
         memory.experiment(Path(result), **settings)
 

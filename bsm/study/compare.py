@@ -17,6 +17,8 @@ METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)"}
 """The paper's measures, with their names and unit in tables and figures."""
 ROWS = ["song", "track", "region"]
 """Index of a table of :func:`table`; ``song`` is what tracks are drawn with, see :func:`cluster_of`."""
+UNTRAINED = ""
+"""The seed of what was not trained, such as the mixture."""
 CORRECTED = "verdicts are corrected for the number of comparisons (Holm)"
 """What a table says whose verdicts are those of :func:`corrected`."""
 
@@ -41,14 +43,14 @@ def tidy(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     The records are as ``evaluate``, the notebooks and result files of any version give them.
 
     Returns:
-        ``system``; ``seed``, text, empty where nothing was trained; ``song``, see :func:`cluster_of`; ``track``;
+        ``system``; ``seed``, text, :data:`UNTRAINED` where there is none; ``song``, see :func:`cluster_of`; ``track``;
         ``region``, 0 where there are none; ``window`` and ``hop``, s, infinite for a whole song, where there are any;
         and the records' metrics.
     """
     frame = pd.DataFrame(records)
     system = next(name for name in NAMES if name in frame)
     frame = frame.rename(columns={system: "system"})
-    seeds = frame["seed"].map(str) if "seed" in frame else ""
+    seeds = frame["seed"].map(_seed_name) if "seed" in frame else UNTRAINED
     songs = frame["song"] if "song" in frame else frame["track"]
     songs = [cluster_of(track, song) for track, song in zip(frame["track"], songs, strict=True)]
     frame = frame.assign(seed=seeds, region=frame.get("region", 0), song=songs)
@@ -56,11 +58,15 @@ def tidy(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return frame.assign(**{name: frame[name].astype(float).fillna(np.inf) for name in spans})
 
 
+def _seed_name(seed: Any) -> str:
+    """Return a seed's name; numbers that pandas has turned into floats beside a missing one are whole again."""
+    return UNTRAINED if pd.isna(seed) else f"{seed:g}" if isinstance(seed, float) else str(seed)
+
+
 def table(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return one system's values of a metric: a row per track and region, a numbered column per seed."""
+    """Return one system's values of a metric: a row per track and region, a column per seed, named by it."""
     wide = frame.assign(value=frame[metric].astype(float)).pivot(index=ROWS, columns="seed", values="value")
-    wide = wide[list(dict.fromkeys(frame["seed"]))]
-    return wide.set_axis(range(wide.shape[1]), axis=1)
+    return wide[list(dict.fromkeys(frame["seed"]))]
 
 
 def table_of(frame: pd.DataFrame, system: str, metric: str = "usdr") -> pd.DataFrame:
@@ -74,26 +80,33 @@ def tables(records: Sequence[Mapping[str, Any]] | pd.DataFrame, metric: str) -> 
     return {name: table(own, metric) for name, own in frame.groupby("system", sort=False)}
 
 
-def paired(first: pd.DataFrame, second: pd.DataFrame | None = None) -> dict[str, Any]:
-    """Compare two tables of :func:`table`, row by row and seed by seed; or describe the mean of one.
+def differences(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """Subtract one table of :func:`table` from another, row by row, and seed by seed of those that both have.
 
-    A table of one column, such as that of the mixture, which has no seed, stands beside every seed of the other.
+    What was not trained has no seed, and stands beside every seed of the other. A row that one table lacks is NaN.
+
+    Raises:
+        ValueError: both were trained, under different seeds.
+    """
+    if list(second.columns) == [UNTRAINED]:
+        return first.sub(second[UNTRAINED], axis=0)
+    if list(first.columns) == [UNTRAINED]:
+        return -second.sub(first[UNTRAINED], axis=0)
+    seeds = [seed for seed in first.columns if seed in second.columns]
+    if not seeds and first.size and second.size:
+        raise ValueError(f"trained under other seeds: {', '.join(first.columns)} and {', '.join(second.columns)}")
+    return first[seeds] - second[seeds]
+
+
+def paired(first: pd.DataFrame, second: pd.DataFrame | None = None) -> dict[str, Any]:
+    """Compare two tables of :func:`table` by their :func:`differences`; or describe the mean of one.
 
     Returns:
         The mean (of differences) as ``estimate`` with its 95 % interval ``low`` and ``high`` over clusters and seeds,
         the other fields of :class:`Interval`, of how many ``tracks``, ``songs`` (clusters, whose name is ``unit``) and
         ``seeds`` it is, and the ``verdict`` in words.
     """
-    values = first
-    if second is not None:
-        alone = min(first.shape[1], second.shape[1]) == 1
-        columns = range(max(first.shape[1], second.shape[1]) if alone else min(first.shape[1], second.shape[1]))
-        left, right = (
-            side if side.shape[1] > 1 else pd.concat([side] * len(columns), axis=1) for side in (first, second)
-        )
-        rows = left.index.union(right.index)
-        values = left.set_axis(range(left.shape[1]), axis=1).reindex(rows)[list(columns)]
-        values = values - right.set_axis(range(right.shape[1]), axis=1).reindex(rows)[list(columns)]
+    values = first if second is None else differences(first, second)
     found = crossed_interval(values, values.index.get_level_values("song"))
     whole = values.dropna()
     counts = {

@@ -5,7 +5,8 @@ it needs and saves, under ``bsm`` (JupyterLab shows them: Property Inspector, Ad
 
     "bsm": {
       "needs": "networks",
-      "saves": {"input_length": ["values", "table", "figure"]},
+      "saves": {"input_length": ["values", "table", "figure"], "input_length_cost": ["table"]},
+      "optional": ["input_length_cost"],
       "follows": ["scan"],
       "only_with": "scan_seconds",
       "apart_with": ["weights", "dataset"],
@@ -14,6 +15,7 @@ it needs and saves, under ``bsm`` (JupyterLab shows them: Property Inspector, Ad
 
 - ``needs`` is one of :data:`NEEDS`.
 - ``saves`` lists every name that the notebook gives to ``save``, with the kinds of files (:data:`KINDS`).
+- ``optional`` names those that it leaves out where what they need is not there.
 - ``follows`` names modules of ``bsm`` whose changes run the notebook again. The modules of ``bsm.study`` that the
   notebook imports need no mention.
 - ``only_with`` names a profile's value. A profile without it leaves the notebook out.
@@ -45,7 +47,7 @@ KINDS = {"values": "results/{}.json", "table": "tables/{}.md", "figure": "figure
 """Kinds of files that a notebook saves, and where in the folder of a profile's reports they are."""
 PLUMBING = ("notebook", "profiles", "records", "saving")
 """Modules of ``bsm.study`` that every notebook uses, and whose changes run none of them again."""
-FIELDS = ("needs", "saves", "follows", "only_with", "apart_with", "threads", "memory_gb", "minutes", "gpu")
+FIELDS = ("needs", "saves", "optional", "follows", "only_with", "apart_with", "threads", "memory_gb", "minutes", "gpu")
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,9 @@ class Notebook:
         return [name for name, kinds in self.saves.items() if kind in kinds]
 
     def files(self, reports: str | Path) -> list[str]:
-        """Return the paths of all files that it leaves in a folder of reports, its executed copy first."""
-        saved = [KINDS[kind].format(name) for name, kinds in self.saves.items() for kind in kinds]
+        """Return the paths of all files that it always leaves in a folder of reports, its executed copy first."""
+        always = {name: kinds for name, kinds in self.saves.items() if name not in self.about.get("optional", [])}
+        saved = [KINDS[kind].format(name) for name, kinds in always.items() for kind in kinds]
         return [f"{reports}/{path}" for path in (f"notebooks/{self.name}.ipynb", *saved)]
 
     def modules(self) -> list[str]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from bsm.activity import Region, vocal_regions, vocal_share
 from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.study.compare import ROWS, corrected, counted, paired, song_of, tables, words
+from bsm.study.compare import ROWS, UNTRAINED, corrected, counted, paired, song_of, tables, words
 from bsm.study.subjects import Subject
 
 Records = Sequence[dict[str, Any]]
@@ -228,13 +228,12 @@ def after_onset(
 
 
 def by_model(records: Records, quantity: str, models: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Return for each model a table of :func:`bsm.study.compare.table`, of the same rows and columns for all."""
-    if not records:
-        return {model: pd.DataFrame(index=pd.MultiIndex.from_tuples([], names=ROWS), columns=[0]) for model in models}
-    found = tables(records, quantity)
-    rows = pd.concat(found.values(), axis=1).sort_index().index
-    columns = range(max(own.shape[1] for own in found.values()))
-    return {m: found.get(m, pd.DataFrame(index=rows)).reindex(index=rows, columns=columns) for m in models}
+    """Return for each model a table of :func:`bsm.study.compare.table`, of the same rows for all."""
+    found = tables(records, quantity) if records else {}
+    empty = pd.MultiIndex.from_tuples([], names=ROWS)
+    rows = pd.concat(found.values(), axis=1).sort_index().index if found else empty
+    nothing = pd.DataFrame(index=rows, columns=[UNTRAINED], dtype=float)
+    return {model: found[model].reindex(rows) if model in found else nothing for model in models}
 
 
 def comparison_table(rows: Records, title: str) -> pd.DataFrame:

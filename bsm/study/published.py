@@ -168,7 +168,7 @@ def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.Dat
     rows = []
     for separator, metric in itertools.product(dict.fromkeys(r["separator"] for r in records), METRICS):
         scores = tables(records, metric)[separator]
-        known, found = scores[0].dropna(), paired(scores)
+        known, found = scores.iloc[:, 0].dropna(), paired(scores)
         median = bootstrap_interval(known, np.median)
         if not FEWEST <= found["songs"] == len(known):
             median = median._replace(low=np.nan, high=np.nan)

@@ -144,7 +144,11 @@ def _part(settings: Profile, notebook: Notebook, folder: Path) -> dict[str, Any]
         "tables": tables,
         "figures": [(name.replace("_", " "), f"{place}figures/{name}.png") for name, here in drawn.items() if here],
         "wider": [f"{place}tables/{name}.md" for name in wider],
-        "lacking": lacking + [name for name, here in drawn.items() if not here],
+        "lacking": [
+            name
+            for name in lacking + [name for name, here in drawn.items() if not here]
+            if name not in notebook.about.get("optional", [])
+        ],
     }
 
 

@@ -70,6 +70,7 @@ class Values:
         profile: whose; by default that which is judged.
         optional: whether the rule does without.
         runs: gather the records of a campaign's runs, ``<result>-<arm>-seed<seed>.json``, with their arm and seed.
+        arms: of the runs, that must be among them.
     """
 
     result: str
@@ -77,6 +78,7 @@ class Values:
     profile: str = ""
     optional: bool = False
     runs: bool = False
+    arms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

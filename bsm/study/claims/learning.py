@@ -3,7 +3,7 @@
 Results are taken from the long study, ``reports/long``, where it is there, and from the default profile otherwise: its
 trainings learn less than a static equaliser, so that they settle nothing. Both have the files ``scores``,
 ``ablation_stft``, ``input_length`` and ``vocal_occurrence``; ``baselines`` holds the records of
-:func:`bsm.study.baselines.scores` on the same songs.
+:func:`bsm.study.baselines.scores` on the same songs. What the long study has instead is the runs of its campaign.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ from bsm.study.claims.claim import (
     claim,
     judge_ratio,
 )
-from bsm.study.compare import paired, table_of, tidy
-from bsm.study.input_length import tables_of
+from bsm.study.compare import differences, paired, table_of, tidy
 from bsm.study.songs import SECONDS
 
 Records = Sequence[Mapping[str, Any]]
@@ -53,6 +52,11 @@ METRICS = {"usdr": "uSDR", "csdr": "cSDR"}
 FILLED = 0.9
 """Share of a window that is sound and no padding, on average, for its length to count."""
 BASELINES = Values("baselines", optional=True)
+LONG_SONGS = {
+    "scores": Values("songs-1s-regions", "scores", runs=True),
+    "baselines": Values("songs-baselines-regions", "scores", runs=True),
+}
+"""The long study's scores of 64 songs, whole and in windows of 8 s."""
 REAL_WINDOWS = {
     "real": Values("input_length", "scores", profile=MIR, optional=True),
     "real_segments": Values("input_length", "trained", profile=MIR, optional=True),
@@ -193,7 +197,7 @@ def stable_1_16(
     judged += [INCONCLUSIVE] * (not {shortest, longest} <= set(frames))
     for w, frame in frames.items():
         if NO_TIME in set(frame["system"]):
-            over_none = [table_of(frames[v], OURS) - table_of(frames[v], NO_TIME) for v in (w, own)]
+            over_none = [differences(table_of(frames[v], OURS), table_of(frames[v], NO_TIME)) for v in (w, own)]
             judged.append(judge_ratio(Interval.of(paired(*over_none)), -MARGIN, MARGIN))
     case, far = max(changes.items(), key=lambda pair: abs(pair[1].estimate))
     measured = f"at most {interval_words(far, ' dB')} {METRICS[case[1]]} at {case[0]:g} s"
@@ -208,6 +212,10 @@ def stable_1_16(
     told = f"Of networks known to degrade, {', '.join(DEGRADING)}, these are seen to: {', '.join(seen) or 'none'}"
     gate = Assay(gate.sensitive and bool(seen), (*gate.reasons, told))
     reasons = [spans, f"Against windows of {own:g} s, as trained; stable means within {MARGIN:g} dB."]
+    theirs = {w: gain for w in frames if w != own and (gain := change(frames, THEIRS, w, own, "usdr")) is not None}
+    if theirs:
+        at, most = max(theirs.items(), key=lambda pair: abs(pair[1].estimate))
+        reasons.append(f"As context, {THEIRS} changes at most {interval_words(most, ' dB')} uSDR, at {at:g} s.")
     if real:
         reasons.append(_sensitivity(real, real_segments, real_songs))
     return gated(Finding(worst(judged), measured, reasons), gate)
@@ -239,6 +247,7 @@ def _singers(frame: pd.DataFrame) -> str:
             scores=Values("input_length", "scores"),
             baselines=BASELINES,
             real=Values("input_length", "scores", profile=MIR, optional=True),
+            long=LONG_SONGS | {"real": Values("input_length", "scores", profile=MIR, optional=True)},
         )
     ],
     window=8.0,
@@ -266,6 +275,7 @@ def nonoverlap_8(
 
 def overlap_gains(scores: Records) -> dict[float, Interval]:
     """Return by window what an overlap by half gains BSMamba2, paired."""
-    tables = tables_of(scores, "usdr") if scores else {}
+    cases = scored(scores).groupby(["system", "window", "hop"]) if scores else ()
+    tables = {case: table_of(own, case[0]) for case, own in cases}
     overlapped = sorted(window for name, window, hop in tables if name == OURS and hop != window)
     return {w: Interval.of(paired(tables[OURS, w, w / 2], tables[OURS, w, w])) for w in overlapped}

@@ -104,9 +104,10 @@ def _judged(claim: Claim, test: Test, profile: str, reports: Path) -> Line:
         paths = campaign.finished(folder, wanted.result) if wanted.runs else [own] if own.is_file() else []
         try:
             found = [_values(path, reports, test, wanted) for path in paths]
-            if not found:
+            lacking = [a for a in wanted.arms if not any(p.name.startswith(f"{own.stem}-{a}-seed") for p in paths)]
+            if lacking or not found:
                 name = "runs of " * wanted.runs + _shown(own, reports).removesuffix(".json" * wanted.runs)
-                raise _Missing(f"There is no {name} yet")
+                raise _Missing(f"There is no {name} yet" + f": {', '.join(lacking)}" * bool(lacking))
         except _Missing:
             if wanted.optional:
                 continue

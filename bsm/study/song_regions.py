@@ -1,0 +1,228 @@
+"""The long study's networks on songs, region by region: does a network do better where vocals come and go?
+
+Every network separates whole songs. Two counterfactuals say what it owes to the rest of a song, at regions of
+:func:`sampled`:
+
+- *no future*: the song ends with the region;
+- *no past*: nothing is carried across the middle of the gap before the region (:func:`bsm.study.carriers.Cut`). A
+  network without such a memory gets the song from there on.
+
+A third pass separates windows of 8 s, which hold more or less of the vocals beside a region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from bsm.activity import Region, vocal_regions, vocal_share
+from bsm.data.tracks import VOCALS, Track
+from bsm.evaluate import model_separator
+from bsm.inference import separate
+from bsm.metrics import usdr
+from bsm.study import baselines, occurrence, songs
+from bsm.study.carriers import Cut, carriers, replaced
+from bsm.study.occurrence import AFTER, BEFORE, SDR, first_ms
+from bsm.study.records import checksum, mark, write_result
+from bsm.weights.files import load_model
+
+WINDOW = 8.0  # s, of the windows that the paper trains on and the guide separates in
+SAMPLED = 2  # regions of a song with counterfactuals
+TRIVIAL = (baselines.EQUALISER, f"{baselines.EQUALISER}, fitted on the song", "ideal ratio mask")
+FIRST = first_ms(1000)
+IN_WINDOW, NO_FUTURE, NO_PAST = "sdr_in_window", "sdr_no_future", "sdr_no_past"
+FIRST_NO_PAST = f"{FIRST}_no_past"
+_KEPT = ("region", "start", "duration", "cut", "gap", SDR, *map(first_ms, (100, 500, 1000)), BEFORE, AFTER)
+
+
+def experiment(
+    path: Path, *, folder: Path, arm: str, seed: int = 0, weights: str = "", changed: int | None = None
+) -> None:
+    """Measure a trained arm, or the trivial separators, on all regions of the test songs, and write the result.
+
+    Args:
+        path: of the result, a JSON file.
+        folder: holds the songs (:func:`bsm.study.songs.corpus`).
+        arm: see :func:`bsm.study.songs.experiment`.
+        seed: of the training.
+        weights: file of the trained weights; the trivial separators have none.
+        changed: songs with the passes that :func:`of_network` makes of changed songs; by default all.
+    """
+    started, tracks = mark(), songs.corpus(folder / songs.SONGS_FOLDER)
+    settings: dict[str, Any] = {"arm": arm, "songs_sha256": checksum(folder / songs.SONGS_FOLDER)}
+    settings |= {"window": WINDOW, "sampled": SAMPLED}
+    if arm == songs.BASELINES:
+        values = of_baselines(tracks["test"], tracks["train"])
+    else:
+        settings |= {"weights": Path(weights).name, "weights_sha256": checksum(weights), "changed": changed}
+        values = of_network(load_model(weights), tracks["test"], changed)
+    write_result(
+        path,
+        measured="songs: SDR inside each vocal region and leakage beside it, dB, also without future or past; uSDR, dB",
+        parameters=settings,
+        values=values,
+        seed=seed,
+        started=started,
+        data=songs.DATA,
+        inputs=[],
+    )
+
+
+def of_baselines(tracks: Sequence[Track], training: Sequence[Track]) -> dict[str, list[dict[str, Any]]]:
+    """Measure :data:`TRIVIAL` separators: ``regions`` and ``scores``, each with its ``separator`` and no ``seed``."""
+    found: dict[str, list[dict[str, Any]]] = {"regions": [], "scores": []}
+    chosen = {name: separate for name, separate in baselines.separators(training).items() if name in TRIVIAL}
+    for track in tqdm(tracks, desc="regions", unit="song"):
+        for name, separator in chosen.items():
+            own = {"track": track.name, "separator": name, "seed": None}
+            estimate = separator(track)
+            found["regions"] += [_rounded(own | record) for record in regions_of(track, estimate)]
+            found["scores"].append(_rounded(own | _score(track, estimate)))
+    return found
+
+
+def of_network(
+    model: nn.Module, tracks: Sequence[Track], changed: int | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Measure a network.
+
+    Args:
+        model: the network.
+        tracks: the songs.
+        changed: how many of them, from the first on, get the passes of a multiple cost: those without future or past,
+            and windows that overlap. By default all.
+
+    Returns:
+        ``regions``: records of :func:`regions_of`, with SDRs in dB: ``sdr_in_window`` of windows of :data:`WINDOW` s,
+        and at :func:`sampled` regions ``sdr_no_future``, ``sdr_no_past`` and ``first_1000ms_no_past``.
+        ``scores``: uSDR by song, ``window`` and ``hop``; windows that overlap by half on :data:`bsm.study.songs.SCORED`
+        songs alone.
+    """
+    found: dict[str, list[dict[str, Any]]] = {"regions": [], "scores": []}
+    whole = model_separator(model, whole=True)
+    windows = {hop: model_separator(model, window=WINDOW, hop=hop) for hop in (WINDOW, WINDOW / 2)}
+    changed = len(tracks) if changed is None else changed
+    for number, track in enumerate(tqdm(tracks, desc="regions", unit="song")):
+        mixture, vocals = track.mixture(), track.read(VOCALS)
+        sung = vocal_regions(vocals, track.rate)
+        estimate = whole(track)
+        records = regions_of(track, estimate)
+        scores = [_score(track, estimate)]
+        for hop, separator in windows.items():
+            if hop < WINDOW and number >= min(changed, songs.SCORED):
+                continue
+            windowed = separator(track)
+            scores.append(_score(track, windowed, window=WINDOW, hop=hop))
+            if hop == WINDOW:
+                for record, region in zip(records, sung, strict=True):
+                    record[IN_WINDOW] = _sdr(vocals, windowed, track.rate, region.start, region.stop)
+        for index in sampled(sung) if number < changed else ():
+            records[index] |= counterfactuals(model, mixture, vocals, track.rate, sung[index - 1], sung[index])
+        found["regions"] += [_rounded({"track": track.name} | record) for record in records]
+        found["scores"] += [_rounded({"track": track.name} | score) for score in scores]
+    return found
+
+
+def regions_of(track: Track, estimate: np.ndarray) -> list[dict[str, Any]]:
+    """Measure an estimate of a song: of each region what :func:`bsm.study.occurrence.measure` and surroundings say."""
+    mixture, vocals = track.mixture(), track.read(VOCALS)
+    sung = vocal_regions(vocals, track.rate)
+    records, _ = occurrence.measure(mixture, vocals, estimate, track.rate, sung)
+    around = surroundings(sung, track.seconds)
+    return [{name: own[name] for name in _KEPT} | more for own, more in zip(records, around, strict=True)]
+
+
+def surroundings(sung: Sequence[Region], seconds: float, window: float = WINDOW) -> list[dict[str, float]]:
+    """Return what sounds around each vocal region of a song, in s; NaN where that is undefined.
+
+    Returns:
+        ``nearest``: distance to the nearest other region, before or after. ``elsewhere``: vocals in the rest of the
+        song. ``elsewhere_in_window``: in the rest of its window of ``window`` s, if one window holds the whole region.
+        ``share``: of the song that is sung, 0 to 1.
+    """
+    total = sum(region.duration for region in sung)
+    found = []
+    for number, region in enumerate(sung):
+        before = region.start - sung[number - 1].stop if number else np.inf
+        after = sung[number + 1].start - region.stop if number + 1 < len(sung) else np.inf
+        first = region.start // window * window
+        inside = sum(max(0.0, min(r.stop, first + window) - max(r.start, first)) for r in sung)
+        found.append(
+            {
+                "nearest": min(before, after) if len(sung) > 1 else np.nan,
+                "elsewhere": total - region.duration,
+                "elsewhere_in_window": inside - region.duration if region.stop <= first + window else np.nan,
+                "share": vocal_share(sung, seconds),
+            }
+        )
+    return found
+
+
+def sampled(sung: Sequence[Region], most: int = SAMPLED) -> list[int]:
+    """Choose the regions of a song that get counterfactuals: at most ``most``, evenly spaced by rank of the gap before.
+
+    They include the shortest and the longest gap. The first and the last region, which lack past or future vocals, are
+    left out.
+    """
+    inner = sorted(range(1, len(sung) - 1), key=lambda i: sung[i].start - sung[i - 1].stop)
+    ranks = np.linspace(0, len(inner) - 1, min(most, len(inner))).round().astype(int)
+    return [inner[rank] for rank in ranks]
+
+
+def counterfactuals(
+    model: nn.Module, mixture: np.ndarray, vocals: np.ndarray, rate: int, before: Region, region: Region
+) -> dict[str, float]:
+    """Return a region's SDR, dB, where the song ends with it, and where nothing is carried across the gap before it.
+
+    ``mixture`` and the true ``vocals`` are ``(channels, samples)`` at the model's ``rate``, Hz; the gap follows the
+    region ``before``.
+    """
+    end = round(region.stop * rate)
+    shortened = separate(model, torch.from_numpy(mixture[:, :end]), rate, whole=True).numpy()
+    forgot = without_past(model, mixture, rate, before.stop, (before.stop + region.start) / 2)
+    heard = region.duration >= 1
+    return {
+        NO_FUTURE: _sdr(vocals[:, :end], shortened, rate, region.start, region.stop),
+        NO_PAST: _sdr(vocals, forgot, rate, region.start, region.stop),
+        FIRST_NO_PAST: _sdr(vocals, forgot, rate, region.start, region.start + 1) if heard else np.nan,
+    }
+
+
+def without_past(model: nn.Module, mixture: np.ndarray, rate: int, begin: float, at: float) -> np.ndarray:
+    """Separate a mixture ``(channels, samples)`` with nothing carried from before ``at`` to after it, s.
+
+    What lies before ``begin``, an earlier time, cannot reach the times after ``at`` either: it is not computed, and
+    silent in the estimate. The frames lie where those of the whole song do. Other frames change a score even of a
+    network without a time block.
+    """
+    hop = model.config.stft.hop_length
+    first, frame = int(begin * rate // hop), round(at * rate / hop)
+    changed: AbstractContextManager[None] = nullcontext()
+    if any(True for _ in carriers(model)):
+        changed = replaced(model, lambda part: Cut(part, frame - first))
+    else:
+        first = frame
+    with changed:
+        estimate = separate(model, torch.from_numpy(mixture[:, first * hop :]), rate, whole=True).numpy()
+    return np.pad(estimate, ((0, 0), (first * hop, 0)))
+
+
+def _sdr(vocals: np.ndarray, estimate: np.ndarray, rate: int, start: float, stop: float) -> float:
+    part = slice(round(start * rate), round(stop * rate))
+    target = vocals[:, part].astype(np.float64)
+    return occurrence.ratio_db(np.square(target).sum(), np.square(target - estimate[:, part]).sum())
+
+
+def _score(track: Track, estimate: np.ndarray, window: float | None = None, hop: float | None = None) -> dict[str, Any]:
+    return {"window": window, "hop": hop, "usdr": usdr(track.read(VOCALS), estimate)}
+
+
+def _rounded(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in record.items()}
