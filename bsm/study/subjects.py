@@ -136,8 +136,7 @@ def described(found: Sequence[Subject]) -> str:
     """List the models in Markdown."""
     lines = []
     for s in found:
-        count = count_parameters(s.network)
-        seed = "" if s.seed is None else f", seed {s.seed}"
+        seed, count = "" if s.seed is None else f", seed {s.seed}", count_parameters(s.network)
         lines.append(f"- {s.name}{seed}: {count:,} parameters, trained on segments of {s.trained_seconds:g} s")
     if len(names := list(dict.fromkeys(s.name for s in found))) == 1:
         lines.append(f"\nOnly {names[0]} is here: there is nothing to compare it with.")

@@ -143,9 +143,7 @@ def _both(csdrs: Sequence[bool], usdr: bool) -> str:
 
 def summary_of(records: Records) -> tuple[dict[str, float], float]:
     """Return the cSDR over songs as mean and as median, and the mean uSDR, dB."""
-    scores = pd.DataFrame([r for r in records if r.get("separator") != "mixture"]).astype(
-        {"csdr": float, "usdr": float}
-    )
+    scores = pd.DataFrame([r for r in records if r.get("separator") != "mixture"])[["csdr", "usdr"]].astype(float)
     return {"mean": scores["csdr"].mean(), "median": scores["csdr"].median()}, scores["usdr"].mean()
 
 

@@ -15,7 +15,7 @@ from bsm.stats import Interval, interval_text, of_rounds
 from bsm.study.claims.exact import EPOCHS, STEPS
 from bsm.study.meta import GIB, operations, parameter_count, step_memory
 from bsm.study.profiles import Profile
-from bsm.study.records import ROOT, read_result
+from bsm.study.records import ROOT, plain, read_result
 from bsm.study.speed.parts import DATA, LOSS, OPTIMISER
 from bsm.study.speed.step import OURS, part_seconds
 
@@ -132,8 +132,7 @@ def plan(todo: Sequence[Work], path: Path | None, device: str) -> tuple[pd.DataF
 
 
 def _source(path: Path, record: dict[str, Any], step: dict[str, Any], preset: str) -> str:
-    machine, where = record["provenance"], path.resolve()
-    shown = where.relative_to(ROOT) if where.is_relative_to(ROOT) else path
+    machine, shown = record["provenance"], plain(path.resolve())
     other = "" if step["preset"] == preset else " (of another size: a rough guide)"
     return (
         f"{preset}: extrapolated from {len(step['seconds'])} steps in {shown}{other}: preset {step['preset']}, scan "
