@@ -11,12 +11,14 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
+from bsm import cue_gap
 from bsm.cli import cli
 from bsm.errors import InputError
 from bsm.mamba2 import Mamba2
 from bsm.model import BSMamba2
 from bsm.norm import RMSNorm
-from bsm.study import gpu, meta
+from bsm.scan import EXACT, available, chunked
+from bsm.study import gpu, meta, parity
 from bsm.study.claims import ledger
 from bsm.study.claims.claim import GPU, ON_GPU
 from bsm.study.gpu import DONE, FAILED, LEFT_OUT, STOPPED, Part
@@ -26,11 +28,13 @@ from bsm.study.speed import official, scan, spectra, step
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 # What no claim waits for.
-CONTEXT = {"paper_step"}
+CONTEXT = {"parity", "parity_tf32", "paper_step", "cue_gap_mamba2", "cue_gap_attention"}
 SMALL = {
     "block": {"seconds": (0.02,), "repeats": 1},
     "step": {"seconds": 0.1, "batch": 1, "repeats": 1},
     "scan": {"seconds": (0.05,), "repeats": 1},
+    "parity": {"seconds": 0.7, "rows": 1, "preset": "tiny"},
+    "cue_gap_mamba2": {"steps": 2},
     "paper_step": {
         "cases": (("chunked", True), ("official", False)),
         "preset": "tiny",
@@ -105,8 +109,9 @@ def process(monkeypatch, tmp_path):
     return take
 
 
-def test_a_part_has_a_process_of_its_own(process):
-    assert process("import sys; assert sys.argv[1:] == ['mine']") == (DONE, "")
+def test_a_part_has_a_process_and_an_environment_of_its_own(process):
+    program = "import os, sys; assert sys.argv[1:] == ['mine'] and os.environ['MODE'] == 'ieee'"
+    assert process(program, environment={"MODE": "ieee"}) == (DONE, "")
 
 
 def test_a_failure_names_its_log(process, tmp_path):
@@ -138,7 +143,7 @@ def test_the_parts_are_what_the_ledger_waits_for():
 
 def measured(name, folder):
     (found,) = gpu.chosen([name])
-    return gpu.measure(found, folder / f"{name}.json", device="cpu", **SMALL[name])
+    return gpu.measure(found, folder / f"{name}.json", device="cpu", **SMALL[name.removesuffix("_tf32")])
 
 
 @pytest.fixture
@@ -177,6 +182,32 @@ def test_every_tensor_of_a_step_lies_on_the_device(monkeypatch):
     with meta.Allocations():  # the step's inverse transform asks for values without it
         (record,) = step.breakdown([step.BEFORE], "tiny", seconds=0.1, batch=1, repeats=1, device="meta")
     assert record["variant"] == step.BEFORE.name
+
+
+def test_parity(tmp_path):
+    record = read_result(measured("parity_tf32", tmp_path))
+    assert record["parameters"]["tf32"] and record["parameters"]["TRITON_F32_DEFAULT"] == "tf32"
+    scans, convs = record["values"]["scan"], record["values"]["conv"]
+    here = {name for name in EXACT if available("cpu")[name] is None}
+    assert {r["backend"] for r in scans} == here and {r["backend"] for r in convs} == {"shifted", "conv1d"}
+    assert len(scans) == 4 * len(here) and len(convs) == 4 * 2  # precisions and directions
+    assert all(set(r["gradient_errors"]) == {"x", "dt", "A", "B", "C", "D"} for r in scans)
+    for r in scans + convs:
+        worst = max(r["output_error"], *r["gradient_errors"].values())
+        low, high = {"float32": (1e-9, 1e-5), "bfloat16": (1e-4, 3e-2)}[r["precision"]]
+        assert low < worst < high, r
+    assert not torch.backends.cuda.matmul.allow_tf32  # as it was
+
+
+def test_a_backend_that_fails_is_in_the_result_and_the_others_are_measured(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("out of resource: shared memory")
+
+    monkeypatch.setattr(chunked, "scan", broken)
+    found = parity.measure(tf32=False, seconds=0.05, rows=1, preset="tiny", device="cpu")["scan"]
+    failed = [r for r in found if r["backend"] == "chunked"]
+    assert {r["failed"] for r in failed} == {"RuntimeError: out of resource: shared memory"}
+    assert all(r["output_error"] < 0.1 for r in found if r["backend"] != "chunked")
 
 
 class Block(nn.Module):
@@ -233,6 +264,15 @@ def test_the_authors_modules_take_the_place_of_ours_with_their_weights(modules, 
     assert torch.allclose(theirs(mixture), small_model(mixture), atol=1e-6)
     replaced[1].reverse = False  # the comparison would tell
     assert not torch.allclose(theirs(mixture), small_model(mixture), atol=1e-6)
+
+
+def test_cue_and_gap_trainings(tmp_path, monkeypatch):
+    monkeypatch.setattr(cue_gap, "questions", lambda _: [cue_gap.Question("gap", cue_gap.Condition(0.25), 2)])
+    record = read_result(measured("cue_gap_mamba2", tmp_path))
+    assert [len(answer["sdr"]) for answer in record["values"]["answers"]] == [2]
+    assert [row["update"] for row in record["values"]["history"]] == [1, 2]
+    assert record["parameters"]["arm"] == "mamba2" and record["parameters"]["steps"] == 2
+    assert record["seed"] == record["parameters"]["seed"] == 2 and record["data"].startswith("cue and gap, tones")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

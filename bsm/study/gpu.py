@@ -7,11 +7,12 @@ costs only itself. The ledger's tests on a GPU (:func:`bsm.study.claims.claim.on
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +20,10 @@ import pandas as pd
 import torch
 
 from bsm import conv
+from bsm.cue_gap import Probe
 from bsm.errors import InputError, known
 from bsm.scan import available
-from bsm.study import step_profile
+from bsm.study import memory, parity, step_profile
 from bsm.study.processes import process_group
 from bsm.study.records import ROOT, mark, write_result
 from bsm.study.speed import blocks, official, scan, step
@@ -47,6 +49,8 @@ class Part:
         settings: keyword arguments.
         seconds: that its process may take, s. The kernels of Triton compile when they first run, which takes most.
         kernels: what it measures if it is installed (:func:`lacking`).
+        environment: variables of its process.
+        data: on what it measures.
     """
 
     name: str
@@ -55,6 +59,8 @@ class Part:
     settings: Mapping[str, Any]
     seconds: float
     kernels: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    data: str = "random inputs, official initial values"
 
 
 class Outcome(NamedTuple):
@@ -92,6 +98,18 @@ PARTS = (
         seconds=180,
         kernels=("triton", "selective"),
     ),
+    *(
+        Part(
+            name,
+            f"relative errors of all backends, float32 {words} TF32 and bfloat16",
+            parity.measure,
+            {"seconds": 4.0, "rows": 2, "preset": "paper", "tf32": tf32},
+            seconds=100,
+            kernels=("triton", "selective", "causal-conv1d"),
+            environment={"TRITON_F32_DEFAULT": "tf32" if tf32 else "ieee"},
+        )
+        for name, words, tf32 in (("parity", "without", False), ("parity_tf32", "with", True))
+    ),
     Part(
         "paper_step",
         "seconds and bytes of the paper's training step: by scan, and with mamba-ssm's modules",
@@ -108,6 +126,17 @@ PARTS = (
         step.compiled,
         _STEP | {"preset": "small"},
         seconds=120,
+    ),
+    *(
+        Part(
+            f"cue_gap_{arm}",
+            memory.MEASURED,
+            memory.measure,
+            {"arm": arm, "seed": 2, "lr": lr, "longest_gap": 0.5, "steps": 2000},  # a run of reports/long on CPUs
+            seconds=120,
+            data=memory.data_title(Probe(0.5)),
+        )
+        for arm, lr in (("mamba2", 0.002), ("attention", 0.004))
     ),
 )
 """In order of worth: what settles most claims comes first."""
@@ -150,11 +179,11 @@ def measure(part: Part, path: Path, *, device: str, **changed: Any) -> Path:
     return write_result(
         path,
         measured=part.measured,
-        parameters=settings | {"device": device},
+        parameters=settings | dict(part.environment) | {"device": device},
         values=values,
-        seed=SEED,
+        seed=settings.get("seed", SEED),
         started=started,
-        data="random inputs, official initial values",
+        data=part.data,
         inputs=(),
     )
 
@@ -195,7 +224,7 @@ def in_a_process(part: Part) -> tuple[str, str]:
         :data:`DONE`, :data:`FAILED` or :data:`STOPPED`, and why. Unless it is done, an earlier result stays.
     """
     path = LOGS / f"{part.name}.log"
-    options = {"cwd": ROOT, "stdin": subprocess.DEVNULL}
+    options = {"cwd": ROOT, "env": os.environ | part.environment, "stdin": subprocess.DEVNULL}
     with process_group([*COMMAND, part.name], path, **options) as process:
         try:
             status = process.wait(part.seconds)

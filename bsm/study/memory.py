@@ -79,6 +79,17 @@ def experiment(
     _write(path, started, values, model, arm=arm, model=model.config, train=config, probe=probe, recipe=RECIPE)
 
 
+def measure(*, arm: str, seed: int, lr: float, longest_gap: float, steps: int, device: str) -> dict[str, Any]:
+    """Train an arm on the probe on a device, and ask it what every network is asked; see :func:`experiment`."""
+    model = network(arm, seed=seed).to(device)
+    return _trained_and_asked(model, Probe(longest_gap), _config(seed=seed, lr=lr, steps=steps))
+
+
+def _trained_and_asked(model: nn.Module, probe: Probe, config: TrainConfig) -> dict[str, Any]:
+    history, questions = cue_gap.train(model, probe, config), tqdm(cue_gap.questions(probe), desc="questions")
+    return {"history": history, "answers": [cue_gap.answer(model, question, probe) for question in questions]}
+
+
 def _write(path: Path, started: Mark, values: dict[str, Any], trained: nn.Module, **settings: Any) -> None:
     """Write the result of a training on the probe."""
     settings["parameters"] = count_parameters(trained)
@@ -114,8 +125,7 @@ def benchmark(
     torch.manual_seed(seed)
     model = from_factory(factory, cue_gap.mixtures_and_targets([example([TEST, 0, 0], Condition(0.25), probe, 0)])[0])
     config = _config(seed=seed, lr=lr, steps=steps)
-    history, questions = cue_gap.train(model, probe, config), tqdm(cue_gap.questions(probe), desc="questions")
-    values = {"history": history, "answers": [cue_gap.answer(model, question, probe) for question in questions]}
+    values = _trained_and_asked(model, probe, config)
     _write(path, started, values, model, arm=factory, train=config, probe=probe)
     return values["answers"]
 
