@@ -15,7 +15,7 @@ from bsm.model import BSMamba2
 from bsm.scan import EXACT, available
 from bsm.study import records
 from bsm.study.records import plain, read_result
-from bsm.study.speed import blocks, scan, timer
+from bsm.study.speed import blocks, peers, scan, timer
 from bsm.study.speed import model as bench
 from bsm.study.speed.blocks import direct_share
 
@@ -279,3 +279,21 @@ def test_what_was_measured_is_said_even_if_it_cannot_be_written(tmp_path, monkey
     done = CliRunner().invoke(cli, ["bench", "block", "--json", str(tmp_path / "r.json")])
     assert isinstance(done.exception, InputError)
     assert json.loads(done.stdout) == {"conv": {}, "block": {}}
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_a_peers_scan_is_the_scan(name):
+    if name not in peers.installed():
+        pytest.skip(f"needs {name}: pip install {name}")
+    for length in (7, 40):
+        values = scan.inputs(2, length, ModelConfig.preset("tiny"))
+        want, got = (scan.run(values, backend, True) for backend in ("sequential", name))
+        for key, value in want.items():
+            torch.testing.assert_close(got[key], value, rtol=1e-3, atol=1e-3)
+
+
+def test_packages_that_are_missing_are_named(monkeypatch, caplog, devices):
+    monkeypatch.setattr(peers, "find_spec", lambda module: None)
+    with caplog.at_level("INFO"):
+        scan.measure([0.1], repeats=1, device="cpu")
+    assert not peers.installed() and "pip install mamba-scan-lite niverel-mamba transformers" in caplog.text

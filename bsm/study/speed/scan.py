@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,8 +15,11 @@ from tqdm import tqdm
 
 from bsm.config import ModelConfig
 from bsm.scan import EXACT, available, scan
+from bsm.study.speed import peers
 from bsm.study.speed.timer import SEED, matmul_rate, peak_memory, repeated
 from bsm.study.speed.yardsticks import indexed_loop, textbook
+
+log = logging.getLogger(__name__)
 
 FRAMES_PER_SECOND = 100  # the paper's hop of 441 samples at 44.1 kHz
 YARDSTICKS: dict[str, Callable[..., Tensor]] = {"loop, indexed": indexed_loop, "textbook": textbook}
@@ -23,12 +27,13 @@ PAPER = ModelConfig.preset("paper")
 BAND_ROWS = 100  # frames of a second: as many sequences of bands
 # The largest cases tried, as (steps, steps times rows). The loops' backward keeps every step's state, gigabytes of
 # them, and the indexed one's time grows with the square of the length; the quadratic form holds a matrix per head,
-# and Mamba-1's reference a state per channel and step.
+# and Mamba-1's reference and mamba-scan-lite a state per channel and step.
 LARGEST = {
     "sequential": (900, 10_000),
     "loop, indexed": (450, 10_000),
     "quadratic": (900, 10_000),
     "selective": (500, 500),
+    "mamba-scan-lite": (150, 1000),
 }
 
 
@@ -73,7 +78,7 @@ def inputs(batch: int, length: int, config: ModelConfig, *, device: str = "cpu")
 
 def run(values: dict[str, Tensor], name: str, train: bool) -> dict[str, Tensor]:
     """Run one scan; return its output under an empty name, and for training each input's gradient under its name."""
-    function = YARDSTICKS.get(name) or (lambda **v: scan(**v, backend=name, final_state=False)[0])
+    function = (YARDSTICKS | peers.installed()).get(name) or (lambda **v: scan(**v, backend=name, final_state=False)[0])
     if not train:
         with torch.inference_mode():
             return {"": function(**values)}
@@ -98,6 +103,8 @@ def cases(
 
 def measure(seconds: Sequence[float], *, repeats: int, device: str) -> dict[str, Any]:
     """Measure ``speed`` and ``memory`` of the scan backends, in s, and what :func:`scaling` measures."""
+    if missing := peers.PEERS.keys() - peers.installed().keys():
+        log.info("not measured, for want of `pip install %s`: their scans", " ".join(sorted(missing)))
     return {
         "speed": speed(seconds, repeats=repeats, device=device),
         "memory": memory(seconds, device=device),
@@ -114,7 +121,7 @@ def speed(
     config: ModelConfig = PAPER,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """Measure error and time of the exact scan backends that can run here, and of the yardsticks.
+    """Measure error and time of the exact scan backends that can run here, of the yardsticks and of other packages.
 
     The reference of the errors is ``sequential`` in float64. Shapes are those of a configuration.
 
@@ -122,7 +129,7 @@ def speed(
         One record per axis, length, pass and backend: times of every round in s, relative errors in float32
         (``||got - want|| / ||want||``; of gradients, each input's own).
     """
-    names = [*exact_backends(device), *YARDSTICKS]
+    names = [*exact_backends(device), *YARDSTICKS, *peers.installed()]
     records = []
     for axis, rows, length in tqdm(cases(seconds, batch, config, band_rows), desc="scan backends", unit="case"):
         values = inputs(rows, length, config, device=device)
