@@ -91,10 +91,11 @@ def bench_step(output: Path | None, against: Path | None, **options: Any) -> Non
     if against:
         from bsm.study.speed import against as compare
 
-        sizes, repeats = [options["preset"]] if options["preset"] else [*compare.SIZES], options["repeats"]
-        settings = {"against": against, "sizes": sizes, "repeats": repeats, "device": "cpu"}
+        preset, repeats = options["preset"], options["repeats"]
+        pairs = compare.cases([preset] if preset else compare.SIZES)
+        settings = {"against": against, "preset": preset, "repeats": repeats, "device": "cpu"}
         values = _run(
-            "steps of two revisions", output, settings, lambda: compare.measure(against, sizes, repeats=repeats)
+            "steps of two revisions", output, settings, lambda: compare.measure(against, pairs, repeats=repeats)
         )
         click.echo(compare.table(values).to_string(index=False, float_format="%.1f"), err=True)
         return

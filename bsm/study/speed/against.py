@@ -6,9 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,14 +16,20 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from bsm.config import LossConfig, ModelConfig
-from bsm.errors import InputError, known
+from bsm import bands
+from bsm.baseline import RoformerConfig
+from bsm.config import TIME_BLOCKS, LossConfig, ModelConfig, StftConfig
+from bsm.errors import InputError
 from bsm.stats import interval_words, ratio
 from bsm.study.records import ROOT
 from bsm.study.speed import revision
-from bsm.study.speed.timer import is_quiet, turns
+from bsm.study.speed.timer import Rounds, is_quiet, turns
 
+ROFORMER = "BS-RoFormer"
+NETWORKS = (*TIME_BLOCKS, ROFORMER)
 HERE, THERE = "here", "there"
+PARTS = ("forward", "loss", "backward", "clipping", "optimiser", "average")
+WARM_UP = 2  # steps; the first one makes the optimiser's moments
 
 
 @dataclass(frozen=True)
@@ -42,75 +48,162 @@ class Size:
         return cls(config, LossConfig.at_rate(config.sample_rate), **values)
 
 
-SIZES = {name: Size.of(name) for name in ("study-16k", "tiny", "small")} | {
-    "paper": Size.of("paper", batch=1, seconds=0.5)
+def _mel_bands() -> Size:
+    """Return a small network for 16 kHz with 20 bands equally wide in mel, and a loss of three windows."""
+    tiny = ModelConfig.preset("tiny-16k")
+    config = tiny.replace(stft=StftConfig(1024, 512), bands=bands.mel(513, 20, 16000))
+    return Size(config, LossConfig.at_rate(16000).replace(windows=(1486, 372, 92)))
+
+
+SIZES = {
+    "20 mel bands": _mel_bands(),
+    "study-16k": Size.of("study-16k"),
+    "tiny": Size.of("tiny"),
+    "small": Size.of("small"),
+    "paper": Size.of("paper", batch=1, seconds=0.5),
 }
+BLOCKS_AT = "study-16k"  # the size at which all networks are measured
 
 
-def measure(folder: Path, sizes: Sequence[str] = tuple(SIZES), *, repeats: int = 5) -> list[dict[str, Any]]:
-    """Measure training steps of this revision, and of the checkout in a folder, which take turns in fresh processes.
-
-    Both run with this process's number of threads, on random segments and with each revision's own settings of the C
-    library's allocator. ``sizes`` are of :data:`SIZES`.
-
-    Returns:
-        One record per size and revision: ``size``, ``revision`` (:data:`HERE` or :data:`THERE`), the times of every
-        step, and the largest ``peak_bytes``, resident memory in all.
+def cases(sizes: Iterable[str] = SIZES, networks: Iterable[str] = NETWORKS) -> list[tuple[str, str]]:
+    """List (size, network): the paper's network at every size, and the others at :data:`BLOCKS_AT`, or at a size alone.
 
     Raises:
-        InputError: there is no such size, the folder holds no package ``bsm``, or a process failed.
+        InputError: a size is none of :data:`SIZES`.
     """
-    folders, records = {HERE: ROOT, THERE: folder.resolve()}, []
+    sizes, networks = list(sizes), list(networks)
+    if unknown := [s for s in sizes if s not in SIZES]:
+        raise InputError(f"no size {', '.join(unknown)} is compared; choose from {', '.join(SIZES)}")
+    return [(s, n) for s in sizes for n in networks if n == "mamba2" or s == BLOCKS_AT or len(sizes) == 1]
+
+
+def measure(
+    folder: Path | None, pairs: Sequence[tuple[str, str]] | None = None, *, repeats: int = 5
+) -> list[dict[str, Any]]:
+    """Measure training steps of this revision, and of the one in a folder, which take turns step by step.
+
+    Both run with this process's number of threads, on random segments and with each revision's own settings of the C
+    library's allocator.
+
+    Args:
+        folder: checkout of the other revision; None measures this one alone.
+        pairs: (size, network), see :func:`cases`; all by default.
+        repeats: kept steps.
+
+    Returns:
+        One record per size, network and revision: ``size``, ``network``, ``revision`` (:data:`HERE` or :data:`THERE`),
+        ``seconds`` of every step (wall time), ``processor_seconds``, ``rounds_repeated``, ``parts`` (the processor time
+        of each of :data:`PARTS` in every step), ``peak_bytes`` and ``base_bytes`` (resident memory in all, and before
+        the network was made). A revision that has no such network has ``lacks`` instead: what it said.
+
+    Raises:
+        InputError: the folder holds no package ``bsm``, or a process ended early.
+    """
+    folders = {HERE: ROOT} | ({} if folder is None else {THERE: folder.resolve()})
     for path in folders.values():
         if not (path / "bsm" / "__init__.py").is_file():
             raise InputError(f"{path}: no checkout of this project; it has no bsm/__init__.py")
-    for name in tqdm(sizes, desc="training steps", unit="size"):
-        size, peaks = SIZES[known("size", name, SIZES)], {HERE: 0, THERE: 0}
-
-        def take(kind: str, size: Size = size, peaks: dict[str, int] = peaks) -> tuple[float, float]:
-            found = _step(folders[kind], size)
-            peaks[kind] = max(peaks[kind], found["peak_bytes"])
-            return tuple(found["seconds"])
-
-        times = turns({kind: partial(take, kind) for kind in folders}, repeats)
-        records += [{"size": name, "revision": k, "peak_bytes": peaks[k]} | times.of(k) for k in folders]
+    records = []
+    for size, network in tqdm(pairs or cases(), desc="training steps", unit="case"):
+        with ExitStack() as stack:
+            made = {name: stack.enter_context(_Revision(path, size, network)) for name, path in folders.items()}
+            able = {name: process for name, process in made.items() if process.lacks is None}
+            for _ in range(WARM_UP):
+                for process in able.values():
+                    process.step()
+            times = turns({name: process.step for name, process in able.items()}, repeats) if able else None
+            records += [
+                {"size": size, "network": network, "revision": name} | process.record(name, times)
+                for name, process in made.items()
+            ]
     return records
 
 
-def _step(folder: Path, size: Size) -> dict[str, Any]:
-    """Run :mod:`bsm.study.speed.revision` with the package of a folder; return what it says of its last step."""
-    threads = torch.get_num_threads()
-    case = {"config": _changed(size.config), "loss": _changed(size.loss), "batch": size.batch}
-    done = subprocess.run(
-        [sys.executable, "-P", revision.__file__],  # -P: the script's own folder holds no packages
-        env=os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": str(threads)},
-        input=json.dumps(case | {"seconds": size.seconds, "threads": threads}),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    if done.returncode:
-        raise InputError(f"{folder}: its training failed; the lines above say why")
-    found = json.loads(done.stdout)
-    if not Path(found["package"]).is_relative_to(folder):
-        raise InputError(f"{folder}: Python imported {found['package']} instead of this revision")
-    return found
+class _Revision:
+    """A process that trains a network of one revision."""
+
+    def __init__(self, folder: Path, size: str, network: str) -> None:
+        self.folder, chosen = folder, SIZES[size]
+        other = network == ROFORMER
+        config = RoformerConfig.like(chosen.config) if other else chosen.config.replace(time_block=network)
+        case = {
+            "network": ROFORMER if other else "BSMamba2",
+            "config": _changed(config),
+            "loss": _changed(chosen.loss),
+            "batch": chosen.batch,
+            "seconds": chosen.seconds,
+            "threads": torch.get_num_threads(),
+        }
+        self.steps: list[dict[str, Any]] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", revision.__file__],  # -P: the script's own folder holds no packages
+            env=os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": str(case["threads"])},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.told = self._ask(case)
+        self.lacks = self.told.get("lacks")
+        if not Path(self.told["package"]).is_relative_to(folder):
+            self.__exit__()
+            raise InputError(f"{folder}: Python imported {self.told['package']} instead of this revision")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+    def step(self) -> tuple[float, float]:
+        """Take one step; return its wall and processor time, s."""
+        self.steps.append(self._ask("step"))
+        return tuple(self.steps[-1]["seconds"])
+
+    def record(self, name: str, times: Rounds | None) -> dict[str, Any]:
+        """Return this revision's part of a record."""
+        if self.lacks is not None or times is None:
+            return {"lacks": self.lacks}
+        kept = [self.steps[WARM_UP + turn] for turn in times.kept]
+        parts = {part: [step["parts"][part] for step in kept] for part in PARTS}
+        memory = {"peak_bytes": self.steps[-1]["peak_bytes"], "base_bytes": self.told["base_bytes"]}
+        return times.of(name) | {"parts": parts} | memory
+
+    def _ask(self, line: Any) -> dict[str, Any]:
+        try:
+            self.process.stdin.write(json.dumps(line) + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            raise InputError(f"{self.folder}: its training ended early; the lines above say why")
+        return json.loads(answer)
 
 
-def _changed(config: ModelConfig | LossConfig) -> dict[str, Any]:
+def _changed(config: ModelConfig | RoformerConfig | LossConfig) -> dict[str, Any]:
     """Return a configuration's values that are not defaults, so that a revision need not know the other fields."""
     default = type(config)().to_dict()
     return {name: value for name, value in config.to_dict().items() if value != default[name]}
 
 
 def table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """List the best processor time of a step and its memory, and the ratio of both revisions."""
+    """List the best processor times of a step and its parts, its memory, and the ratio of both revisions."""
     rows = []
-    for here, there in zip(records[::2], records[1::2], strict=True):
-        times = [record["processor_seconds"] for record in (here, there)]
-        ours, theirs = ({"step (ms)": 1e3 * min(own)} for own in times)
-        ours["times as fast, best"] = min(times[1]) / min(times[0])
-        ours["round by round"] = interval_words(ratio(times[1], times[0]), "x")
-        for record, row in ((here, ours), (there, theirs)):
-            row |= {"peak memory (MiB)": record["peak_bytes"] / 2**20, "quiet": "yes" if is_quiet(record) else "no"}
-            rows.append({"size": record["size"], "revision": record["revision"]} | row)
+    for record in records:
+        row = {"size": record["size"], "network": record["network"], "revision": record["revision"]}
+        if "lacks" in record:
+            rows.append(row | {"step (ms)": float("nan"), "quiet": record["lacks"]})
+            continue
+        row["step (ms)"] = 1e3 * min(record["processor_seconds"])
+        row |= {f"{part} (ms)": 1e3 * min(seconds) for part, seconds in record["parts"].items()}
+        row["peak memory (MiB)"] = (record["peak_bytes"] or float("nan")) / 2**20
+        case = (record["size"], record["network"], THERE)
+        others = (r for r in records if (r["size"], r["network"], r["revision"]) == case and "lacks" not in r)
+        if record["revision"] == HERE and (other := next(others, None)):
+            best = min(other["processor_seconds"]) / min(record["processor_seconds"])
+            row["times as fast, best"] = best
+            row["round by round"] = interval_words(ratio(other["processor_seconds"], record["processor_seconds"]), "x")
+        rows.append(row | {"quiet": "yes" if is_quiet(record) else "no"})
     return pd.DataFrame(rows)
