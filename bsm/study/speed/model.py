@@ -32,8 +32,8 @@ MEMORY = {"peak_bytes": "memory in all (GiB)", "above_bytes": "above libraries a
 KINDS = {
     "attention": r"attention",
     "Fourier transforms": r"fft",
-    "matrix products": r"^(mm|addmm|bmm|baddbmm|_linear_pointwise)$",  # the last is oneDNN's, see bsm.fast
-    "copies": r"^(copy_|cat|stack|fill_|index_select|gather|_reorder_linear_weight)$",
+    "matrix products": r"^(?:mm|addmm|bmm|baddbmm|_linear_pointwise)$",  # the last is oneDNN's, see bsm.fast
+    "copies": r"^(?:copy_|cat|stack|fill_|index_select|gather|_reorder_linear_weight)$",
 }
 """Kinds of work, and the operations that belong to them; all others are :data:`ELEMENTWISE`."""
 ELEMENTWISE = "elementwise and sums"
