@@ -451,7 +451,10 @@ def test_a_wrong_profile(command, tmp_path, arguments):
 def test_study_refuses_what_it_does_not_know(command, tmp_path):
     output = ("-o", tmp_path / "out.ipynb")
     assert_refused(command("study", "99_none", *output), "no notebook '99_none'; choose one of: 00_model, 01_data")
-    assert_refused(command("study", "04_train", *output, "-p", "sead", "1"), "unknown parameter of 04_train.ipynb: 'sead'; choose one of profile")
+    assert_refused(
+        command("study", "04_train", *output, "-p", "sead", "1"),
+        "unknown parameter of 04_train.ipynb: 'sead'; choose one of profile",
+    )
     assert_refused(command("study", "04_train", *output, "-p", "seed", "one"), "'seed' must be of type int")
     assert_refused(command("study", "04_train", *output, "-p", "seed", "[1"), "not YAML")
     assert tree(tmp_path) == []
