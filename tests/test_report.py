@@ -53,7 +53,7 @@ def test_report_has_the_fixed_sections_and_every_claim(name, tmp_path):
     assert not re.search(r"\bnan\b|\bNone\b(?!\.)|Undefined", text)
     for name in CLAIMS:
         assert f"`{name}`" in text
-    for link in re.findall(r"\]\((figures/[^)]+)\)", text):
+    for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
         assert (tmp_path / link).is_file()
     for row in tables(text):
         assert len(row) <= report.COLUMNS and sum(len(cell.replace("\\", "")) for cell in row) <= report.WIDTH
@@ -245,6 +245,7 @@ def test_results_of_another_profile_stand_beside(demo, more, tmp_path):
     shutil.copytree(tmp_path / "figures", tmp_path / "other/figures")
     part = report._part(other, more, demo.reports)
     assert part["figures"] == [("scores", "other/figures/scores.png")]
+    assert report._part(other, more, tmp_path / "own")["figures"] == [("scores", "../other/figures/scores.png")]
     assert part["lacking"] == ["costs", "wide"]
 
 

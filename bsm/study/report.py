@@ -138,8 +138,8 @@ def _part(settings: Profile, notebook: Notebook, folder: Path) -> dict[str, Any]
         else:
             wider.append(name)
     drawn = {name: settings.figure(name).is_file() for name in notebook.saved("figure")}
-    place = Path(os.path.relpath(settings.reports, folder)).as_posix().removeprefix(".")
-    place = f"{place}/" if place else ""
+    place = Path(os.path.relpath(settings.reports, folder)).as_posix()
+    place = "" if place == "." else f"{place}/"
     return {
         "tables": tables,
         "figures": [(name.replace("_", " "), f"{place}figures/{name}.png") for name, here in drawn.items() if here],
