@@ -72,7 +72,7 @@ def mix(dual_path: DualPath, x: Tensor) -> None:
         rows = dual_path.to_rows(x)
         apply_block(time_block, rows, share)
         if rows is not x:
-            x.copy_(dual_path.from_rows(rows))
+            x.copy_(dual_path.from_rows(rows).clone())  # of a single frame, the rows are a view of x
         apply_block(band_block, x.transpose(1, 2), share)
 
 
