@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from bsm.errors import InputError
 from bsm.study.assay import beats, gain_of
 from bsm.study.baselines import EQUALISER
-from bsm.study.campaign import finished
-from bsm.study.compare import paired, table_of, tidy, words
-from bsm.study.figures import LABELS, model_colours
+from bsm.study.campaign import finished, of_run
+from bsm.study.compare import tidy, words
+from bsm.study.figures import LABELS, model_colours, reach
 from bsm.study.records import read_result
 from bsm.study.songs import BASELINES
 
@@ -38,11 +38,9 @@ def scores(folder: Path, experiment: str) -> pd.DataFrame:
     records = []
     for path in runs:
         run = read_result(path)
-        own = {"system": run["parameters"]["arm"], "seed": run["seed"], "lr": run["parameters"]["train"]["lr"]}
-        own |= {"minutes": run["values"]["training_seconds"] / 60}
-        records += [own | row for row in run["values"]["scores"]]
-    own = read_result(trivial[0])["values"]["scores"]
-    return tidy([*records, *({"system": row["separator"], "window": None} | row for row in own)])
+        own = {"lr": run["parameters"]["train"]["lr"], "minutes": run["values"]["training_seconds"] / 60}
+        records += [own | row for row in of_run(run, run["values"]["scores"])]
+    return tidy([*records, *({"window": None} | row for row in read_result(trivial[0])["values"]["scores"])])
 
 
 def arms(frame: pd.DataFrame) -> list[str]:
@@ -100,11 +98,10 @@ def draw(left: Axes, right: Axes, frame: pd.DataFrame) -> None:
         if arm == NO_TIME or NO_TIME not in names:
             continue
         by_window = frame[frame["system"].isin([arm, NO_TIME])].groupby("window")
-        gains = [paired(table_of(part, arm), table_of(part, NO_TIME)) for _, part in by_window]
+        gains = [gain_of(part, arm, NO_TIME) for _, part in by_window]
         places = np.arange(len(lengths)) + 0.08 * (shift - len(names) / 2)
-        middle = np.array([gain["estimate"] for gain in gains])
-        reach = np.abs(np.array([[gain["low"], gain["high"]] for gain in gains]).T - middle)
-        right.errorbar(places, middle, reach, fmt="o", markersize=4, color=colours[arm], linewidth=1)
+        middle = [gain.estimate for gain in gains]
+        right.errorbar(places, middle, reach(gains), fmt="o", markersize=4, color=colours[arm], linewidth=1)
     left.axhline(frame.loc[frame["system"] == EQUALISER, "usdr"].mean(), color="0.5", linestyle=":", linewidth=1)
     right.axhline(0, color="0.5", linestyle=":", linewidth=1)
     ticks = ["song" if length == WHOLE else f"{length:g}" for length in lengths]

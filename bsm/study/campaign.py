@@ -29,6 +29,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,16 @@ def finished(folder: Path, experiment: str) -> list[Path]:
         if path.stem == f"{experiment}-{record['parameters'].get('arm')}-seed{record['seed']}":
             found.append(path)  # another experiment's name may begin alike
     return found
+
+
+def lacking(paths: Sequence[Path], experiment: str, arms: Sequence[str]) -> list[str]:
+    """Return the arms of which no run is among the :func:`finished` ones of an experiment."""
+    return [arm for arm in arms if not any(path.name.startswith(f"{experiment}-{arm}-seed") for path in paths)]
+
+
+def of_run(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of a run's result with its arm, as ``separator``, and its seed, unless a row has its own."""
+    return [{"separator": record["parameters"]["arm"], "seed": record["seed"]} | row for row in rows]
 
 
 def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:

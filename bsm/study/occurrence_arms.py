@@ -15,7 +15,7 @@ from bsm.stats import Interval, crossed_interval, verdicts
 from bsm.study import arms, figures, occurrence
 from bsm.study.assay import assay
 from bsm.study.baselines import EQUALISER
-from bsm.study.campaign import finished
+from bsm.study.campaign import finished, lacking, of_run
 from bsm.study.compare import ROWS, corrected, differences, paired, table_of, tidy, words
 from bsm.study.occurrence import AFTER, BEFORE, NAMES, SDR
 from bsm.study.records import read_result
@@ -63,9 +63,8 @@ def experiments(of: str) -> tuple[str, str]:
 def there(folder: Path, of: str) -> bool:
     """Tell whether both of :func:`experiments` have finished runs, the base and the control among them."""
     measured, trivial = experiments(of)
-    known = {path.stem for path in finished(folder, measured)}
-    arms_there = all(any(name.startswith(f"{measured}-{arm}-") for name in known) for arm in (arms.BASE, arms.NO_TIME))
-    return arms_there and bool(finished(folder, trivial))
+    missing = lacking(finished(folder, measured), measured, (arms.BASE, arms.NO_TIME))
+    return not missing and bool(finished(folder, trivial))
 
 
 def read(folder: Path, of: str, field: str = "regions") -> pd.DataFrame:
@@ -83,8 +82,7 @@ def read(folder: Path, of: str, field: str = "regions") -> pd.DataFrame:
     records = []
     for path in (path for name in experiments(of) for path in finished(folder, name)):
         found = read_result(path)
-        own = {"separator": found["parameters"]["arm"], "seed": found["seed"]}
-        records += [own | row for row in found["values"][field]]
+        records += of_run(found, found["values"][field])
     frame = tidy(records)
     order = list(dict.fromkeys([*arms.arms(frame), *frame["system"]]))
     frame = frame.sort_values("system", key=lambda systems: systems.map(order.index), kind="stable")

@@ -165,9 +165,9 @@ def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.Dat
     Both have a 95 % interval; the median has none where tracks are clips that are drawn together. ``published`` sets
     the published scores beside them.
     """
-    rows = []
+    rows, by_metric = [], {metric: tables(records, metric) for metric in METRICS}
     for separator, metric in itertools.product(dict.fromkeys(r["separator"] for r in records), METRICS):
-        scores = tables(records, metric)[separator]
+        scores = by_metric[metric][separator]
         known, found = scores.iloc[:, 0].dropna(), paired(scores)
         median = bootstrap_interval(known, np.median)
         if not FEWEST <= found["songs"] == len(known):

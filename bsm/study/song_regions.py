@@ -80,11 +80,14 @@ def of_baselines(tracks: Sequence[Track], training: Sequence[Track]) -> dict[str
     found: dict[str, list[dict[str, Any]]] = {"regions": [], "scores": []}
     chosen = {name: separate for name, separate in baselines.separators(training).items() if name in TRIVIAL}
     for track in tqdm(tracks, desc="regions", unit="song"):
+        mixture, vocals = track.mixture(), track.read(VOCALS)
+        sung = vocal_regions(vocals, track.rate)
         for name, separator in chosen.items():
             own = {"track": track.name, "separator": name, "seed": None}
             estimate = separator(track)
-            found["regions"] += [_rounded(own | record) for record in regions_of(track, estimate)]
-            found["scores"].append(_rounded(own | _score(track, estimate)))
+            records = regions_of(mixture, vocals, estimate, track.rate, sung)
+            found["regions"] += [_rounded(own | record) for record in records]
+            found["scores"].append(_rounded(own | _score(vocals, estimate)))
     return found
 
 
@@ -113,13 +116,13 @@ def of_network(
         mixture, vocals = track.mixture(), track.read(VOCALS)
         sung = vocal_regions(vocals, track.rate)
         estimate = whole(track)
-        records = regions_of(track, estimate)
-        scores = [_score(track, estimate)]
+        records = regions_of(mixture, vocals, estimate, track.rate, sung)
+        scores = [_score(vocals, estimate)]
         for hop, separator in windows.items():
             if hop < WINDOW and number >= min(changed, songs.SCORED):
                 continue
             windowed = separator(track)
-            scores.append(_score(track, windowed, window=WINDOW, hop=hop))
+            scores.append(_score(vocals, windowed, window=WINDOW, hop=hop))
             if hop == WINDOW:
                 for record, region in zip(records, sung, strict=True):
                     record[IN_WINDOW] = _sdr(vocals, windowed, track.rate, region.start, region.stop)
@@ -130,12 +133,14 @@ def of_network(
     return found
 
 
-def regions_of(track: Track, estimate: np.ndarray) -> list[dict[str, Any]]:
-    """Measure an estimate of a song: of each region what :func:`bsm.study.occurrence.measure` and surroundings say."""
-    mixture, vocals = track.mixture(), track.read(VOCALS)
-    sung = vocal_regions(vocals, track.rate)
-    records, _ = occurrence.measure(mixture, vocals, estimate, track.rate, sung)
-    around = surroundings(sung, track.seconds)
+def regions_of(
+    mixture: np.ndarray, vocals: np.ndarray, estimate: np.ndarray, rate: int, sung: Sequence[Region]
+) -> list[dict[str, Any]]:
+    """Measure an estimate of a song, ``(channels, samples)`` like the others: of each region what
+    :func:`bsm.study.occurrence.measure` and :func:`surroundings` say.
+    """
+    records, _ = occurrence.measure(mixture, vocals, estimate, rate, sung)
+    around = surroundings(sung, vocals.shape[1] / rate)
     return [{name: own[name] for name in _KEPT} | more for own, more in zip(records, around, strict=True)]
 
 
@@ -147,7 +152,7 @@ def surroundings(sung: Sequence[Region], seconds: float, window: float = WINDOW)
         song. ``elsewhere_in_window``: in the rest of its window of ``window`` s, if one window holds the whole region.
         ``share``: of the song that is sung, 0 to 1.
     """
-    total = sum(region.duration for region in sung)
+    total, share = sum(region.duration for region in sung), vocal_share(sung, seconds)
     found = []
     for number, region in enumerate(sung):
         before = region.start - sung[number - 1].stop if number else np.inf
@@ -159,7 +164,7 @@ def surroundings(sung: Sequence[Region], seconds: float, window: float = WINDOW)
                 "nearest": min(before, after) if len(sung) > 1 else np.nan,
                 "elsewhere": total - region.duration,
                 "elsewhere_in_window": inside - region.duration if region.stop <= first + window else np.nan,
-                "share": vocal_share(sung, seconds),
+                "share": share,
             }
         )
     return found
@@ -220,8 +225,10 @@ def _sdr(vocals: np.ndarray, estimate: np.ndarray, rate: int, start: float, stop
     return occurrence.ratio_db(np.square(target).sum(), np.square(target - estimate[:, part]).sum())
 
 
-def _score(track: Track, estimate: np.ndarray, window: float | None = None, hop: float | None = None) -> dict[str, Any]:
-    return {"window": window, "hop": hop, "usdr": usdr(track.read(VOCALS), estimate)}
+def _score(
+    vocals: np.ndarray, estimate: np.ndarray, window: float | None = None, hop: float | None = None
+) -> dict[str, Any]:
+    return {"window": window, "hop": hop, "usdr": usdr(vocals, estimate)}
 
 
 def _rounded(record: dict[str, Any]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def _judged(claim: Claim, test: Test, profile: str, reports: Path) -> Line:
         paths = campaign.finished(folder, wanted.result) if wanted.runs else [own] if own.is_file() else []
         try:
             found = [_values(path, reports, test, wanted) for path in paths]
-            lacking = [a for a in wanted.arms if not any(p.name.startswith(f"{own.stem}-{a}-seed") for p in paths)]
+            lacking = campaign.lacking(paths, wanted.result, wanted.arms)
             if lacking or not found:
                 name = "runs of " * wanted.runs + _shown(own, reports).removesuffix(".json" * wanted.runs)
                 raise _Missing(f"There is no {name} yet" + f": {', '.join(lacking)}" * bool(lacking))
@@ -141,7 +141,7 @@ def _values(path: Path, reports: Path, test: Test, wanted: Values) -> tuple[Any,
     if values is None:
         raise _Missing(f"{_shown(path, reports)} has no {wanted.field}")
     if wanted.runs:
-        values = [{"separator": record["parameters"]["arm"], "seed": record["seed"]} | score for score in values]
+        values = campaign.of_run(record, values)
     return values, record["provenance"].get("device")
 
 
