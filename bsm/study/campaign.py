@@ -5,7 +5,7 @@ A YAML file says what to train::
     revision: probe-1              # a git tag or commit; the code that trains
     experiments:
       - name: cue-gap-0.5          # begins the names of its results
-        kind: cue-gap              # or songs, or regions
+        kind: cue-gap              # or songs, regions, singers
         arms: [mamba2, attention]
         seeds: [2, 3]
         settings: {longest_gap: 0.5, steps: 2000}
@@ -15,6 +15,12 @@ A YAML file says what to train::
         of: songs-1s
         arms: [mamba2, attention]
         seeds: [0]
+      - name: singers-1s           # cross-validates over the singers of MIR-1K's clips in data/mir1k
+        kind: singers
+        data: mir1k
+        arms: [mamba2, none]
+        seeds: [0]
+        tuning: {as: songs-1s}
 
 Results lie in ``results/`` next to that file. A run is done when its result is there, so a campaign goes on
 after any interruption. An arm's learning rate is tuned first: the rates given, then halves and doubles, until both
@@ -53,8 +59,9 @@ class Run:
     Attributes:
         name: of its result file, without suffix.
         arm: what is trained.
-        kind: ``cue-gap`` (:func:`bsm.study.memory.experiment`), ``songs`` (:func:`bsm.study.songs.experiment`) or
-            ``regions`` (:func:`bsm.study.song_regions.experiment`).
+        kind: ``cue-gap`` (:func:`bsm.study.memory.experiment`), ``songs`` (:func:`bsm.study.songs.experiment`),
+            ``regions`` (:func:`bsm.study.song_regions.experiment`) or ``singers``
+            (:func:`bsm.study.singers.experiment`).
         settings: arguments of that function; None while the learning rate is not known, or the weights are not there.
     """
 
@@ -100,7 +107,7 @@ class Campaign:
             found += [run for runs, _ in tuning.values() for run in runs]
             for seed in experiment["seeds"]:
                 for arm, (_, rate) in tuning.items():
-                    settings = {"arm": arm, "seed": seed, **experiment.get("settings", {})}
+                    settings = {"arm": arm, "seed": seed, **self._settings(experiment)}
                     ready = True
                     if "tuning" in experiment:
                         settings["lr"], ready = rate, rate is not None
@@ -128,7 +135,7 @@ class Campaign:
             other = next(e for e in self.experiments if e["name"] == tuning["as"])
             return [], self._tuning(other, arm)[1]
         settings = {"arm": arm, "seed": tuning["seed"], "asked": False}
-        settings |= experiment.get("settings", {}) | tuning.get("settings", {})
+        settings |= self._settings(experiment) | tuning.get("settings", {})
         scores: dict[float, float | None] = {}
 
         def run(rate: float) -> Run:
@@ -146,6 +153,18 @@ class Campaign:
                 runs.append(run(rate))
                 scores[rate] = self._validation(runs[-1].name)
         return runs, None
+
+    def _settings(self, experiment: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings that all runs of an experiment share, and where its ``data`` are."""
+        settings = dict(experiment.get("settings", {}))
+        if "data" in experiment:
+            data = (ROOT / "data" / experiment["data"]).resolve()
+            if not data.is_dir():
+                raise InputError(
+                    f"{self.path}: {experiment['name']} needs songs in data/{experiment['data']}; add them"
+                )
+            settings["data"] = str(data)
+        return settings
 
     def _validation(self, name: str) -> float | None:
         """Return a finished training's best validation SDR in its second half, dB; None if it is not finished."""
@@ -263,16 +282,15 @@ def train(result: str, kind: str, folder: str, settings: dict[str, Any]) -> None
     import torch
 
     from bsm.memory import keep_freed_memory
-    from bsm.study import memory, song_regions, songs
+    from bsm.study import memory, singers, song_regions, songs
 
     torch.set_num_threads(1)
     keep_freed_memory()
-    if kind == "songs":
-        songs.experiment(Path(result), folder=Path(folder), **settings)
-    elif kind == "regions":
-        song_regions.experiment(Path(result), folder=Path(folder), **settings)
-    else:
+    if kind == "cue-gap":
         memory.experiment(Path(result), **settings)
+    else:
+        experiments = {"songs": songs, "regions": song_regions, "singers": singers}
+        experiments[kind].experiment(Path(result), folder=Path(folder), **settings)
 
 
 def frozen_checkout(revision: str) -> Path:

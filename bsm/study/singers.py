@@ -1,0 +1,141 @@
+"""The experiment on real singing: the networks of the experiment on songs, cross-validated over the singers of MIR-1K.
+
+Every singer is tested once, by a network that never heard the singer: the singers are dealt into :data:`FOLDS` groups,
+and each group is tested by a training on the others. Two of those others serve validation. The clips are karaoke
+singing at 16 kHz, mono. Voice and accompaniment were recorded apart, and are mixed at equal level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from tqdm import tqdm
+
+from bsm.activity import vocal_regions
+from bsm.data.layouts import SPLITS, open_tracks
+from bsm.data.tracks import VOCALS, Track
+from bsm.errors import InputError
+from bsm.evaluate import model_separator
+from bsm.networks import count_parameters
+from bsm.study import baselines, song_regions, songs
+from bsm.study.compare import cluster_of
+from bsm.study.records import checksum, mark, write_result
+from bsm.train import read_log, train
+from bsm.weights.files import load_model
+
+FOLDS = 4
+VALIDATED = 2  # singers of a fold's training that choose its checkpoint
+WINDOWS: tuple[float | None, ...] = (None, 1.0, 4.0)  # s; None is the whole clip
+THRESHOLD_DB = -30.0  # of vocal activity: the voice's channel holds breath and noise
+
+
+def folds(tracks: Sequence[Track]) -> list[dict[str, list[Track]]]:
+    """Deal clips into cross-validation over singers: for each fold, the clips by split.
+
+    Raises:
+        InputError: there are too few singers.
+    """
+    singers = sorted({cluster_of(track.name) for track in tracks})
+    if len(singers) < 2 * FOLDS:
+        raise InputError(f"{len(singers)} singers: cross-validation in {FOLDS} folds needs {2 * FOLDS}; add clips")
+    found = []
+    for fold in range(FOLDS):
+        test, valid = singers[fold::FOLDS], singers[(fold + 1) % FOLDS :: FOLDS][:VALIDATED]
+        chosen = {"test": set(test), "valid": set(valid), "train": set(singers) - {*test, *valid}}
+        found.append({name: [t for t in tracks if cluster_of(t.name) in own] for name, own in chosen.items()})
+    return found
+
+
+def experiment(
+    path: Path,
+    *,
+    folder: Path,
+    data: str,
+    arm: str,
+    seed: int = 0,
+    lr: float = 0.0,
+    segment_seconds: float = 1.0,
+    steps: int = 2000,
+    asked: bool = True,
+) -> None:
+    """Train an arm once per fold, score each training's best weights on the singers left out, and write the result.
+
+    Args:
+        path: of the result, a JSON file.
+        folder: holds the ``trainings``, from whose checkpoints an interrupted run goes on.
+        data: folder of MIR-1K's clips, or of a part of them.
+        arm: see :func:`bsm.study.songs.experiment`.
+        seed: fixes the initial weights and the training segments, which differ from fold to fold.
+        lr: highest learning rate.
+        segment_seconds: length of a training segment, s.
+        steps: updates of each training.
+        asked: False for a training of the first fold that only serves the choice of a learning rate.
+    """
+    started = mark()
+    clips = [track for split in SPLITS for track in open_tracks(Path(data), split)[1]]
+    dealt = folds(clips)
+    # The folder is outside the checkout that trains, so that its name would be that of a place on this machine.
+    settings: dict[str, Any] = {"arm": arm, "songs_sha256": checksum(data), "folds": FOLDS}
+    values: dict[str, Any] = {"scores": [], "regions": [], "history": [], "training_seconds": 0.0}
+    for number, split in enumerate(dealt if asked else dealt[:1]):
+        own: dict[str, Any] = {"fold": number}
+        if arm == songs.BASELINES:
+            values["scores"] += [own | _rounded(row) for row in baselines.scores(split["test"], split["train"])]
+            continue
+        config = songs.train_config(seed=FOLDS * seed + number, lr=lr, segment_seconds=segment_seconds, steps=steps)
+        run = folder / "trainings" / f"{path.stem}-fold{number}"
+        chosen = {name: split[name] for name in ("train", "valid")}
+        train(run, songs.model_config(arm), config, chosen, device="cpu")
+        log = read_log(run)
+        values["history"] += [
+            own | {"update": row["step"], "sdr": row["valid_usdr"], "loss": row["valid_loss"]}
+            for row in log
+            if "valid_usdr" in row
+        ]
+        values["training_seconds"] += round(sum(row["seconds"] for row in log), 1)
+        model = load_model(songs.best_weights(run))
+        settings |= {"parameters": count_parameters(model), "train": config, "model": model.config}
+        if asked:
+            measured = measure(model, split["test"])
+            values |= {name: values[name] + [own | row for row in rows] for name, rows in measured.items()}
+    write_result(
+        path,
+        measured="real singing: uSDR, SI-SDR and level of the output relative to the target's, dB, clip by clip, each "
+        "by a training that never heard its singer; SDR of each vocal region, dB",
+        parameters=settings,
+        values={name: value for name, value in values.items() if value},
+        seed=seed,
+        started=started,
+        data=f"{len(clips)} clips of MIR-1K by {len({cluster_of(track.name) for track in clips})} singers",
+        inputs=[],
+    )
+
+
+def measure(model: nn.Module, tracks: Sequence[Track]) -> dict[str, list[dict[str, Any]]]:
+    """Separate clips in each of :data:`WINDOWS`, and score them.
+
+    Returns:
+        ``scores``: uSDR, SI-SDR and level, dB, by track and window. ``regions``: what
+        :func:`bsm.study.song_regions.regions_of` says of each vocal region of the whole clips.
+    """
+    options = {w: {"whole": True} if w is None else {"window": w, "hop": w, "batch_size": songs.BATCH} for w in WINDOWS}
+    separators = {window: model_separator(model, **chosen) for window, chosen in options.items()}
+    found: dict[str, list[dict[str, Any]]] = {"scores": [], "regions": []}
+    for track in tqdm(tracks, desc="score the singers", unit="clip"):
+        mixture, vocals = track.mixture(), track.read(VOCALS)
+        sung = vocal_regions(vocals, track.rate, threshold_db=THRESHOLD_DB)
+        for window, separate in separators.items():
+            estimate = separate(track)
+            scores = {metric.__name__: metric(vocals, estimate) for metric in baselines.METRICS}
+            found["scores"].append(_rounded({"track": track.name, "window": window} | scores))
+            if window is None:
+                records = song_regions.regions_of(mixture, vocals, estimate, track.rate, sung)
+                found["regions"] += [_rounded({"track": track.name} | record) for record in records]
+    return found
+
+
+def _rounded(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in record.items()}

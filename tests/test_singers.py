@@ -1,0 +1,71 @@
+"""Cross-validation over singers: each is tested once, by a training that never heard the singer."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bsm import audio
+from bsm.data import registry
+from bsm.data.layouts import SPLITS
+from bsm.data.tracks import VOCALS, AudioFile, Track
+from bsm.errors import InputError
+from bsm.study import singers, songs
+from bsm.study.baselines import EQUALISER
+from bsm.study.compare import cluster_of
+
+NOTHING = {VOCALS: AudioFile(Path("not read"))}
+SINGERS = sorted(name for part in registry.splits("mir1k").values() for name in part.singers)
+
+
+@settings(deadline=None)  # the first example reads the manifest
+@given(st.lists(st.sampled_from(SINGERS), min_size=2 * singers.FOLDS, unique=True), st.integers(1, 3))
+def test_each_clip_is_tested_once_by_a_training_without_its_singer(names, clips):
+    tracks = [Track(f"{name}_1_{clip:02d}", "train", NOTHING) for name in names for clip in range(1, clips + 1)]
+    dealt = singers.folds(tracks)
+    assert sorted(t.name for split in dealt for t in split["test"]) == sorted(t.name for t in tracks)
+    for split in dealt:
+        heard = {part: {cluster_of(track.name) for track in own} for part, own in split.items()}
+        assert set.union(*heard.values()) == set(names)
+        assert sum(map(len, heard.values())) == len(names)
+        assert len(heard["valid"]) == singers.VALIDATED and len(heard["train"]) >= 2
+
+
+def test_too_few_singers():
+    with pytest.raises(InputError, match="7 singers: cross-validation in 4 folds needs 8"):
+        singers.folds([Track(f"{name}_1_01", "train", NOTHING) for name in SINGERS[:7]])
+
+
+@pytest.mark.parametrize("arm", ["none", songs.BASELINES])
+def test_a_cross_validation_from_end_to_end(tmp_path, monkeypatch, arm):
+    """Every clip has its scores and regions, and each fold a training with a seed of its own."""
+    usual = songs.train_config
+    monkeypatch.setattr(
+        songs, "train_config", lambda **given: usual(**given | {"steps": 60}).replace(warmup=0, steps=2)
+    )
+    data, random = tmp_path / "clips", np.random.default_rng(0)
+    for part in SPLITS:
+        for name in registry.splits("mir1k")[part].singers[:4]:
+            sung = np.repeat([0.0, 1.0, 1.0, 0.0], 16000) * np.sin(np.arange(64000) * random.uniform(0.1, 0.3))
+            both = np.stack([random.normal(0, 0.2, 64000), 0.3 * sung])
+            audio.write(data / f"{name}_1_01.wav", both.astype(np.float32), 16000, subtype="PCM_16")
+    path = tmp_path / "results" / f"singers-{arm}-seed1.json"
+    path.parent.mkdir()
+    singers.experiment(path, folder=tmp_path, data=str(data), arm=arm, seed=1, lr=1e-3, steps=2)
+    record = json.loads(path.read_text())
+    clips = {file.stem for file in data.glob("*.wav")}
+    scores = record["values"]["scores"]
+    assert str(tmp_path) not in json.dumps(record)
+    assert {row["track"] for row in scores} == clips
+    if arm == songs.BASELINES:
+        assert sum(row["separator"] == EQUALISER for row in scores) == len(clips)
+        return
+    assert len(scores) == len(clips) * len(singers.WINDOWS)
+    assert {row["track"] for row in record["values"]["regions"]} == clips
+    assert [(row["fold"], row["update"]) for row in record["values"]["history"]] == [(fold, 2) for fold in range(4)]
+    runs = sorted((tmp_path / "trainings").iterdir())
+    seeds = {json.loads(Path(run, "run.json").read_text())["train"]["seed"] for run in runs}
+    assert seeds == {4, 5, 6, 7}
