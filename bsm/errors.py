@@ -24,6 +24,11 @@ def lacks_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(t in str(error) for t in ("allocate memory", "out of memory"))
 
 
+def one_line(error: Exception) -> str:
+    """Return an error's message without line breaks."""
+    return " ".join(str(error).split())
+
+
 def known(what: str, name: str, names: Iterable[Any]) -> str:
     """Return a name that is one of the known names.
 

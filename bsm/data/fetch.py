@@ -1,4 +1,4 @@
-"""Fetch a data set: download, check and unpack it in a work folder, then give it its name in one step."""
+"""Fetch a data set: download, check and unpack it in a work folder, then rename that folder in one step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from bsm import download
 from bsm.data import check
 from bsm.data.registry import DataSet, load
-from bsm.errors import InputError
+from bsm.errors import InputError, one_line
 from bsm.files import alone, sha256, write_text
 
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)
@@ -28,16 +28,16 @@ _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, 
 def fetch(name: str, source: str | None = None) -> Path:
     """Fetch a data set into its folder, unless it is there; return the folder.
 
-    An interrupted call can be repeated: it continues the download. The archive is deleted in the end; its size and
+    Repeat an interrupted call to continue its download. A downloaded archive is deleted in the end; its size and
     checksum stay in ``fetched.json``.
 
     Args:
         name: a data set whose manifest names files to download.
-        source: another address (http, https) of the file, or a local path; that file is left as it is.
+        source: another address (http, https) of the file, or a local path. A local file is left as it is.
 
     Raises:
-        InputError: the data set is unknown or made here; its folder holds something else; another process fetches it;
-            the connection fails; the disk is full; the file is not the recorded one; the archive is damaged or has
+        InputError: the data set is unknown, or is made here; its folder holds something else; another process fetches
+            it; the connection fails; the disk is full; the file is not the recorded one; the archive is damaged or has
             members outside its folder; or the folder lacks songs of the manifest.
     """
     wanted = load(name)
@@ -76,7 +76,7 @@ def _fetch(wanted: DataSet, source: str | None) -> None:
             what=f"{archive.file} of {wanted.name}",
             size=archive.size,
             checksum=archive.checksum,
-            room=archive.size or 0,  # what is unpacked takes as much again, at least
+            room=archive.size or 0,  # the unpacked files take at least as much again
         )
         for archive in wanted.files
     }
@@ -120,11 +120,10 @@ def unpack(archive: Path, target: Path) -> None:
                     file.extract(member, target)
                     bar.update(size)
             if isinstance(file, tarfile.TarFile):
-                while file.fileobj.read(1 << 20):  # to the end, where gzip compares its checksum
+                while file.fileobj.read(1 << 20):  # gzip compares its checksum at the end of the file
                     pass
     except _DAMAGED as error:
-        why = " ".join(str(error).split())
-        raise InputError(f"{archive}: damaged archive ({why}); delete it and fetch it again") from error
+        raise InputError(f"{archive}: damaged archive ({one_line(error)}); delete it and fetch it again") from error
 
 
 def _members(file: zipfile.ZipFile | tarfile.TarFile) -> Iterator[tuple[Any, str, int, bool]]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
-from bsm.errors import InputError, known
+from bsm.errors import InputError, known, one_line
 from bsm.files import write_text
 
 ROOT = Path(__file__).parents[2]
@@ -211,7 +211,7 @@ def _parse(kind: Any, path: Path, content: bytes) -> Any:
     try:
         return TypeAdapter(kind).validate_python(yaml.safe_load(content))
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: not YAML: {one_line(error)}; mend the file") from error
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc'])) or 'top level'}: {fault['msg'].removeprefix('Value error, ')}"

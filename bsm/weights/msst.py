@@ -21,7 +21,7 @@ from torch import nn
 
 from bsm import bands
 from bsm.config import LossConfig, ModelConfig, StftConfig, TrainConfig
-from bsm.errors import InputError
+from bsm.errors import InputError, one_line
 from bsm.files import sha256, write_text
 from bsm.model import BSMamba2
 from bsm.weights.author import to_author
@@ -78,7 +78,7 @@ def read_settings(path: Path) -> Settings:
             for name, value in (part if isinstance(part, dict) else {"": part}).items()
         }
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: no YAML file with sections ({' '.join(str(error).split())})") from error
+        raise InputError(f"{path}: no YAML file with sections ({one_line(error)})") from error
     if not {"model.dim", "model.depth"} <= left.keys():
         raise InputError(f"{path}: no model.dim and model.depth, so it is of another network than MSST's {NETWORK}")
     target, instruments = left.pop("training.target_instrument", None), left.pop("training.instruments", "vocals")
