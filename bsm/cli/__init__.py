@@ -75,7 +75,7 @@ def cli() -> None:
     """Separate vocals with BSMamba2, and reproduce the study of it."""
 
 
-COMMANDS = (data, train, separate, evaluate, regions, cue_gap, bench, plan, study, campaign)
-COMMANDS += (readme, claims, provenance, repeat, weights)
-for command in COMMANDS:
-    cli.add_command(command)
+for _command in (data, train, separate, evaluate, regions, cue_gap, bench, plan, study, campaign):
+    cli.add_command(_command)
+for _command in (readme, claims, provenance, repeat, weights):
+    cli.add_command(_command)

@@ -1,7 +1,8 @@
-"""Synthesise demo songs: music with a sung vocal stem, for those who have no data set.
+"""Synthesise demo songs: music with a sung vocal stem, for users without a data set.
 
-A seed gives a score (:mod:`bsm.data.demo.score`). A General MIDI synthesiser plays it (:mod:`bsm.data.demo.render`).
-A synthetic voice sings it (:mod:`bsm.data.demo.voice`). Results on these songs say nothing about real music.
+:mod:`bsm.data.demo.score` composes a score from a seed. :mod:`bsm.data.demo.render` plays it with a General MIDI
+synthesiser. :mod:`bsm.data.demo.voice` sings it with a synthetic voice. Results on these songs say nothing about real
+music.
 """
 
 from __future__ import annotations
@@ -27,12 +28,10 @@ from bsm.errors import InputError
 from bsm.files import sha256, write_text
 from bsm.versions import GENERATOR_VERSION
 
-__all__ = ["FIRST_SEED", "GENERATOR_VERSION", "SONGS", "STEMS", "make_corpus", "render_song"]
+__all__ = ["FIRST_SEED", "GENERATOR_VERSION", "STEMS", "make_corpus", "render_song"]
 
-#: The splits share neither seeds nor words, instruments or voices.
+#: Split -> its first seed. The splits share neither seeds nor words, instruments or voices.
 FIRST_SEED = MappingProxyType({"train": 1000, "valid": 2000, "test": 3000})
-#: The default corpus: songs per split.
-SONGS = MappingProxyType({"train": 24, "valid": 6, "test": 8})
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ _PACKAGES = ("numpy", "scipy", "pyworld-prebuilt", "espeakng-loader", "tinysound
 def make_corpus(
     root: Path,
     *,
-    songs: Mapping[str, int] = SONGS,
+    songs: Mapping[str, int],
     seconds: float = 30.0,
     rate: int = RATE,
     channels: int = 2,
@@ -63,8 +62,8 @@ def make_corpus(
         seconds: length of each song.
         rate: samples per second.
         channels: 1 or 2.
-        processes: number of rendering processes; by default one per processor core. With more than one, the calling
-            script needs ``if __name__ == "__main__"``, because each process imports it.
+        processes: number of rendering processes; by default one per processor core. With several processes, the calling
+            script needs ``if __name__ == "__main__"``, because each process imports the script.
 
     Raises:
         InputError: a split is unknown or has more than 1000 songs, there are no songs, they are shorter than 2 s, a
