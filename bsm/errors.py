@@ -1,4 +1,4 @@
-"""Errors that the caller can fix. The command line prints them as one line and exits with status 2."""
+"""Errors that the user can fix. The command line prints each in one line and exits with status 2."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,11 +12,11 @@ class OneLine(Exception):
 
 
 class InputError(OneLine, ValueError):
-    """Report unusable input: what failed, why, and how to fix it."""
+    """Unusable input. The message says what failed, why, and how to fix it."""
 
 
 class BackendUnavailable(OneLine, RuntimeError):
-    """Report that the package or device of a chosen backend is missing."""
+    """A chosen backend whose package or device is missing."""
 
 
 def lacks_memory(error: Exception) -> bool:

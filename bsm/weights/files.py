@@ -81,7 +81,7 @@ def export_author(model: BSMamba2, path: str | Path) -> Path:
     )
 
 
-def load_model(path_or_name: str | Path, *, strict: bool = True, config: ModelConfig | None = None) -> nn.Module:
+def load_model(path_or_name: str | Path, *, config: ModelConfig | None = None) -> nn.Module:
     """Load a model on the CPU, in evaluation mode, without running anything that its file holds.
 
     Two layouts are recognised by their content. Ours is that of :func:`save_model`, or of bsm 0.1. The author's is that
@@ -91,25 +91,21 @@ def load_model(path_or_name: str | Path, *, strict: bool = True, config: ModelCo
 
     Args:
         path_or_name: a file, the folder of a finished run, or a name that ``bsm weights list`` shows.
-        strict: refuse tensors that the model lacks; otherwise they are logged. Missing tensors and wrong shapes are
-            always refused.
         config: sizes and rate, for a file in the author's layout; :func:`bsm.weights.msst.read_settings` reads them.
 
     Returns:
-        A BSMamba2, or a BSRoformer where our own file says so.
+        A BSMamba2; or a BSRoformer, if the file is in our layout and names that network.
 
     Raises:
         InputError: there is no such file or name, the file is not fetched yet or damaged, or its tensors do not fit.
     """
     path = locate(path_or_name)
     try:
-        if _is_safetensors(path):
-            tensors, text = _read_safetensors(path)
-        else:
-            tensors, text = _find_tensors(read_checkpoint(path))
+        tensors, text = _read_safetensors(path) if _is_safetensors(path) else _find_tensors(read_checkpoint(path))
         if config and text:
             raise InputError("holds its own configuration; load it without another one")
-        return _build(_bare(tensors), json.dumps(config.to_dict()) if config else text, strict).eval()
+        network, values = _configuration(text)
+        return _build(_bare(tensors), network, config.to_dict() if config else values).eval()
     except InputError as error:
         raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
@@ -167,11 +163,10 @@ def _configuration(text: str | None) -> tuple[str, dict[str, Any]]:
         raise InputError(f"its configuration makes no model: {error}") from error
 
 
-def _build(tensors: dict[str, Any], config_text: str | None, strict: bool) -> nn.Module:
-    """Build the model that a file's tensors are for, in any layout."""
-    network, values = _configuration(config_text)
+def _build(tensors: dict[str, Any], network: str, values: dict[str, Any]) -> nn.Module:
+    """Build the model that a file's tensors are for, in any layout; ``values`` is its configuration, if known."""
     ours = network != "bsmamba2" or any(name.startswith("dual_path.") for name in tensors)
-    if ours and config_text is None:
+    if ours and not values:
         raise InputError("holds no model configuration; it was not written by bsm")
     if network == "bsmamba2" and ours and any(name.startswith("band_split.to_features.") for name in tensors):
         tensors, ours = author.from_first_layout(tensors), False
@@ -179,16 +174,16 @@ def _build(tensors: dict[str, Any], config_text: str | None, strict: bool) -> nn
         log.info("skipped parts of the author's training that are not the model: %s", ", ".join(transforms))
     tensors = {name: value for name, value in tensors.items() if name not in transforms}
     try:
-        config = read_config(network, values) if config_text else author.infer_config(tensors)
+        config = read_config(network, values) if values else author.infer_config(tensors)
         # On the meta device, weights take no memory and no random numbers. BS-RoFormer's constants need values, though.
         place = "meta" if network == "bsmamba2" else "cpu"
         with torch.device(place), torch.random.fork_rng(devices=[]):
             model = build(config)
     except (TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise InputError(f"its configuration makes no model: {error}" if config_text else str(error)) from error
+        raise InputError(f"its configuration makes no model: {error}" if values else str(error)) from error
     like = model.state_dict()
     wanted = like if ours else author.to_author(like, config.bands)
-    _check(wanted, tensors, strict)
+    _check(wanted, tensors)
     state = {name: tensors[name] for name in wanted}
     if not ours:
         state = author.from_author(state, like, config.bands)
@@ -201,7 +196,7 @@ def _build(tensors: dict[str, Any], config_text: str | None, strict: bool) -> nn
     return model
 
 
-def _check(wanted: dict[str, Tensor], tensors: dict[str, Any], strict: bool) -> None:
+def _check(wanted: dict[str, Tensor], tensors: dict[str, Any]) -> None:
     """Compare a file's tensors with those that a model needs in the same layout.
 
     Raises:
@@ -211,10 +206,7 @@ def _check(wanted: dict[str, Tensor], tensors: dict[str, Any], strict: bool) -> 
     if missing := [name for name in wanted if name not in tensors]:
         faults.append(f"{len(missing)} missing: {author.some(missing)}")
     if unexpected := sorted(tensors.keys() - wanted.keys()):
-        if strict:
-            faults.append(f"{len(unexpected)} unexpected: {author.some(unexpected)}")
-        else:
-            log.warning("ignored %d unexpected tensors: %s", len(unexpected), author.some(unexpected))
+        faults.append(f"{len(unexpected)} unexpected: {author.some(unexpected)}")
     other = []
     for name in wanted.keys() & tensors.keys():
         given, shape = tensors[name], tuple(wanted[name].shape)
