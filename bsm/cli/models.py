@@ -1,4 +1,4 @@
-"""``bsm separate`` and ``bsm evaluate``: use a trained model."""
+"""``bsm separate``, ``bsm evaluate`` and ``bsm regions``: use a trained model, and score estimates."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ separation_options = combine(
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @click.option("--skip-existing", is_flag=True, help="Skip songs whose two outputs exist.")
-@click.option("-v", "--verbose", is_flag=True, help="Log which implementations are used.")
+@click.option("-v", "--verbose", is_flag=True, help="Log the implementations in use.")
 def separate(
     songs: tuple[Path, ...],
     weights: str | None,
@@ -63,7 +63,7 @@ def separate(
 
     Separates each audio file in a folder; skips earlier outputs. Outputs have the song's rate, channels and length.
     Existing files are replaced with --overwrite only; a file in SONGS is never replaced. The command stops at the first
-    song that it cannot separate, and keeps the outputs of those before it. Repeat it with --skip-existing to continue.
+    song that it cannot separate, and keeps the outputs of earlier songs. Repeat it with --skip-existing to continue.
     If a folder has audio or video files that cannot be read, they are named, and the exit status is 2.
     """
     from bsm import audio
@@ -119,15 +119,15 @@ def evaluate(weights: str | None, **options: Any) -> None:
 @click.option("--name", "names", multiple=True, help="Name of a system, once for each.  [default: its folder's]")
 @click.option("--threshold-db", default=-40.0, help="Level above which a voice sounds, dB re the loudest frames.")
 @click.option(
-    "-o", "--output", type=PATH, default=Path("regions.json"), help="Result file; the figure lies next to it."
+    "-o", "--output", type=PATH, default=Path("regions.json"), help="Result file; the figure is written next to it."
 )
 def regions(
     references: Path, estimates: tuple[Path, ...], names: tuple[str, ...], threshold_db: float, output: Path
 ) -> None:
-    """Score anyone's estimated vocals by vocal region: SDR by duration and gap before, and leakage.
+    """Score anyone's estimated vocals by vocal region: SDR by the region's duration and the gap before it, and leakage.
 
     REFERENCES is a data set, a folder of songs, or one song's folder. ESTIMATES is a folder of one system's files, or
-    one file. Several systems are compared, the first with each of the others. Intervals are drawn by song.
+    one file. Of several systems, the first is compared with each of the others. Intervals are clustered by song.
     """
     from bsm.files import check_writable
     from bsm.study.estimates import score_regions

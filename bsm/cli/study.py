@@ -14,7 +14,7 @@ from bsm.cli.options import COUNT, PATH
 @click.argument("notebook")
 @click.option("--profile", default="demo", help="Profile whose parameters the notebook gets.")
 @click.option("-p", "--parameter", "parameters", nargs=2, multiple=True, help="Name and YAML value; may be repeated.")
-@click.option("-o", "--output", type=PATH, help="Executed notebook.  [default: with its results]")
+@click.option("-o", "--output", type=PATH, help="Executed notebook.  [default: next to its results]")
 def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], output: Path | None) -> None:
     """Execute a NOTEBOOK of notebooks/ with the parameters of a profile.
 
@@ -33,10 +33,10 @@ def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], 
 
 @click.command()
 @click.argument("file", type=PATH)
-@click.option("--cores", default=1, type=COUNT, help="Trainings at a time.")
+@click.option("--cores", default=1, type=COUNT, help="Number of trainings at a time, one per core.")
 @click.option("--status", is_flag=True, help="Show what is done and what is left, and train nothing.")
 def campaign(file: Path, cores: int, status: bool) -> None:
-    """Work through the trainings that a campaign FILE lists, and go on where it was interrupted."""
+    """Work through the trainings that a campaign FILE lists. The same command resumes an interrupted campaign."""
     from bsm.study.campaign import Campaign, frozen_checkout, work
 
     todo = Campaign(file)
@@ -106,8 +106,8 @@ def provenance(file: Path) -> None:
 def repeat(profile: str, other: Path) -> None:
     """Compare the results of PROFILE with those of another run, value by value.
 
-    OTHER is the folder reports/PROFILE of the other run, such as that of another checkout. The command writes
-    results/repeat.json and tables/repeat.md of PROFILE.
+    OTHER is the folder reports/PROFILE of the other run, for example in another checkout. The command writes
+    results/repeat.json and tables/repeat.md into the folder of PROFILE.
     """
     from bsm.study.repeat import write
 

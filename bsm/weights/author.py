@@ -30,16 +30,8 @@ _BLOCKS = {
     r"\.backward_direction\.": ".backward_blocks.0.",
     r"\.proj\.": ".linear.",
 }
-# The author has one tensor per band; {} is the band's number.
-_BANDS = {
-    ("band_split", "0.gamma"): "band_split.to_features.{}.0.gamma",
-    ("band_split", "1.weight"): "band_split.to_features.{}.1.weight",
-    ("band_split", "1.bias"): "band_split.to_features.{}.1.bias",
-    ("mask_estimator", "0.weight"): "mask_estimators.0.to_freqs.{}.0.0.weight",
-    ("mask_estimator", "0.bias"): "mask_estimators.0.to_freqs.{}.0.0.bias",
-    ("mask_estimator", "2.weight"): "mask_estimators.0.to_freqs.{}.0.2.weight",
-    ("mask_estimator", "2.bias"): "mask_estimators.0.to_freqs.{}.0.2.bias",
-}
+# The author has tensors for each band; {} is the band's number.
+_BANDS = {"band_split": "band_split.to_features.{}.", "mask_estimator": "mask_estimators.0.to_freqs.{}.0."}
 _GROUP = re.compile(r"(band_split|mask_estimator)\.groups\.(\d+)\.(.+)")
 
 
@@ -49,7 +41,7 @@ def author_names(name: str, bands: tuple[int, ...]) -> list[str]:
         counts = [count for _, count in band_groups(list(bands))]
         group = int(match[2])
         first = sum(counts[:group])
-        return [_BANDS[match[1], match[3]].format(band) for band in range(first, first + counts[group])]
+        return [_BANDS[match[1]].format(band) + match[3] for band in range(first, first + counts[group])]
     for ours, author in _BLOCKS.items():
         name = re.sub(ours, author, name)
     return [name]
