@@ -87,7 +87,7 @@ def bench_model(output: Path | None, **options: Any) -> None:
     help="Checkout of another revision: compare steps of both on the CPU, with fixed batches and lengths.",
 )
 def bench_step(output: Path | None, against: Path | None, **options: Any) -> None:
-    """Measure a training step part by part; or compare the steps of two revisions."""
+    """Measure the parts of a training step; or compare two revisions."""
     if against:
         from bsm.study.speed import against as compare
 
@@ -183,10 +183,10 @@ def _run(
 )
 @click.option("--profile", default="demo", help="Profile whose training is planned, too.")
 def plan(preset: str, device: str, source: Path | None, profile: str) -> None:
-    """Predict hours and memory of trainings from measured steps, and name the measurements.
+    """Predict hours and memory of trainings.
 
-    Predicts the paper's training and the documents' 100 epochs, for a network of size --preset; and the training of
-    --profile.
+    The prediction extrapolates from measured steps, and names them. It covers the paper's training and the documents'
+    100 epochs, for a network of size --preset; and the training of --profile.
     """
     from bsm.config import ModelConfig
     from bsm.study.profiles import Profile

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def data() -> None:
-    """List, fetch, verify and describe data sets; prepare the songs of a profile."""
+    """List, fetch, verify, describe and prepare data."""
 
 
 def show(entry: Entry) -> None:

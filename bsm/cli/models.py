@@ -59,9 +59,10 @@ def separate(
     verbose: bool,
     **options: Any,
 ) -> None:
-    """Separate SONGS into SONG.vocals.wav and SONG.accompaniment.wav (mixture - vocals).
+    """Separate songs into vocals and accompaniment.
 
-    Separates each audio file in a folder; skips earlier outputs. Outputs have the song's rate, channels and length.
+    Each of SONGS gives SONG.vocals.wav and SONG.accompaniment.wav (mixture - vocals), with its rate, channels and
+    length. Separates each audio file in a folder; skips earlier outputs.
     Existing files are replaced with --overwrite only; a file in SONGS is never replaced. The command stops at the first
     song that it cannot separate, and keeps the outputs of earlier songs. Repeat it with --skip-existing to continue.
     If a folder has audio or video files that cannot be read, they are named, and the exit status is 2.
@@ -97,12 +98,13 @@ def separate(
     "-o", "--output", type=PATH, help="Result file (JSON).  [default: runs/evaluate/WEIGHTS-DATA-SETTINGS.json]"
 )
 def evaluate(weights: str | None, **options: Any) -> None:
-    """Score a model on a data set: uSDR, cSDR, SI-SDR, bleedless and fullness per track, and over tracks.
+    """Score a model on a data set.
 
-    DATA holds one folder per song (<song>/vocals.wav and the other sources), or is MUSDB18-HQ, MUSDB18, its 7 s sample
-    or MIR-1K. The command stops at the first bad song. With --skip-bad it reads every song first, and skips and names
-    the bad ones. Each track's scores are kept in RESULT.tracks.jsonl as soon as they are known. The same command again
-    scores only the missing tracks. A result file named with -o is refused if it holds the scores of other settings.
+    The scores are uSDR, cSDR, SI-SDR, bleedless and fullness, per track and over tracks. DATA holds one folder per song
+    (<song>/vocals.wav and the other sources), or is MUSDB18-HQ, MUSDB18, its 7 s sample or MIR-1K. The command stops at
+    the first bad song. With --skip-bad it reads every song first, and skips and names the bad ones. Each track's scores
+    are kept in RESULT.tracks.jsonl as soon as they are known. The same command again scores only the missing tracks. A
+    result file named with -o is refused if it holds the scores of other settings.
     """
     from bsm.study.evaluation import COLUMNS, evaluate_weights
 
@@ -124,10 +126,11 @@ def evaluate(weights: str | None, **options: Any) -> None:
 def regions(
     references: Path, estimates: tuple[Path, ...], names: tuple[str, ...], threshold_db: float, output: Path
 ) -> None:
-    """Score anyone's estimated vocals by vocal region: SDR by the region's duration and the gap before it, and leakage.
+    """Score anyone's estimated vocals by vocal region.
 
-    REFERENCES is a data set, a folder of songs, or one song's folder. ESTIMATES is a folder of one system's files, or
-    one file. Of several systems, the first is compared with each of the others. Intervals are clustered by song.
+    The scores are SDR, by the region's duration and by the gap before it, and leakage outside the regions. REFERENCES
+    is a data set, a folder of songs, or one song's folder. ESTIMATES is a folder of one system's files, or one file. Of
+    several systems, the first is compared with each of the others. Intervals are clustered by song.
     """
     from bsm.files import check_writable
     from bsm.study.estimates import score_regions
