@@ -18,8 +18,8 @@ from bsm.cli.options import COUNT, PATH
 def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], output: Path | None) -> None:
     """Execute a NOTEBOOK with the parameters of a profile.
 
-    NOTEBOOK is the name of a notebook in notebooks/. Parameters given with -p override the profile's. Relative paths in
-    them start at the working directory.
+    NOTEBOOK is a name in the folder notebooks/, or a path. Parameters given with -p override the profile's. Relative
+    paths in them start at the working directory.
     """
     from bsm.study.run import NotebookFailed, executed_copy, read_parameters, run_notebook
 

@@ -1,6 +1,6 @@
-"""Open MUSDB18 as published (HQ, stems, 7 s sample), and the excerpt in the package stempeg.
+"""Open MUSDB18 as published (HQ, stems, 7 s sample), and the excerpt of it in the package stempeg.
 
-The manifest ``musdb18-hq`` names the songs of each split. The folder ``train`` holds the 14 validation songs, too.
+The manifest ``musdb18-hq`` names the songs of each split. The folder ``train`` also holds the 14 validation songs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bsm.data import registry
 from bsm.data.tracks import MIXTURE, VOCALS, AudioFile, Track, open_songs, song_track
 from bsm.errors import InputError, one_line
 
-#: Streams of a stem file, in order. The mixture was coded apart from the stems and is not their sum.
+#: Streams of a stem file, in order. The mixture was coded apart from the stems, and so is not exactly their sum.
 STREAMS = (MIXTURE, "drums", "bass", "other", VOCALS)
 STEMS = STREAMS[1:]
 FETCH = (
@@ -27,7 +27,7 @@ FETCH = (
 )
 _NAME = "musdb18-hq"
 _SAMPLE = 94  # songs in the folder `train` of the 7 s sample
-_SONG = "The Easton Ellises - Falcon 69"
+_SONG = "The Easton Ellises - Falcon 69"  # of the excerpt
 _AAC_FRAME = 1024  # samples
 
 
@@ -86,7 +86,7 @@ def need_stempeg(who: str = "stem files need") -> ModuleType:
 class Stem:
     """One audio stream of a ``.stem.mp4`` file, a :class:`bsm.data.tracks.Source`.
 
-    Reading a part decodes two more AAC frames before it. So its samples equal those of the decoded whole.
+    To read a part, the two AAC frames before it are decoded, too. So its samples equal those of the whole, decoded.
     """
 
     path: Path
@@ -95,7 +95,7 @@ class Stem:
 
     @property
     def info(self) -> audio.AudioInfo:
-        """Rate and channels of the stream; the length is the mixture's."""
+        """Rate and channels of the stream, and the length of the mixture."""
         return audio.AudioInfo(self.header.rate(self.stream), self.header.channels(self.stream), self.header.samples(0))
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:

@@ -147,15 +147,8 @@ class DataSet(Entry):
 
 
 def names() -> list[str]:
-    """Return the names of the known data sets.
-
-    Raises:
-        InputError: there are no manifests, as in a damaged installation.
-    """
-    found = sorted(path.stem for path in MANIFESTS.glob("*.yaml") if path.stem != _WEIGHTS)
-    if not found:
-        raise InputError(f"{MANIFESTS}: no data manifests; install bsm from a checkout (pip install -e .)")
-    return found
+    """Return the names of the known data sets."""
+    return sorted(path.stem for path in MANIFESTS.glob("*.yaml") if path.stem != _WEIGHTS)
 
 
 def load(name: str) -> DataSet:
@@ -186,7 +179,7 @@ def fill(name: str, file: str, size: int, checksum: str) -> None:
     """Write the measured size and checksum of a downloaded file into the manifest; keep all other lines.
 
     Raises:
-        InputError: the manifest has no entry for the file, or has its fields in another order than the others have.
+        InputError: the manifest has no entry for the file, or its fields are not in the usual order, one a line.
     """
     path = MANIFESTS / f"{name}.yaml"
     entry = rf"(  - file: {re.escape(file)}\n    url: .*\n)    size: .*\n    checksum: .*\n    verified: .*\n"

@@ -51,13 +51,7 @@ def cache_folder() -> Path:
 
 
 def entries() -> dict[str, Weights]:
-    """Read the list of weights.
-
-    Raises:
-        InputError: the list is missing, as in an installation without the checkout, or not valid.
-    """
-    if not MANIFEST.is_file():
-        raise InputError(f"{MANIFEST}: no such list of weights; install bsm from a checkout (pip install -e .)")
+    """Read the list of weights."""
     return {name: found.model_copy(update={"name": name}) for name, found in read(dict[str, Weights], MANIFEST).items()}
 
 
@@ -83,7 +77,7 @@ def locate(path_or_name: str | Path) -> Path:
         return path / "model.safetensors"
     if (path / "run.json").is_file():
         raise InputError(f"{path}: a run without model.safetensors, so not finished; give a file of its folder best/")
-    listed = entries() if MANIFEST.is_file() else {}
+    listed = entries()
     if name not in listed:
         raise InputError(
             f"{path}: no such weights file; `bsm train` or `make reproduce` writes one, "
