@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import sys
 from functools import cache
 
 log = logging.getLogger(__name__)
@@ -19,11 +18,9 @@ def keep_freed_memory() -> bool:
     By default, glibc returns large blocks to the system at once, and the system clears each page that it hands out
     again. That takes about a tenth of a training step on a CPU. Other C libraries have no such setting.
     """
-    if not sys.platform.startswith("linux"):
-        return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # musl
+    except (AttributeError, OSError):  # another C library
         return False
     kept = bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
     if kept:

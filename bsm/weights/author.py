@@ -128,13 +128,10 @@ def infer_config(tensors: dict[str, Any]) -> ModelConfig:
             f"sizes that fit no model: features {dim}, mixer {inner}, heads {heads}, convolution {convolved}, "
             f"mask estimator {hidden}"
         )
-    numbers = []
-    for band in range(max(count(rf"{feature}\.(\d+)\."), count(rf"{mask}\.(\d+)\."))):
-        own = (rf"{feature}\.{band}\.0\.gamma", 0), (rf"{feature}\.{band}\.1\.weight", 1)
-        try:
-            numbers.append(size(f"band {band}", *own))
-        except InputError:
-            numbers.append(size(f"band {band}", (rf"{mask}\.{band}\.0\.2\.(?:weight|bias)", 0)) // 2)
+    numbers = [
+        size(f"band {band}", (rf"{feature}\.{band}\.0\.gamma", 0), (rf"{feature}\.{band}\.1\.weight", 1))
+        for band in range(max(count(rf"{feature}\.(\d+)\."), count(rf"{mask}\.(\d+)\.")))
+    ]
     channels = _channels(numbers)
     widths = tuple(n // (2 * channels) for n in numbers)
     return ModelConfig(

@@ -23,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bsm import audio
-from bsm.data.demo.render import RATE, SHORTEST_SONG, STEMS, check_packages, render_song
+from bsm.data.demo.render import RATE, SHORTEST_SONG, STEMS, render_song
 from bsm.errors import InputError
 from bsm.files import sha256, write_text
 from bsm.versions import GENERATOR_VERSION
@@ -89,7 +89,6 @@ def make_corpus(
     missing = [name for name in checked if not _is_intact(root / name, record.get(name), settings[name])]
     if missing:
         log.info("%s: %d of %d songs to render", root, len(missing), len(wanted))
-        check_packages()
         jobs = [(root, name, settings[name]) for name in missing]
         for name, entry in tqdm(_run(jobs, processes), desc="rendering demo songs", total=len(jobs)):
             record[name] = entry
@@ -129,7 +128,6 @@ def _run(jobs: list[tuple], processes: int | None) -> Iterator[tuple[str, dict[s
 def _render_to(root: Path, name: str, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Render one song into a temporary folder, give that its name, and return the record entry."""
     temporary, target = root / f"{_TEMPORARY}{settings['seed']}", root / name
-    temporary.mkdir()
     rate = settings["rate"]
     for stem, sound in render_song(settings["seed"], settings["seconds"], rate, settings["channels"]).items():
         audio.write(temporary / f"{stem}.wav", sound, rate, subtype="PCM_16")

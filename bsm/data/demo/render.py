@@ -21,17 +21,6 @@ _PAN = {3: 34, 4: 92}  # MIDI channel -> pan; 64, the middle, for other channels
 _PEAK = 0.85  # of full scale
 
 
-def check_packages() -> None:
-    """Check that the packages for rendering are installed.
-
-    Raises:
-        InputError: one of them is not.
-    """
-    for package in ("pyworld", "espeakng_loader", "tinysoundfont"):
-        voice.optional(package)
-    _sound_font()
-
-
 def render_song(seed: int, seconds: float, rate: int = 44100, channels: int = 2) -> dict[str, np.ndarray]:
     """Synthesise the song of a seed. The same package versions give the same samples, bit for bit.
 
