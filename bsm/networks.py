@@ -43,15 +43,6 @@ def network_config(name: str, config: ModelConfig) -> ModelConfig | RoformerConf
     return config if known("network", name, NETWORKS) == "bsmamba2" else RoformerConfig.matched(config)
 
 
-def read_config(name: str, values: dict) -> ModelConfig | RoformerConfig:
-    """Build the configuration of a named network from plain values.
-
-    Raises:
-        InputError: there is no network of that name, or ``values`` has a setting that its configuration lacks.
-    """
-    return NETWORKS[known("network", name, NETWORKS)][0].from_dict(values)
-
-
 def build(config: ModelConfig | RoformerConfig) -> nn.Module:
     """Build the network of a configuration, with random weights.
 

@@ -104,19 +104,13 @@ def unpack(archive: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(archive) if archive.suffix == ".zip" else tarfile.open(archive) as file:
-            members = list(_members(file))
-            for _, name, _, plain in members:
-                path = PurePosixPath(name.replace("\\", "/"))
-                if not plain or path.is_absolute() or ".." in path.parts:
-                    raise InputError(
-                        f"{archive}: its member {name!r} is a link or lies outside the folder; nothing was unpacked"
-                    )
-            total = sum(size for _, _, size, _ in members)
+            members = list(_members(archive, file))
+            total = sum(size for _, size in members)
             download.need_space(target, total, f"the unpacked {archive.name}")
             file.extraction_filter = getattr(tarfile, "data_filter", None)  # for tar; Python 3.11.3 has none
             bar = tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, desc=f"unpacking {archive.name}")
             with bar:
-                for member, _, size, _ in members:
+                for member, size in members:
                     file.extract(member, target)
                     bar.update(size)
             if isinstance(file, tarfile.TarFile):
@@ -126,11 +120,16 @@ def unpack(archive: Path, target: Path) -> None:
         raise InputError(f"{archive}: damaged archive ({one_line(error)}); delete it and fetch it again") from error
 
 
-def _members(file: zipfile.ZipFile | tarfile.TarFile) -> Iterator[tuple[Any, str, int, bool]]:
-    """List each member of an archive, its name, its size in bytes, and whether it is a plain file or folder."""
-    if isinstance(file, zipfile.ZipFile):
-        for member in file.infolist():
-            yield member, member.filename, member.file_size, not stat.S_ISLNK(member.external_attr >> 16)
-    else:
-        for member in file.getmembers():
-            yield member, member.name, member.size, member.isfile() or member.isdir()
+def _members(archive: Path, file: zipfile.ZipFile | tarfile.TarFile) -> Iterator[tuple[Any, int]]:
+    """List each member of an archive and its size in bytes; refuse a link, and a member outside the folder."""
+    for member in file.infolist() if isinstance(file, zipfile.ZipFile) else file.getmembers():
+        if isinstance(member, zipfile.ZipInfo):
+            name, size, plain = member.filename, member.file_size, not stat.S_ISLNK(member.external_attr >> 16)
+        else:
+            name, size, plain = member.name, member.size, member.isfile() or member.isdir()
+        path = PurePosixPath(name.replace("\\", "/"))
+        if not plain or path.is_absolute() or ".." in path.parts:
+            raise InputError(
+                f"{archive}: its member {name!r} is a link or lies outside the folder; nothing was unpacked"
+            )
+        yield member, size

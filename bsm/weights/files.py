@@ -14,10 +14,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from bsm.config import ModelConfig
-from bsm.errors import InputError
+from bsm.errors import InputError, known
 from bsm.files import replacing, write_text
 from bsm.model import BSMamba2
-from bsm.networks import build, network_name, read_config
+from bsm.networks import NETWORKS, build, network_name
 from bsm.weights import author
 from bsm.weights.inert import read_checkpoint
 from bsm.weights.registry import locate
@@ -174,7 +174,8 @@ def _build(tensors: dict[str, Any], network: str, values: dict[str, Any]) -> nn.
         log.info("skipped parts of the author's training that are not the model: %s", ", ".join(transforms))
     tensors = {name: value for name, value in tensors.items() if name not in transforms}
     try:
-        config = read_config(network, values) if values else author.infer_config(tensors)
+        kind = NETWORKS[known("network", network, NETWORKS)][0]
+        config = kind.from_dict(values) if values else author.infer_config(tensors)
         # On the meta device, weights take no memory and no random numbers. BS-RoFormer's constants need values, though.
         place = "meta" if network == "bsmamba2" else "cpu"
         with torch.device(place), torch.random.fork_rng(devices=[]):
