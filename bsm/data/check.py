@@ -13,11 +13,9 @@ from tqdm import tqdm
 from bsm import audio
 from bsm.data import mir1k, musdb18, registry, tracks
 from bsm.data.registry import DataSet
-from bsm.data.tracks import ACCOMPANIMENT, MIXTURE, SUFFIXES, VOCALS, AudioFile, Source
+from bsm.data.tracks import MIXTURE, SUFFIXES, VOCALS, Source
 from bsm.errors import InputError
 
-_CLIP = (ACCOMPANIMENT, VOCALS)  # the channels of a clip, in order
-_STEMS = ".stem.mp4"
 _BLOCK = 60.0  # seconds read at a time
 _SILENT = 2.0**-15  # highest peak of a silent sound: one step of 16 bits, because dither alone reaches it
 
@@ -45,7 +43,7 @@ class Song:
     @property
     def coded(self) -> bool:
         """Whether the mixture was coded apart from the sources, and so is not exactly their sum."""
-        return self.place.name.endswith(_STEMS)
+        return self.place.name.endswith(musdb18.SUFFIX)
 
 
 def verify(target: str | Path, *, fill: bool = False) -> list[Finding]:
@@ -81,9 +79,9 @@ def verify(target: str | Path, *, fill: bool = False) -> list[Finding]:
 
 def find_songs(root: Path, layout: str | None) -> dict[Path, str]:
     """Find every song, however bad, of one layout, or of the layout that the folder seems to have: place -> name."""
-    stems = _visible(root, f"*/*{_STEMS}")
+    stems = _visible(root, f"*/*{musdb18.SUFFIX}")
     if layout == "stems" or (layout is None and stems):
-        return {path: path.name.removesuffix(_STEMS) for path in stems}
+        return {path: path.name.removesuffix(musdb18.SUFFIX) for path in stems}
     clips = mir1k.clips(root)
     if layout == "clips" or (layout is None and clips):
         return {path: name for name, path in clips.items()}
@@ -102,13 +100,14 @@ def _open_song(place: Path, known: DataSet | None) -> Song:
     ``known`` says which sounds are wanted. Without it, a song needs vocals and another sound.
     """
     unused: list[Path] = []
-    if stems := place.name.endswith(_STEMS):
-        musdb18.need_stempeg()
+    stems = place.name.endswith(musdb18.SUFFIX)
+    if stems:
+        musdb18.need_stempeg()  # a missing package is no fault of the song
     try:
         if stems:
             parts = musdb18.streams(place)
         elif place.is_file():
-            parts = {name: AudioFile(place, channel) for channel, name in enumerate(_CLIP)}
+            parts = mir1k.sounds(place)
         else:
             parts, unused = tracks.song_files(place)
     except InputError as error:

@@ -34,7 +34,7 @@ def open_tracks(root: str | Path, split: str, *, skipped: dict[str, str] | None 
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; {_FETCH}")
-    if any(root.glob("*/*.stem.mp4")):
+    if any(root.glob(f"*/*{musdb18.SUFFIX}")):
         return "MUSDB18", musdb18.split_tracks(root, split, skipped, stems=True)
     if musdb18.is_hq(root, split):
         return "MUSDB18-HQ", musdb18.split_tracks(root, split, skipped, stems=False)

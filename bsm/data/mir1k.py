@@ -61,8 +61,13 @@ def clip_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -
     return open_songs(songs, _clip_track, split, skipped)
 
 
+def sounds(clip: Path) -> dict[str, AudioFile]:
+    """Return the two sounds of a clip, by name."""
+    return {ACCOMPANIMENT: AudioFile(clip, 0), VOCALS: AudioFile(clip, 1)}
+
+
 def _clip_track(path: Path, split: str) -> Track:
-    track = Track(path.stem, split, {ACCOMPANIMENT: AudioFile(path, 0), VOCALS: AudioFile(path, 1)})
+    track = Track(path.stem, split, sounds(path))
     if track.rate != RATE:
         raise InputError(f"{path}: has {track.rate} Hz, MIR-1K has {RATE}; {FETCH}")
     return track

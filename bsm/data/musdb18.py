@@ -21,6 +21,7 @@ from bsm.errors import InputError, one_line
 #: Streams of a stem file, in order. The mixture was coded apart from the stems, and so is not exactly their sum.
 STREAMS = (MIXTURE, "drums", "bass", "other", VOCALS)
 STEMS = STREAMS[1:]
+SUFFIX = ".stem.mp4"
 FETCH = (
     "fetch MUSDB18-HQ (`bsm data fetch musdb18-hq`), MUSDB18 (`bsm data fetch musdb18`) or its 7 s sample "
     "(`bsm data fetch musdb18-sample`)"
@@ -162,7 +163,7 @@ def split_tracks(root: Path, split: str, skipped: dict[str, str] | None = None, 
     if stems:
         need_stempeg()
     held_out = registry.load(_NAME).splits["valid"]
-    songs = {_song(path): path for path in _listed(root, split, "*.stem.mp4" if stems else "*/")}
+    songs = {_song(path): path for path in _listed(root, split, f"*{SUFFIX}" if stems else "*/")}
     chosen = [name for name in sorted(songs) if split == "test" or held_out.holds(name) == (split == "valid")]
     if not chosen:
         raise InputError(f"MUSDB18: no songs of split {split!r}; {FETCH}")
@@ -211,4 +212,4 @@ def _folder(split: str) -> str:
 
 
 def _song(path: Path) -> str:
-    return path.name.removesuffix(".stem.mp4")
+    return path.name.removesuffix(SUFFIX)

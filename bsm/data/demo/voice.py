@@ -23,7 +23,6 @@ RATE = 44100
 _FRAME_MS = 5.0
 _SPOKEN_RATE = 22050
 _WORDS_PER_MINUTE = 120
-_EPSILON = 1e-12
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,7 @@ def _analyse(text: str, voice: str) -> _Word:
     voiced, energy = pitch > 0, envelope.sum(axis=1)
     vowel = np.flatnonzero(voiced & (energy > 0.1 * energy.max()))
     first, last = (int(vowel[0]), int(vowel[-1])) if len(vowel) > 3 else (0, len(pitch) - 1)
-    return _Word(np.log(envelope + _EPSILON), aperiodicity, voiced, first, last)
+    return _Word(np.log(envelope + 1e-12), aperiodicity, voiced, first, last)
 
 
 @cache
