@@ -1,7 +1,7 @@
 """Read and write audio files, and change sample rates. No other module reads or writes audio.
 
-Audio in memory is float32 of shape ``(channels, samples)``; full scale is 1. A file to read that is missing, no audio,
-damaged, truncated or without samples raises an InputError.
+Audio in memory is float32 of shape ``(channels, samples)``; full scale is 1. Reading raises an InputError if the file
+is missing, is no audio file, is damaged or truncated, or has no samples.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _FOREIGN = (
     "m4[abv]|aac|mp4|mov|wm[av]|asf|mk[av]|webm|avi|flv|mpe?g|3gp|e?ac3|dts|ape|wv|tta|mpc|amr|r[am]|dsf|dff|alac"
 )
 READABLE = re.compile(rf"\.({_READABLE})$", re.IGNORECASE)
-"""Ends of the names of audio files that libsndfile reads. A file named by the user may have any name."""
+"""Suffixes of audio files that libsndfile reads. A file that the user names may have any suffix."""
 FOREIGN = re.compile(rf"\.({_FOREIGN})$", re.IGNORECASE)
-"""Ends of the names of audio and video files that libsndfile does not read."""
+"""Suffixes of audio and video files that libsndfile does not read."""
 _FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".aif": "AIFF", ".aiff": "AIFF", ".w64": "W64"}
 _BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 24, "FLOAT": 24, "DOUBLE": 24}  # as float32 holds them; others: 8
-_LARGEST = 2**32 - 2**20  # bytes of samples that a length of 32 bits can state, with room for the header
-# Containers by their first four bytes: where the first chunk begins, the layout of a chunk's name and length, how many
-# bytes of these the length counts, and the alignment of chunks.
+_LARGEST = 2**32 - 2**20  # bytes of samples that a 32-bit length can state, less room for the header
+# First four bytes of a container -> offset of its first chunk; struct format of a chunk's name and length; bytes of
+# that name and length which the length includes; alignment of chunks, in bytes.
 _CHUNKS = {
     b"RIFF": (12, "<4sI", 0, 2),
     b"RIFX": (12, ">4sI", 0, 2),
@@ -50,10 +50,9 @@ _CHUNKS = {
     b"riff": (40, "<16sQ", 24, 8),  # W64
     b"caff": (8, ">4sQ", 0, 1),
 }
-_SAMPLES = {b"data": 0, b"SSND": 8, b"BODY": 0}  # chunks of samples, and the bytes before the first sample
-# What libsndfile notes of the length that RF64, AVR, MPC2K, MATLAB 5 and WVE files state; and what a NIST file states.
+_SAMPLES = {b"data": 0, b"SSND": 8, b"BODY": 0}  # chunks that hold samples -> bytes before the first sample
+# The stated length: in libsndfile's log for RF64, AVR, MPC2K, MATLAB 5 and WVE; in the header of a NIST file.
 _FRAMES = re.compile(r"(?:\bFrames +: |\bCols : |Data length |sample_count -i )(\d+)")
-_UNSTATED = 2**63 - 1  # frames that libsndfile reports where a file does not state its length
 
 
 @dataclass(frozen=True)
@@ -82,18 +81,15 @@ def bits(path: str | os.PathLike) -> int:
         return _BITS.get(file.subtype, 8)
 
 
-def read(
-    path: str | os.PathLike, *, rate: int | None = None, start: int = 0, stop: int | None = None
-) -> tuple[np.ndarray, int]:
+def read(path: str | os.PathLike, *, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, int]:
     """Read an audio file of any format that libsndfile reads, or only the part ``[start, stop)`` of it.
 
-    Decodes the whole file if it does not state its length, as a piped FLAC file or an MP3 file without a Xing tag.
+    Decodes the whole file if it does not state its length. Examples are FLAC from a pipe, and MP3 without a Xing tag.
 
     Args:
         path: the file.
-        rate: resample to this rate, Hz; default: the file's own.
-        start: first sample, at the file's own rate.
-        stop: one past the last sample, at the file's own rate; default and limit: the end of the file.
+        start: first sample.
+        stop: one past the last sample; default and limit: the end of the file.
 
     Returns:
         The audio, float32 ``(channels, samples)``, and its rate in Hz.
@@ -106,7 +102,7 @@ def read(
         stop = samples if stop is None else min(stop, samples)
         if not 0 <= start < stop:
             raise InputError(f"{path}: has samples 0 to {samples}, asked for {start} to {stop}; choose a part of it")
-        source_rate = file.samplerate
+        rate = file.samplerate
         if decoded is None:
             if start:  # some formats cannot seek
                 file.seek(start)
@@ -114,26 +110,25 @@ def read(
         else:
             audio = decoded[start:stop]
         if len(audio) < stop - start:
-            raise _truncated(path, (start + len(audio)) / source_rate, samples / source_rate)
+            raise _truncated(path, (start + len(audio)) / rate, samples / rate)
     if not np.isfinite(audio).all():
         raise InputError(f"{path}: has NaN or infinite samples; export it again from its source")
-    audio = np.ascontiguousarray(audio.T)
-    return (audio, source_rate) if rate in (None, source_rate) else (resample(audio, source_rate, rate), rate)
+    return np.ascontiguousarray(audio.T), rate
 
 
 def write(path: str | os.PathLike, audio: np.ndarray, rate: int, *, subtype: str = "FLOAT") -> None:
     """Write an audio file, whole or not at all. Makes missing folders.
 
     Args:
-        path: target; its suffix selects the format (.wav, .flac, .ogg, .aif, .aiff, .w64). A .wav file of more than
-            4 GiB is written as RF64, the form of WAV whose lengths have 64 bits.
+        path: target; its suffix selects the format (.wav, .flac, .ogg, .aif, .aiff, .w64). Above 4 GiB, a .wav file
+            is written as RF64, the form of WAV with 64-bit lengths.
         audio: ``(channels, samples)``, floating point or int16. int16 written as PCM_16 is kept bit for bit.
         rate: samples per second.
         subtype: libsndfile's name of the sample format, such as ``FLOAT``, ``PCM_16`` or ``PCM_24``.
 
     Raises:
-        InputError: the format is unknown, cannot hold the subtype or so many samples; the audio has no samples, another
-            shape or values that are not finite; or the file cannot be written.
+        InputError: the format is unknown, or cannot hold the subtype or so many samples; the audio has another shape,
+            no samples, or NaN or infinite values; or the file cannot be written.
     """
     write_all({Path(path): audio}, rate, subtype=subtype)
 
@@ -171,10 +166,10 @@ def _check_writing(path: Path, audio: np.ndarray, subtype: str) -> str:
 
 
 def resample(audio: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """Change the sample rate of ``(channels, samples)`` in Hz, to ``round(samples * target_rate / source_rate)`` of
-    float32.
+    """Resample ``(channels, samples)`` with soxr at high quality. Rates are in Hz.
 
-    soxr, high quality.
+    Returns:
+        The audio, float32, with ``round(samples * target_rate / source_rate)`` samples.
 
     Raises:
         InputError: a rate is not positive.
@@ -191,11 +186,8 @@ def resample(audio: np.ndarray, source_rate: int, target_rate: int) -> np.ndarra
 
 
 def convert(path: Path) -> str:
-    """Say how to make a readable file of one in a format that libsndfile does not read."""
+    """Tell the user how to convert a file whose format libsndfile does not read."""
     return f"convert it first, as with: ffmpeg -i '{path.name}' '{path.stem}.wav'"
-
-
-# ---- opening
 
 
 @contextlib.contextmanager
@@ -218,7 +210,8 @@ def _open(path: str | os.PathLike) -> Iterator[tuple[soundfile.SoundFile, np.nda
     try:
         # Bytes, because names need not be UTF-8 and soundfile would encode text strictly.
         file = soundfile.SoundFile(os.fsencode(path))
-        unstated = file.frames in (0, _UNSTATED) or (file.format == "MP3" and _untagged(path))
+        # libsndfile reports 0 or 2**63 - 1 frames if a file does not state its length.
+        unstated = file.frames in (0, 2**63 - 1) or (file.format == "MP3" and _untagged(path))
         excess = _stated_excess(path, file)
     except (OSError, soundfile.SoundFileError, TypeError) as error:
         # TypeError: soundfile opens a suffix such as .raw only with a format given.
@@ -236,15 +229,14 @@ def _open(path: str | os.PathLike) -> Iterator[tuple[soundfile.SoundFile, np.nda
 
 
 def _stated_excess(path: Path, opened: soundfile.SoundFile) -> float:
-    """Return the length that the header states, as a multiple of the length that the file has; at least 1.
+    """Return the ratio of the length that the header states to the length of the file; at least 1.
 
-    libsndfile reads a truncated file of these containers as a shorter one, without an error. The value is 1 for whole
-    files, for other formats, and for headers without a usable length.
+    libsndfile reads many truncated files as shorter ones, without an error. The ratio is 1 for whole files, for formats
+    whose header is not read here, and for headers without a usable length.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        head = file.read(1024)
-        begin, stated = size, 0
+        head, begin, stated = file.read(1024), size, 0
         if head[:4] == b".snd":
             begin, stated = struct.unpack(">II", head[4:12])
         elif head[:4] in _CHUNKS:
@@ -259,23 +251,23 @@ def _stated_excess(path: Path, opened: soundfile.SoundFile) -> float:
                 if at + length > size:
                     break
                 file.seek(at + length + -length % alignment)
-        else:  # other containers: what libsndfile notes of their headers
+        else:  # other containers: what libsndfile logged of the header
             noted = _FRAMES.findall(opened.extra_info + head.decode("latin-1"))
             if noted or "truncated" in opened.extra_info:
                 return max(int(noted[-1]) if noted else math.inf, opened.frames) / opened.frames
     held = size - begin
-    # Programs that write to a pipe state 0, or about the most that 31, 32, 63 or 64 bits can say.
+    # Programs that write to a pipe state 0, or nearly the largest number of 31, 32, 63 or 64 bits.
     piped = (stated + 4096) % 2**31 < 8192
     return stated / held if 0 < held < stated and not piped else 1.0
 
 
-def _truncated(path: str | os.PathLike, there: float, stated: float) -> InputError:
+def _truncated(path: str | os.PathLike, seconds: float, stated: float) -> InputError:
     of = f" of {stated:.6g}" if math.isfinite(stated) else ""
-    return InputError(f"{path}: damaged audio file: ends after {there:.6g}{of} s; copy or make it again")
+    return InputError(f"{path}: damaged audio file: ends after {seconds:.6g}{of} s; copy or make it again")
 
 
 def _untagged(path: Path) -> bool:
-    """Tell whether an MPEG file lacks a Xing tag with the number of frames. libsndfile then guesses its length."""
+    """Return whether an MPEG file lacks a Xing tag with the number of frames; libsndfile then guesses its length."""
     with path.open("rb") as file:
         begin = 0
         while (head := file.read(10)).startswith(b"ID3"):
@@ -286,12 +278,12 @@ def _untagged(path: Path) -> bool:
 
 
 def _decode(path: Path, header: soundfile.SoundFile) -> np.ndarray:
-    """Decode a file that does not state its length to its end with ffmpeg, ``(samples, channels)``.
+    """Decode a file of no stated length with ffmpeg; float32 ``(samples, channels)``.
 
     Such files are MP3 without a Xing tag, FLAC from a pipe, and WAV whose header was never completed.
     """
     if shutil.which("ffmpeg") is None:
-        raise InputError(f"{path}: no samples, or a length that is not stated; to read it then, install ffmpeg")
+        raise InputError(f"{path}: has no samples, or does not state its length; install ffmpeg to decode it")
     strict = ["-xerror", "-err_detect", "explode"] if header.format == "FLAC" else []  # its frames have checksums
     shape = ["-ac", str(header.channels), "-ar", str(header.samplerate)]
     command = ["ffmpeg", "-nostdin", "-v", "error", *strict, "-i", f"file:{path}", "-map", "0:a:0", *shape]
@@ -305,4 +297,4 @@ def _decode(path: Path, header: soundfile.SoundFile) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    return str(getattr(error, "error_string", error))  # without the file's name, which starts the message
+    return str(getattr(error, "error_string", error))  # of libsndfile: without the name of the file

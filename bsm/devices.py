@@ -11,10 +11,10 @@ from bsm.errors import InputError
 
 
 def choose_device(name: str = "auto") -> str:
-    """Return the name of a device after a check that it works; ``auto`` is a GPU if there is one, otherwise the CPU.
+    """Check that a device works, and return its name; ``auto`` is a GPU if there is one, otherwise the CPU.
 
     Raises:
-        InputError: the device does not exist, or it cannot hold a tensor.
+        InputError: the device does not exist, or cannot hold a tensor.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -27,5 +27,5 @@ def choose_device(name: str = "auto") -> str:
 
 
 def full_precision(device: str) -> AbstractContextManager:
-    """Switch autocast off on a device; the meta device, whose tensors have no values, knows none."""
+    """Return a context manager that switches autocast off on a device; the meta device has no autocast."""
     return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)

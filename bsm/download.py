@@ -1,4 +1,4 @@
-"""Download files: resume where a download stopped, and use no file before it is checked."""
+"""Download files: resume interrupted downloads, and check every file before it is used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 from bsm.errors import InputError
 from bsm.files import alone
 
-TIMEOUT = 10, 60  # seconds to connect, and to wait for the next piece
+TIMEOUT = 10, 60  # seconds to wait for a connection, and for the next piece
 PIECE = 1 << 14  # bytes; a broken connection loses one piece at most
 
 
@@ -26,7 +26,7 @@ def obtain(
 
     Args:
         source: an address (http, https), or the path of a local file.
-        target: where to put a download; missing folders are made. A target that is already right is returned at once.
+        target: where to put a download; missing folders are made. If it is already the right file, nothing is done.
         what: the file's name in messages, such as ``weights 'author'``.
         size: bytes, if known.
         checksum: ``sha256:`` or ``md5:`` and the hexadecimal digest, if known.
@@ -36,7 +36,7 @@ def obtain(
         The checked file: ``target``, or the local file in its own place.
 
     Raises:
-        InputError: the local file is missing, the connection fails, the disk is full, the file is not the recorded one,
+        InputError: the local file is missing; the connection fails; the disk is full; the file is not the recorded one;
             or another process is downloading it.
     """
     if target.is_file() and fault_of(target, size, checksum) is None:
@@ -76,10 +76,10 @@ def part_of(target: Path) -> Path:
 
 
 def need_space(folder: Path, size: int, what: str) -> None:
-    """Check that a folder's disk has room for so many bytes.
+    """Check that a folder's disk has ``size`` free bytes.
 
     Raises:
-        InputError: it has not; the message says how much is free and how much is needed.
+        InputError: it has fewer; the message says how much is free and how much is needed.
     """
     free = shutil.disk_usage(folder).free
     if size > free:
@@ -106,8 +106,8 @@ def _download(url: str, part: Path, what: str, size: int | None) -> None:
     """Complete ``part``: ask the server for the rest of the file.
 
     Raises:
-        InputError: the server sends something else; ``part`` is left as it was.
-        requests.RequestException: the connection failed or broke off; ``part`` has what came.
+        InputError: the server offers another file; ``part`` is left as it was.
+        requests.RequestException: the connection failed or broke off; ``part`` keeps the bytes that came.
     """
     if size is not None and _size(part) > size:  # of another file
         part.unlink()
@@ -117,7 +117,7 @@ def _download(url: str, part: Path, what: str, size: int | None) -> None:
     with requests.Session() as session:
         answer = _ask(session, url, have)
         if have and answer.status_code == requests.codes.requested_range_not_satisfiable:
-            answer = _ask(session, url, 0)  # nothing follows: the file is complete, or another one
+            answer = _ask(session, url, 0)  # no bytes follow: the file is complete, or is another file
         start, total = _extent(answer)
         if answer.status_code not in (200, 206):
             raise InputError(
@@ -144,10 +144,10 @@ def _ask(session: requests.Session, url: str, start: int) -> requests.Response:
 
 
 def _write(url: str, answer: requests.Response, part: Path, start: int, end: int | None, what: str) -> None:
-    """Append an answer that begins at byte ``start``; compare its bytes with those that are here already.
+    """Write an answer that begins at byte ``start`` into ``part``.
 
     Raises:
-        InputError: they differ.
+        InputError: the answer differs from bytes that ``part`` already has, so it is another file.
     """
     have = _size(part)
     bar = tqdm(total=end, initial=start, unit="B", unit_scale=True, unit_divisor=1024, desc=what)
@@ -167,7 +167,7 @@ def _write(url: str, answer: requests.Response, part: Path, start: int, end: int
 
 
 def _extent(answer: requests.Response) -> tuple[int, int | None]:
-    """Return the first byte that an answer brings, and the whole file's size if the answer states it."""
+    """Return the number of an answer's first byte in the file, and the file's size if the answer states it."""
     if span := answer.headers.get("Content-Range", ""):
         span, _, total = span.removeprefix("bytes ").partition("/")
         first = span.partition("-")[0]

@@ -1,4 +1,4 @@
-"""Errors that the caller can fix. The command line prints them as one line and exits with status 2."""
+"""Errors that the user can fix. The command line prints each in one line and exits with status 2."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,16 +12,21 @@ class OneLine(Exception):
 
 
 class InputError(OneLine, ValueError):
-    """Report unusable input: what failed, why, and how to fix it."""
+    """Unusable input. The message says what failed, why, and how to fix it."""
 
 
 class BackendUnavailable(OneLine, RuntimeError):
-    """Report that the package or device of a chosen backend is missing."""
+    """A chosen backend whose package or device is missing."""
 
 
 def lacks_memory(error: Exception) -> bool:
     """Return whether an error of Python, NumPy or PyTorch says that memory ran out, on a CPU or a GPU."""
     return isinstance(error, MemoryError) or any(t in str(error) for t in ("allocate memory", "out of memory"))
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's message without line breaks."""
+    return " ".join(str(error).split())
 
 
 def known(what: str, name: str, names: Iterable[Any]) -> str:

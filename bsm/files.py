@@ -1,6 +1,6 @@
 """Write files whole or not at all, check beforehand that they can be written, lock them, and compute checksums.
 
-Every file that the package writes goes through :func:`replacing` or :func:`write_text`, except journals that grow.
+Every file that the package writes goes through :func:`replacing` or :func:`write_text`, except growing journals.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ TEMPORARY = ".bsm-"
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path in the same folder, with the same suffix; it becomes ``path`` if the block succeeds.
 
-    Makes missing parent folders, and writes through a symbolic link. The content reaches the disk before the name does:
-    a crash leaves the old file or the new one. If the block fails, the temporary file is deleted.
+    Makes missing parent folders. If ``path`` is a symbolic link, the file that it leads to is replaced. The content
+    reaches the disk before the name does: a crash leaves the old file or the new one. If the block fails, the temporary
+    file is deleted.
 
     Raises:
-        InputError: a folder cannot be made, the path is a pipe or a device, or the file cannot be written.
-        OSError: the block failed on another file.
+        InputError: a folder cannot be made; the path is a folder, a pipe or a device; or the file cannot be written.
+        OSError: the block failed because of another file.
     """
     path, temporary = Path(path), None
     try:
@@ -70,7 +71,7 @@ def write_text(path: str | os.PathLike, text: str) -> Path:
 
 
 def check_writable(*paths: Path) -> None:
-    """Check, before computing, that files can be written in the end. Changes nothing on disk.
+    """Check, before computing, that files can be written afterwards. Changes nothing on disk.
 
     Raises:
         InputError: a path is a folder, a pipe or a device, a name is longer than its file system allows, or the file's
@@ -90,12 +91,12 @@ def check_writable(*paths: Path) -> None:
 
 
 def _target(path: Path) -> Path:
-    """Return the file that a path stands for: the path itself, or what it links to.
+    """Return a path, or the file that it leads to if it is a symbolic link.
 
     Raises:
         InputError: that is a folder, a pipe or a device.
     """
-    # Unlike Path's methods, these raise for no name.
+    # Functions of os.path, because Path's methods raise an error for names that are too long.
     if os.path.isdir(path):  # noqa: PTH112
         raise InputError(f"{path}: is a folder; name a file, or another place with -o")
     if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
@@ -104,16 +105,20 @@ def _target(path: Path) -> Path:
 
 
 def real(path: Path) -> Path:
-    """Return a path without symbolic links. Unlike Path.resolve, it takes links in a circle."""
+    """Resolve symbolic links. Unlike Path.resolve, this does not fail if links form a circle."""
     return Path(os.path.realpath(path))
 
 
 @contextlib.contextmanager
 def alone(lock: Path, busy: str) -> Iterator[None]:
-    """Hold a lock file during the block; the system releases it when this process ends, however it ends.
+    """Hold a lock file during the block. The system releases the lock when this process ends, however it ends.
 
-    A child that outlives the process does not hold it. The file stays: a process that has opened a deleted one would
-    hold a lock that no other process sees. ``busy`` says what the holder does, such as "another process trains here".
+    Child processes do not inherit the lock. The file is not deleted: a process that still had the deleted file open
+    would hold a lock that no other process sees.
+
+    Args:
+        lock: the file.
+        busy: what another holder does, for the message, such as "another process trains here".
 
     Raises:
         InputError: another process holds the lock.
@@ -127,7 +132,7 @@ def alone(lock: Path, busy: str) -> Iterator[None]:
             owner = file.read().strip() or "not known"
             raise InputError(f"{busy} ({owner}); wait for it, or stop it") from None
         except OSError as error:
-            log.warning("%s: this file system has no locks (%s); start one process at a time", lock, error)
+            log.warning("%s: this file system has no locks (%s); run one process at a time", lock, error)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -143,8 +148,9 @@ def sha256(path: str | os.PathLike) -> str:
 def content_checksum(path: Path) -> str:
     """Return a checksum of an audio file's content, 16 hexadecimal digits, without reading all of a large file.
 
-    Skips the first 128 bytes: a WAV file of floating-point samples holds the time of writing there. Of a file above 16
-    MiB, it reads the size and 16 blocks of 256 KiB. So it may miss a short edit, but no other recording or processing.
+    The first 128 bytes are skipped: a WAV file of floating-point samples holds the time of writing there. Above 16 MiB,
+    only the size and 16 blocks of 256 KiB count. That tells other recordings and versions apart, but may miss a short
+    edit.
 
     Raises:
         InputError: the file cannot be read.

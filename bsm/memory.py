@@ -1,10 +1,9 @@
-"""How the C library hands out memory: a training's arrays come and go thousands of times a second."""
+"""Set how the C library manages memory: a training allocates and frees arrays thousands of times a second."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
-import sys
 from functools import cache
 
 log = logging.getLogger(__name__)
@@ -14,16 +13,14 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's names of these settings, from mal
 
 @cache
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed memory for the next array of this process; return whether it was set.
+    """Tell glibc to keep freed memory for later arrays of this process; return whether the setting was made.
 
-    By default it returns large blocks to the system at once, and the system clears each page that comes back. In a
-    training step on a CPU, that takes about a tenth of the time. Other C libraries have no such setting.
+    By default, glibc returns large blocks to the system at once, and the system clears each page that it hands out
+    again. That takes about a tenth of a training step on a CPU. Other C libraries have no such setting.
     """
-    if not sys.platform.startswith("linux"):
-        return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # musl
+    except (AttributeError, OSError):  # another C library
         return False
     kept = bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
     if kept:

@@ -18,7 +18,7 @@ NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "bsmamba2": (ModelConfig, BSMamba2),
     "bs-roformer": (RoformerConfig, BSRoformer),
 }
-"""Name in run folders and cards -> classes of configuration and network."""
+"""Name -> classes of configuration and network. Run folders and cards of weights hold the name."""
 
 
 def network_name(config: ModelConfig | RoformerConfig) -> str:
@@ -27,14 +27,15 @@ def network_name(config: ModelConfig | RoformerConfig) -> str:
 
 
 def network_config(name: str, config: ModelConfig) -> ModelConfig | RoformerConfig:
-    """Return a named network's configuration with as many parameters as a BSMamba2.
+    """Return the configuration of a named network that is comparable with a BSMamba2.
 
     Args:
-        name: one of :data:`NETWORKS`, or one of :data:`bsm.config.TIME_BLOCKS`: a BSMamba2 with that time block.
-        config: the BSMamba2.
+        name: one of :data:`NETWORKS`; a BS-RoFormer gets about as many parameters. Or one of
+            :data:`bsm.config.TIME_BLOCKS`: the BSMamba2 with that time block.
+        config: the configuration of the BSMamba2.
 
     Raises:
-        InputError: ``name`` is no network.
+        InputError: there is no network of that name.
         BackendUnavailable: ``name`` is ``bs-roformer``, and that package is not installed.
     """
     if name in TIME_BLOCKS:
@@ -42,34 +43,25 @@ def network_config(name: str, config: ModelConfig) -> ModelConfig | RoformerConf
     return config if known("network", name, NETWORKS) == "bsmamba2" else RoformerConfig.matched(config)
 
 
-def read_config(name: str, values: dict) -> ModelConfig | RoformerConfig:
-    """Build the configuration of a named network from plain values.
-
-    Raises:
-        InputError: ``name`` is no network, or ``values`` has a setting that the configuration lacks.
-    """
-    return NETWORKS[known("network", name, NETWORKS)][0].from_dict(values)
-
-
 def build(config: ModelConfig | RoformerConfig) -> nn.Module:
     """Build the network of a configuration, with random weights.
 
     Raises:
-        BackendUnavailable: it is a BS-RoFormer, and the package bs-roformer is not installed.
+        BackendUnavailable: the network is a BS-RoFormer, and the package bs-roformer is not installed.
     """
     return NETWORKS[network_name(config)][1](config)
 
 
 def from_factory(name: str, mixture: Tensor) -> nn.Module:
-    """Build a network of anyone's, and check that it separates.
+    """Build a network from anyone's code, and check that it returns the shape of a mixture.
 
     Args:
-        name: ``package.module:name`` of a callable without arguments that returns the network. The working directory
-            is searched, too.
+        name: ``package.module:name`` of a callable without arguments that returns the network. The module may lie in
+            the working directory.
         mixture: ``(batch, channels, samples)``; the network must return the same shape.
 
     Raises:
-        InputError: There is no such callable, it fails, or it returns something else than a network of that shape.
+        InputError: there is no such callable; it or its network fails; or the network returns another shape.
     """
     module, _, attribute = name.partition(":")
     if not module or not attribute:
@@ -84,8 +76,8 @@ def from_factory(name: str, mixture: Tensor) -> nn.Module:
         raise InputError(f"{name}: cannot build and call it ({type(error).__name__}: {error})") from error
     finally:
         sys.path.remove(folder)
-    if shape != tuple(mixture.shape):
-        raise InputError(f"{name}: returns shape {shape} for a mixture of {tuple(mixture.shape)}; the same is wanted")
+    if shape != mixture.shape:
+        raise InputError(f"{name}: returns shape {shape}; return the mixture's, {tuple(mixture.shape)}")
     return network
 
 

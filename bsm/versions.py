@@ -1,7 +1,7 @@
 """Versions of the code that results depend on, raised by hand.
 
-Songs, runs, scores and the workflow record these numbers instead of checksums of source files. Raise a number in the
-change that alters its results, and add a line of history. Earlier results are then set aside or made again.
+Songs, runs, scores and the workflow record these numbers instead of checksums of source files. Whoever changes the
+results raises the number and adds a line of history. Earlier results are then set aside or made again.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ RECIPE = 1
 
 ``tests/train/test_recipe.py`` compares losses with recorded ones, and fails if they change without a new version.
 
-1: the first that is recorded; before it, a checksum of source files identified a run.
+1: the first version. Before it, a checksum of source files identified a run.
 """
 
 SCORING = 1
 """Version of the scores: separation with a trained network, and the metrics.
 
-1: the first that is recorded; before it, a checksum of source files identified a score.
+1: the first version. Before it, a checksum of source files identified a score.
 """
 
 GENERATOR_VERSION = 3

@@ -3,13 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bsm.activity import Region, active_windows, frame_rms, sounding_threshold, vocal_regions, vocal_share
+from bsm.activity import Region, active_windows, frame_rms, vocal_regions, vocal_share
 from bsm.errors import InputError
 
 RATE = 1000
 
 
-def literal_active_windows(audio, rate, window, hop, chunks, quantile, floor, eps=1e-5):
+def literal_active_windows(audio, rate, window, hop, chunks=10, quantile=0.15, floor=1e-3, eps=1e-5):
     """The author's detection, one window, channel and chunk at a time; his ``eps`` stands in for an RMS of zero."""
     length, step = round(window * rate), round(hop * rate)
     if audio.shape[1] < length:
@@ -33,16 +33,13 @@ def literal_active_windows(audio, rate, window, hop, chunks, quantile, floor, ep
     channels=st.integers(1, 3),
     pieces=st.lists(st.tuples(st.integers(1, 900), st.sampled_from([0, 3e-4, 0.01, 0.3])), min_size=1, max_size=12),
     window=st.sampled_from([0.4, 1.0, 1.003]),
-    quantile=st.sampled_from([0.0, 0.15, 0.6]),
-    chunks=st.sampled_from([3, 10]),
 )
 @settings(max_examples=80, deadline=None)
-def test_active_windows_are_those_of_the_definition(seed, channels, pieces, window, quantile, chunks):
+def test_active_windows_are_those_of_the_definition(seed, channels, pieces, window):
     rng = np.random.default_rng(seed)
     audio = np.concatenate([level * rng.normal(size=(channels, n)) for n, level in pieces], axis=1).astype(np.float32)
     audio *= rng.choice([0, 0.01, 1], (channels, 1), p=[0.1, 0.2, 0.7])  # a channel may be silent, or faint
-    found = active_windows(audio, RATE, window=window, hop=0.25, chunks=chunks, quantile=quantile)
-    assert found == literal_active_windows(audio, RATE, window, 0.25, chunks, quantile, 1e-3)
+    assert active_windows(audio, RATE, window=window, hop=0.25) == literal_active_windows(audio, RATE, window, 0.25)
 
 
 def noise(seconds, level, channels=2):
@@ -87,8 +84,6 @@ def bursts(spans, seconds, level=0.3, channels=1):
 def test_regions_close_short_gaps_and_drop_short_sounds():
     audio = bursts([(1, 2), (2.1, 3), (4, 4.06), (5, 5.5), (5.7, 6)], 8)
     assert vocal_regions(audio, RATE) == [Region(1, 3), Region(5, 5.5), Region(5.7, 6)]
-    assert vocal_regions(audio, RATE, min_gap=0.3) == [Region(1, 3), Region(5, 6)]
-    assert vocal_regions(audio, RATE, min_length=0.02)[1] == Region(4, 4.06)
 
 
 def test_regions_threshold_is_relative():
@@ -109,13 +104,9 @@ def test_onsets_offsets_and_durations():
     assert vocal_share([region, other], 6) == pytest.approx(2 / 6)
 
 
-def test_levels_and_threshold_are_those_of_the_regions():
-    audio = bursts([(1, 2)], 3, level=0.5, channels=2)
-    rms = frame_rms(audio, RATE)
+def test_levels_of_frames():
+    rms = frame_rms(bursts([(1, 2)], 3, level=0.5, channels=2), RATE)
     assert len(rms) == 150 and set(np.round(rms, 12)) == {0, 0.5}
-    assert sounding_threshold(rms) == pytest.approx(0.005)
-    assert sounding_threshold(rms, -20) == pytest.approx(0.05)
-    assert sounding_threshold(np.zeros(5)) == 1e-4
 
 
 def test_silence_has_no_regions():
@@ -147,6 +138,6 @@ def test_unusable_input():
     with pytest.raises(InputError, match="too few"):
         active_windows(np.zeros((1, 100)), RATE, window=0.005)
     with pytest.raises(InputError, match="frame"):
-        vocal_regions(np.zeros((1, 100)), RATE, frame=1e-5)
+        vocal_regions(np.zeros((1, 100)), 20)
     with pytest.raises(InputError, match="positive"):
         vocal_share([], 0)

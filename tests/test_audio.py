@@ -49,13 +49,10 @@ def test_part_equals_slice(tmp_path_factory, data):
     np.testing.assert_array_equal(audio.read(path, start=start, stop=stop)[0], sound[:, start:stop])
 
 
-def test_read_resamples(tmp_path):
-    time = np.arange(16000) / 16000
-    audio.write(tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 440 * time)[None], 16000)
-    back, rate = audio.read(tmp_path / "a.wav", rate=44100)
-    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)
-    assert rate == 44100 and back.shape == (1, 44100)
-    np.testing.assert_allclose(back[0, 2000:-2000], expected[2000:-2000], atol=1e-4)
+def test_a_resampled_sine_is_the_same_sine():
+    low, high = (0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)[None] for rate in (16000, 44100))
+    made = audio.resample(low, 16000, 44100)
+    np.testing.assert_allclose(made[0, 2000:-2000], high[0, 2000:-2000], atol=1e-4)
 
 
 @given(
@@ -190,7 +187,7 @@ def test_a_wav_header_without_a_usable_length_reads_to_its_end(tmp_path, length,
 def test_a_file_that_only_ffmpeg_could_read_asks_for_it(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "empty.wav", np.zeros((0, 2)), 44100)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match=r"empty.wav: no samples, or a length that is not stated; .* install ffmpeg"):
+    with pytest.raises(InputError, match=r"empty.wav: has no samples, or does not state its length; install ffmpeg"):
         audio.info(tmp_path / "empty.wav")
 
 

@@ -26,4 +26,4 @@ def test_freed_memory_is_not_faulted_in_again():
         command = [sys.executable, "-c", COUNT, how]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    assert faults("keep") < 0.2 * faults("default")
+    assert faults("keep") < 0.5 * faults("default")

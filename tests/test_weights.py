@@ -280,11 +280,3 @@ def test_manifest_of_the_checkout(monkeypatch):
 def test_cache_folder(monkeypatch):
     monkeypatch.delenv("BSM_CACHE")
     assert weights.cache_folder().name == "bsm"
-
-
-def test_without_a_checkout(monkeypatch, tmp_path):
-    monkeypatch.setattr(weights, "MANIFEST", tmp_path / "none.yaml")
-    with pytest.raises(InputError, match="install bsm from a checkout"):
-        weights.entries()
-    with pytest.raises(InputError, match="no such weights file"):
-        load_model("author")

@@ -21,10 +21,10 @@ from bsm.errors import BackendUnavailable, InputError, lacks_memory
 def main() -> None:
     """Run the command line.
 
-    An error that the user can correct is printed as one line and gives exit status 2. A study or training that failed
-    gives one line and exit status 1. What the console cannot print is escaped.
+    An error that the user can correct is printed as one line, with exit status 2. A study or training that fails prints
+    one line, with exit status 1. Characters that the console cannot print are escaped.
     """
-    if not sys.stderr.isatty():  # a log gets one line of a progress bar in half a minute; notebooks inherit this
+    if not sys.stderr.isatty():  # in a log, a progress bar writes a line every 30 s; notebooks inherit this setting
         os.environ.setdefault("TQDM_MININTERVAL", "30")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -40,7 +40,7 @@ def main() -> None:
             context = getattr(error, "ctx", None)
             _complain(error.format_message(), context.command_path if context else "bsm")
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader has seen enough, as `head` does
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, stopped reading
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (InputError, BackendUnavailable, OSError) as error:
@@ -75,7 +75,7 @@ def cli() -> None:
     """Separate vocals with BSMamba2, and reproduce the study of it."""
 
 
-COMMANDS = (data, train, separate, evaluate, regions, cue_gap, bench, plan, study, campaign)
-COMMANDS += (readme, claims, provenance, repeat, weights)
-for command in COMMANDS:
-    cli.add_command(command)
+for _command in (data, train, separate, evaluate, regions, cue_gap, bench, plan, study, campaign):
+    cli.add_command(_command)
+for _command in (readme, claims, provenance, repeat, weights):
+    cli.add_command(_command)

@@ -22,17 +22,17 @@ def _seconds(name: str, default: tuple[float, ...], text: str) -> Callable:
 
 
 def _shared(*seconds: float, repeats: int = 3) -> Callable:
-    """Return the decorator for the options of every subcommand, with the subcommand's own defaults."""
+    """Return a decorator that adds the options that subcommands share, with a subcommand's own defaults."""
     return combine(
         click.option("--json", "output", type=PATH, help="Result file."),
         _seconds("--seconds", seconds, "Length of the audio; may be repeated."),
-        click.option("--repeats", type=COUNT, default=repeats, help="Rounds."),
+        click.option("--repeats", type=COUNT, default=repeats, help="Number of rounds."),
     )
 
 
 @click.group()
 def bench() -> None:
-    """Measure speed and memory; compare cases that take turns within one run."""
+    """Measure speed and memory. Cases that are compared take turns within one run."""
 
 
 @bench.command("scan")
@@ -58,7 +58,7 @@ def bench_block(output: Path | None, **options: Any) -> None:
 @bench.command("model")
 @_shared(8.0, 16.0)
 @_preset
-@_seconds("--profile-seconds", (8.0,), "Length whose costs are listed by operation; may be repeated.")
+@_seconds("--profile-seconds", (8.0,), "Length of the audio for the list of costs by operation; may be repeated.")
 @click.option(
     "--model",
     "models",
@@ -87,7 +87,7 @@ def bench_model(output: Path | None, **options: Any) -> None:
     help="Checkout of another revision: compare steps of both on the CPU, with fixed batches and lengths.",
 )
 def bench_step(output: Path | None, against: Path | None, **options: Any) -> None:
-    """Measure a training step part by part; or compare the steps of two revisions."""
+    """Measure the parts of a training step; or compare two revisions."""
     if against:
         from bsm.study.speed import against as compare
 
@@ -110,16 +110,16 @@ def bench_step(output: Path | None, against: Path | None, **options: Any) -> Non
 @click.argument("parts", nargs=-1)
 @click.option("--deadline", type=seconds, help="Time for all parts, s.  [default: 8 minutes]")
 def bench_gpu(parts: tuple[str, ...], deadline: float | None) -> None:
-    """Measure what waits for a GPU, each of PARTS (all by default) in a process of its own.
+    """Measure what needs a GPU. Each of PARTS, by default all, runs in a process of its own.
 
-    Results are saved as they end, in reports/gpu/results. The exit status is 1 if a part failed.
+    A part's result is saved in reports/gpu/results when the part ends. The exit status is 1 if a part failed.
     """
     from bsm.study import gpu
     from bsm.study.figures import table_markdown
 
     wanted = gpu.chosen(parts)
     gpu.check()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the part's process ends with this one
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exiting also ends the process of the running part
     outcomes = gpu.run(wanted, deadline=deadline or gpu.DEADLINE)
     caption = "Results are in reports/gpu/results; `bsm claims render` judges them"
     click.echo(table_markdown(gpu.table(outcomes), caption=caption))
@@ -151,7 +151,7 @@ def _run(
     data: str = "random inputs, official initial values",
     inputs: Iterable[Path] = (),
 ) -> Any:
-    """Measure, print the values, write the result file if one was asked for, and return the values."""
+    """Measure, print the values, write the result file if ``output`` names one, and return the values."""
     from bsm.files import check_writable
     from bsm.study.records import mark, plain, write_result
     from bsm.study.speed.timer import SEED
@@ -160,7 +160,7 @@ def _run(
     if output:
         check_writable(output)
     values = measure()
-    click.echo(json.dumps(plain(values), indent=2))  # first: a file that cannot be written loses no measurement
+    click.echo(json.dumps(plain(values), indent=2))  # before writing: if that fails, the values are not lost
     if output:
         write_result(
             output,
@@ -176,16 +176,17 @@ def _run(
 
 
 @click.command()
-@click.option("--preset", default="paper", help="Size of the network.")
+@_preset
 @click.option("--device", default="cpu", type=click.Choice(["cpu", "cuda"]))
 @click.option(
-    "--from", "source", type=PATH, help="Result of `bsm bench step`.  [default: the best fitting one under reports/]"
+    "--from", "source", type=PATH, help="Result of `bsm bench step`.  [default: the closest match under reports/]"
 )
-@click.option("--profile", default="demo", help="Profile whose training is also planned.")
+@click.option("--profile", default="demo", help="Profile whose training is planned, too.")
 def plan(preset: str, device: str, source: Path | None, profile: str) -> None:
-    """Predict hours and memory of trainings from measured steps, and name the measurements.
+    """Predict hours and memory of trainings.
 
-    The prediction is for the network's size given by --preset and for the training of the profile.
+    The prediction extrapolates from measured steps, and names them. It covers the paper's training and the documents'
+    100 epochs, for a network of size --preset; and the training of --profile.
     """
     from bsm.config import ModelConfig
     from bsm.study.profiles import Profile

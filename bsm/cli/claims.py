@@ -14,13 +14,13 @@ _reports = click.option(
 
 @click.group()
 def claims() -> None:
-    """Judge the claims under test by the result files."""
+    """Judge the claims by the result files."""
 
 
 @claims.command()
 @_reports
 def check(reports: Path | None) -> None:
-    """Check contributed results and judge all claims again; exit with status 1 if CLAIMS.md says other than they do."""
+    """Check contributed results, judge all claims again, and exit with status 1 if CLAIMS.md differs."""
     from bsm.study.claims import ledger
 
     reports = reports or ledger.REPORTS
@@ -35,7 +35,7 @@ def check(reports: Path | None) -> None:
 @claims.command()
 @_reports
 def render(reports: Path | None) -> None:
-    """Write what the results say of each claim to CLAIMS.md, and the README's table."""
+    """Judge all claims by the results, and write CLAIMS.md and the README's table."""
     from bsm.study.claims import ledger
     from bsm.study.profiles import Profile
     from bsm.study.readme import refresh_readme
@@ -52,7 +52,7 @@ def render(reports: Path | None) -> None:
 @click.option("--contributor", required=True, help="Your name, or your group's.")
 @click.option("--system", required=True, help="What was measured, such as the network and whose weights.")
 def contribute(reports: Path | None, result: Path, contributor: str, system: str) -> None:
-    """Add RESULT, a file of `bsm evaluate`, to the contributed results, which the claims take."""
+    """Add RESULT, a file of `bsm evaluate`, to the contributed results, by which claims are also judged."""
     from bsm.study.claims.ledger import REPORTS
     from bsm.study.contributed import contribute
 
@@ -62,7 +62,7 @@ def contribute(reports: Path | None, result: Path, contributor: str, system: str
 @claims.command()
 @_reports
 def count(reports: Path | None) -> None:
-    """Count memory and operations of the paper's model from tensors without values, in about a minute."""
+    """Count memory and operations of the paper's model, with tensors that have no values. Takes about a minute."""
     from bsm.study import meta
     from bsm.study.claims.exact import TENSORS
     from bsm.study.claims.ledger import REPORTS

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @click.group()
 def data() -> None:
-    """List, fetch, verify and describe data sets; prepare the songs of a profile."""
+    """List, fetch, verify, describe and prepare data."""
 
 
 def show(entry: Entry) -> None:
-    """Print what a list says of a data set or of weights."""
+    """Print the entry of a data set or of weights in a list."""
     sizes = [file.size for file in entry.files]
     size = f", {sum(sizes) / 1e6:,.0f} MB to fetch" if sizes and None not in sizes else ""
     click.echo(f"{entry.name}: {entry.title}\n  {entry.state}{size}: {entry.place}\n  licence: {entry.licence}")
@@ -43,7 +43,7 @@ def data_list() -> None:
 def data_fetch(name: str, source: str | None) -> None:
     """Fetch the data set NAME into data/NAME: download, check, unpack.
 
-    A call that was interrupted continues its download.
+    Repeat an interrupted call to continue its download.
     """
     from bsm.data.fetch import fetch
     from bsm.data.registry import load
@@ -55,7 +55,7 @@ def data_fetch(name: str, source: str | None) -> None:
 
 @data.command("verify")
 @click.argument("name_or_path")
-@click.option("--fill", is_flag=True, help="Enter measured sizes and checksums into the manifest where unverified.")
+@click.option("--fill", is_flag=True, help="Enter measured sizes and checksums that the manifest has as unverified.")
 def data_verify(name_or_path: str, fill: bool) -> None:
     """Read the data set NAME, or the songs in a folder, to the end; print every fault; exit with status 1 on a fault.
 
@@ -111,7 +111,7 @@ def weights_list() -> None:
 def weights_fetch(name: str, source: str | None) -> None:
     """Fetch the weights NAME into the cache (BSM_CACHE, or the platform's), and check size and SHA-256.
 
-    A call that was interrupted continues its download.
+    Repeat an interrupted call to continue its download.
     """
     from bsm.weights.registry import entry, fetch
 
@@ -136,8 +136,8 @@ def weights_path(name: str) -> None:
 def weights_convert(source: str, target: Path, config: Path | None) -> None:
     """Convert the weights SOURCE, a file, run or name, to this package's layout or Music-Source-Separation-Training's.
 
-    TARGET.safetensors is ours, with a card (JSON). TARGET.ckpt is for that project's inference.py, with its YAML file.
-    What neither can express is refused, with the name of each field.
+    TARGET.safetensors is ours, with a card (JSON). TARGET.ckpt is for that project's inference.py, with a YAML file. A
+    network that the other project cannot build is refused, with the name of each field.
     """
     from bsm.weights.msst import convert
 

@@ -1,4 +1,4 @@
-"""``bsm separate`` and ``bsm evaluate``: use a trained model."""
+"""``bsm separate``, ``bsm evaluate`` and ``bsm regions``: use a trained model, and score estimates."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ separation_options = combine(
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @click.option("--skip-existing", is_flag=True, help="Skip songs whose two outputs exist.")
-@click.option("-v", "--verbose", is_flag=True, help="Log which implementations are used.")
+@click.option("-v", "--verbose", is_flag=True, help="Log the implementations in use.")
 def separate(
     songs: tuple[Path, ...],
     weights: str | None,
@@ -59,11 +59,12 @@ def separate(
     verbose: bool,
     **options: Any,
 ) -> None:
-    """Separate SONGS into SONG.vocals.wav and SONG.accompaniment.wav (mixture - vocals).
+    """Separate songs into vocals and accompaniment.
 
-    Separates each audio file in a folder; skips earlier outputs. Outputs have the song's rate, channels and length.
+    Each of SONGS gives SONG.vocals.wav and SONG.accompaniment.wav (mixture - vocals), with its rate, channels and
+    length. Separates each audio file in a folder; skips earlier outputs.
     Existing files are replaced with --overwrite only; a file in SONGS is never replaced. The command stops at the first
-    song that it cannot separate, and keeps the outputs of those before it. Repeat it with --skip-existing to continue.
+    song that it cannot separate, and keeps the outputs of earlier songs. Repeat it with --skip-existing to continue.
     If a folder has audio or video files that cannot be read, they are named, and the exit status is 2.
     """
     from bsm import audio
@@ -97,12 +98,13 @@ def separate(
     "-o", "--output", type=PATH, help="Result file (JSON).  [default: runs/evaluate/WEIGHTS-DATA-SETTINGS.json]"
 )
 def evaluate(weights: str | None, **options: Any) -> None:
-    """Score a model on a data set: uSDR, cSDR, SI-SDR, bleedless and fullness per track, and over tracks.
+    """Score a model on a data set.
 
-    DATA holds one folder per song (<song>/vocals.wav and the other sources), or is MUSDB18-HQ, MUSDB18, its 7 s sample
-    or MIR-1K. The command stops at the first bad song. With --skip-bad it reads every song first, and skips and names
-    the bad ones. Each track's scores are kept in RESULT.tracks.jsonl as soon as they are known. The same command again
-    scores only the missing tracks. A result file named with -o is refused if it holds the scores of other settings.
+    The scores are uSDR, cSDR, SI-SDR, bleedless and fullness, per track and over tracks. DATA holds one folder per song
+    (<song>/vocals.wav and the other sources), or is MUSDB18-HQ, MUSDB18, its 7 s sample or MIR-1K. The command stops at
+    the first bad song. With --skip-bad it reads every song first, and skips and names the bad ones. Each track's scores
+    are kept in RESULT.tracks.jsonl as soon as they are known. The same command again scores only the missing tracks. A
+    result file named with -o is refused if it holds the scores of other settings.
     """
     from bsm.study.evaluation import COLUMNS, evaluate_weights
 
@@ -119,15 +121,16 @@ def evaluate(weights: str | None, **options: Any) -> None:
 @click.option("--name", "names", multiple=True, help="Name of a system, once for each.  [default: its folder's]")
 @click.option("--threshold-db", default=-40.0, help="Level above which a voice sounds, dB re the loudest frames.")
 @click.option(
-    "-o", "--output", type=PATH, default=Path("regions.json"), help="Result file; the figure lies next to it."
+    "-o", "--output", type=PATH, default=Path("regions.json"), help="Result file; the figure is written next to it."
 )
 def regions(
     references: Path, estimates: tuple[Path, ...], names: tuple[str, ...], threshold_db: float, output: Path
 ) -> None:
-    """Score anyone's estimated vocals by vocal region: SDR by duration and gap before, and leakage.
+    """Score anyone's estimated vocals by vocal region.
 
-    REFERENCES is a data set, a folder of songs, or one song's folder. ESTIMATES is a folder of one system's files, or
-    one file. Several systems are compared, the first with each of the others. Intervals are drawn by song.
+    The scores are SDR, by the region's duration and by the gap before it, and leakage outside the regions. REFERENCES
+    is a data set, a folder of songs, or one song's folder. ESTIMATES is a folder of one system's files, or one file. Of
+    several systems, the first is compared with each of the others. Intervals are clustered by song.
     """
     from bsm.files import check_writable
     from bsm.study.estimates import score_regions

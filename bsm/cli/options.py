@@ -13,7 +13,7 @@ COUNT = click.IntRange(min=1)
 
 
 def combine(*options: Callable) -> Callable:
-    """Return one decorator that adds options to a command in the order given."""
+    """Return one decorator that adds several options to a command, in the given order."""
 
     def add(command: Callable) -> Callable:
         for option in reversed(options):
@@ -24,7 +24,7 @@ def combine(*options: Callable) -> Callable:
 
 
 def device_option(default: str = "auto", choices: tuple[str, ...] = ()) -> Callable:
-    """Return the option ``--device``; the command gets the name of a device that works."""
+    """Return the option ``--device``. It checks that the device works, and passes its name on."""
 
     def check(_: click.Context, __: click.Parameter, name: str) -> str:
         from bsm.devices import choose_device  # slow to import
@@ -36,7 +36,7 @@ def device_option(default: str = "auto", choices: tuple[str, ...] = ()) -> Calla
 
 
 def seconds(text: str) -> float:
-    """Read the length of a sound: above 0 s, and at most a day. What is no number, such as NaN, is refused, too."""
+    """Parse a time in seconds, above 0 and at most a day. NaN is refused, too."""
     value = float(text)
     if not 0 < value <= 86400:
         raise ValueError

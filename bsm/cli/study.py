@@ -14,11 +14,12 @@ from bsm.cli.options import COUNT, PATH
 @click.argument("notebook")
 @click.option("--profile", default="demo", help="Profile whose parameters the notebook gets.")
 @click.option("-p", "--parameter", "parameters", nargs=2, multiple=True, help="Name and YAML value; may be repeated.")
-@click.option("-o", "--output", type=PATH, help="Executed notebook.  [default: with its results]")
+@click.option("-o", "--output", type=PATH, help="Executed notebook.  [default: next to its results]")
 def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], output: Path | None) -> None:
-    """Execute a NOTEBOOK of notebooks/ with the parameters of a profile.
+    """Execute a NOTEBOOK with the parameters of a profile.
 
-    Parameters given with -p override the profile's. Relative paths in them start at the working directory.
+    NOTEBOOK is a name in the folder notebooks/, or a path. Parameters given with -p override the profile's. Relative
+    paths in them start at the working directory.
     """
     from bsm.study.run import NotebookFailed, executed_copy, read_parameters, run_notebook
 
@@ -33,10 +34,10 @@ def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], 
 
 @click.command()
 @click.argument("file", type=PATH)
-@click.option("--cores", default=1, type=COUNT, help="Trainings at a time.")
+@click.option("--cores", default=1, type=COUNT, help="Number of trainings at a time, one per core.")
 @click.option("--status", is_flag=True, help="Show what is done and what is left, and train nothing.")
 def campaign(file: Path, cores: int, status: bool) -> None:
-    """Work through the trainings that a campaign FILE lists, and go on where it was interrupted."""
+    """Work through the trainings that a campaign FILE lists. The same command resumes an interrupted campaign."""
     from bsm.study.campaign import Campaign, frozen_checkout, work
 
     todo = Campaign(file)
@@ -94,7 +95,10 @@ def readme(profile: str) -> None:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 def provenance(file: Path) -> None:
-    """Trace FILE, a figure, table, result or model, back to its data and revision."""
+    """Trace a FILE back to its data and revision.
+
+    FILE is a figure, table, result or model.
+    """
     from bsm.study.provenance import chain
 
     click.echo(chain(file))
@@ -104,10 +108,10 @@ def provenance(file: Path) -> None:
 @click.argument("profile")
 @click.argument("other", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def repeat(profile: str, other: Path) -> None:
-    """Compare the results of PROFILE with those of another run, value by value.
+    """Compare the results of two runs, value by value.
 
-    OTHER is the folder reports/PROFILE of the other run, such as that of another checkout. The command writes
-    results/repeat.json and tables/repeat.md of PROFILE.
+    The first run is that of PROFILE in this checkout. OTHER is the folder reports/PROFILE of the other run, for example
+    in another checkout. The command writes results/repeat.json and tables/repeat.md into the folder of PROFILE.
     """
     from bsm.study.repeat import write
 

@@ -32,8 +32,9 @@ def train(
     """Train the network of a PROFILE, or resume its training.
 
     The same command resumes a training that was stopped or killed. Ctrl-C and SIGTERM save a checkpoint first. More
-    --steps continue a finished training if its schedule is constant. Without --run and --steps, an earlier run of
-    other settings is set aside, not deleted. `torchrun --nproc-per-node N -m bsm train PROFILE` trains in N processes.
+    --steps continue a finished training if its learning rate is constant. Without --run and --steps, an earlier run
+    with other settings is moved aside, not deleted. `torchrun --nproc-per-node N -m bsm train PROFILE` trains in N
+    processes.
     """
     from bsm.study.profiles import Profile
 

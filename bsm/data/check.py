@@ -13,12 +13,11 @@ from tqdm import tqdm
 from bsm import audio
 from bsm.data import mir1k, musdb18, registry, tracks
 from bsm.data.registry import DataSet
-from bsm.data.tracks import ACCOMPANIMENT, MIXTURE, SUFFIXES, VOCALS, AudioFile, Source
+from bsm.data.tracks import MIXTURE, SUFFIXES, VOCALS, Source
 from bsm.errors import InputError
 
-_CLIP = (ACCOMPANIMENT, VOCALS)  # the channels of a clip, in order
 _BLOCK = 60.0  # seconds read at a time
-_SILENT = 2.0**-15  # a peak of one step of 16 bits; dither alone reaches it
+_SILENT = 2.0**-15  # highest peak of a silent sound: one step of 16 bits, because dither alone reaches it
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,14 @@ class Finding:
 class Song:
     """A song as found, however bad."""
 
-    place: Path  # its folder, or its file where one file holds all of its sounds
-    name: str
-    parts: dict[str, Source]  # its sounds by name
-    coded: bool = False  # whether the mixture was coded apart from the sources, and so is not exactly their sum
-    unreadable: str = ""  # why its file or folder cannot be opened
-    unused: tuple[Path, ...] = ()  # audio files in its folder that are none of its sounds
+    place: Path  # its folder, or its file if one file holds all of its sounds
+    sounds: dict[str, Source]  # those whose header can be read, by name
+    findings: list[Finding]  # what is wrong with its files and headers
+
+    @property
+    def coded(self) -> bool:
+        """Whether the mixture was coded apart from the sources, and so is not exactly their sum."""
+        return self.place.name.endswith(musdb18.SUFFIX)
 
 
 def verify(target: str | Path, *, fill: bool = False) -> list[Finding]:
@@ -65,13 +66,12 @@ def verify(target: str | Path, *, fill: bool = False) -> list[Finding]:
     if not root.is_dir():
         how = f"run `{known.made_by or f'bsm data fetch {known.name}'}`" if known else "give a folder of songs"
         raise InputError(f"{root}: no such folder; {how}")
-    songs = [_song(place, name) for place, name in find_songs(root, known.layout if known else None).items()]
-    if not songs:
+    names = find_songs(root, known.layout if known else None)
+    if not names:
         raise InputError(f"{root}: no songs in it, neither <song>/vocals.wav, <song>.stem.mp4 nor clips of MIR-1K")
-    names = {song.place: song.name for song in songs}
     found = [*_check_download(known, fill), *check_names(known, names)] if known else []
-    headers = [_header(part) for song in songs for part in song.parts.values()]
-    rate = known.rate if known else _usual([header.rate for header in headers if isinstance(header, audio.AudioInfo)])
+    songs = [_open_song(place, known) for place in names]
+    rate = known.rate if known else _usual([sound.info.rate for song in songs for sound in song.sounds.values()])
     for song in tqdm(songs, desc="verifying", unit="song"):
         found += _check_song(song, rate, known)
     return found
@@ -79,9 +79,9 @@ def verify(target: str | Path, *, fill: bool = False) -> list[Finding]:
 
 def find_songs(root: Path, layout: str | None) -> dict[Path, str]:
     """Find every song, however bad, of one layout, or of the layout that the folder seems to have: place -> name."""
-    stems = _visible(root, "*/*.stem.mp4")
+    stems = _visible(root, f"*/*{musdb18.SUFFIX}")
     if layout == "stems" or (layout is None and stems):
-        return {path: path.name.removesuffix(".stem.mp4") for path in stems}
+        return {path: path.name.removesuffix(musdb18.SUFFIX) for path in stems}
     clips = mir1k.clips(root)
     if layout == "clips" or (layout is None and clips):
         return {path: name for name, path in clips.items()}
@@ -94,31 +94,50 @@ def find_songs(root: Path, layout: str | None) -> dict[Path, str]:
     return songs
 
 
-def _song(place: Path, name: str) -> Song:
-    stems = place.name.endswith(".stem.mp4")
-    if place.is_file() and not stems:
-        return Song(place, name, {part: AudioFile(place, channel) for channel, part in enumerate(_CLIP)})
+def _open_song(place: Path, known: DataSet | None) -> Song:
+    """Open a song; list the sounds that are missing and the files that cannot be read.
+
+    ``known`` says which sounds are wanted. Without it, a song needs vocals and another sound.
+    """
+    unused: list[Path] = []
+    stems = place.name.endswith(musdb18.SUFFIX)
     if stems:
-        musdb18.need_stempeg()
+        musdb18.need_stempeg()  # a missing package is no fault of the song
     try:
         if stems:
-            return Song(place, name, musdb18.streams(place), coded=True)
-        files, unused = tracks.song_files(place)
-        return Song(place, name, files, unused=tuple(unused))
+            parts = musdb18.streams(place)
+        elif place.is_file():
+            parts = mir1k.sounds(place)
+        else:
+            parts, unused = tracks.song_files(place)
     except InputError as error:
-        return Song(place, name, {}, unreadable=_why(place, error))
+        return Song(place, {}, [_unreadable(place, error)])
+    wanted = [VOCALS] if known is None else [*known.sources, *([MIXTURE] if known.mixture != "none" else [])]
+    suffix = next((part.path.suffix for part in parts.values()), ".wav")
+    found = [
+        Finding(place / f"{name}{suffix}", f"missing: {'a song without vocals' if name == VOCALS else name}")
+        for name in wanted
+        if name not in parts
+    ]
+    if known is None and parts and not found and (fault := tracks.lacks(parts)):
+        found.append(Finding(place, fault))
+    if unused:
+        names = ", ".join(path.name for path in unused)
+        found.append(Finding(place, f"audio files that are no sources, not used: {names}", fault=False))
+    sounds = {}
+    for name, part in parts.items():
+        try:
+            part.info  # noqa: B018 (reads the header)
+        except InputError as error:
+            found.append(_unreadable(part.path, error))
+        else:
+            sounds[name] = part
+    return Song(place, sounds, found)
 
 
 def _visible(root: Path, pattern: str) -> list[Path]:
     found = sorted(root.glob(pattern))
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
-
-
-def _header(part: Source) -> audio.AudioInfo | InputError:
-    try:
-        return part.info
-    except InputError as error:
-        return error
 
 
 def _check_download(known: DataSet, fill: bool) -> Iterator[Finding]:
@@ -163,82 +182,64 @@ def check_names(known: DataSet, songs: dict[Path, str]) -> Iterator[Finding]:
 def _check_song(song: Song, rate: int, known: DataSet | None) -> list[Finding]:
     """Read a song from beginning to end and list everything that is wrong with it.
 
-    ``known`` gives the expected sounds and channels. Without it, a song needs vocals and another sound.
+    ``known`` gives the expected number of channels. Without it, the song's other sounds do.
     """
-    if song.unreadable:
-        return [Finding(song.place, f"unreadable: {song.unreadable}")]
-    wanted = [VOCALS] if known is None else [*known.sources, *([MIXTURE] if known.mixture != "none" else [])]
-    suffix = next((part.path.suffix for part in song.parts.values()), ".wav")
-    found = [
-        Finding(song.place / f"{name}{suffix}", f"missing: {'a song without vocals' if name == VOCALS else name}")
-        for name in wanted
-        if name not in song.parts
-    ]
-    if known is None and song.parts and not found and (fault := tracks.lacks(song.parts)):
-        found.append(Finding(song.place, fault))
-    if song.unused:
-        unused = ", ".join(path.name for path in song.unused)
-        found.append(Finding(song.place, f"audio files that are no sources, not used: {unused}", fault=False))
-    infos = {}
-    for name, part in song.parts.items():
-        if isinstance(header := _header(part), InputError):
-            found.append(Finding(part.path, f"unreadable: {_why(part.path, header)}"))
-            continue
-        infos[name] = header
+    found, infos = list(song.findings), {name: sound.info for name, sound in song.sounds.items()}
     others = "the song's other files have"
-    usual_channels, usual_samples = (_usual([getattr(i, of) for i in infos.values()]) for of in ("channels", "samples"))
+    usual_channels, usual_samples = (
+        _usual([getattr(info, of) for info in infos.values()]) for of in ("channels", "samples")
+    )
     channels, whose = (known.channels, "the data set has") if known else (usual_channels, others)
     for name, info in infos.items():
-        path, label = song.parts[name].path, _label(song, name)
+        path, label = song.sounds[name].path, _label(song, name)
         if info.rate != rate:
             found.append(Finding(path, f"{info.rate} Hz where the data set has {rate}"))
         if info.channels != channels:
             found.append(Finding(path, f"{label}{info.channels} channel(s) where {whose} {channels}"))
         if info.samples != usual_samples:
             found.append(Finding(path, f"{label}{info.samples} samples where {others} {usual_samples}"))
-    found += _check_samples(
-        song, {name: song.parts[name] for name in infos}, sound=not any(finding.fault for finding in found)
-    )
+    found += _check_samples(song, compare=not any(finding.fault for finding in found))
     return list(dict.fromkeys(found))  # one finding for a file that holds several sounds
 
 
-def _check_samples(song: Song, parts: dict[str, Source], *, sound: bool) -> Iterator[Finding]:
-    """Read all sounds of a song together, block by block; if ``sound``, compare the mixture with the sources' sum.
+def _check_samples(song: Song, *, compare: bool) -> Iterator[Finding]:
+    """Read all sounds of a song together, block by block; if ``compare``, compare the mixture with the sources' sum.
 
     A silent source is a note; silent vocals and a silent mixture are faults.
     """
-    reading, peaks = dict(parts), dict.fromkeys(parts, 0.0)
-    sums = _Sum(parts) if sound and MIXTURE in parts and len(tracks.source_names(parts)) > 1 else None
-    length = max((part.info.samples for part in parts.values()), default=0)
-    step = max((round(_BLOCK * part.info.rate) for part in parts.values()), default=1)
+    reading, peaks = dict(song.sounds), dict.fromkeys(song.sounds, 0.0)
+    sums = _Sum(song) if compare and MIXTURE in reading and len(tracks.source_names(reading)) > 1 else None
+    length = max((sound.info.samples for sound in reading.values()), default=0)
+    step = max((round(_BLOCK * sound.info.rate) for sound in reading.values()), default=1)
     for start in range(0, length, step):
         block = {}
-        for name, part in list(reading.items()):
-            if start >= part.info.samples:
+        for name, sound in list(reading.items()):
+            if start >= sound.info.samples:
                 continue
             try:
-                block[name] = part.read(start, start + step)
+                block[name] = sound.read(start, start + step)
             except InputError as error:
-                yield Finding(part.path, f"unreadable: {_why(part.path, error)}")
+                yield _unreadable(sound.path, error)
                 del reading[name]
                 sums = None
             else:
                 peaks[name] = max(peaks[name], float(np.abs(block[name]).max()))
         if sums:
             sums.add(block)
-    for name, part in reading.items():
+    for name, sound in reading.items():
         if peaks[name] <= _SILENT:
-            yield Finding(part.path, f"{_label(song, name)}silent throughout", fault=name in (VOCALS, MIXTURE))
-    if sums and (difference := sums.difference(coded=song.coded)):
-        yield Finding(parts[MIXTURE].path, difference, fault=not song.coded)
+            yield Finding(sound.path, f"{_label(song, name)}silent throughout", fault=name in (VOCALS, MIXTURE))
+    if sums and (difference := sums.difference()):
+        yield Finding(song.sounds[MIXTURE].path, difference, fault=not song.coded)
 
 
 class _Sum:
     """Measure block by block how far a song's mixture is from the sum of its sources."""
 
-    def __init__(self, parts: dict[str, Source]) -> None:
-        self.sources = tracks.source_names(parts)
-        self.bits = min(_bits(parts[name].path) for name in (*self.sources, MIXTURE))
+    def __init__(self, song: Song) -> None:
+        self.sources, self.coded = tracks.source_names(song.sounds), song.coded
+        paths = [song.sounds[name].path for name in (*self.sources, MIXTURE)]
+        self.bits = 24 if song.coded else min(map(audio.bits, paths))
         self.peak = self.energy = self.rest = 0.0
 
     def add(self, block: dict[str, np.ndarray]) -> None:
@@ -248,18 +249,18 @@ class _Sum:
         self.energy += float(np.square(block[MIXTURE], dtype=np.float64).sum())
         self.rest += float(np.square(rest).sum())
 
-    def difference(self, *, coded: bool) -> str:
+    def difference(self) -> str:
         """Describe the difference; empty if rounding explains it.
 
-        Rounding moves every file by one step of its sample format at most. The coarsest format counts. A mixture that
-        was coded apart always differs, and no difference is too large.
+        Rounding moves every file by one step of its sample format at most. The coarsest format of the files counts. A
+        mixture that was coded apart always differs, so its difference is described whatever its size.
         """
         step, allowed = 2.0 ** (1 - self.bits), len(self.sources) + 1
-        if not coded and self.peak <= allowed * step:
+        if not self.coded and self.peak <= allowed * step:
             return ""
         ratio = 10 * np.log10((self.energy + 1e-12) / (self.rest + 1e-12))
         text = f"not the sum of {', '.join(self.sources)}: it is {ratio:.1f} dB above the difference"
-        if coded:
+        if self.coded:
             return f"{text}, as it was coded apart"
         return f"{text}, {self.peak / step:.0f} steps of {self.bits} bits at most where {allowed} are allowed"
 
@@ -268,14 +269,10 @@ def _usual(values: list[int]) -> int:
     return Counter(values).most_common(1)[0][0] if values else 0
 
 
-def _why(path: Path, error: InputError) -> str:
-    return str(error).removeprefix(f"{path}: ")
+def _unreadable(path: Path, error: InputError) -> Finding:
+    return Finding(path, f"unreadable: {str(error).removeprefix(f'{path}: ')}")
 
 
 def _label(song: Song, name: str) -> str:
-    """Return the prefix that names a sound in a file that holds several."""
+    """Return the prefix that names a sound of a file with several sounds."""
     return f"{name}: " if song.place.is_file() else ""
-
-
-def _bits(path: Path) -> int:
-    return audio.bits(path) if path.suffix.lower() in SUFFIXES else 24

@@ -24,9 +24,9 @@ def describe(track: Track, *, threshold_db: float = -40.0) -> dict[str, Any]:
         threshold_db: level above which somebody sings, see :func:`bsm.activity.vocal_regions`.
 
     Returns:
-        ``track``, ``split``, ``seconds``; ``mixture_db``: RMS in dB of full scale; ``lufs``: :func:`loudness` of the
-        mixture; ``vocals_to_rest_db``: energy ratio of vocals to accompaniment; ``vocal_share``: sung part of the
-        track; ``regions``: (onset, offset) in s of every vocal region.
+        ``track``, ``split``, ``seconds``; ``mixture_db``: RMS of the mixture in dB of full scale; ``lufs``: its
+        :func:`loudness`; ``vocals_to_rest_db``: energy of the vocals in dB relative to the accompaniment's;
+        ``vocal_share``: sung share of the track, 0 to 1; ``regions``: (onset, offset) in s of every vocal region.
     """
     mixture, vocals, rest = track.mixture(), track.read(VOCALS), track.accompaniment()
     regions = vocal_regions(vocals, track.rate, threshold_db=threshold_db)
@@ -46,7 +46,7 @@ def describe(track: Track, *, threshold_db: float = -40.0) -> dict[str, Any]:
 def loudness(sound: np.ndarray, rate: int) -> float:
     """Return the integrated loudness of ``(channels, samples)`` in LUFS (ITU-R BS.1770).
 
-    It is NaN for silence, and for less than one block of 0.4 s.
+    It is NaN for silence, and for sounds shorter than one block of 0.4 s.
     """
     meter = pyloudnorm.Meter(rate)
     if sound.shape[1] < meter.block_size * rate:
@@ -56,7 +56,7 @@ def loudness(sound: np.ndarray, rate: int) -> float:
 
 
 def table(target: str | Path) -> pd.DataFrame:
-    """Describe every track of a known data set or folder, a row each; with the number of regions, rate and channels."""
+    """Describe the tracks of a known data set or a folder, a row each, with rate, channels and number of regions."""
     rows = []
     for track in tqdm(_tracks(registry.folder_of(target)), desc="describing", unit="song"):
         found = describe(track)

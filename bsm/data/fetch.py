@@ -1,4 +1,4 @@
-"""Fetch a data set: download, check and unpack it in a work folder, then give it its name in one step."""
+"""Fetch a data set: download, check and unpack it in a work folder, then rename that folder in one step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from bsm import download
 from bsm.data import check
 from bsm.data.registry import DataSet, load
-from bsm.errors import InputError
+from bsm.errors import InputError, one_line
 from bsm.files import alone, sha256, write_text
 
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)
@@ -28,16 +28,16 @@ _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, 
 def fetch(name: str, source: str | None = None) -> Path:
     """Fetch a data set into its folder, unless it is there; return the folder.
 
-    An interrupted call can be repeated: it continues the download. The archive is deleted in the end; its size and
+    Repeat an interrupted call to continue its download. A downloaded archive is deleted in the end; its size and
     checksum stay in ``fetched.json``.
 
     Args:
         name: a data set whose manifest names files to download.
-        source: another address (http, https) of the file, or a local path; that file is left as it is.
+        source: another address (http, https) of the file, or a local path. A local file is left as it is.
 
     Raises:
-        InputError: the data set is unknown or made here; its folder holds something else; another process fetches it;
-            the connection fails; the disk is full; the file is not the recorded one; the archive is damaged or has
+        InputError: the data set is unknown, or is made here; its folder holds something else; another process fetches
+            it; the connection fails; the disk is full; the file is not the recorded one; the archive is damaged or has
             members outside its folder; or the folder lacks songs of the manifest.
     """
     wanted = load(name)
@@ -76,7 +76,7 @@ def _fetch(wanted: DataSet, source: str | None) -> None:
             what=f"{archive.file} of {wanted.name}",
             size=archive.size,
             checksum=archive.checksum,
-            room=archive.size or 0,  # what is unpacked takes as much again, at least
+            room=archive.size or 0,  # the unpacked files take at least as much again
         )
         for archive in wanted.files
     }
@@ -104,34 +104,32 @@ def unpack(archive: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(archive) if archive.suffix == ".zip" else tarfile.open(archive) as file:
-            members = list(_members(file))
-            for _, name, _, plain in members:
-                path = PurePosixPath(name.replace("\\", "/"))
-                if not plain or path.is_absolute() or ".." in path.parts:
-                    raise InputError(
-                        f"{archive}: its member {name!r} is a link or lies outside the folder; nothing was unpacked"
-                    )
-            total = sum(size for _, _, size, _ in members)
+            members = list(_members(archive, file))
+            total = sum(size for _, size in members)
             download.need_space(target, total, f"the unpacked {archive.name}")
             file.extraction_filter = getattr(tarfile, "data_filter", None)  # for tar; Python 3.11.3 has none
             bar = tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, desc=f"unpacking {archive.name}")
             with bar:
-                for member, _, size, _ in members:
+                for member, size in members:
                     file.extract(member, target)
                     bar.update(size)
             if isinstance(file, tarfile.TarFile):
-                while file.fileobj.read(1 << 20):  # to the end, where gzip compares its checksum
+                while file.fileobj.read(1 << 20):  # gzip compares its checksum at the end of the file
                     pass
     except _DAMAGED as error:
-        why = " ".join(str(error).split())
-        raise InputError(f"{archive}: damaged archive ({why}); delete it and fetch it again") from error
+        raise InputError(f"{archive}: damaged archive ({one_line(error)}); delete it and fetch it again") from error
 
 
-def _members(file: zipfile.ZipFile | tarfile.TarFile) -> Iterator[tuple[Any, str, int, bool]]:
-    """List each member of an archive, its name, its size in bytes, and whether it is a plain file or folder."""
-    if isinstance(file, zipfile.ZipFile):
-        for member in file.infolist():
-            yield member, member.filename, member.file_size, not stat.S_ISLNK(member.external_attr >> 16)
-    else:
-        for member in file.getmembers():
-            yield member, member.name, member.size, member.isfile() or member.isdir()
+def _members(archive: Path, file: zipfile.ZipFile | tarfile.TarFile) -> Iterator[tuple[Any, int]]:
+    """List each member of an archive and its size in bytes; refuse a link, and a member outside the folder."""
+    for member in file.infolist() if isinstance(file, zipfile.ZipFile) else file.getmembers():
+        if isinstance(member, zipfile.ZipInfo):
+            name, size, plain = member.filename, member.file_size, not stat.S_ISLNK(member.external_attr >> 16)
+        else:
+            name, size, plain = member.name, member.size, member.isfile() or member.isdir()
+        path = PurePosixPath(name.replace("\\", "/"))
+        if not plain or path.is_absolute() or ".." in path.parts:
+            raise InputError(
+                f"{archive}: its member {name!r} is a link or lies outside the folder; nothing was unpacked"
+            )
+        yield member, size

@@ -20,20 +20,21 @@ def open_tracks(root: str | Path, split: str, *, skipped: dict[str, str] | None 
     - MIR-1K, or a part of it: clips ``<singer>_<song>_<clip>.wav``, recognised by their names and split by singer;
     - songs: ``<root>/<split>/<song>/<source>.wav``, or ``<root>/<song>/<source>.wav`` for every split.
 
-    By default a bad song is an error. With ``skipped``, bad songs are skipped, logged and entered there: name -> fault.
+    By default a bad song is an error. Given a dictionary ``skipped``, bad songs are skipped, logged, and entered into
+    it: name -> fault.
 
     Returns:
         The layout (``MUSDB18-HQ``, ``MUSDB18``, ``MIR-1K`` or ``songs``; the sample is ``MUSDB18``) and the tracks,
         sorted by name.
 
     Raises:
-        InputError: the folder is missing, has no songs, or lacks songs of MUSDB18; a song is bad; or ffmpeg is missing,
-            and there are stem files. The message says what to fetch.
+        InputError: the folder is missing, has no songs, or lacks songs of MUSDB18; a song is bad; or there are stem
+            files, and ffmpeg is missing. The message says what to fetch.
     """
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; {_FETCH}")
-    if any(root.glob("*/*.stem.mp4")):
+    if any(root.glob(f"*/*{musdb18.SUFFIX}")):
         return "MUSDB18", musdb18.split_tracks(root, split, skipped, stems=True)
     if musdb18.is_hq(root, split):
         return "MUSDB18-HQ", musdb18.split_tracks(root, split, skipped, stems=False)

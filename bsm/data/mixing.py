@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 class MixingDataset(Dataset):
     """Mix sources of different songs, as the author's code does.
 
-    Each source comes from a window of its own, drawn from all windows of all songs in which it is active. So a long
+    Each source has a window of its own, drawn from all windows of all songs in which that source is active. So a long
     song is drawn more often. The source is silenced with some probability, and scaled by a uniform gain. A segment
     shorter than the window lies anywhere in it, whether or not the source is active there.
 
-    Item ``i`` depends only on ``(seed, i)``. So a resumed run sees the segments of an uninterrupted one, and processes
-    that share the indices never see the same segment.
+    Item ``i`` depends only on ``(seed, i)``. So a resumed run sees the segments of an uninterrupted one. Processes that
+    divide the indices among them never see the same segment.
 
     Args:
         tracks: songs of equal rate, channels and source names.
@@ -82,7 +82,7 @@ class MixingDataset(Dataset):
         mixture = np.zeros((self._channels, self._segment), np.float32)
         vocals = np.zeros_like(mixture)
         for source, found in self._active.items():
-            # A silenced source draws everything, too, so that the other sources' draws do not depend on it.
+            # Everything is drawn for a silenced source, too: the draws for the other sources do not depend on it.
             track, start = found[rng.integers(len(found))]
             if self._room:
                 start = min(start + int(rng.integers(self._room + 1)), max(0, track.samples - self._segment))
@@ -100,8 +100,9 @@ class MixingDataset(Dataset):
 def validation_segments(
     tracks: Sequence[Track], segment: int, per_track: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Cut ``per_track`` segments of so many samples at equal distances from each song; a shorter song is padded with
-    zeros.
+    """Cut ``per_track`` segments of ``segment`` samples from each song, at equal distances.
+
+    A song shorter than a segment is padded with zeros.
 
     Returns:
         ``(mixture, vocals)`` of each segment, float32 ``(channels, segment)``, song by song.

@@ -1,6 +1,6 @@
-"""Open MUSDB18 as published (HQ, stems, 7 s sample), and the excerpt in the package stempeg.
+"""Open MUSDB18 as published (HQ, stems, 7 s sample), and the excerpt of it in the package stempeg.
 
-The manifest ``musdb18-hq`` names the songs of each split. The folder ``train`` holds the 14 validation songs, too.
+The manifest ``musdb18-hq`` names the songs of each split. The folder ``train`` also holds the 14 validation songs.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ import numpy as np
 from bsm import audio
 from bsm.data import registry
 from bsm.data.tracks import MIXTURE, VOCALS, AudioFile, Track, open_songs, song_track
-from bsm.errors import InputError
+from bsm.errors import InputError, one_line
 
-#: Streams of a stem file, in order. The mixture was coded apart from the stems and is not their sum.
+#: Streams of a stem file, in order. The mixture was coded apart from the stems, and so is not exactly their sum.
 STREAMS = (MIXTURE, "drums", "bass", "other", VOCALS)
 STEMS = STREAMS[1:]
+SUFFIX = ".stem.mp4"
 FETCH = (
     "fetch MUSDB18-HQ (`bsm data fetch musdb18-hq`), MUSDB18 (`bsm data fetch musdb18`) or its 7 s sample "
     "(`bsm data fetch musdb18-sample`)"
 )
 _NAME = "musdb18-hq"
 _SAMPLE = 94  # songs in the folder `train` of the 7 s sample
-_SONG = "The Easton Ellises - Falcon 69"
+_SONG = "The Easton Ellises - Falcon 69"  # of the excerpt
 _AAC_FRAME = 1024  # samples
 
 
 def example_track(cache: Path) -> Track:
-    """Open a real 6 s excerpt of a MUSDB18 test song, 44.1 kHz stereo; decode it to ``<cache>/falcon69/*.wav`` on the
-    first call.
+    """Open a real 6 s excerpt of a MUSDB18 test song, 44.1 kHz stereo.
 
-    The mixture is the sum of the stems. The file's own mixture was coded apart and differs from it (15.4 dB).
+    The first call decodes it from the package stempeg to ``<cache>/falcon69/*.wav``. The mixture is the sum of the
+    stems. The file's own mixture was coded apart, and is 15.4 dB above its difference from that sum.
 
     Raises:
         InputError: ffmpeg or stempeg is missing, or the excerpt cannot be decoded or written.
@@ -48,7 +49,7 @@ def example_track(cache: Path) -> Track:
             streams, rate = stempeg.read_stems(source, dtype=np.float32)  # (streams, samples, channels)
         except Exception as error:  # ffmpeg's failures come as several types
             raise InputError(
-                f"{source}: cannot be decoded ({_line(error)}); install stempeg and ffmpeg again"
+                f"{source}: cannot be decoded ({one_line(error)}); install stempeg and ffmpeg again"
             ) from error
         sounds = {name: np.ascontiguousarray(streams[STREAMS.index(name)].T, dtype=np.float32) for name in STEMS}
         sounds[MIXTURE] = np.sum(list(sounds.values()), axis=0, dtype=np.float32)
@@ -58,14 +59,22 @@ def example_track(cache: Path) -> Track:
 
 
 def need_ffmpeg(who: str = "decoding MUSDB18 needs") -> None:
-    """Check that ffmpeg is installed; otherwise raise an InputError that begins with ``who``."""
+    """Check that ffmpeg is installed.
+
+    Raises:
+        InputError: it is not; the message begins with ``who``.
+    """
     missing = [tool for tool in ("ffmpeg", "ffprobe") if shutil.which(tool) is None]
     if missing:
         raise InputError(f"{who} {' and '.join(missing)} on PATH; run `apt-get install ffmpeg`")
 
 
 def need_stempeg(who: str = "stem files need") -> ModuleType:
-    """Import stempeg, which needs ffmpeg; if either is missing, raise an InputError that begins with ``who``."""
+    """Import stempeg, a package that needs ffmpeg.
+
+    Raises:
+        InputError: the package or ffmpeg is missing; the message begins with ``who``.
+    """
     need_ffmpeg(who)
     try:
         import stempeg  # late: the import runs ffmpeg
@@ -78,7 +87,7 @@ def need_stempeg(who: str = "stem files need") -> ModuleType:
 class Stem:
     """One audio stream of a ``.stem.mp4`` file, a :class:`bsm.data.tracks.Source`.
 
-    Reading a part decodes two more AAC frames before it. So its samples equal those of the decoded whole.
+    To read a part, the two AAC frames before it are decoded, too. So its samples equal those of the whole, decoded.
     """
 
     path: Path
@@ -87,7 +96,7 @@ class Stem:
 
     @property
     def info(self) -> audio.AudioInfo:
-        """Rate and channels of the stream; the length is the mixture's."""
+        """Rate and channels of the stream, and the length of the mixture."""
         return audio.AudioInfo(self.header.rate(self.stream), self.header.channels(self.stream), self.header.samples(0))
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -114,7 +123,7 @@ class Stem:
                 info=self.header,
             )
         except Exception as error:  # ffmpeg's failures come as several types
-            raise InputError(f"{self.path}: cannot be decoded ({_line(error)}); fetch it again") from error
+            raise InputError(f"{self.path}: cannot be decoded ({one_line(error)}); fetch it again") from error
         sound = sound.reshape(-1, found.channels)[start - first : stop - first].T
         # A decoded stream may differ from the length in its header by one frame.
         if (missing := stop - start - sound.shape[1]) > _AAC_FRAME:
@@ -135,18 +144,18 @@ def streams(path: Path) -> dict[str, Stem]:
         header = stempeg.Info(str(path))
         count = header.nb_audio_streams
     except Exception as error:  # ffprobe's failures come as several types
-        raise InputError(f"{path}: cannot be read ({_line(error)}); fetch it again") from error
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); fetch it again") from error
     if count != len(STREAMS):
         raise InputError(f"{path}: has {count} audio streams, not 5 (mixture and four stems); fetch it again")
     return {name: Stem(path, stream, header) for stream, name in enumerate(STREAMS)}
 
 
 def split_tracks(root: Path, split: str, skipped: dict[str, str] | None = None, *, stems: bool) -> list[Track]:
-    """Open one split of MUSDB18 or its 7 s sample, ``<song>.stem.mp4``, or of MUSDB18-HQ, a folder per song.
+    """Open one split of MUSDB18-HQ, a folder per song; or, with ``stems``, of MUSDB18 or its 7 s sample.
 
-    The songs lie in ``<root>/{train,test}``. A stem file's mixture is its own, as in every published score on MUSDB18,
-    and the accompaniment is the sum of drums, bass and other, as in musdb. ``skipped`` is that of
-    :func:`bsm.data.layouts.open_tracks`.
+    The songs lie in ``<root>/{train,test}``. A stem file has a mixture of its own. It is used, as in every published
+    score on MUSDB18. The accompaniment is then the sum of drums, bass and other, as in the package musdb.
+    :func:`bsm.data.layouts.open_tracks` documents ``skipped``.
 
     Raises:
         InputError: songs are missing, a song cannot be read, or ffmpeg or stempeg is missing for stem files.
@@ -154,7 +163,7 @@ def split_tracks(root: Path, split: str, skipped: dict[str, str] | None = None, 
     if stems:
         need_stempeg()
     held_out = registry.load(_NAME).splits["valid"]
-    songs = {_song(path): path for path in _listed(root, split, "*.stem.mp4" if stems else "*/")}
+    songs = {_song(path): path for path in _listed(root, split, f"*{SUFFIX}" if stems else "*/")}
     chosen = [name for name in sorted(songs) if split == "test" or held_out.holds(name) == (split == "valid")]
     if not chosen:
         raise InputError(f"MUSDB18: no songs of split {split!r}; {FETCH}")
@@ -174,7 +183,7 @@ def _stem_track(path: Path, split: str) -> Track:
 def is_hq(root: Path, split: str) -> bool:
     """Return whether the folder of a split has a validation or test song of MUSDB18-HQ.
 
-    Training songs alone do not count: a user's own selection of them is a data set of its own.
+    Training songs do not count: users train on selections of them, and such a selection is not MUSDB18-HQ.
     """
     held_out = [part for name, part in registry.splits(_NAME).items() if name != "train"]
     return any(part.holds(path.name) for path in _listed(root, split, "*/") for part in held_out)
@@ -203,8 +212,4 @@ def _folder(split: str) -> str:
 
 
 def _song(path: Path) -> str:
-    return path.name.removesuffix(".stem.mp4")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return path.name.removesuffix(SUFFIX)

@@ -1,4 +1,4 @@
-"""Read what is known of each data set from ``data_manifest/<name>.yaml``. The classes are the schema of manifests."""
+"""Read the manifest of each data set, ``data_manifest/<name>.yaml``. The classes here are the schema of manifests."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
-from bsm.errors import InputError, known
+from bsm.errors import InputError, known, one_line
 from bsm.files import write_text
 
 ROOT = Path(__file__).parents[2]
-MANIFESTS = Path(__file__).parents[1] / "manifests"  # a link to data_manifest/ in a checkout; files in a wheel
-_WEIGHTS = "weights"  # the list of weights is in the same folder
+MANIFESTS = Path(__file__).parents[1] / "manifests"  # in a checkout, a link to data_manifest/; in a wheel, a folder
+_WEIGHTS = "weights"  # in the same folder, weights.yaml lists weights and not a data set
 
 Text = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Text, ...], Field(min_length=1)]
 
 
 class _Part(BaseModel):
-    """A part of a manifest: it refuses unknown keys and wrong types, and cannot be changed."""
+    """A part of a manifest. It refuses unknown keys and wrong types, and cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,9 +41,9 @@ class Archive(_Part):
 
 
 class Entry(_Part):
-    """Something with a name that is fetched or made: a data set, or weights.
+    """A data set or weights: something with a name that is either fetched or made here.
 
-    Both have a ``place``, the file or folder, whether it is there or not; and ``work``, for an unfinished fetch.
+    Each subclass defines ``place``, the path of its file or folder, and ``work``, the path of an unfinished fetch.
     """
 
     name: str = ""  # the manifest's file name, or the key in the list of weights
@@ -51,7 +51,7 @@ class Entry(_Part):
     licence: Text  # its terms, or that none are stated
     source: str = ""  # the publisher's page
     files: tuple[Archive, ...] = ()  # what is downloaded
-    made_by: str = ""  # the command that makes what is not downloaded
+    made_by: str = ""  # the command that makes it, if it is not downloaded
     note: str = ""  # what else users should know
 
     @model_validator(mode="after")
@@ -80,8 +80,8 @@ class Split(_Part):
 
     songs: PositiveInt | None  # how many; null where unknown
     folder: str = ""  # in the data set's folder; by default it has the split's name
-    names: Names | None = None  # where there are more names than songs, it is not known which songs are there
-    names_of: str = ""  # another data set, whose names of this split apply here, too
+    names: Names | None = None  # more names than songs: it is unknown which of them the data set has
+    names_of: str = ""  # another data set, which has the same names in this split
     singers: Names | None = None  # a clip's name begins with its singer and an underscore
 
     @model_validator(mode="after")
@@ -107,7 +107,7 @@ class DataSet(Entry):
     rate: PositiveInt  # samples per second
     channels: PositiveInt  # audio channels of each source
     sources: Names  # for clips, in the order of the channels
-    mixture: Literal["sum", "coded", "none"]  # a file: the sources' sum, or coded apart from them with loss; or no file
+    mixture: Literal["sum", "coded", "none"]  # a file with the sources' sum; a lossy file coded apart; or no file
     splits: Annotated[dict[Literal["train", "valid", "test"], Split], Field(min_length=1)]
     citation: Text
 
@@ -124,7 +124,7 @@ class DataSet(Entry):
 
     @property
     def place(self) -> Path:
-        """The folder of its songs; ``data`` may be a link to another disk."""
+        """The folder of the songs. The folder ``data`` above it may be a link to another disk."""
         return ROOT / "data" / self.name
 
     @property
@@ -134,12 +134,12 @@ class DataSet(Entry):
 
     @property
     def record(self) -> Path:
-        """The file in its folder that says from which files it was unpacked."""
+        """The file that records from which downloaded files the data set was unpacked."""
         return self.place / "fetched.json"
 
     @property
     def fetched(self) -> dict[str, Any] | None:
-        """Size and checksum of the downloaded files by name; None where it was not fetched here."""
+        """Size and checksum of each downloaded file, by name; None if `bsm data fetch` did not make the folder."""
         try:
             return json.loads(self.record.read_text(encoding="utf-8"))["files"] if self.record.is_file() else None
         except (ValueError, KeyError, TypeError) as error:
@@ -147,15 +147,8 @@ class DataSet(Entry):
 
 
 def names() -> list[str]:
-    """Return the names of the known data sets.
-
-    Raises:
-        InputError: there are no manifests, as in an installation without the checkout.
-    """
-    found = sorted(path.stem for path in MANIFESTS.glob("*.yaml") if path.stem != _WEIGHTS)
-    if not found:
-        raise InputError(f"{MANIFESTS}: no data manifests; install bsm from a checkout (pip install -e .)")
-    return found
+    """Return the names of the known data sets."""
+    return sorted(path.stem for path in MANIFESTS.glob("*.yaml") if path.stem != _WEIGHTS)
 
 
 def load(name: str) -> DataSet:
@@ -173,7 +166,7 @@ def load(name: str) -> DataSet:
 
 
 def splits(name: str) -> dict[str, Split]:
-    """Return the splits of a data set; none where its manifest is not here, as in an installation without it."""
+    """Return the splits of a data set; none if this installation lacks its manifest."""
     return dict(load(name).splits) if (MANIFESTS / f"{name}.yaml").is_file() else {}
 
 
@@ -183,10 +176,10 @@ def folder_of(name_or_path: str | Path) -> Path:
 
 
 def fill(name: str, file: str, size: int, checksum: str) -> None:
-    """Write size and checksum measured on a downloaded file into the manifest, as verified; keep all other lines.
+    """Write the measured size and checksum of a downloaded file into the manifest; keep all other lines.
 
     Raises:
-        InputError: the manifest has no entry of that file with one field per line in the usual order.
+        InputError: the manifest has no entry for the file, or its fields are not in the usual order, one a line.
     """
     path = MANIFESTS / f"{name}.yaml"
     entry = rf"(  - file: {re.escape(file)}\n    url: .*\n)    size: .*\n    checksum: .*\n    verified: .*\n"
@@ -206,12 +199,12 @@ def read(kind: Any, path: Path) -> Any:
     return _parse(kind, path, path.read_bytes())
 
 
-@cache  # by the content, so that a file that changed is parsed again
+@cache  # with the content as a key, so a changed file is parsed again
 def _parse(kind: Any, path: Path, content: bytes) -> Any:
     try:
         return TypeAdapter(kind).validate_python(yaml.safe_load(content))
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: not YAML: {one_line(error)}; mend the file") from error
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc'])) or 'top level'}: {fault['msg'].removeprefix('Value error, ')}"

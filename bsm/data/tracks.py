@@ -1,4 +1,4 @@
-"""Describe a song and its sources; every data set becomes a list of these."""
+"""Define a song and its sources. Opening any data set gives a list of songs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 VOCALS, ACCOMPANIMENT, MIXTURE = "vocals", "accompaniment", "mixture"
 SUFFIXES = (".wav", ".flac")
-# Ends of the names of copies and of `bsm separate`'s outputs: no source is called so.
+# Ends of the names of copies and of outputs of `bsm separate`: such files are not sources.
 _COPY = re.compile(r"(\.vocals|\.accompaniment|\(\d+\)| - copy| copy( \d+)?)$", re.IGNORECASE)
 _CHECKED_SECONDS = 30.0  # read at a time by :func:`check`
 
@@ -47,7 +47,7 @@ class AudioFile:
     """A sound that is an audio file, or one channel of it."""
 
     path: Path
-    channel: int | None = None  # of a file that holds another sound in each; by default all channels
+    channel: int | None = None  # for a file with another sound in each channel; by default the sound has all channels
 
     @cached_property
     def info(self) -> audio.AudioInfo:
@@ -61,8 +61,7 @@ class AudioFile:
             return found
         if self.channel >= found.channels:
             raise InputError(
-                f"{self.path}: has {found.channels} channel(s), channel {self.channel} is wanted; the file needs "
-                "accompaniment and voice in one channel each; fetch it again"
+                f"{self.path}: has {found.channels} channel(s), but voice and accompaniment need one each; fetch it"
             )
         return audio.AudioInfo(found.rate, 1, found.samples)
 
@@ -80,7 +79,7 @@ class Track:
     split: str  # train, valid or test
     sources: Mapping[str, Source] = field(hash=False)  # of equal rate, length and channels; vocals is among them
     mixture_source: Source | None = None  # None where the mixture is the sum of the sources
-    accompaniment_parts: tuple[str, ...] = ()  # the sources that it sums; by default it is mixture - vocals
+    accompaniment_parts: tuple[str, ...] = ()  # sources whose sum it is; by default it is mixture - vocals
 
     def __post_init__(self) -> None:
         if VOCALS not in self.sources:
@@ -108,12 +107,12 @@ class Track:
 
     @property
     def files(self) -> list[Path]:
-        """All of its files, each once."""
+        """The song's files, each once."""
         parts = [*self.sources.values(), *([self.mixture_source] if self.mixture_source else [])]
         return sorted({part.path for part in parts})
 
     def identity(self) -> dict[str, Any]:
-        """Return its name and format and the checksums of its files, wherever they lie, as plain JSON values.
+        """Return the song's name, format and checksums as plain JSON values, the same wherever its files lie.
 
         Raises:
             InputError: a file cannot be read.
@@ -145,7 +144,7 @@ class Track:
         return np.sum([self.read(source, start, stop) for source in self.sources], axis=0, dtype=np.float32)
 
     def accompaniment(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Compute samples ``[start, stop)`` of all but the vocals, float32 ``(channels, stop - start)``."""
+        """Compute samples ``[start, stop)`` of everything but the vocals, float32 ``(channels, stop - start)``."""
         if self.accompaniment_parts:
             parts = [self.read(source, start, stop) for source in self.accompaniment_parts]
             return np.sum(parts, axis=0, dtype=np.float32)
@@ -153,10 +152,10 @@ class Track:
 
 
 def folder_tracks(root: Path, split: str, skipped: dict[str, str] | None = None) -> list[Track]:
-    """Open the songs of a folder by name, ``<root>/<song>/{mixture,vocals,<other sources>}.wav`` (or ``.flac``).
+    """Open the songs of a folder, sorted by name: ``<root>/<song>/{mixture,vocals,<other sources>}.wav`` or ``.flac``.
 
-    A song without ``mixture`` is the sum of its sources, which must then be two at least. Hidden folders are skipped.
-    :func:`source_names` says which files are sources, :func:`open_songs` what ``skipped`` does.
+    A song without ``mixture`` needs two sources or more, and is their sum. Hidden folders are skipped.
+    :func:`source_names` says which files are sources, and :func:`open_songs` what ``skipped`` does.
 
     Raises:
         InputError: the folder is missing or has no songs; or :func:`song_track` refuses a song.
@@ -164,7 +163,7 @@ def folder_tracks(root: Path, split: str, skipped: dict[str, str] | None = None)
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give a folder that holds one folder per song")
-    # A link that leads nowhere may have been a song. Opening it gives the error.
+    # A broken link may have been a song, so opening it raises an error.
     folders = sorted(p for p in root.iterdir() if (p.is_dir() or broken(p)) and not p.name.startswith("."))
     if not folders:
         raise InputError(f"{root}: no songs in it; expected <song>/vocals.wav and the other sources")
@@ -181,11 +180,11 @@ def open_songs(
 ) -> list[Track]:
     """Open songs, name -> folder or file, with ``make(path, split)``, in the given order.
 
-    With ``skipped``, every song is also read to its end with :func:`check`. Bad songs are skipped, logged, and entered
-    there: name -> fault.
+    Given a dictionary ``skipped``, this also reads every song to its end with :func:`check`. Bad songs are then
+    skipped, logged, and entered into ``skipped``: name -> fault.
 
     Raises:
-        InputError: a song is bad; with ``skipped``, all songs are bad.
+        InputError: a song is bad; or, with ``skipped``, all songs are bad.
     """
     if skipped is None:
         return [make(path, split) for path in songs.values()]
@@ -220,7 +219,7 @@ def check(track: Track) -> None:
 
 
 def song_track(folder: Path, split: str) -> Track:
-    """Open one song folder of :func:`folder_tracks`. Logs the audio files in it that are not used.
+    """Open one song folder of :func:`folder_tracks`. Log the names of audio files in it that are not used.
 
     Raises:
         InputError: the folder or a file in it cannot be read; the song has no vocals, or only vocals; or its files
@@ -244,22 +243,22 @@ def song_track(folder: Path, split: str) -> Track:
 
 
 def broken(path: Path) -> bool:
-    """Return whether a path is a link that leads nowhere."""
+    """Return whether a path is a broken link."""
     return path.is_symlink() and not os.path.exists(path)  # noqa: PTH110 (Path.exists raises for a circle)
 
 
 def lacks(sounds: Collection[str]) -> str:
-    """Say what keeps sounds from being a song with something to separate; empty if nothing does."""
+    """Return what sounds lack to be a song with something to separate; empty if they lack nothing."""
     if MIXTURE in sounds or len(source_names(sounds)) > 1:
         return ""
     return "song of one source; add mixture.wav or another source as WAV or FLAC"
 
 
 def song_files(folder: Path) -> tuple[dict[str, AudioFile], list[Path]]:
-    """Find the sounds in a song's folder, by name, and the audio files that are none of them.
+    """Find the sounds in a song's folder, by name, and the other audio files.
 
-    Sounds are .wav and .flac files, .wav before .flac, but no hidden files. Copies such as ``vocals (1).wav`` and
-    outputs of ``bsm separate`` are no sounds of the song.
+    Sounds are .wav and .flac files that are not hidden. If both exist under one name, .wav is used. Copies such as
+    ``vocals (1).wav`` and outputs of ``bsm separate`` are not sounds of the song.
 
     Raises:
         InputError: the folder cannot be read.
@@ -281,9 +280,9 @@ def song_files(folder: Path) -> tuple[dict[str, AudioFile], list[Path]]:
 
 
 def source_names(sounds: Iterable[str]) -> list[str]:
-    """Return which of a song's sounds are sources, sorted: all but the mixture and sums of others.
+    """Return which of a song's sounds are sources, sorted: all but the mixture and sums of sources.
 
-    ``accompaniment`` is a source only where it is the only sound but the vocals and the mixture.
+    ``accompaniment`` is a source only if the song's other sounds are vocals and mixture alone.
     """
     sounds = set(sounds)
     names = sounds - {MIXTURE, ACCOMPANIMENT, "linear_mixture"}

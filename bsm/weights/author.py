@@ -12,14 +12,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
 from bsm.model import band_groups
 
 PREFIX = "model."
-NAMED = 4  # tensors that a message names; of others it gives the number
+NAMED = 4  # how many tensors a message names before it counts the rest
 TRANSFORMS = ("featurizer.", "inverse_featurizer.", "multi_featurizer.", "augmentations.")
 """Names of other parts of the Lightning module: transforms whose Hann windows are saved with it."""
 
@@ -30,16 +30,8 @@ _BLOCKS = {
     r"\.backward_direction\.": ".backward_blocks.0.",
     r"\.proj\.": ".linear.",
 }
-# The author has one tensor per band; {} is the band's number.
-_BANDS = {
-    ("band_split", "0.gamma"): "band_split.to_features.{}.0.gamma",
-    ("band_split", "1.weight"): "band_split.to_features.{}.1.weight",
-    ("band_split", "1.bias"): "band_split.to_features.{}.1.bias",
-    ("mask_estimator", "0.weight"): "mask_estimators.0.to_freqs.{}.0.0.weight",
-    ("mask_estimator", "0.bias"): "mask_estimators.0.to_freqs.{}.0.0.bias",
-    ("mask_estimator", "2.weight"): "mask_estimators.0.to_freqs.{}.0.2.weight",
-    ("mask_estimator", "2.bias"): "mask_estimators.0.to_freqs.{}.0.2.bias",
-}
+# The author has tensors for each band; {} is the band's number.
+_BANDS = {"band_split": "band_split.to_features.{}.", "mask_estimator": "mask_estimators.0.to_freqs.{}.0."}
 _GROUP = re.compile(r"(band_split|mask_estimator)\.groups\.(\d+)\.(.+)")
 
 
@@ -49,16 +41,14 @@ def author_names(name: str, bands: tuple[int, ...]) -> list[str]:
         counts = [count for _, count in band_groups(list(bands))]
         group = int(match[2])
         first = sum(counts[:group])
-        return [_BANDS[match[1], match[3]].format(band) for band in range(first, first + counts[group])]
+        return [_BANDS[match[1]].format(band) + match[3] for band in range(first, first + counts[group])]
     for ours, author in _BLOCKS.items():
         name = re.sub(ours, author, name)
     return [name]
 
 
 def to_author(state: dict[str, Tensor], bands: tuple[int, ...]) -> dict[str, Tensor]:
-    """Convert our tensors to the author's names and shapes, without the prefix ``model.``; they share memory where they
-    can.
-    """
+    """Convert our tensors to the author's names, without ``model.``, and shapes. They share memory where possible."""
     made = {}
     for name, value in state.items():
         names = author_names(name, bands)
@@ -68,6 +58,15 @@ def to_author(state: dict[str, Tensor], bands: tuple[int, ...]) -> dict[str, Ten
             parts = [value.mT[..., None] if name.endswith(".proj.weight") else value]
         made |= zip(names, parts, strict=True)
     return made
+
+
+def exported(model: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """Return copies of a BSMamba2's tensors on the CPU in the author's layout, with a prefix before each name."""
+    # Copies, because torch.save would store a whole group of bands with each view of it.
+    return {
+        prefix + name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in to_author(model.state_dict(), model.config.bands).items()
+    }
 
 
 def from_author(tensors: dict[str, Tensor], like: dict[str, Tensor], bands: tuple[int, ...]) -> dict[str, Tensor]:
@@ -83,7 +82,7 @@ def from_author(tensors: dict[str, Tensor], like: dict[str, Tensor], bands: tupl
 
 
 def from_first_layout(tensors: dict[str, Any]) -> dict[str, Any]:
-    """Convert the tensors of bsm 0.1 to the author's layout: it had one tensor per band, under names of its own."""
+    """Convert the tensors of bsm 0.1, one per band under names of its own, to the author's layout."""
     made = {}
     for name, value in tensors.items():
         if name.endswith(".proj.weight") and isinstance(value, Tensor) and value.ndim == 2:
@@ -97,8 +96,8 @@ def from_first_layout(tensors: dict[str, Any]) -> dict[str, Any]:
 def infer_config(tensors: dict[str, Any]) -> ModelConfig:
     """Read a model's sizes off the shapes of its tensors, by the author's names without ``model.``.
 
-    Each size is looked for in every tensor that shows it, so that the caller can still name a missing tensor. Where the
-    FFT is no power of two and the shapes fit stereo as well as mono of twice the bins, stereo is assumed.
+    Each size is read off any tensor that shows it: if one is missing, the caller can name it. If the FFT's length is no
+    power of two, and the shapes fit both stereo and mono with twice the bins, stereo is assumed.
 
     Raises:
         InputError: the tensors are of another kind of model, or their sizes contradict each other.
@@ -129,13 +128,10 @@ def infer_config(tensors: dict[str, Any]) -> ModelConfig:
             f"sizes that fit no model: features {dim}, mixer {inner}, heads {heads}, convolution {convolved}, "
             f"mask estimator {hidden}"
         )
-    numbers = []
-    for band in range(max(count(rf"{feature}\.(\d+)\."), count(rf"{mask}\.(\d+)\."))):
-        own = (rf"{feature}\.{band}\.0\.gamma", 0), (rf"{feature}\.{band}\.1\.weight", 1)
-        try:
-            numbers.append(size(f"band {band}", *own))
-        except InputError:
-            numbers.append(size(f"band {band}", (rf"{mask}\.{band}\.0\.2\.(?:weight|bias)", 0)) // 2)
+    numbers = [
+        size(f"band {band}", (rf"{feature}\.{band}\.0\.gamma", 0), (rf"{feature}\.{band}\.1\.weight", 1))
+        for band in range(max(count(rf"{feature}\.(\d+)\."), count(rf"{mask}\.(\d+)\.")))
+    ]
     channels = _channels(numbers)
     widths = tuple(n // (2 * channels) for n in numbers)
     return ModelConfig(
@@ -153,7 +149,7 @@ def infer_config(tensors: dict[str, Any]) -> ModelConfig:
 
 
 def _channels(numbers: list[int]) -> int:
-    """Tell stereo from mono by the numbers per band, ``2 * channels * width``: the FFT is a power of two."""
+    """Return 2 or 1 by the numbers per band, ``2 * channels * width``: the FFT's length should be a power of two."""
     fitting = [c for c in (2, 1) if all(n and n % (2 * c) == 0 for n in numbers)]
     if not fitting:
         raise InputError(f"bands of an odd number of values: {numbers}")

@@ -14,11 +14,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from bsm.config import ModelConfig
-from bsm.errors import InputError
+from bsm.errors import InputError, known
 from bsm.files import replacing, write_text
 from bsm.model import BSMamba2
-from bsm.networks import build, network_name, read_config
-from bsm.weights.author import PREFIX, TRANSFORMS, from_author, from_first_layout, infer_config, some, to_author
+from bsm.networks import NETWORKS, build, network_name
+from bsm.weights import author
 from bsm.weights.inert import read_checkpoint
 from bsm.weights.registry import locate
 
@@ -64,12 +64,11 @@ def save_tensors(content: dict[str, Any], path: str | Path) -> Path:
 
 
 def export_author(model: BSMamba2, path: str | Path) -> Path:
-    """Write weights in the author's layout, a ``state_dict`` of the author's names with ``model.``, for the author's
-    loader.
+    """Write weights for the author's loader: a ``state_dict`` whose names begin with ``model.``.
 
-    Our configuration goes along under ``bsm``, because that layout holds neither the sample rate nor the hop.
-    :func:`load_model` gives back the same model, bit for bit. The author's code itself fixes ``headdim``, ``d_state``,
-    ``expand`` and more at the paper's.
+    The entry ``bsm`` holds our configuration, because the layout has neither sample rate nor hop. So :func:`load_model`
+    gives back the same model, bit for bit. The author's own code reads only models with the paper's ``headdim``,
+    ``d_state``, ``expand`` and other fixed sizes.
 
     Raises:
         InputError: the model has a structure that the author's code lacks.
@@ -77,43 +76,36 @@ def export_author(model: BSMamba2, path: str | Path) -> Path:
     if model.config.ablated:
         changed = ", ".join(f"{name} {getattr(model.config, name)!r}" for name in model.config.ablated)
         raise InputError(f"{path}: the author's code has no model with {changed}; use save_model")
-    # Copies: torch.save would store a whole group of bands with each view of it.
-    tensors = {
-        PREFIX + name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in to_author(model.state_dict(), model.config.bands).items()
-    }
-    return save_tensors({"state_dict": tensors, "bsm": json.dumps(model.config.to_dict())}, path)
+    return save_tensors(
+        {"state_dict": author.exported(model, author.PREFIX), "bsm": json.dumps(model.config.to_dict())}, path
+    )
 
 
-def load_model(path_or_name: str | Path, *, strict: bool = True, config: ModelConfig | None = None) -> nn.Module:
+def load_model(path_or_name: str | Path, *, config: ModelConfig | None = None) -> nn.Module:
     """Load a model on the CPU, in evaluation mode, without running anything that its file holds.
 
-    Two layouts are recognised by their content: ours (:func:`save_model`, also that of bsm 0.1), and the author's, also
-    as the compatible published checkpoint has it. The author's holds no configuration: its sizes follow from the
-    tensors' shapes, the FFT's length from the bands' sum, and hop 441 and 44.1 kHz are the author's. The tensors may be
-    in one of the entries :data:`ENTRIES`, and their names may have the prefixes of PyTorch's wrappers.
+    Two layouts are recognised by their content. Ours is that of :func:`save_model`, or of bsm 0.1. The author's is that
+    of the author's checkpoint, or of the compatible published one. It holds no configuration: sizes are read off the
+    tensors' shapes, the FFT's length off the sum of the bands; hop 441 and 44.1 kHz are assumed. The tensors may be in
+    one of the entries :data:`ENTRIES`. Prefixes that PyTorch's wrappers add to their names are removed.
 
     Args:
         path_or_name: a file, the folder of a finished run, or a name that ``bsm weights list`` shows.
-        strict: refuse tensors that the model does not have, instead of logging them. Missing tensors and other shapes
-            are refused always.
         config: sizes and rate, for a file in the author's layout; :func:`bsm.weights.msst.read_settings` reads them.
 
     Returns:
-        A BSMamba2, or a BSRoformer where our own file says so.
+        A BSMamba2; or a BSRoformer, if the file is in our layout and names that network.
 
     Raises:
         InputError: there is no such file or name, the file is not fetched yet or damaged, or its tensors do not fit.
     """
     path = locate(path_or_name)
     try:
-        if _is_safetensors(path):
-            tensors, text = _read_safetensors(path)
-        else:
-            tensors, text = _find_tensors(read_checkpoint(path))
+        tensors, text = _read_safetensors(path) if _is_safetensors(path) else _find_tensors(read_checkpoint(path))
         if config and text:
             raise InputError("holds its own configuration; load it without another one")
-        return _build(_bare(tensors), json.dumps(config.to_dict()) if config else text, strict).eval()
+        network, values = _configuration(text)
+        return _build(_bare(tensors), network, config.to_dict() if config else values).eval()
     except InputError as error:
         raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
@@ -122,7 +114,7 @@ def _find_tensors(content: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """Return the weights in a checkpoint, and the configuration that :func:`export_author` adds.
 
     Raises:
-        InputError: there are no weights by name, or it is not clear which ones are wanted.
+        InputError: there are no named weights, or several entries hold weights.
     """
     if {"step", "ranking", "averaged"} <= content.keys():
         raise InputError("a training's checkpoint; give the run's model.safetensors, or a file of its folder best/")
@@ -131,12 +123,14 @@ def _find_tensors(content: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         raise InputError(f"holds weights in the entries {', '.join(found)}; save the wanted one alone")
     tensors = found.get("state_dict", next(iter(found.values()), content))
     if not tensors or not any(isinstance(value, Tensor) for value in tensors.values()):
-        raise InputError(f"holds no weights by name, but {some(map(repr, content))}; load a checkpoint of this model")
+        raise InputError(
+            f"holds no weights by name, but {author.some(map(repr, content))}; load a checkpoint of this model"
+        )
     return tensors, content.get("bsm")
 
 
 def _bare(tensors: dict[Any, Any]) -> dict[str, Any]:
-    """Take off the prefixes that wrappers add to the names of tensors."""
+    """Remove the prefixes that wrappers add to the names of tensors."""
     bare: dict[str, Any] = {}
     for name, value in tensors.items():
         short = _WRAPPED.sub("", str(name))
@@ -148,7 +142,7 @@ def _bare(tensors: dict[Any, Any]) -> dict[str, Any]:
 
 def _is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
-        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"  # after its length, a JSON header
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"  # 8 bytes of length, then a JSON header
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
@@ -161,7 +155,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
 
 
 def _configuration(text: str | None) -> tuple[str, dict[str, Any]]:
-    """Return the network's name and its configuration; the latter is empty where the file holds none."""
+    """Return the network's name and its configuration; the configuration is empty if the file holds none."""
     try:
         values = json.loads(text or "{}")
         return values.pop("network", "bsmamba2"), values
@@ -169,31 +163,31 @@ def _configuration(text: str | None) -> tuple[str, dict[str, Any]]:
         raise InputError(f"its configuration makes no model: {error}") from error
 
 
-def _build(tensors: dict[str, Any], config_text: str | None, strict: bool) -> nn.Module:
-    """Make the model of a file's tensors, of any layout."""
-    network, values = _configuration(config_text)
+def _build(tensors: dict[str, Any], network: str, values: dict[str, Any]) -> nn.Module:
+    """Build the model that a file's tensors are for, in any layout; ``values`` is its configuration, if known."""
     ours = network != "bsmamba2" or any(name.startswith("dual_path.") for name in tensors)
-    if ours and config_text is None:
+    if ours and not values:
         raise InputError("holds no model configuration; it was not written by bsm")
     if network == "bsmamba2" and ours and any(name.startswith("band_split.to_features.") for name in tensors):
-        tensors, ours = from_first_layout(tensors), False
-    if transforms := [name for name in tensors if not ours and name.startswith(TRANSFORMS)]:
+        tensors, ours = author.from_first_layout(tensors), False
+    if transforms := [name for name in tensors if not ours and name.startswith(author.TRANSFORMS)]:
         log.info("skipped parts of the author's training that are not the model: %s", ", ".join(transforms))
     tensors = {name: value for name, value in tensors.items() if name not in transforms}
     try:
-        config = read_config(network, values) if config_text else infer_config(tensors)
-        # Neither memory nor random numbers for weights that the file brings; but BS-RoFormer's constants must be real.
+        kind = NETWORKS[known("network", network, NETWORKS)][0]
+        config = kind.from_dict(values) if values else author.infer_config(tensors)
+        # On the meta device, weights take no memory and no random numbers. BS-RoFormer's constants need values, though.
         place = "meta" if network == "bsmamba2" else "cpu"
         with torch.device(place), torch.random.fork_rng(devices=[]):
             model = build(config)
     except (TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise InputError(f"its configuration makes no model: {error}" if config_text else str(error)) from error
+        raise InputError(f"its configuration makes no model: {error}" if values else str(error)) from error
     like = model.state_dict()
-    wanted = like if ours else to_author(like, config.bands)
-    _check(wanted, tensors, strict)
+    wanted = like if ours else author.to_author(like, config.bands)
+    _check(wanted, tensors)
     state = {name: tensors[name] for name in wanted}
     if not ours:
-        state = from_author(state, like, config.bands)
+        state = author.from_author(state, like, config.bands)
     dtype = torch.float64 if all(value.dtype == torch.float64 for value in state.values()) else torch.float32
     state = {
         name: value.detach().to(dtype, memory_format=torch.contiguous_format, copy=True)
@@ -203,20 +197,17 @@ def _build(tensors: dict[str, Any], config_text: str | None, strict: bool) -> nn
     return model
 
 
-def _check(wanted: dict[str, Tensor], tensors: dict[str, Any], strict: bool) -> None:
-    """Compare a file's tensors with those that a model needs in that layout.
+def _check(wanted: dict[str, Tensor], tensors: dict[str, Any]) -> None:
+    """Compare a file's tensors with those that a model needs in the same layout.
 
     Raises:
-        InputError: a tensor is missing, unexpected, no tensor or of another shape; the message names some of each.
+        InputError: a tensor is missing, is unexpected, has another shape or is no tensor; the message names some.
     """
     faults = []
     if missing := [name for name in wanted if name not in tensors]:
-        faults.append(f"{len(missing)} missing: {some(missing)}")
+        faults.append(f"{len(missing)} missing: {author.some(missing)}")
     if unexpected := sorted(tensors.keys() - wanted.keys()):
-        if strict:
-            faults.append(f"{len(unexpected)} unexpected: {some(unexpected)}")
-        else:
-            log.warning("ignored %d unexpected tensors: %s", len(unexpected), some(unexpected))
+        faults.append(f"{len(unexpected)} unexpected: {author.some(unexpected)}")
     other = []
     for name in wanted.keys() & tensors.keys():
         given, shape = tensors[name], tuple(wanted[name].shape)
@@ -225,6 +216,6 @@ def _check(wanted: dict[str, Tensor], tensors: dict[str, Any], strict: bool) -> 
         elif tuple(given.shape) != shape:
             other.append(f"{name} has {tuple(given.shape)}, wanted {shape}")
     if other:
-        faults.append(some(sorted(other), "; "))
+        faults.append(author.some(sorted(other), "; "))
     if faults:
         raise InputError(f"its tensors do not fit the model: {'; '.join(faults)}")

@@ -1,8 +1,8 @@
 """The layout of Music-Source-Separation-Training (MSST): a checkpoint and a YAML file of its model type ``bs_mamba2``.
 
 Facts from its code (ZFTurbo/Music-Source-Separation-Training, MIT): ``BSMamba2Model``, ``train.py``, ``inference.py``.
-The network is the author's. Its tensors have the author's names without ``model.``; a checkpoint for inference holds
-nothing else. The YAML file has the sections ``audio``, ``model`` (the arguments of the network's class), ``training``,
+The network is the author's. Its tensors have the author's names without ``model.``. A checkpoint for inference holds
+only tensors. The YAML file has the sections ``audio``, ``model`` (the arguments of the network's class), ``training``,
 ``augmentations`` and ``inference``. Earlier versions of MSST had another network, TS-BSMamba2, under that name.
 """
 
@@ -15,24 +15,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 import yaml
 from torch import nn
 
 from bsm import bands
 from bsm.config import LossConfig, ModelConfig, StftConfig, TrainConfig
-from bsm.errors import InputError
+from bsm.errors import InputError, one_line
 from bsm.files import sha256, write_text
 from bsm.model import BSMamba2
-from bsm.weights.author import to_author
+from bsm.weights.author import exported
 from bsm.weights.files import load_model, save_model, save_tensors
 from bsm.weights.registry import locate
 
 log = logging.getLogger(__name__)
 
 NETWORK = "bs_mamba2"
-FFT = 2048  # points of MSST's transform; its window is as long, whatever the file says
-HEADS = 8  # the author's code asks for a multiple of so many heads, for the CUDA kernels
+FFT = 2048  # length of MSST's transform and of its window, whatever the file says
+HEADS = 8  # the author's code asks for a multiple of this number of heads, for the CUDA kernels
 FIXED = {"d_state": 128, "headdim": 64, "expand": 4, "d_conv": 4, "mask_expansion": 4}
 """Sizes that MSST's network cannot change, by our names."""
 _DEFAULTS = {"module_type": "transformer", "num_stems": 1, "stft_n_fft": FFT, "stft_win_length": FFT}
@@ -48,7 +47,7 @@ _SAME = {"batch_size": "batch_size", "accumulate": "gradient_accumulation_steps"
 
 
 class Settings(NamedTuple):
-    """A YAML file's network, its training settings that mean the same here, and the names of all others."""
+    """The contents of a YAML file: network, training settings that mean the same here, names of all other settings."""
 
     model: ModelConfig
     train: dict[str, Any]  # fields of TrainConfig, as plain values
@@ -56,7 +55,7 @@ class Settings(NamedTuple):
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads the tuples, too, that MSST's files hold; builds no other Python objects."""
+    """Loads the tuples that MSST's files hold, and no other Python objects."""
 
 
 _Loader.add_constructor(
@@ -68,7 +67,7 @@ def read_settings(path: Path) -> Settings:
     """Read network and training settings from a YAML file of MSST's.
 
     Raises:
-        InputError: it cannot be read, or is of a network that is not this one; the message names each setting.
+        InputError: the file cannot be read, or is for another network; the message names each setting that differs.
     """
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
@@ -78,7 +77,7 @@ def read_settings(path: Path) -> Settings:
             for name, value in (part if isinstance(part, dict) else {"": part}).items()
         }
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: no YAML file with sections ({' '.join(str(error).split())})") from error
+        raise InputError(f"{path}: no YAML file with sections ({one_line(error)})") from error
     if not {"model.dim", "model.depth"} <= left.keys():
         raise InputError(f"{path}: no model.dim and model.depth, so it is of another network than MSST's {NETWORK}")
     target, instruments = left.pop("training.target_instrument", None), left.pop("training.instruments", "vocals")
@@ -114,7 +113,7 @@ def read_settings(path: Path) -> Settings:
 
 
 def _read_training(left: dict[str, Any], rate: int) -> dict[str, Any]:
-    """Take the training settings that mean the same here out of ``left``, and return them by our names."""
+    """Remove the training settings that mean the same here from ``left``, and return them by our names."""
     train = {ours: left.pop(f"training.{name}") for ours, name in _SAME.items() if f"training.{name}" in left}
     if adamw := left.get("training.optimizer") == "adamw":
         del left["training.optimizer"]
@@ -130,7 +129,7 @@ def _read_training(left: dict[str, Any], rate: int) -> dict[str, Any]:
     if "training.use_amp" in left:
         train["precision"] = "16-mixed" if left.pop("training.use_amp") else "32-true"
     if not left.pop("model.multi_stft_normalized", False):
-        # MSST's loss is waveform + weight * spectra; ours, waveform_weight * waveform + spectra, is 1 / weight of it.
+        # MSST's loss is waveform + weight * spectra. Ours, waveform_weight * waveform + spectra, is that over weight.
         weight = left.pop("model.multi_stft_resolution_loss_weight", 1.0)
         windows = left.pop("model.multi_stft_resolutions_window_sizes", LossConfig().windows)
         hop = left.pop("model.multi_stft_hop_size", LossConfig().hop_length)
@@ -180,11 +179,8 @@ def export_msst(model: nn.Module, path: Path, train: Mapping[str, Any] | None = 
     }
     if train:
         _write_training(sections, train, rate)
-    tensors = {  # copies: torch.save would store a whole group of bands with each view of it
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in to_author(model.state_dict(), config.bands).items()
-    }
-    return save_tensors(tensors, path), write_text(path.with_suffix(".yaml"), yaml.dump(sections, sort_keys=False))
+    settings = yaml.dump(sections, sort_keys=False)
+    return save_tensors(exported(model), path), write_text(path.with_suffix(".yaml"), settings)
 
 
 def _write_training(sections: dict[str, Any], given: Mapping[str, Any], rate: int) -> None:

@@ -21,7 +21,7 @@ MANIFEST = MANIFESTS / "weights.yaml"
 class Weights(Entry):
     """Weights that have a name: one published file, or a file made here."""
 
-    path: str = ""  # place in the checkout of a file made here
+    path: str = ""  # of a file made here: its path in the checkout
 
     @model_validator(mode="after")
     def _check_place(self) -> Self:
@@ -31,12 +31,12 @@ class Weights(Entry):
 
     @property
     def place(self) -> Path:
-        """The file's place, whether it is there or not."""
+        """The path of the file, which need not exist."""
         return ROOT / self.path if self.path else cache_folder() / self.files[0].file
 
     @property
     def work(self) -> Path:
-        """The file that keeps an unfinished download."""
+        """The path of an unfinished download."""
         return download.part_of(self.place)
 
     @property
@@ -51,13 +51,7 @@ def cache_folder() -> Path:
 
 
 def entries() -> dict[str, Weights]:
-    """Read the list of weights.
-
-    Raises:
-        InputError: the list is missing, as in an installation without the checkout, or not valid.
-    """
-    if not MANIFEST.is_file():
-        raise InputError(f"{MANIFEST}: no such list of weights; install bsm from a checkout (pip install -e .)")
+    """Read the list of weights."""
     return {name: found.model_copy(update={"name": name}) for name, found in read(dict[str, Weights], MANIFEST).items()}
 
 
@@ -74,7 +68,7 @@ def locate(path_or_name: str | Path) -> Path:
     """Return the file at a path, the weights of the run at a path, or the fetched file of a name; download nothing.
 
     Raises:
-        InputError: there is neither such a file nor such a name, or the named file is missing or altered.
+        InputError: there is no such file, run or name; the run is unfinished; or the named file is missing or altered.
     """
     path, name = Path(path_or_name), str(path_or_name)
     if path.is_file():
@@ -83,7 +77,7 @@ def locate(path_or_name: str | Path) -> Path:
         return path / "model.safetensors"
     if (path / "run.json").is_file():
         raise InputError(f"{path}: a run without model.safetensors, so not finished; give a file of its folder best/")
-    listed = entries() if MANIFEST.is_file() else {}
+    listed = entries()
     if name not in listed:
         raise InputError(
             f"{path}: no such weights file; `bsm train` or `make reproduce` writes one, "
@@ -104,7 +98,7 @@ def fetch(name: str, source: str | None = None) -> Path:
 
     Args:
         name: an entry of the list.
-        source: another address (http, https) of the file, or a local path; that file is copied.
+        source: another address (http, https) of the file, or the path of a local file to copy.
 
     Raises:
         InputError: no weights have that name, or :func:`bsm.download.obtain` fails.

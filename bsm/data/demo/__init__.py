@@ -1,7 +1,8 @@
-"""Synthesise demo songs: music with a sung vocal stem, for those who have no data set.
+"""Synthesise demo songs: music with a sung vocal stem, for users without a data set.
 
-A seed gives a score (:mod:`bsm.data.demo.score`). A General MIDI synthesiser plays it (:mod:`bsm.data.demo.render`).
-A synthetic voice sings it (:mod:`bsm.data.demo.voice`). Results on these songs say nothing about real music.
+:mod:`bsm.data.demo.score` composes a score from a seed. :mod:`bsm.data.demo.render` plays it with a General MIDI
+synthesiser. :mod:`bsm.data.demo.voice` sings it with a synthetic voice. Results on these songs say nothing about real
+music.
 """
 
 from __future__ import annotations
@@ -22,17 +23,15 @@ from typing import Any
 from tqdm import tqdm
 
 from bsm import audio
-from bsm.data.demo.render import RATE, SHORTEST_SONG, STEMS, check_packages, render_song
+from bsm.data.demo.render import RATE, SHORTEST_SONG, STEMS, render_song
 from bsm.errors import InputError
 from bsm.files import sha256, write_text
 from bsm.versions import GENERATOR_VERSION
 
-__all__ = ["FIRST_SEED", "GENERATOR_VERSION", "SONGS", "STEMS", "make_corpus", "render_song"]
+__all__ = ["FIRST_SEED", "GENERATOR_VERSION", "STEMS", "make_corpus", "render_song"]
 
-#: The splits share neither seeds nor words, instruments or voices.
+#: Split -> its first seed. The splits share neither seeds nor words, instruments or voices.
 FIRST_SEED = MappingProxyType({"train": 1000, "valid": 2000, "test": 3000})
-#: The default corpus: songs per split.
-SONGS = MappingProxyType({"train": 24, "valid": 6, "test": 8})
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ _PACKAGES = ("numpy", "scipy", "pyworld-prebuilt", "espeakng-loader", "tinysound
 def make_corpus(
     root: Path,
     *,
-    songs: Mapping[str, int] = SONGS,
+    songs: Mapping[str, int],
     seconds: float = 30.0,
     rate: int = RATE,
     channels: int = 2,
@@ -63,8 +62,8 @@ def make_corpus(
         seconds: length of each song.
         rate: samples per second.
         channels: 1 or 2.
-        processes: number of rendering processes; by default one per processor core. With more than one, the calling
-            script needs ``if __name__ == "__main__"``, because each process imports it.
+        processes: number of rendering processes; by default one per processor core. With several processes, the calling
+            script needs ``if __name__ == "__main__"``, because each process imports the script.
 
     Raises:
         InputError: a split is unknown or has more than 1000 songs, there are no songs, they are shorter than 2 s, a
@@ -90,7 +89,6 @@ def make_corpus(
     missing = [name for name in checked if not _is_intact(root / name, record.get(name), settings[name])]
     if missing:
         log.info("%s: %d of %d songs to render", root, len(missing), len(wanted))
-        check_packages()
         jobs = [(root, name, settings[name]) for name in missing]
         for name, entry in tqdm(_run(jobs, processes), desc="rendering demo songs", total=len(jobs)):
             record[name] = entry
@@ -130,7 +128,6 @@ def _run(jobs: list[tuple], processes: int | None) -> Iterator[tuple[str, dict[s
 def _render_to(root: Path, name: str, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Render one song into a temporary folder, give that its name, and return the record entry."""
     temporary, target = root / f"{_TEMPORARY}{settings['seed']}", root / name
-    temporary.mkdir()
     rate = settings["rate"]
     for stem, sound in render_song(settings["seed"], settings["seconds"], rate, settings["channels"]).items():
         audio.write(temporary / f"{stem}.wav", sound, rate, subtype="PCM_16")

@@ -17,23 +17,12 @@ RATE = voice.RATE
 STEMS = ("vocals", "drums", "bass", "other")
 SHORTEST_SONG = 2.0
 
-_PAN = {3: 34, 4: 92}  # MIDI channel -> pan; the others sit in the middle (64)
-_PEAK = 0.85
-
-
-def check_packages() -> None:
-    """Check that the packages for rendering are installed.
-
-    Raises:
-        InputError: one of them is not.
-    """
-    for package in ("pyworld", "espeakng_loader", "tinysoundfont"):
-        voice.optional(package)
-    _sound_font()
+_PAN = {3: 34, 4: 92}  # MIDI channel -> pan; 64, the middle, for other channels
+_PEAK = 0.85  # of full scale
 
 
 def render_song(seed: int, seconds: float, rate: int = 44100, channels: int = 2) -> dict[str, np.ndarray]:
-    """Synthesise the song of a seed, bit for bit the same with the same package versions.
+    """Synthesise the song of a seed. The same package versions give the same samples, bit for bit.
 
     Args:
         seed: any non-negative number.
@@ -108,7 +97,7 @@ def _generate(synth, samples: int) -> np.ndarray:
 
 
 def _sound_font() -> Path:
-    """Find the sound font of pretty_midi. The package is not imported: its requirements are not installed."""
+    """Find the sound font of pretty_midi, without importing that package: its requirements are not installed."""
     spec = importlib.util.find_spec("pretty_midi")
     path = Path(spec.origin).parent / "TimGM6mb.sf2" if spec and spec.origin else None
     if path is None or not path.is_file():
@@ -125,7 +114,10 @@ def _sung(
     *,
     wordless: bool = False,
 ) -> np.ndarray:
-    """Sing phrases, compressed and with reverberation, at a level drawn relative to the band's; ``(2, samples)``."""
+    """Sing phrases, then compress them and add reverberation; float64 ``(2, samples)``.
+
+    ``decibels`` is the range of the singer's level relative to the band.
+    """
     samples = band.shape[1]
     dry = np.zeros(samples)
     for phrase in phrases:

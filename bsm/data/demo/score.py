@@ -9,9 +9,9 @@ import numpy as np
 from bsm.data.demo.voice import WORDS, SungNote, Voice
 
 PHRASES, GAPS = (0.4, 9.0), (0.5, 20.0)
-"""Range of the lengths of sung phrases and of the gaps between them, s; drawn independently."""
+"""Shortest and longest sung phrase, and gap between phrases, s; drawn independently."""
 SUNG = (0.05, 0.9)
-"""Range of the sung share of a song. It follows from phrases and gaps; a song outside is composed again."""
+"""Least and greatest sung share of a song. Phrases and gaps decide it; a song outside this range is composed again."""
 SPLITS = 3
 WORDS_PER_SONG = 16
 _CHANNELS = {"drums": 0, "bass": 1, "pad": 2, "guitar": 3, "keys": 4}
@@ -38,8 +38,8 @@ class Score:
     parts: dict[str, list[Note]]  # of drums, bass and other
     phrases: list[list[SungNote]]  # the target: sung phrases in order of time, with rests between them
     voice: Voice
-    # A lead instrument, made with the same vocoder as the voice. It belongs to the accompaniment, because it sings no
-    # words: the target is the singer who sings words.
+    # A lead instrument, made with the same vocoder as the voice. Only the singer has words and is the target; the lead
+    # instrument has none and belongs to the accompaniment.
     lead: list[list[SungNote]]
     lead_voice: Voice
 
@@ -74,9 +74,9 @@ def compose(seed: int, seconds: float) -> Score:
         "bass": _bass(bars, beat, harmony, split, rng),
         "other": _chords(bars, beat, harmony, split, rng),
     }
-    # Each melody has its own random stream, so a change to one does not change the others or the band.
+    # Each melody has a random stream of its own, so a change to one melody changes neither the other nor the band.
     melodies = []
-    for stream in (1, 3):  # 2 is the rendering's
+    for stream in (1, 3):  # rendering uses stream 2
         rng = np.random.default_rng([seed, stream])
         voice = Voice.draw(rng)
         words = rng.choice(WORDS[split::SPLITS], WORDS_PER_SONG, replace=False)
@@ -89,12 +89,13 @@ def compose(seed: int, seconds: float) -> Score:
 def phrase_spans(rng: np.random.Generator, seconds: float, unit: float) -> list[tuple[float, float]]:
     """Draw the times at which a voice sings: phrases and gaps in turn, of lengths in :data:`PHRASES` and :data:`GAPS`.
 
-    A song has its own centre for each of the two, log-uniform in that range. The logarithm of a length comes to a third
-    from the centre, and to two thirds from a draw of its own. So songs differ in how much of them is sung. Phrases and
-    gaps are at most half as long as the song, and multiples of ``unit`` seconds.
+    Each song draws a typical phrase length and a typical gap length, log-uniform in these ranges. The logarithm of each
+    length is the weighted mean of the typical length's logarithm, weight 1/3, and of another log-uniform draw, weight
+    2/3. So songs differ in their sung share. Phrases and gaps last at most half the song; unless the song's end cuts
+    them, they are multiples of ``unit`` seconds.
 
     Returns:
-        ``(start, stop)`` of each phrase in seconds, in order. The song's end may cut the last.
+        ``(start, stop)`` of each phrase in seconds, in order. The song's end may cut the last phrase.
     """
 
     def anything(least: float, most: float) -> float:

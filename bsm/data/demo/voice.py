@@ -23,7 +23,6 @@ RATE = 44100
 _FRAME_MS = 5.0
 _SPOKEN_RATE = 22050
 _WORDS_PER_MINUTE = 120
-_EPSILON = 1e-12
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def sing(notes: list[SungNote], voice: Voice, rng: np.random.Generator, *, wordl
         notes: the phrase's notes in order of time, without overlaps.
         voice: the singer.
         rng: draws drift and the vibrato's phase.
-        wordless: hold the middle of each word's vowel, so that no word is heard.
+        wordless: sing only the middle of each word's vowel, so that no word is heard.
 
     Raises:
         InputError: pyworld or espeakng-loader is not installed.
@@ -153,9 +152,9 @@ class _Word:
 
 
 def _stretch(word: _Word, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Map the frames of a note to positions in the spoken word, and mark those of the vowel.
+    """Map each frame of a note to a position in the spoken word; return positions, and which frames are the vowel.
 
-    Consonants keep their length unless they exceed 45 % of the note.
+    Consonants keep their spoken length, but together take at most 45 % of the note.
     """
     before, after = word.first, len(word.voiced) - 1 - word.last
     squeeze = min(1.0, 0.45 * frames / max(1, before + after))
@@ -193,7 +192,7 @@ def _analyse(text: str, voice: str) -> _Word:
     pitch = pyworld.stonemask(sound, pitch, times, RATE)
     envelope = pyworld.cheaptrick(sound, pitch, times, RATE)
     aperiodicity = pyworld.d4c(sound, pitch, times, RATE)
-    # espeak speaks at 22.05 kHz. Above 9.5 kHz the envelope continues as breath that falls by 4 dB per kHz.
+    # espeak-ng speaks at 22.05 kHz. Above 9.5 kHz, the envelope continues as breath that falls by 4 dB per kHz.
     frequency = np.linspace(0, RATE / 2, envelope.shape[1])
     low, high = np.searchsorted(frequency, [7500, 9500])
     fall = 10 ** (-(frequency[high:] - 9500) / 1000 * 0.4)
@@ -202,15 +201,15 @@ def _analyse(text: str, voice: str) -> _Word:
     voiced, energy = pitch > 0, envelope.sum(axis=1)
     vowel = np.flatnonzero(voiced & (energy > 0.1 * energy.max()))
     first, last = (int(vowel[0]), int(vowel[-1])) if len(vowel) > 3 else (0, len(pitch) - 1)
-    return _Word(np.log(envelope + _EPSILON), aperiodicity, voiced, first, last)
+    return _Word(np.log(envelope + 1e-12), aperiodicity, voiced, first, last)
 
 
 @cache
 def _spoken_words() -> dict[tuple[str, str], np.ndarray]:
-    """Speak every word as every speaker; float64 ``(samples,)`` at 22.05 kHz by speaker and word.
+    """Speak every word as every speaker; return float64 ``(samples,)`` at 22.05 kHz by speaker and word.
 
-    espeak-ng keeps state (flutter, noise) from word to word, which neither its seed nor a restart resets. So all words
-    are spoken at once in a fixed order: a word then sounds the same whatever the process sang before.
+    espeak-ng keeps state (flutter, noise) from word to word; neither its seed nor a restart resets it. So all words are
+    spoken at once in a fixed order. A word then sounds the same whatever the process sang before.
     """
     loader = optional("espeakng_loader")
     library = ctypes.CDLL(loader.get_library_path())
