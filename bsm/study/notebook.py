@@ -20,7 +20,8 @@ it needs and saves, under ``bsm`` (JupyterLab shows them: Property Inspector, Ad
   notebook imports need no mention.
 - ``only_with`` names a profile's value. A profile without it leaves the notebook out.
 - ``apart_with`` names parameters. Where one is given, results go to ``runs/<notebook>``.
-- The others ask for resources. A notebook that does not ask for ``threads`` runs alone, because it measures time.
+- The others ask for resources. A notebook that measures time does not ask for ``threads``, and runs alone. So does one
+  with ``gpu`` on songs that are not synthesised.
 """
 
 from __future__ import annotations
