@@ -175,8 +175,8 @@ def _finished(waiting: dict[Future, dict[str, str]], most: int) -> Iterator[dict
 class Journal:
     """Keep scores in a file as they are computed, so that a stopped evaluation can resume.
 
-    The file has JSON lines: first the settings, then one record per line. NaN is written as ``NaN``, which Python reads
-    although the JSON standard lacks it. A last line that was cut short is dropped, and its track is scored again.
+    The file has JSON lines: first the settings, then one record per line. It writes NaN as ``NaN``, as Python's JSON
+    does. A last line that was cut short is dropped, and its track is scored again.
 
     Args:
         path: the file. The first record creates it.

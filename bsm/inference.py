@@ -184,11 +184,12 @@ def _progress(model: nn.Module, passes: int, shown: bool | str) -> Iterator[None
 def find_songs(places: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Find the songs among files and folders. A folder's songs are the audio files directly inside it.
 
-    In folders, it skips hidden files, and earlier outputs of a song in the same folder, which the log names. A file in
-    ``places`` is always a song.
+    In folders, hidden files are skipped, and so are earlier outputs of a song in the same folder. A file in ``places``
+    is always a song.
 
     Returns:
-        The songs, each once; and the audio and video files in folders that cannot be read, which the log names, too.
+        The songs, each once; and the audio and video files in folders that cannot be read. The log names these files
+        and the skipped outputs.
 
     Raises:
         InputError: a folder has no audio files that can be read.

@@ -22,9 +22,8 @@ from bsm.errors import BackendUnavailable
 
 log = logging.getLogger(__name__)
 
-# One line per backend. Its module has a function `scan`, which takes the same arguments after they were checked here.
-# The module of a backend that needs a package or a device also has `unavailable(device)`, which returns None or what
-# is missing.
+# One line per backend. Its module has a function `scan`, called with the same arguments after they were checked here.
+# If it needs a package or a device, it also has `unavailable(device)`, which returns what is missing, or None.
 EXACT: tuple[str, ...] = (
     "sequential",
     "chunked",
@@ -83,7 +82,7 @@ def scan(
 
 
 def available(device: str | None = None) -> dict[str, str | None]:
-    """Map each backend to None if it can run on a device, otherwise to what it lacks. Imports no large package."""
+    """Return, for each backend, what it lacks to run on a device, or None. Imports no large package."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return {name: _unavailable(name, device) for name in EXACT + APPROXIMATE}
 

@@ -1,4 +1,4 @@
-"""Find and import parts of mamba-ssm that work where the whole package cannot be imported."""
+"""Find packages, and import parts of mamba-ssm even if the whole package cannot be imported."""
 
 from __future__ import annotations
 
