@@ -1,4 +1,4 @@
-"""Band tables: how the frequency bins are grouped. A table is a tuple of band widths in bins."""
+"""Band tables: how frequency bins are grouped into bands. A table is a tuple of band widths in bins."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ PAPER: tuple[int, ...] = (2,) * 24 + (4,) * 12 + (12,) * 8 + (24,) * 8 + (48,) *
 """The paper's 62 bands of a 2048-point transform, from the author's code. BS-RoFormer has the same table."""
 
 PAPER_16K: tuple[int, ...] = (2,) * 24 + (4,) * 12 + (12,) * 8 + (24,) * 7 + (13,)
-"""The paper's bands up to 8 kHz, for 16 kHz audio and a transform of 744 points: 52 bands.
+"""52 bands for 16 kHz audio and a transform of 744 points: the paper's bands up to 8 kHz.
 
-The bins are as wide as the paper's, within 0.02 Hz. So the table holds bin for bin; the last band is cut at 8 kHz.
+The bins are as wide as the paper's within 0.02 Hz, so the bands have as many bins. The last band is cut at 8 kHz.
 """
 
 COARSE_16K: tuple[int, ...] = (6,) * 8 + (12,) * 4 + (24,) * 4 + (48,) * 3 + (25,)
-"""The paper's bands up to 8 kHz, joined: below 2 kHz in threes, above in twos. 20 bands, for 16 kHz and 720 points.
+"""20 bands for 16 kHz audio and a transform of 720 points: the paper's bands up to 8 kHz, joined.
 
-720 points take half the time of the 744 of :data:`PAPER_16K`, whose largest prime factor is 31.
+Three bands are joined below 2 kHz, two above. A transform of 720 points takes half the time of 744 points, the length
+for :data:`PAPER_16K`, because 744 has the prime factor 31.
 """
 
 COARSE_8K: tuple[int, ...] = (16,) * 4 + (32,) * 4 + (64, 1)
-"""10 bands up to 4 kHz, for 8 kHz audio and a transform of 512 points: narrow where voices have their harmonics."""
+"""10 bands for 8 kHz audio and a transform of 512 points; the narrowest are below 1 kHz, where most harmonics lie."""
 
 
 def equal(bins: int, bands: int) -> tuple[int, ...]:

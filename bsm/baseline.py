@@ -48,13 +48,13 @@ class RoformerConfig(_Config):
 
     @classmethod
     def like(cls, config: ModelConfig) -> RoformerConfig:
-        """Return the baseline for a BSMamba2: shared settings are equal, attention has 8 heads of 48."""
+        """Return the baseline with the settings that it shares with a BSMamba2; attention has 8 heads of 48."""
         shared = cls.__dataclass_fields__.keys() & ModelConfig.__dataclass_fields__.keys()
         return cls(**{name: getattr(config, name) for name in shared})
 
     @classmethod
     def matched(cls, config: ModelConfig) -> RoformerConfig:
-        """Return the baseline with as many parameters as a BSMamba2: :meth:`like`, with wider or narrower heads.
+        """Return :meth:`like` with heads so wide that it has about as many parameters as the BSMamba2.
 
         Raises:
             BackendUnavailable: bs-roformer is not installed.
@@ -70,8 +70,8 @@ class RoformerConfig(_Config):
 class BSRoformer(nn.Module):
     """Separate vocals: mixture ``(batch, channels, samples)`` in, estimated vocals of the same shape out.
 
-    The architecture is that of Lu et al. (arXiv 2309.02612) as bs-roformer 1.2 implements it: rotary positions, fused
-    attention, and one residual stream, so without the package's hyper-connections.
+    The architecture is that of Lu et al. (arXiv 2309.02612), as bs-roformer 1.2 implements it with rotary positions and
+    fused attention. With one residual stream, the package uses no hyper-connections.
     """
 
     def __init__(self, config: RoformerConfig) -> None:
@@ -88,7 +88,7 @@ class BSRoformer(nn.Module):
             raise BackendUnavailable(f"BS-RoFormer needs bs-roformer ({error}): pip install bs-roformer") from error
         self.config = config
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "A window was not provided")  # here the package only counts bins
+            warnings.filterwarnings("ignore", "A window was not provided")  # the package only counts the bins here
             self.network = Network(
                 dim=config.dim,
                 depth=config.depth,
@@ -111,13 +111,15 @@ class BSRoformer(nn.Module):
         for estimator in self.network.mask_estimators:
             estimator.register_forward_hook(_in_full_precision)
         for rotary in {m for m in self.network.modules() if type(m).__name__ == "RotaryEmbedding"}:
-            # It caches the first angles it computes, in its input's precision. bfloat16 cannot count to 801 frames.
+            # The package caches the angles of its first call, in the precision of the input. bfloat16 has too few
+            # digits for the numbers of 801 frames.
             rotary(torch.arange(rotary.cache_max_seq_len).float(), seq_len=rotary.cache_max_seq_len)
 
     def forward(self, mixture: Tensor) -> Tensor:
         """Estimate the vocals of a mixture of any length >= 1.
 
-        The package needs more than half an FFT and returns whole hops, so the end is padded with zeros and cut.
+        The package needs more samples than half an FFT, and returns whole hops. So the end is padded with zeros, and
+        cut afterwards.
 
         Args:
             mixture: ``(batch, channels, samples)`` at ``config.sample_rate``, float32.
@@ -129,7 +131,7 @@ class BSRoformer(nn.Module):
         hop = config.stft.hop_length
         whole = -(-max(samples, config.stft.n_fft // 2 + 1) // hop) * hop
         with warnings.catch_warnings():
-            # The package chooses its attention kernel this way; a caller can do nothing about it.
+            # The package chooses its attention kernel by a deprecated call, which a caller cannot change.
             warnings.filterwarnings("ignore", ".*sdp_kernel.* is deprecated", FutureWarning)
             return self.network(F.pad(mixture, (0, whole - samples)))[..., :samples]
 

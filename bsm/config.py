@@ -17,11 +17,11 @@ _KINDS = {
     "str": (str, "text"),
     "bool": (bool, "true or false"),
 }
-"""Type of a field, as written in the classes -> the values that it takes, and the words for them."""
+"""Type of a field, as the classes below write it -> the type of its values, and the words for it in a message."""
 
 
 class _Config:
-    """Conversion to and from plain dictionaries and a check of types, shared by every configuration."""
+    """Convert a configuration to and from a plain dictionary, and check the types of its values."""
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -30,7 +30,7 @@ class _Config:
                 raise InputError(f"{f.name} must be {words}, not {value!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as plain JSON-ready values."""
+        """Return the configuration as a plain dictionary, ready for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -83,14 +83,14 @@ _STRUCTURE = {
     "time_path": ("transposed", "reshaped"),
     "mask": ("complex", "real"),
 }
-"""The choices of structure; the first of each is the author's."""
+"""The fields of :class:`ModelConfig` that choose a structure, and their values; the first is the author's."""
 
 
 def check_bands(widths: tuple[int, ...], stft: StftConfig) -> None:
-    """Check that band widths, in bins, cover a transform.
+    """Check that band widths, in bins, sum to the bins of a transform.
 
     Raises:
-        InputError: the widths do not sum to the transform's bins.
+        InputError: they do not.
     """
     if sum(widths) != stft.bins:
         raise InputError(f"bands sum to {sum(widths)} bins, but the STFT has {stft.bins}; change one of the two")
@@ -116,11 +116,11 @@ class ModelConfig(_Config):
     mask_expansion: int = 4  # hidden width of the mask estimator as a multiple of dim
     scan_backend: str = "auto"  # see bsm.scan.scan
     time_block: str = "mamba2"  # what runs along the frames; see bsm.time_blocks
-    directions: str = "separate"  # mixers forwards and backwards; or one shared by both; or forward alone
-    merge: str = "concat"  # how both directions meet before the projection: side by side, or averaged
-    mono: bool = False  # separate the average of the channels, and give every output channel the same estimate
-    time_path: str = "transposed"  # rows of frames of one band; or reshaped without transposing, which mixes both
-    mask: str = "complex"  # one unbounded factor; or two real factors, of real and imaginary part, bounded by Tanh
+    directions: str = "separate"  # a mixer for each direction; or one shared by both; or forward only
+    merge: str = "concat"  # of both directions' results, before the projection; or their mean
+    mono: bool = False  # separate the average of the channels; every output channel then has the same estimate
+    time_path: str = "transposed"  # a time block's row has one band; or reshaped: a row mixes bands and frames
+    mask: str = "complex"  # an unbounded factor; or real: two factors, of real and imaginary part, bounded by tanh
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,12 +134,12 @@ class ModelConfig(_Config):
 
     @property
     def streams(self) -> int:
-        """Channels that the network itself sees."""
+        """Channels of the spectrogram that the network processes."""
         return 1 if self.mono else self.channels
 
     @property
     def ablated(self) -> list[str]:
-        """Names of the choices of structure that are not the author's."""
+        """Names of the fields of structure whose values are not the author's."""
         return [name for name, choices in _STRUCTURE.items() if getattr(self, name) != choices[0]]
 
     @property
@@ -163,7 +163,7 @@ _TINY = {"dim": 32, "depth": 2, "d_state": 32, "headdim": 32, "expand": 2, "mask
 _16K = {"sample_rate": 16000, "channels": 1, "bands": bands.PAPER_16K}
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
-    # The unofficial implementation's reduced one.
+    # The reduced size of the unofficial implementation.
     "vram": {"dim": 192, "depth": 4, "bands": bands.equal(1025, 48)},
     "small": _SMALL,
     # With half the paper's frames per second, two CPU cores train it in minutes.
@@ -176,7 +176,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # For the probe of memory (bsm.cue_gap): 10 bands, frames every 32 ms.
     "probe-8k": {"sample_rate": 8000, "channels": 1, "stft": StftConfig(512, 256), "bands": bands.COARSE_8K, **_TINY},
 }
-"""Named sizes of the network: what differs from the paper's."""
+"""Named sizes of the network. Each lists its differences from the paper's."""
 
 
 @dataclass(frozen=True)
@@ -193,9 +193,9 @@ class LossConfig(_Config):
 
     @classmethod
     def at_rate(cls, rate: int) -> Self:
-        """Return the paper's loss for another sample rate in Hz, with windows and hop of the same duration.
+        """Return the paper's loss for another sample rate in Hz: windows and hop have the same durations.
 
-        Then the terms keep their meaning and their weights. Windows are rounded to multiples of 4 samples.
+        Windows are rounded to multiples of 4 samples.
         """
         paper = cls()
         if rate == 44100:
@@ -210,20 +210,19 @@ class LossConfig(_Config):
 
 SCHEDULES = ("constant", "cosine")
 NO_EFFECT = ("workers", "checkpoint_every", "keep_best", "max_skipped", "checkpoint_gradients")
-"""Fields of :class:`TrainConfig` that cannot change a training's weights: a run may go on with other values."""
+"""Fields of :class:`TrainConfig` that do not change a training's weights. A run may go on with other values of them."""
 
 
 @dataclass(frozen=True)
 class TrainConfig(_Config):
-    """Optimisation and sampling. The defaults are the author's, in one process (:meth:`preset` has his two)."""
+    """Optimisation and sampling. The defaults are the author's, but for one process; the preset ``paper`` has two."""
 
     steps: int = 200_000  # optimiser updates
     batch_size: int = 5  # segments per process and forward pass
     accumulate: int = 6  # forward passes per update and process
-    # The number of processes that `accumulate` is for. With another number, each makes more or fewer passes.
-    processes: int = 1
+    processes: int = 1  # for which `accumulate` is meant; with another number, each makes more or fewer passes
     segment_seconds: float = 8.0  # length of a training segment
-    window_seconds: float | None = None  # window in which a source must be active; None: the segment's length
+    window_seconds: float | None = None  # length of the window that must be active; None: that of the segment
     lr: float = 5e-4  # AdamW learning rate, the highest of the schedule
     schedule: str = "constant"  # or cosine, which falls to 0 at the last update
     warmup: int = 0  # updates over which the learning rate first rises linearly
@@ -254,7 +253,7 @@ class TrainConfig(_Config):
 
     @property
     def update_segments(self) -> int:
-        """Segments that an update takes, over all processes and passes."""
+        """Segments of an update, over all processes and passes."""
         return self.batch_size * self.accumulate * self.processes
 
     def learning_rate(self, step: int) -> float:
@@ -295,4 +294,4 @@ TRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "loss": LossConfig(windows=(1440, 720, 360, 180, 90), hop_length=80, min_fft=720),
     },
 }
-"""Named training settings: what differs from the author's."""
+"""Named training settings. Each lists its differences from the author's."""

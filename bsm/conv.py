@@ -17,13 +17,13 @@ from bsm.errors import BackendUnavailable
 
 log = logging.getLogger(__name__)
 
-PIECE = 1 << 18  # elements
-CUDA_TAPS = (2, 3, 4)  # supported by the compiled kernel
-CUDA_ALIGNMENT = 8  # elements: strides of channels-last data must be multiples of it
+PIECE = 1 << 18  # elements that are computed together on a CPU, so that they stay in the cache
+CUDA_TAPS = (2, 3, 4)  # numbers of taps that the compiled kernel supports
+CUDA_ALIGNMENT = 8  # elements; strides of channels-last data must be multiples of it
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = False, backend: str = "auto") -> Tensor:
-    """Convolve each channel with its own few taps over past steps, then apply SiLU.
+    """Convolve each channel along its present and past steps with a filter of its own, then apply SiLU.
 
     Equals ``silu(conv1d(x, weight, bias, groups=channels, padding=taps - 1)[..., :length])`` of the official Mamba-2.
     Backends:
@@ -31,13 +31,13 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = Fals
     - ``shifted``: shifted multiply-adds over channels-last data, without transposed copies; the fastest on a CPU.
     - ``conv1d``: the formula above, with PyTorch's convolution.
     - ``cuda``: ``causal_conv1d_fn`` of the package causal-conv1d; 2 to 4 taps, CUDA tensors, no float64.
-    - ``auto``: ``cuda`` if it can run, otherwise ``shifted``. The choice is logged once and is not changed by errors.
+    - ``auto``: ``cuda`` if it can run, otherwise ``shifted``. The choice is logged once. An error does not change it.
 
     Args:
         x: ``(batch, length, channels)``.
-        weight: ``(channels, 1, taps)``, the last tap on the present step.
-        bias: ``(channels,)``. ``bias`` and ``weight`` may be float32 when ``x`` has half precision.
-        reverse: look at future steps instead, as on the flipped sequence.
+        weight: ``(channels, 1, taps)``; the last tap is for the present step.
+        bias: ``(channels,)``. If ``x`` has half precision, ``bias`` and ``weight`` may be float32.
+        reverse: convolve along future steps instead of past ones.
         backend: see above.
 
     Returns:
@@ -66,7 +66,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = Fals
 
 
 def unavailable(backend: str, device: str, dtype: torch.dtype = torch.float32, taps: int = 4) -> str | None:
-    """Return what a backend lacks for such arguments and the fix, or None. Imports no large package."""
+    """Return why a backend cannot take such arguments, with the fix, or None. Imports no large package."""
     if backend != "cuda":
         return None
     if device != "cuda":
@@ -90,7 +90,7 @@ def _choose(device: str, dtype: torch.dtype, taps: int) -> str:
 
 
 def _shifted(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
-    if not torch.is_grad_enabled():  # tells the function below that no gradient will be needed
+    if not torch.is_grad_enabled():  # then _CausalConv keeps nothing for a backward pass
         x, weight, bias = x.detach(), weight.detach(), bias.detach()
     return _CausalConv.apply(x, weight, bias, reverse)
 
@@ -117,7 +117,7 @@ BACKENDS = {"shifted": _shifted, "conv1d": _conv1d, "cuda": _cuda}
 
 
 def _pieces(x: Tensor) -> Iterator[tuple[slice, int, int]]:
-    """Cut rows and steps into pieces that stay in the cache through all passes over them; one piece on a GPU.
+    """Cut ``(batch, length, channels)`` into pieces of :data:`PIECE` elements; on a GPU, one piece.
 
     Yields the rows, the first step and the step after the last.
     """
@@ -130,10 +130,10 @@ def _pieces(x: Tensor) -> Iterator[tuple[slice, int, int]]:
 
 
 def _reads(source: Tensor, base: int, offset: int, first: int, last: int) -> tuple[slice, Tensor] | None:
-    """Return which of the steps ``first`` to ``last`` read a source at ``step + offset``, and what they read.
+    """Return the values that steps ``first`` to ``last - 1`` read from a source at ``step + offset``, and these steps.
 
-    The source is ``(rows, steps, channels)``; its first step is number ``base`` of the sequence. The readers are
-    counted from ``first``. None where all that they read lies outside the source.
+    The source is ``(rows, steps, channels)``, and holds the sequence from step ``base`` on. Steps that read outside the
+    source are left out. The others are returned as a slice that counts from ``first``. None if all are left out.
     """
     start, stop = max(first, base - offset), min(last, base + source.shape[1] - offset)
     if start >= stop:
@@ -142,13 +142,13 @@ def _reads(source: Tensor, base: int, offset: int, first: int, last: int) -> tup
 
 
 class _CausalConv(torch.autograd.Function):
-    """The convolution, then SiLU, ``y sigmoid(y)``. Keeps the sigmoid, because its exponential is the costly part."""
+    """The convolution, then SiLU, ``y sigmoid(y)``. Keeps the sigmoid: its exponential is the slowest part."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, reverse):
         dtype = torch.promote_types(x.dtype, weight.dtype)
         taps, bias = weight.squeeze(1).mT.to(dtype).contiguous(), bias.to(dtype)  # (taps, channels), (channels,)
-        # Offset of what each tap reads; the last tap is the present step's.
+        # The step that each tap reads, counted from the present step. The last tap reads the present step.
         offsets = [(len(taps) - 1 - i) * (1 if reverse else -1) for i in range(len(taps))]
         out = torch.empty(x.shape, dtype=dtype, device=x.device)
         sigmoid = torch.empty_like(out) if any(ctx.needs_input_grad) else None
@@ -175,7 +175,7 @@ class _CausalConv(torch.autograd.Function):
         dx = torch.empty_like(sigmoid)
         dtaps, dbias = torch.zeros_like(taps), torch.zeros_like(taps[0])
         for rows, first, last in _pieces(x):
-            # The outputs that read this piece: those of its own steps, and others up to the farthest offset away.
+            # Steps of outputs that depend on this piece: its own, and its neighbours up to the largest offset away.
             start, stop = max(0, first - max(offsets)), min(length, last - min(offsets))
             out_c, sigmoid_c = out[rows, start:stop], sigmoid[rows, start:stop]
             dy = torch.addcmul(out_c, out_c, sigmoid_c, value=-1)  # the derivative of SiLU, first without sigmoid

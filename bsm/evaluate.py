@@ -1,4 +1,4 @@
-"""Score separators on a data set, track by track, with only a few estimates in memory."""
+"""Score separators on a data set, track by track, and keep the scores in a journal."""
 
 from __future__ import annotations
 
@@ -41,14 +41,16 @@ BASELINES: dict[str, Separator] = {
     "silence": lambda track: np.zeros_like(track.mixture()),
     "ideal ratio mask": lambda track: ideal_ratio_mask(track.mixture(), track.read("vocals"), track.accompaniment()),
 }
-"""Baselines for a score: no separation, no output, and an oracle that knows the sources."""
+"""Baselines: the mixture itself, silence, and an oracle that knows the sources."""
 
 
 def fitting(tracks: Sequence[Track], channels: int, skipped: dict[str, str] | None = None) -> list[Track]:
-    """Return the tracks that a model of so many channels can separate; log the others and enter them in ``skipped``.
+    """Return the tracks that a model of ``channels`` channels can separate.
+
+    The other tracks are logged and entered in ``skipped``, with the reason.
 
     Raises:
-        InputError: a track has other channels, and ``skipped`` is None; or all tracks have.
+        InputError: the model cannot separate a track, and ``skipped`` is None; or it can separate no track.
     """
     found = []
     for track in tracks:
@@ -91,21 +93,21 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Separate and score every track with every separator.
 
-    Separation runs in this process, one track at a time. Scoring is slow and runs in other processes meanwhile.
-    Separation waits for slow scoring, so that memory holds at most ``processes + 1`` estimates.
+    Separation runs in this process, one track at a time. Scoring is slow, so it runs in other processes meanwhile.
+    Separation waits for scoring where needed: memory holds at most ``processes + 1`` estimates.
 
     Args:
         tracks: the tracks to score.
         separators: name -> separator.
         processes: number of scoring processes.
-        journal: keeps each record as soon as it is known. Records that it holds are not computed again.
+        journal: gets each record as soon as it is computed. Records that it has are not computed again.
 
     Returns:
         One record per track and separator, in that order: ``track``, ``separator`` and the scores of :func:`score`.
 
     Raises:
         InputError: a track cannot be separated, a scoring process died or cannot start, or the journal cannot be read
-            or written or holds the scores of other settings.
+            or written, or has the scores of other settings.
         OSError: the journal's folder cannot be made.
     """
     done: dict[tuple[str, str], dict[str, Any]] = {}
@@ -131,12 +133,12 @@ def _scored(
     if not jobs:
         return
     waiting: dict[Future, dict[str, str]] = {}
-    # A forked process would inherit locks that PyTorch's threads hold, so processes are spawned. Each has one thread,
-    # because separation needs the others.
+    # Spawned, because a forked process would inherit the locks of PyTorch's threads. Each process computes in one
+    # thread: separation needs the other cores.
     pool = ProcessPoolExecutor(
         processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     )
-    started = pool.submit(int)  # A script without a main guard fails here at once, in the spawned process.
+    started = pool.submit(int)  # fails at once, in the spawned process, in a script without a main guard
     try:
         for track, name in jobs:
             try:
@@ -145,7 +147,7 @@ def _scored(
                 raise InputError(f"{track.name}: {error}") from error
             future = pool.submit(score, track.read("vocals"), estimate, track.rate)
             waiting[future] = {"track": track.name, "separator": name}
-            del estimate, future  # only the queue holds the estimate now, and frees it after scoring
+            del estimate, future  # now the queue alone holds the estimate, and frees it after scoring
             yield from _finished(waiting, most=processes)
         yield from _finished(waiting, most=0)
     except BrokenProcessPool as error:
@@ -161,10 +163,10 @@ def _scored(
 
 
 def _finished(waiting: dict[Future, dict[str, str]], most: int) -> Iterator[dict[str, Any]]:
-    """Yield finished records, and wait until at most ``most`` jobs are left."""
+    """Yield the records of finished jobs; wait until at most ``most`` jobs are left."""
     while waiting:
         ready, _ = wait(waiting, timeout=0 if len(waiting) <= most else None, return_when=FIRST_COMPLETED)
-        if not ready and len(waiting) <= most:
+        if not ready:
             return
         for future in ready:
             yield waiting.pop(future) | future.result()
@@ -173,8 +175,8 @@ def _finished(waiting: dict[Future, dict[str, str]], most: int) -> Iterator[dict
 class Journal:
     """Keep scores in a file as they are computed, so that a stopped evaluation can resume.
 
-    The file has JSON lines: first the settings, then one record per line. NaN stays NaN: Python reads it, but strict
-    JSON lacks it. A last line that was cut short is scored again.
+    The file has JSON lines: first the settings, then one record per line. It writes NaN as ``NaN``, as Python's JSON
+    does. A last line that was cut short is dropped, and its track is scored again.
 
     Args:
         path: the file. The first record creates it.
@@ -225,7 +227,7 @@ class Journal:
         Raises:
             InputError: The file cannot be written, or the disk is full.
         """
-        # backslashreplace turns bytes of a track's name that are not UTF-8 into JSON escapes.
+        # backslashreplace writes bytes of a track's name that are not UTF-8 as JSON escapes.
         try:
             with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 lines = [record] if file.tell() else [self.settings, record]
@@ -237,7 +239,7 @@ class Journal:
 
 
 def fingerprint(tracks: Sequence[Track]) -> str:
-    """Return a short hash of the songs' identities. It changes if songs change, and not if they are copied."""
+    """Return a short hash of the songs' identities. It changes with the songs, but not with their place."""
     return hashlib.sha256(json.dumps([track.identity() for track in tracks]).encode()).hexdigest()[:16]
 
 

@@ -2,10 +2,10 @@
 
 Three things make the difference, and none of them changes the result beyond rounding:
 
-- *Slabs.* Rows of a block do not depend on each other, so a slab of rows is computed and written where it was read. A
-  whole song then needs one copy of its features, and what a block computes in between stays in the cache.
-- *Folded weights.* Linear layers that follow each other are multiplied once, before the slabs.
-- *Packed products.* On a CPU, oneDNN stores weights the way its products want them and applies the gate's SiLU.
+- *Slabs.* The rows of a block do not depend on each other. So a slab of rows is computed at a time, and its result
+  replaces its input. A whole song then needs one copy of its features, and intermediate results stay in the cache.
+- *Folded weights.* The weights of linear layers that follow each other are multiplied once, before the slabs.
+- *Packed products.* On a CPU, oneDNN arranges weights in the order that its products need, and applies the gate's SiLU.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SLAB_TOKENS = 4096  # rows of a slab times their length on a CPU: what a block computes then stays in the cache
-SLAB_ROWS = 4  # the fewest rows, while they are at most so many times SLAB_TOKENS: fewer leave a core idle
-GPU_SLAB_TOKENS = 1 << 18  # the same on a GPU: five windows of 8 s at paper size in one piece, 2.4 GB at its widest
-SLAB_FRAMES = 1024  # of band split and mask estimator, whose hidden layer is four times as wide as the features
+# A token is one step of one row.
+SLAB_TOKENS = 4096  # tokens of a slab on a CPU, so that intermediate results stay in the cache
+SLAB_ROWS = 4  # fewest rows of a slab, unless they exceed SLAB_ROWS * SLAB_TOKENS tokens: with fewer, cores are idle
+GPU_SLAB_TOKENS = 1 << 18  # tokens of a slab on a GPU: at paper size, five windows of 8 s; at most 2.4 GB at a time
+SLAB_FRAMES = 1024  # frames that band split and mask estimator process at a time: their hidden layers are wide
 
 _report: ContextVar[Callable[[float], None] | None] = ContextVar("report", default=None)
 
 
 @contextlib.contextmanager
 def progress(report: Callable[[float], None]) -> Iterator[None]:
-    """Call ``report`` with the share of a pass that each slab finished; the shares of one pass sum to 1."""
+    """Call ``report`` after each slab with its share of the pass; the shares of one pass sum to 1."""
     token = _report.set(report)
     try:
         yield
@@ -47,7 +48,7 @@ def progress(report: Callable[[float], None]) -> Iterator[None]:
 
 
 def separate(model: BSMamba2, mixture: Tensor) -> Tensor:
-    """Return the estimate of ``model`` for what its network hears, ``(batch, streams, samples)``."""
+    """Return the estimate of ``model`` for ``(batch, streams, samples)``, in the same shape."""
     spec = model.stft(mixture)  # (B, C, F, T)
     features = None
     for frames in _frame_slabs(spec):
@@ -72,15 +73,15 @@ def mix(dual_path: DualPath, x: Tensor) -> None:
         rows = dual_path.to_rows(x)
         apply_block(time_block, rows, share)
         if rows is not x:
-            x.copy_(dual_path.from_rows(rows).clone())  # of a single frame, the rows are a view of x
+            x.copy_(dual_path.from_rows(rows).clone())  # with a single frame, the rows are a view of x
         apply_block(band_block, x.transpose(1, 2), share)
 
 
 def apply_block(block: nn.Module, x: Tensor, report: Callable[[float], None] = lambda _: None) -> None:
-    """Replace ``(batch, rows, length, dim)``, a view or not, by the block's result along the length.
+    """Replace ``(batch, rows, length, dim)`` by the block's result along the length, in place.
 
-    The block maps ``(rows, length, dim)`` to the same shape, row by row. ``report`` is called with the share of the
-    rows that each slab finished.
+    The block maps ``(rows, length, dim)`` to the same shape, row by row. After each slab, ``report`` is called with its
+    share of the rows.
     """
     if isinstance(block, nn.Identity):
         report(1)
@@ -97,7 +98,7 @@ def apply_block(block: nn.Module, x: Tensor, report: Callable[[float], None] = l
 
 
 def slab_rows(length: int) -> int:
-    """Return how many rows of a length make a slab on a CPU: a power of two, which two cores can share."""
+    """Return the number of rows of a slab on a CPU: a power of two, so that cores can share them evenly."""
     rows = max(1, SLAB_TOKENS // length, min(SLAB_ROWS, SLAB_ROWS * SLAB_TOKENS // length))
     return 1 << (rows.bit_length() - 1)
 
@@ -107,15 +108,14 @@ def _frame_slabs(spec: Tensor) -> list[slice]:
 
 
 def folded(block: nn.Module, rows: int) -> Callable[[Tensor], Tensor]:
-    """Return a function that computes a block, with its consecutive linear layers multiplied where it has such.
+    """Return a function that computes a block of the paper's design in full precision with folded weights.
 
-    A direction's result is ``s (y W^T) + x`` with one number ``s`` per step, the norm's divisor. With ``P`` the
-    projection's weights for that direction, ``proj(cat(...)) + x`` is the sum over directions of ``s (y (P W)^T)``,
-    plus ``x (I + sum of P)^T + bias``. A block of another design, or in half precision, is returned as it is.
+    A direction gives ``s (y W^T) + x``. Here ``y`` is the gated output of the scan, ``s`` the reciprocal root of its
+    mean square, one number per step, and ``W`` the output projection times the norm's weight. Let ``P`` be the weights
+    of the block's projection for that direction. Then ``proj(cat(...)) + x`` is the sum over both directions of
+    ``s (y (P W)^T)``, plus ``x (I + sum of P)^T + bias``.
 
-    Args:
-        block: to compute.
-        rows: vectors per call, see :func:`linear`.
+    Any other block is returned as it is. ``rows`` is the number of vectors per call, see :func:`linear`.
     """
     if not isinstance(block, BiMamba2Block) or block.directions != "separate" or block.merge != "concat":
         return block
@@ -139,7 +139,7 @@ def folded(block: nn.Module, rows: int) -> Callable[[Tensor], Tensor]:
 
 
 def _folded_direction(direction: Direction, proj: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
-    """Return a direction's part of the projected sum; ``proj`` is the projection's weight for it."""
+    """Return the function for ``s (y (P W)^T)`` of one direction, see :func:`folded`; ``proj`` is ``P``."""
     mixer = direction.mixer
     gate, inputs = mixer.in_proj.weight.tensor_split([mixer.sizes[0]])
     sizes = mixer.in_proj.sizes[1:]
@@ -148,10 +148,9 @@ def _folded_direction(direction: Direction, proj: Tensor, rows: int) -> Callable
 
     def run(x: Tensor) -> Tensor:
         u = direction.norm(x)
-        y = mixer.scan(*inputs(u).split(sizes, dim=-1)).mul_(
-            gate(u)
-        )  # the gate is computed when it is used, not before the scan
-        # The norm's divisor scales the projection's result, which is narrower than what is normalised.
+        y = mixer.scan(*inputs(u).split(sizes, dim=-1))
+        y.mul_(gate(u))  # the gate is computed after the scan, so that it takes no memory during the scan
+        # The norm's factor scales the result of the projection, which is narrower than ``y``.
         scale = torch.linalg.vector_norm(y, dim=-1, keepdim=True).square_().div_(y.shape[-1]).add_(EPS).rsqrt_()
         return out(y).mul_(scale)
 
@@ -161,13 +160,13 @@ def _folded_direction(direction: Direction, proj: Tensor, rows: int) -> Callable
 def linear(weight: Tensor, bias: Tensor | None = None, *, rows: int, silu: bool = False) -> Callable[[Tensor], Tensor]:
     """Return the function ``x -> F.linear(x, weight, bias)`` for many calls with the same weights and no gradients.
 
-    On a CPU, in float32, the weights are packed for oneDNN's products: the operations that torch.compile puts in the
-    place of a linear layer. Elsewhere it is the plain layer. Later changes of ``weight`` may or may not show.
+    On a CPU, in float32, it packs the weights and uses the products of oneDNN that torch.compile uses for a linear
+    layer. Elsewhere it is the plain layer. Do not change ``weight`` between calls: a packed copy would not follow.
 
     Args:
         weight: ``(out, in)``.
         bias: ``(out,)`` or None.
-        rows: vectors per call, for which the packing is chosen; any other number gives the right result, too.
+        rows: expected number of vectors per call, for which the packing is chosen; other numbers give right results.
         silu: apply SiLU to the result.
     """
     weight, bias = weight.detach(), None if bias is None else bias.detach()

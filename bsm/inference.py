@@ -1,4 +1,4 @@
-"""Separate recordings of any length, rate and channel count with a model of fixed rate and channels."""
+"""Separate recordings of any length, sample rate and number of channels with a model that has fixed ones."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from bsm.model import BSMamba2
 log = logging.getLogger(__name__)
 
 OUTPUTS = ("vocals", "accompaniment")
-LEAST_WINDOW = 0.01  # s, one hop of the paper's STFT
-MOST_OVERLAP = 100  # windows over a sample
-PADDED = 32.0  # s; a longer window than this is not padded beyond the recording
+LEAST_WINDOW = 0.01  # s; one hop of the paper's STFT
+MOST_OVERLAP = 100  # the most windows that a sample may lie in
+PADDED = 32.0  # s; the longest window for a recording that is shorter than it
 
 
 def separate(
@@ -39,17 +39,17 @@ def separate(
     batch_size: int = 1,
     progress: bool | str = False,
 ) -> Tensor:
-    """Estimate the vocals of one recording ``(channels, samples)``, on the CPU, with the recording's shape and rate.
+    """Return the estimated vocals of one recording, in its shape and at its sample rate, on the CPU.
 
     Args:
-        model: on any device; its own rate and channels may differ from the recording's.
+        model: on any device; its sample rate and number of channels may differ from the recording's.
         mixture: ``(channels, samples)``.
         rate: sample rate of the mixture, Hz.
-        window: length of the model's input, s; the last window is padded with zeros. A window above :data:`PADDED` is
-            shortened to the recording.
+        window: length of the model's input, s; the last window is padded with zeros. It is limited to the length of the
+            recording, or to :data:`PADDED` for a shorter recording.
         hop: time between the starts of windows, s; default: no overlap, as in the author's code. Overlapping windows
             are cross-faded.
-        whole: process the recording in one pass. At paper size that takes about 6.5 MB per second of stereo.
+        whole: process the recording in one pass. At paper size, this takes about 6.5 MB per second of stereo.
         batch_size: windows per forward pass; changes the result only by rounding.
         progress: show a progress bar; a string is its label.
 
@@ -68,7 +68,7 @@ def separate(
     check_channels(channels, config.channels)
     dtype = next(model.parameters(), mixture).dtype
     if dtype not in (torch.float32, torch.float64):
-        raise InputError(f"the model's weights are {dtype}, in which it cannot separate; give model.float()")
+        raise InputError(f"the model's weights are {dtype}, too low a precision to separate; give model.float()")
     wave = torch.from_numpy(audio.resample(mixture.numpy(), rate, config.sample_rate))
     if wave.shape[-1] == 0:  # less than half a sample at the model's rate
         wave = wave.new_zeros(channels, 1)
@@ -82,8 +82,8 @@ def separate(
         if not lacks_memory(error):
             raise
         raise InputError(
-            "the memory is too small for this; choose a window (without --whole), a shorter one, or a smaller batch; "
-            "on a GPU, --device cpu"
+            "the memory is too small; separate in windows (without --whole), choose a shorter window or a smaller "
+            "batch, or use --device cpu"
         ) from error
     if not estimate.isfinite().all():
         raise InputError(
@@ -92,12 +92,12 @@ def separate(
         )
     estimate = _from_model_channels(estimate, channels)
     estimate = torch.from_numpy(audio.resample(estimate.numpy(), config.sample_rate, rate))
-    # Resampling there and back may end a sample early or late.
+    # After resampling there and back, the length may differ by a sample.
     return torch.nn.functional.pad(estimate, (0, max(0, samples - estimate.shape[-1])))[:, :samples]
 
 
 def check_windows(window: float, hop: float | None = None, *, whole: bool = False) -> None:
-    """Check the window and hop of :func:`separate`, s. The hop is not used, and not checked, if ``whole``.
+    """Check the window and hop of :func:`separate`, s. With ``whole``, the hop is not used and not checked.
 
     Raises:
         InputError: the window is below :data:`LEAST_WINDOW` or not finite, or the hop is not between a hundredth of the
@@ -111,24 +111,24 @@ def check_windows(window: float, hop: float | None = None, *, whole: bool = Fals
 
 
 def check_channels(channels: int, wanted: int, name: str | Path = "the recording") -> None:
-    """Check that a recording's channels fit a model: as many as the model's, or one of the two is mono.
+    """Check that a model can separate a recording: the numbers of channels are equal, or one of the two is 1.
 
     Raises:
-        InputError: they do not fit.
+        InputError: they differ, and neither is 1.
     """
     if channels not in (1, wanted) and wanted != 1:
         raise InputError(f"{name} has {channels} channels; the model takes {wanted}, or mono; mix it down first")
 
 
 def _to_model_channels(wave: Tensor, wanted: int) -> Tensor:
-    """Arrange ``(channels, samples)`` as ``(b, wanted, samples)``; a mono model gets each channel as an item."""
+    """Arrange ``(channels, samples)`` as ``(batch, wanted, samples)``. A mono model gets the channels as a batch."""
     if wave.shape[0] == wanted:
         return wave[None]
     return wave[:, None] if wanted == 1 else wave.expand(wanted, -1)[None]
 
 
 def _from_model_channels(estimate: Tensor, channels: int) -> Tensor:
-    """Invert :func:`_to_model_channels`; the channels of a mono recording are averaged."""
+    """Invert :func:`_to_model_channels`. For a mono recording, average the channels of the estimate."""
     if estimate.shape[0] > 1:
         return estimate.squeeze(1)
     return estimate[0].mean(0, keepdim=True) if channels == 1 else estimate[0]
@@ -168,7 +168,7 @@ def _progress(model: nn.Module, passes: int, shown: bool | str) -> Iterator[None
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=passes, desc=name, bar_format="{l_bar}{bar}| {elapsed}<{remaining}"))
 
-        def count(*_: object) -> None:  # must return None: another value would replace the network's output
+        def count(*_: object) -> None:  # a hook's return value other than None would replace the network's output
             bar.update()
 
         if isinstance(model, BSMamba2):
@@ -184,11 +184,12 @@ def _progress(model: nn.Module, passes: int, shown: bool | str) -> Iterator[None
 def find_songs(places: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Find the songs among files and folders. A folder's songs are the audio files directly inside it.
 
-    In folders, skips hidden files and earlier outputs of a song in the same folder, and logs these outputs. A file in
-    ``places`` is always a song.
+    In folders, hidden files are skipped, and so are earlier outputs of a song in the same folder. A file in ``places``
+    is always a song.
 
     Returns:
-        The songs, each once; and the audio and video files in folders that cannot be read. The log names the latter.
+        The songs, each once; and the audio and video files in folders that cannot be read. The log names these files
+        and the skipped outputs.
 
     Raises:
         InputError: a folder has no audio files that can be read.
@@ -222,17 +223,17 @@ def _outputs(song: Path, folder: Path | None) -> list[Path]:
 def plan_outputs(
     songs: Sequence[Path], folder: Path | None, *, overwrite: bool = False, skip_existing: bool = False
 ) -> dict[Path, list[Path]]:
-    """Check, before computing, that songs can be read and their outputs written; return the outputs of each song.
+    """Return the output files of each song, after a check that songs can be read and outputs written.
 
     Args:
         songs: audio files, each once.
         folder: where to write ``<song>.vocals.wav`` and ``<song>.accompaniment.wav``; default: the song's folder.
         overwrite: replace existing files, but never one of the songs.
-        skip_existing: skip songs both of whose outputs exist, and log how many.
+        skip_existing: skip songs whose outputs both exist, and log their number.
 
     Raises:
-        InputError: a song cannot be read; two songs have the same outputs; an output is one of the songs, or exists
-            without ``overwrite``, or cannot be written.
+        InputError: a song cannot be read, two songs have the same outputs, or an output is one of the songs, cannot be
+            written, or exists without ``overwrite``.
     """
     targets, song_of = {}, {}
     given = {real(song) for song in songs}
@@ -265,10 +266,11 @@ def plan_outputs(
 def separate_file(
     model: BSMamba2, song: Path, paths: Sequence[Path], *, subtype: str = "FLOAT", **options: Any
 ) -> float:
-    """Separate a song into two files, the estimated vocals and the rest of the mixture: both are written, or neither.
+    """Write the estimated vocals of a song and the rest of the mixture; return the gain of both, dB, 0 or below.
 
-    Rate, channels and length are the song's. If ``subtype`` is PCM and a peak exceeds 1, one gain turns both outputs
-    down, so that they still sum to the song at that gain. A warning states the gain.
+    Either both files are written or neither. Rate, channels and length are the song's. If ``subtype`` is PCM and a peak
+    exceeds 1, both outputs are turned down by one gain, so that their sum is the song at that gain. A warning states
+    the gain.
 
     Args:
         model: the network.
@@ -276,8 +278,6 @@ def separate_file(
         paths: of the vocals and the accompaniment; missing folders are made.
         subtype: sample format, such as ``FLOAT``, ``PCM_16`` or ``PCM_24``.
         options: options of :func:`separate`.
-
-    Returns the gain in dB, 0 or below.
 
     Raises:
         InputError: the song cannot be read or separated, or an output cannot be written.

@@ -17,11 +17,11 @@ from torch.autograd.function import once_differentiable
 from bsm.config import LossConfig
 from bsm.devices import full_precision
 
-BLOCK_SAMPLES = 1 << 18  # of frames transformed together on a CPU, so that every pass over them finds them in the cache
+BLOCK_SAMPLES = 1 << 18  # samples of the frames that are transformed together on a CPU, so that they stay in the cache
 
 
 def bsmamba2_loss(estimate: Tensor, target: Tensor, config: LossConfig = LossConfig()) -> Tensor:  # noqa: B008 (frozen)
-    """Compute the training loss of estimated waveforms ``(..., samples)``, a scalar; the default is the paper's.
+    """Return the training loss of estimated waveforms ``(..., samples)``, a scalar. The default is the paper's loss.
 
     Raises:
         ValueError: the shapes differ.
@@ -41,10 +41,10 @@ def loss_terms(estimate: Tensor, target: Tensor, config: LossConfig = LossConfig
 
 
 def _terms(estimate: Tensor, target: Tensor, config: LossConfig, groups: list[tuple[int, ...]]) -> list[Tensor]:
-    """Return the waveform's term, and one for each group of windows with the same transform length."""
+    """Return the waveform's term, and a term for each group of windows; a group has one transform length."""
     if estimate.shape != target.shape:
         raise ValueError(f"estimate and target must have one shape, got {tuple(estimate.shape)}, {tuple(target.shape)}")
-    # Autocast is off: FFTs know no half precision, and sums over a spectrogram need more than its digits.
+    # Autocast is off: there is no FFT in half precision, and sums over a spectrogram need more digits.
     with full_precision(estimate.device.type):
         estimate, target = (v.to(torch.promote_types(v.dtype, torch.float32)) for v in (estimate, target))
         weight = 1 / len(config.windows) if config.mean else 1.0
@@ -60,7 +60,7 @@ def _terms(estimate: Tensor, target: Tensor, config: LossConfig, groups: list[tu
 
 
 def _padded(wave: Tensor, windows: tuple[int, ...], config: LossConfig) -> Tensor:
-    """Pad ``(..., samples)`` to ``(signals, padded)``, which ``torch.stft`` would cut into frames."""
+    """Pad ``(..., samples)`` to ``(signals, padded samples)``, as ``torch.stft`` does before it cuts frames."""
     wave = wave.reshape(-1, wave.shape[-1])
     n_fft = max(windows[0], config.min_fft)
     if not config.center:
@@ -79,9 +79,9 @@ def _spectra(wave: Tensor, windows: tuple[int, ...], config: LossConfig) -> Tens
 
 @cache
 def _hann(windows: tuple[int, ...], min_fft: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return Hann windows, each centred in the transform by zeros, ``(windows, 1, n_fft)``."""
+    """Return Hann windows, ``(windows, 1, n_fft)``, each centred and padded with zeros."""
     n_fft = max(windows[0], min_fft)
-    with torch.inference_mode(False):  # training may use windows that were cached while scoring
+    with torch.inference_mode(False):  # training cannot use tensors of the inference mode, and scoring may come first
         hann = torch.zeros(len(windows), 1, n_fft, device=device, dtype=dtype)
         for row, window in zip(hann, windows, strict=True):
             start = (n_fft - window) // 2
@@ -90,10 +90,11 @@ def _hann(windows: tuple[int, ...], min_fft: int, device: torch.device, dtype: t
 
 
 class _MeanModulus(torch.autograd.Function):
-    """Sum over windows of the mean modulus of the spectrogram of ``(signals, samples)``.
+    """Compute the mean modulus of the spectrogram of ``(signals, samples)``, summed over the windows.
 
-    The forward pass also forms the gradient, so no spectrogram is kept. With ``X`` a frame's transform, the gradient of
-    ``sum |X|`` is the adjoint transform of ``X / |X|``. One reciprocal root of ``|X|^2`` gives both.
+    The forward pass also computes the gradient, so that no spectrogram is kept. With ``X`` the transform of a frame,
+    the gradient of ``sum |X|`` is the adjoint transform of ``X / |X|``. The reciprocal root of ``|X|^2`` gives both the
+    modulus and ``X / |X|``.
     """
 
     @staticmethod
@@ -105,7 +106,8 @@ class _MeanModulus(torch.autograd.Function):
         signals, count, _ = frames.shape
         bins = n_fft // 2 + 1
         wanted = ctx.needs_input_grad[0]
-        # The inverse transform counts the inner bins twice. Half of that, and the mean's divisor, scale the windows.
+        # irfft divides by n_fft and counts the inner bins twice; the mean divides by the number of values. The windows
+        # of the inverse are scaled accordingly, and the first and last bin are doubled below.
         adjoint = hann * (n_fft / 2 / (signals * count * bins))
         gradient = torch.zeros_like(wave) if wanted else None
         tiny, total = torch.finfo(wave.dtype).tiny, 0.0
@@ -116,8 +118,8 @@ class _MeanModulus(torch.autograd.Function):
                 spectrum = torch.fft.rfft(cut * hann)  # (windows, block, bins)
                 squares = torch.view_as_real(spectrum).square()
                 power = squares[..., 0] + squares[..., 1]
-                inverse = power.clamp_min(tiny).rsqrt_()
-                total = total + power.mul_(inverse).sum()  # the moduli
+                inverse = power.clamp_min(tiny).rsqrt_()  # 1 / |X|
+                total = total + power.mul_(inverse).sum()  # of |X|
                 if wanted:
                     direction = spectrum.mul_(inverse)  # X / |X|, and 0 where X is 0
                     direction[..., 0] *= 2

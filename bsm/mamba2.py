@@ -1,12 +1,12 @@
-"""The Mamba-2 mixer (official design: mamba-ssm, ``modules/mamba2.py``) and the paper's bidirectional block.
+"""The Mamba-2 mixer (as mamba-ssm's ``modules/mamba2.py`` defines it) and the paper's bidirectional block.
 
-Symbols are those of the Mamba-2 paper (Dao & Gu 2024): N state size, P channels per head, H heads, E expansion.
+Symbols are those of the Mamba-2 paper (Dao & Gu 2024): N state size, P channels per head, H heads, E expansion. D is
+the width of the features. A block mixes ``(batch, length, D)`` along its length and keeps the shape.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,10 @@ EPS = 1e-5
 
 
 class GatedRMSNorm(nn.Module):
-    """Gate, then normalise: RMSNorm of ``y * silu(z)`` (official ``RMSNormGated`` with ``norm_before_gate`` off)."""
+    """Gate, then normalise: RMSNorm of ``y * silu(z)``.
+
+    The official code calls this ``RMSNormGated`` with ``norm_before_gate`` off.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -35,9 +38,10 @@ class GatedRMSNorm(nn.Module):
 
 
 class SplitLinear(nn.Linear):
-    """Give the parts of one linear layer without bias, ``(..., dim)`` to ``(..., size)`` for each of ``sizes``.
+    """Linear layer without bias whose output comes in parts: ``(..., dim)`` to ``(..., size)`` for each of ``sizes``.
 
-    Each part is a product of its own: joining their gradients would cost more than the products.
+    Each part is computed by a product of its own. One product would be slower: its backward pass would first have to
+    join the gradients of the parts.
     """
 
     def __init__(self, dim: int, sizes: list[int]) -> None:
@@ -64,7 +68,7 @@ class CausalConv1d(nn.Conv1d):
 class Scan(nn.Module):
     """Apply :func:`bsm.scan.scan` with a fixed backend and direction.
 
-    It has no parameters. As a module it can be followed by hooks, and replaced in a benchmark.
+    The scan has no parameters. It is a module so that an analysis can hook it, and a benchmark can replace it.
     """
 
     def __init__(self, backend: str = "auto", *, reverse: bool = False) -> None:
@@ -77,36 +81,22 @@ class Scan(nn.Module):
 
 
 class Mamba2(nn.Module):
-    """Mix a sequence ``(batch, length, dim)`` along its length with one Mamba-2 mixer.
+    """Mix ``(batch, length, D)`` along its length; ``reverse`` runs from the last step to the first."""
 
-    The sizes are those of :class:`bsm.config.ModelConfig`; ``reverse`` runs from the last step to the first.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        *,
-        d_state: int,
-        headdim: int,
-        expand: int,
-        d_conv: int,
-        reverse: bool = False,
-        backend: str = "auto",
-    ) -> None:
+    def __init__(self, config: ModelConfig, *, reverse: bool = False) -> None:
         super().__init__()
-        inner = expand * dim  # E D
-        heads = inner // headdim  # H
-        conv_channels = inner + 2 * d_state  # x, B and C
-        self.sizes = inner, d_state, heads
-        self.headdim = headdim
-        self.in_proj = SplitLinear(dim, [inner, conv_channels, heads])  # z, (x, B, C), dt
-        self.conv1d = CausalConv1d(conv_channels, d_conv, reverse=reverse)
-        self.ssm = Scan(backend, reverse=reverse)
+        inner, heads, state = config.d_inner, config.heads, config.d_state  # E D, H, N
+        conv_channels = inner + 2 * state  # of x, B and C
+        self.sizes = inner, state, heads
+        self.headdim = config.headdim  # P = E D / H
+        self.in_proj = SplitLinear(config.dim, [inner, conv_channels, heads])  # z; x, B and C; dt
+        self.conv1d = CausalConv1d(conv_channels, config.d_conv, reverse=reverse)
+        self.ssm = Scan(config.scan_backend, reverse=reverse)
         self.dt_bias = nn.Parameter(torch.empty(heads))
         self.A_log = nn.Parameter(torch.empty(heads))
         self.D = nn.Parameter(torch.ones(heads))
         self.norm = GatedRMSNorm(inner)
-        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.out_proj = nn.Linear(inner, config.dim, bias=False)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -122,12 +112,12 @@ class Mamba2(nn.Module):
         nn.init.kaiming_uniform_(self.out_proj.weight, a=math.sqrt(5))
 
     def forward(self, u: Tensor) -> Tensor:
-        """Map ``(batch, length, dim)`` to the same shape."""
-        z, xBC, dt = self.in_proj(u)
+        """Map ``(batch, length, D)`` to the same shape."""
+        z, xBC, dt = self.in_proj(u)  # (batch, length, E D), (batch, length, E D + 2 N), (batch, length, H)
         return self.out_proj(self.norm(self.scan(xBC, dt), z))
 
     def scan(self, xBC: Tensor, dt: Tensor) -> Tensor:
-        """Convolve and scan ``in_proj``'s outputs without the gate; return ``(batch, length, inner)``."""
+        """Apply the convolution and the scan to what ``in_proj`` gives for them; return ``(batch, length, E D)``."""
         inner, state, heads = self.sizes
         x, B, C = split(self.conv1d(xBC), [inner, state, state])
         dt = dt.to(torch.promote_types(dt.dtype, torch.float32))  # steps and states stay in full precision
@@ -139,60 +129,47 @@ class Mamba2(nn.Module):
             C=C[:, :, None],
             D=self.D,
         )
-        return y.flatten(2)  # (batch, length, H P)
+        return y.flatten(2)  # (batch, length, H P = E D)
 
 
 class Direction(nn.Module):
-    """Pre-norm residual branch around one mixer (the official ``Block``)."""
+    """Normalise, mix in one direction and add the input (the official ``Block``)."""
 
-    def __init__(self, dim: int, **mixer: Any) -> None:
+    def __init__(self, config: ModelConfig, *, reverse: bool = False) -> None:
         super().__init__()
-        self.norm = RMSNorm(dim, eps=EPS)
-        self.mixer = Mamba2(dim, **mixer)
+        self.norm = RMSNorm(config.dim, eps=EPS)
+        self.mixer = Mamba2(config, reverse=reverse)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``mixer(norm(x)) + x``, ``(batch, length, dim)``."""
+        """Map ``(batch, length, D)`` to the same shape."""
         return self.mixer(self.norm(x)) + x
 
 
 class BiMamba2Block(nn.Module):
-    """Run two mixers, forwards and backwards; concatenate, project and add the block's input.
+    """Mix forwards and backwards, join both results, project them to D features and add the block's input.
 
-    The defaults are the author's. For the ablations, ``directions`` may be ``shared`` (one mixer for both) or
-    ``forward`` (alone), and ``merge`` the ``mean`` of both directions. ``mixer`` has the arguments of :class:`Mamba2`.
+    In the paper's block, each direction has a mixer of its own and the results are concatenated. For the ablations,
+    ``config.directions`` may be ``shared`` (one mixer for both directions) or ``forward`` (no backward direction), and
+    ``config.merge`` the ``mean`` of the results.
     """
 
-    def __init__(self, dim: int, *, directions: str = "separate", merge: str = "concat", **mixer: Any) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.directions, self.merge = directions, merge
-        self.forward_direction = Direction(dim, **mixer)
-        if directions == "separate":
-            self.backward_direction = Direction(dim, reverse=True, **mixer)
-        width = dim if merge == "mean" or directions == "forward" else 2 * dim
+        self.directions, self.merge, dim = config.directions, config.merge, config.dim
+        self.forward_direction = Direction(config)
+        if self.directions == "separate":
+            self.backward_direction = Direction(config, reverse=True)
+        width = dim if self.merge == "mean" or self.directions == "forward" else 2 * dim
         self.proj = nn.Linear(width, dim)
         for parameter in self.proj.parameters():  # the initial range of the author's ConvTranspose1d of kernel 1
             nn.init.uniform_(parameter, -(dim**-0.5), dim**-0.5)
 
-    @classmethod
-    def of(cls, config: ModelConfig) -> Self:
-        """Build the block that a configuration describes."""
-        return cls(
-            config.dim,
-            directions=config.directions,
-            merge=config.merge,
-            d_state=config.d_state,
-            headdim=config.headdim,
-            expand=config.expand,
-            d_conv=config.d_conv,
-            backend=config.scan_backend,
-        )
-
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(batch, length, dim)`` to the same shape."""
+        """Map ``(batch, length, D)`` to the same shape."""
         parts = [self.forward_direction(x)]
         if self.directions == "separate":
             parts.append(self.backward_direction(x))
         elif self.directions == "shared":
             parts.append(self.forward_direction(x.flip(1)).flip(1))
-        merged = sum(parts) / len(parts) if self.merge == "mean" else torch.cat(parts, dim=-1)
+        merged = sum(parts) / len(parts) if self.merge == "mean" else torch.cat(parts, dim=-1)  # (batch, length, 2 D)
         return self.proj(merged) + x

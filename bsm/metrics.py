@@ -1,14 +1,14 @@
 """Separation metrics: uSDR, cSDR (museval), SI-SDR, level, bleedless, fullness; the ideal ratio mask as an oracle.
 
-Each metric takes the true source (``reference``) and the separated source (``estimate``), arrays or tensors of one
-shape, (channels, samples) or (samples,). It raises a ValueError if the shapes differ. Rates are in Hz.
+Each metric compares the true source (``reference``) with the separated source (``estimate``). Signals are arrays or
+tensors of one shape, (channels, samples) or (samples,); other shapes raise a ValueError. Rates are in Hz.
 """
 
 from __future__ import annotations
 
 import logging
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from bsm.errors import InputError
 log = logging.getLogger(__name__)
 
 Audio = np.ndarray | torch.Tensor
-A = TypeVar("A", np.ndarray, torch.Tensor)
 
 # Bleedless and fullness: the defaults of Music-Source-Separation-Training (ZFTurbo, ``metrics.py``).
 MEL_FFT, MEL_HOP, MEL_BANDS = 4096, 1024, 512  # samples, samples, bands from 0 Hz to half the rate
@@ -31,7 +30,7 @@ def usdr(reference: Audio, estimate: Audio) -> float:
     ``10 log10((sum s^2 + 1e-7) / (sum (s - s')^2 + 1e-7))`` over all samples and channels, as in the author's code and
     the Music Demixing Challenge. A silent reference gives a finite, very low value unless the estimate is silent too.
     """
-    s, e = _pair(reference, estimate)
+    s, e = _arrays(reference, estimate)
     return _db(np.sum(s**2) + 1e-7, np.sum((s - e) ** 2) + 1e-7)
 
 
@@ -42,7 +41,7 @@ def si_sdr(reference: Audio, estimate: Audio) -> float:
     estimate gives a large finite value. It is NaN if reference or estimate is silent throughout, because then no scale
     fits.
     """
-    s, e = _pair(reference, estimate)
+    s, e = _arrays(reference, estimate)
     if not s.any() or not e.any():
         return float("nan")
     tiny = np.finfo(np.float64).eps
@@ -53,10 +52,10 @@ def si_sdr(reference: Audio, estimate: Audio) -> float:
 def level(reference: Audio, estimate: Audio) -> float:
     """Return the level of an estimate relative to its reference in dB, over all samples and channels.
 
-    An estimate that is too quiet hides in uSDR, where silence scores 0 dB, and not here. The level is minus infinity
-    for a silent estimate, and NaN for a silent reference.
+    It shows an estimate that is too quiet. uSDR does not: there, silence scores 0 dB. The level is minus infinity for a
+    silent estimate, and NaN for a silent reference.
     """
-    s, e = _pair(reference, estimate)
+    s, e = _arrays(reference, estimate)
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(10 * np.log10(np.square(e).sum() / np.square(s).sum())) if s.any() else float("nan")
 
@@ -89,7 +88,7 @@ def csdr_frames(reference: Audio, estimate: Audio, rate: int) -> np.ndarray:
     Raises:
         InputError: ffmpeg is missing, and museval cannot be imported without it.
     """
-    s, e = _pair(reference, estimate)
+    s, e = _arrays(reference, estimate)
     silent = [name for name, x in (("reference", s), ("estimate", e)) if not x.sum(axis=0).any()]
     if silent:
         log.warning("cSDR is undefined: the %s is silent throughout", " and the ".join(silent))
@@ -122,7 +121,7 @@ def bleedless_fullness(reference: Audio, estimate: Audio, rate: int) -> tuple[fl
     Returns:
         Bleedless, ``100 / (1 + bleed)``, and fullness, ``100 / (1 + loss)``. Both are NaN if a signal is not finite.
     """
-    pair = _pair(reference, estimate)
+    pair = _arrays(reference, estimate)
     if not all(np.isfinite(x).all() for x in pair):
         return float("nan"), float("nan")
     s, e = (_mel_db(x, rate) for x in pair)
@@ -165,53 +164,33 @@ def _mel_bands(rate: int) -> np.ndarray:
     return (weights * 2 / (high - low)).astype(np.float32)
 
 
-def ideal_ratio_mask(mixture: A, vocals: A, accompaniment: A) -> A:
+def ideal_ratio_mask(mixture: Audio, vocals: Audio, accompaniment: Audio) -> np.ndarray:
     """Separate with the ideal ratio mask, an upper bound for magnitude masks that needs the true sources.
 
     In each channel, the mask ``|V| / (|V| + |A|)`` of the sources' spectra multiplies the mixture's. Frames of 2048
     samples every 512 are centred with zeros beyond the ends and have a Hann window.
 
-    Args:
-        mixture: the signal to separate, (channels, samples) or (samples,).
-        vocals: the true vocals, same shape.
-        accompaniment: the true accompaniment, same shape.
-
     Returns:
-        The estimated vocals, float64, an array or tensor like ``mixture``.
-
-    Raises:
-        ValueError: the shapes differ.
+        The estimated vocals, float64, in the shape of ``mixture``.
     """
-    if not mixture.shape == vocals.shape == accompaniment.shape:
-        raise ValueError(
-            f"mixture {tuple(mixture.shape)}, vocals {tuple(vocals.shape)} and accompaniment "
-            f"{tuple(accompaniment.shape)} must have one shape"
-        )
-    signals = torch.stack([torch.as_tensor(x).detach().double() for x in (mixture, vocals, accompaniment)])
-    flat = signals.reshape(-1, signals.shape[-1])  # (signals * channels, samples)
-    hann = torch.hann_window(2048, dtype=torch.float64, device=signals.device)
-    spectra = torch.stft(flat, 2048, 512, window=hann, center=True, pad_mode="constant", return_complex=True)
+    signals = torch.from_numpy(np.stack(_arrays(mixture, vocals, accompaniment)))  # (3, channels, samples)
+    hann = torch.hann_window(2048, dtype=torch.float64)
+    spectra = torch.stft(
+        signals.flatten(0, 1), 2048, 512, window=hann, center=True, pad_mode="constant", return_complex=True
+    )
     mix, v, a = spectra.unflatten(0, (3, -1))  # each (channels, bins, frames)
     mask = v.abs() / (v.abs() + a.abs()).clamp_min(torch.finfo(torch.float64).tiny)
     estimate = torch.istft(mask * mix, 2048, 512, window=hann, center=True, length=signals.shape[-1])
-    estimate = estimate.reshape(mixture.shape)
-    return estimate if isinstance(mixture, torch.Tensor) else estimate.numpy()
+    return estimate.reshape(tuple(mixture.shape)).numpy()
 
 
-def _pair(reference: Audio, estimate: Audio) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as float64 arrays (channels, samples)."""
-    if tuple(reference.shape) != tuple(estimate.shape) or len(reference.shape) not in (1, 2):
-        raise ValueError(
-            f"reference {tuple(reference.shape)} and estimate {tuple(estimate.shape)} must have one shape, "
-            "(channels, samples) or (samples,)"
-        )
-    return _array(reference), _array(estimate)
-
-
-def _array(x: Audio) -> np.ndarray:
-    if isinstance(x, torch.Tensor):
-        x = x.detach().double().cpu().numpy()
-    return np.atleast_2d(np.asarray(x, dtype=np.float64))
+def _arrays(*signals: Audio) -> list[np.ndarray]:
+    """Return signals of one shape as float64 arrays (channels, samples)."""
+    shapes = [tuple(x.shape) for x in signals]
+    if len(set(shapes)) > 1 or len(shapes[0]) not in (1, 2):
+        raise ValueError(f"signals must have one shape, (channels, samples) or (samples,), got {shapes}")
+    signals = (x.detach().double().cpu() if isinstance(x, torch.Tensor) else x for x in signals)
+    return [np.atleast_2d(np.asarray(x, dtype=np.float64)) for x in signals]
 
 
 def _db(signal: float, distortion: float) -> float:

@@ -1,6 +1,7 @@
 """BSMamba2: band split, dual path, mask estimation (paper section 3, author's code).
 
-Letters in the shape comments: B batch, C channels, F frequency bins, T frames, K bands, D features.
+Letters in the shapes: B batch, C channels, F frequency bins, T frames, K bands, D features, L layers. R = 2 F C is the
+number of real numbers in a frame of a spectrogram: real and imaginary part of each bin and channel.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from bsm.time_blocks import build_time_block
 
 
 def check_mixture(mixture: Tensor, channels: int) -> int:
-    """Return the samples of a mixture ``(batch, channels, samples)``.
+    """Return the number of samples of a mixture ``(batch, channels, samples)``.
 
     Raises:
-        ValueError: it has another number of dimensions or channels, or no samples.
+        ValueError: the mixture has another number of dimensions or channels, or no samples.
     """
     if mixture.ndim != 3 or mixture.shape[1] != channels or mixture.shape[2] == 0:
         raise ValueError(f"mixture must be (batch, channels={channels}, samples >= 1), got {tuple(mixture.shape)}")
@@ -31,11 +32,14 @@ def check_mixture(mixture: Tensor, channels: int) -> int:
 
 
 class RMSNorm(nn.Module):
-    """Normalise to ``x / ||x|| * sqrt(dim) * gamma``; zeros stay zeros.
+    """Normalise the last axis to ``x / ||x|| * sqrt(dim) * gamma``; zeros stay zeros.
+
+    The author has this norm outside the blocks. The norm in the blocks adds a small number to the mean square, see
+    :class:`bsm.norm.RMSNorm`.
 
     Args:
         dim: size of the last axis.
-        bands: give each of so many bands a ``gamma`` of its own; the input is then ``(bands, ..., dim)``.
+        bands: number of bands if each has its own ``gamma``; the input is then ``(bands, ..., dim)``.
     """
 
     def __init__(self, dim: int, bands: int | None = None) -> None:
@@ -43,14 +47,14 @@ class RMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(dim) if bands is None else torch.ones(bands, 1, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last axis."""
+        """Return the normalised input, in its shape."""
         return F.normalize(x, dim=-1) * (x.shape[-1] ** 0.5 * self.gamma)
 
 
 class BandLinear(nn.Module):
-    """Apply one linear layer per band, ``(bands, rows, fan_in)`` to ``(bands, rows, fan_out)``, as one product.
+    """Apply a linear layer of its own to each band: ``(bands, rows, fan_in)`` to ``(bands, rows, fan_out)``.
 
-    All bands' weights are one tensor, because an optimiser spends its time per tensor in small models.
+    One tensor holds the weights of all bands: in small models, each further tensor costs the optimiser time.
     """
 
     def __init__(self, bands: int, fan_in: int, fan_out: int) -> None:
@@ -61,19 +65,19 @@ class BandLinear(nn.Module):
             nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply each band's layer to that band."""
+        """Multiply all bands by their weights in one batched product."""
         return torch.baddbmm(self.bias, x, self.weight.mT)
 
 
 def band_groups(sizes: list[int]) -> list[tuple[int, int]]:
-    """Return ``(size, bands)`` of each run of equal sizes: bands of one width are computed together."""
+    """Return ``(size, number of bands)`` for each run of equal sizes. The bands of a run are computed together."""
     return [(size, len(list(run))) for size, run in groupby(sizes)]
 
 
 class BandSplit(nn.Module):
-    """Turn the real numbers ``(B, T, sum of sizes)`` of all bands into features ``(B, K, T, D)``.
+    """Embed each band of each frame: ``(B, T, R)`` to features ``(B, K, T, D)``.
 
-    ``sizes`` are the real numbers per band, ``2 * channels * width``.
+    ``sizes`` are the K bands' shares of R: ``2 * channels * width in bins``.
     """
 
     def __init__(self, sizes: list[int], dim: int) -> None:
@@ -84,18 +88,19 @@ class BandSplit(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Split and embed."""
+        """Split into bands and embed them, run by run of equal sizes."""
         parts = x.split([size * bands for size, bands in self.runs], dim=-1)
         features = [
             group(rearrange(part, "b t (k s) -> k (b t) s", s=size))
             for group, part, (size, _) in zip(self.groups, parts, self.runs, strict=True)
-        ]
+        ]  # (bands of the run, B T, D) each
         return rearrange(torch.cat(features), "k (b t) d -> b k t d", b=len(x))
 
 
 class MaskEstimator(nn.Module):
-    """Turn features ``(B, K, T, D)`` into the masks' numbers ``(B, T, sum of sizes)``, through a layer of ``hidden``
-    units.
+    """Estimate the mask of each band from its features: ``(B, K, T, D)`` to ``(B, T, R)``.
+
+    ``sizes`` are those of :class:`BandSplit`, ``hidden`` is the width of the hidden layer.
     """
 
     def __init__(self, sizes: list[int], dim: int, hidden: int) -> None:
@@ -107,43 +112,44 @@ class MaskEstimator(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Estimate all bands and put them side by side."""
+        """Estimate run by run of equal sizes, and join the bands."""
         parts = x.split([bands for _, bands in self.runs], dim=1)
         masks = [
             rearrange(group(rearrange(part, "b k t d -> k (b t) d")), "k (b t) s -> b t (k s)", b=len(x))
             for group, part in zip(self.groups, parts, strict=True)
-        ]
+        ]  # (B, T, numbers of the run) each
         return torch.cat(masks, dim=-1)
 
 
 class DualPath(nn.Module):
-    """Alternate time blocks, along the frames, and band blocks, along the bands; ``(B, K, T, D)`` throughout.
+    """Mix features ``(B, K, T, D)`` in L layers: a time block along the frames, then a band block along the bands.
 
-    Each layer is a pair of blocks. A block maps ``(rows, length, D)`` to the same shape, row by row.
+    A block maps ``(rows, length, D)`` to the same shape, row by row.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.reshaped = config.time_path == "reshaped"
         self.layers = nn.ModuleList(
-            nn.ModuleList([build_time_block(config), BiMamba2Block.of(config)])
+            nn.ModuleList([build_time_block(config), BiMamba2Block(config)])
             for _ in range(config.depth)  # L
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mix over frames and bands in turn."""
+        """Map ``(B, K, T, D)`` to the same shape."""
         for time_block, band_block in self.layers:
             rows = self.to_rows(x)
-            x = self.from_rows(time_block(rows.flatten(0, 1)).view(x.shape))  # (B K, T, D)
+            x = self.from_rows(time_block(rows.flatten(0, 1)).view(x.shape))  # the block maps (B K, T, D)
             x = x.transpose(1, 2)  # (B, T, K, D)
-            x = band_block(x.flatten(0, 1)).view(x.shape).transpose(1, 2)
+            x = band_block(x.flatten(0, 1)).view(x.shape)  # the block maps (B T, K, D)
+            x = x.transpose(1, 2)  # (B, K, T, D)
         return x
 
     def to_rows(self, x: Tensor) -> Tensor:
-        """Return what the time blocks run over: the frames of each band, so ``x`` itself.
+        """Return the rows that the time blocks run along: the frames of each band, so ``x`` itself.
 
-        The ``reshaped`` time path of the unofficial implementation cuts memory that holds frame after frame into rows
-        of T without transposing, which mixes the bands.
+        For the ablation, ``config.time_path`` may be ``reshaped``, as in the unofficial implementation. It reshapes
+        ``(B, T, K, D)`` to ``(B, K, T, D)`` without transposing, so that a row mixes bands and frames.
         """
         return x.transpose(1, 2).reshape(x.shape) if self.reshaped else x
 
@@ -159,7 +165,7 @@ class BSMamba2(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        sizes = [2 * config.streams * width for width in config.bands]  # real numbers per band
+        sizes = [2 * config.streams * width for width in config.bands]  # K numbers, which sum to R
         self.stft = STFT(config.stft)
         self.band_split = BandSplit(sizes, config.dim)
         self.dual_path = DualPath(config)
@@ -175,28 +181,31 @@ class BSMamba2(nn.Module):
             ValueError: ``mixture`` has another number of dimensions or channels, or no samples.
         """
         samples = check_mixture(mixture, self.config.channels)
-        heard = mixture.mean(1, keepdim=True) if self.config.mono else mixture
+        wave = mixture.mean(1, keepdim=True) if self.config.mono else mixture  # (B, C, samples)
         if torch.is_grad_enabled():
-            spec = self.stft(heard)  # (B, C, F, T)
-            estimate = self.stft.inverse(self.apply_mask(spec, self.mask(spec)), samples)
+            spec = self.stft(wave)  # (B, C, F, T)
+            estimate = self.stft.inverse(self.apply_mask(spec, self.mask(spec)), samples)  # (B, C, samples)
         else:
-            estimate = fast.separate(self, heard)
+            estimate = fast.separate(self, wave)
         return estimate.expand_as(mixture)
 
     def mask(self, spec: Tensor) -> Tensor:
         """Estimate the mask, ``(B, C, F, T)`` complex, of a complex spectrogram of that shape."""
-        return self.to_mask(self.dual_path(self.band_split(self.to_numbers(spec))))
+        x = self.to_numbers(spec)  # (B, T, R)
+        x = self.band_split(x)  # (B, K, T, D)
+        x = self.dual_path(x)  # (B, K, T, D)
+        return self.to_mask(x)  # (B, C, F, T)
 
     def to_numbers(self, spec: Tensor) -> Tensor:
-        """Lay out a spectrogram as the real numbers of each frame.
+        """Lay out a spectrogram ``(B, C, F, T)`` as the real numbers of each frame, ``(B, T, R)``.
 
-        Bins come in order; in a bin, the channels; of each channel, real and imaginary part.
+        The order is: bin, then channel, then real and imaginary part.
         """
         return rearrange(torch.view_as_real(spec), "b c f t z -> b t (f c z)")
 
     def to_mask(self, features: Tensor) -> Tensor:
         """Turn the dual path's features ``(B, K, T, D)`` into the mask ``(B, C, F, T)``."""
-        numbers = self.mask_estimator(self.final_norm(features))
+        numbers = self.mask_estimator(self.final_norm(features))  # (B, T, R)
         numbers = numbers.to(torch.promote_types(numbers.dtype, torch.float32))  # complex needs full precision
         if self.config.mask == "real":
             numbers = numbers.tanh()
@@ -204,8 +213,9 @@ class BSMamba2(nn.Module):
         return torch.view_as_complex(mask).permute(0, 3, 2, 1)
 
     def apply_mask(self, spec: Tensor, mask: Tensor) -> Tensor:
-        """Multiply a spectrogram by its mask: one complex, unbounded factor; or, with ``config.mask`` ``real``, two
-        factors, of the spectrogram's real and imaginary part.
+        """Multiply a spectrogram by its mask, both ``(B, C, F, T)``.
+
+        For the ablation, ``config.mask`` may be ``real``: real and imaginary part then have a factor each.
         """
         if self.config.mask == "real":
             return torch.complex(spec.real * mask.real, spec.imag * mask.imag)

@@ -1,4 +1,4 @@
-"""RMSNorm, the gated RMSNorm of Mamba-2, and splitting along the last axis: backward passes that take few steps."""
+"""RMSNorm, the gated RMSNorm of Mamba-2, and a split of the last axis, each with a fast backward pass."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RMSNorm(nn.RMSNorm):
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Return ``x / sqrt(mean(x^2) + eps) * weight``, the mean over the last axis of ``(..., channels)``.
 
-    On a CPU in full precision, the gradient comes from a formula of its own, in fewer passes over memory.
+    On a CPU in full precision, a formula gives the gradient in fewer passes over memory than PyTorch's autograd.
     """
     if _has_formula(x, weight):
         return _RMSNorm.apply(x, weight, eps)
@@ -41,7 +41,7 @@ def _has_formula(first: Tensor, *others: Tensor) -> bool:
 
 
 def _scale(x: Tensor, eps: float) -> Tensor:
-    """Return the reciprocal root of the mean square, ``(..., 1)``."""
+    """Return the reciprocal root of the mean square plus ``eps``, ``(..., 1)``."""
     square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
     return square.div_(x.shape[-1]).add_(eps).rsqrt_()
 
@@ -91,8 +91,8 @@ class _GatedRMSNorm(torch.autograd.Function):
 def split(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     """Split the last axis into parts of these sizes.
 
-    The gradient needs no copy where the parts' gradients lie next to each other in memory, as ``chunked`` scans leave
-    them.
+    If the gradients of the parts lie next to each other in memory, the backward pass joins them without a copy. The
+    ``chunked`` scan leaves them so.
     """
     return list(_Split.apply(x, tuple(sizes)))
 
@@ -118,7 +118,7 @@ class _Split(torch.autograd.Function):
 
 
 def _joined(parts: Sequence[Tensor], shape: torch.Size) -> Tensor | None:
-    """Return the tensor of ``shape`` whose last axis the parts are cut from, or None where they are not."""
+    """Return the tensor of ``shape`` that the parts together are, as a view; None if memory does not hold it so."""
     strides = parts[0].stride()
     wanted = torch.empty(shape, device="meta").stride()
     offset = parts[0].storage_offset()

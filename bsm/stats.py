@@ -1,4 +1,4 @@
-"""Intervals of means over tracks, songs and trainings, and what they show."""
+"""Confidence intervals of means over tracks, songs and trainings, and the verdicts that follow from them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ import scipy.stats
 Values = Sequence[float | None] | np.ndarray
 SAME = "no difference seen"
 CONFIDENCE = 0.95  # of every interval
-FEWEST = 5
-"""Clusters on each side below which :func:`crossed_interval` gives no interval; rounds below which :func:`of_rounds`
-gives the range."""
-FEW = 20
-"""Values below which the interval of a mean holds the t interval: a bootstrap of fewer covers too little."""
+FEWEST = 5  # clusters that :func:`crossed_interval`, and rounds that :func:`of_rounds`, need for a bootstrap
+FEW = 20  # with fewer values, a bootstrap interval of a mean is too narrow, and is widened to contain the t interval
 NAN = float("nan")
 
 
@@ -28,14 +25,14 @@ class Interval(NamedTuple):
     high: float  # NaN with too few values
     n: int  # values used
     dropped: int  # values left out because they were NaN
-    method: str  # BCa or percentile, with ", t" where a t interval is held as well; range (least to largest) or none
+    method: str  # BCa or percentile, with ", t" if widened to contain a t interval; range (smallest to largest); none
     # Effective number of clusters, (sum w)^2 / sum w^2 of their weights w (Kish, 1965); of the smaller side.
     clusters: float = NAN
-    p: float = NAN  # two-sided, of the hypothesis that the statistic is 0; for holm
+    p: float = NAN  # two-sided p value of the hypothesis that the statistic is 0, for :func:`holm`
 
     @classmethod
     def of(cls, record: Self | Mapping[str, Any] | None) -> Self:
-        """Read an interval from a result file's record, where null stands for NaN; None is one without values."""
+        """Read an interval from a record of a result file, where None stands for NaN. No record: no values."""
         if isinstance(record, cls):
             return record
         if record is None:
@@ -49,14 +46,15 @@ class Interval(NamedTuple):
 
 
 def interval_text(low: float, high: float, digits: int = 2) -> str:
-    """Write an interval for a table; a dash where there were too few values for one."""
+    """Write an interval for a table; a dash if there were too few values for one."""
     return "–" if np.isnan(low) or np.isnan(high) else f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def interval_words(interval: Interval, unit: str = "", digits: int | None = None) -> str:
-    """Write an estimate with its interval: ``20.9x [19.1, 23.3]``; without the interval where there is none.
+    """Write an estimate and its interval, if it has one: ``20.9x [19.1, 23.3]``.
 
-    ``unit`` follows the estimate, such as ``x`` or `` dB``. By default there is one decimal from 10 on, and two below.
+    ``unit`` follows the estimate, such as ``x`` or `` dB``. By default, an estimate from 10 on has one decimal, a
+    smaller one two.
     """
     digits = (1 if abs(interval.estimate) >= 10 else 2) if digits is None else digits
     estimate, low, high = (round(value, digits) + 0.0 for value in interval[:3])  # no negative zero
@@ -65,7 +63,7 @@ def interval_words(interval: Interval, unit: str = "", digits: int | None = None
 
 
 def verdict(gain: Interval, *, more_is_better: bool = True) -> str:
-    """Say what the interval of a difference shows: better, worse, or, where it includes zero, :data:`SAME`."""
+    """Return what the interval of a difference shows: better, worse, or :data:`SAME` if it includes zero."""
     if np.isnan(gain.low):
         return "too few values to tell"
     if gain.low <= 0 <= gain.high:
@@ -74,7 +72,7 @@ def verdict(gain: Interval, *, more_is_better: bool = True) -> str:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Adjust the p values of comparisons that stand in one table (Holm, 1979); NaN stays and does not count."""
+    """Adjust p values for the number of comparisons (Holm, 1979). A NaN stays NaN and counts as no comparison."""
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p)  # NaN last
     counted = int((~np.isnan(p)).sum())
@@ -85,7 +83,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def verdicts(gains: Sequence[Interval], *, more_is_better: bool = True) -> list[str]:
-    """Give the :func:`verdict` on each comparison of one table; say which do not survive Holm's adjustment."""
+    """Return the :func:`verdict` on each comparison of one table, and which ones Holm's adjustment takes back."""
     words = [verdict(gain, more_is_better=more_is_better) for gain in gains]
     lost = holm([gain.p for gain in gains]) > 1 - CONFIDENCE
     return [
@@ -100,12 +98,12 @@ def bootstrap_interval(
     *,
     resamples: int = 10_000,
 ) -> Interval:
-    """Bootstrap a confidence interval of a statistic of one value per track; NaN and None are dropped and counted.
+    """Bootstrap a confidence interval of a statistic of one value per track. NaN and None are dropped and counted.
 
-    Bias-corrected and accelerated (BCa; Efron, 1987). Where its corrections do not exist, as when all values are equal
-    or the median hardly moves between resamples, the percentile interval is given instead. The interval of a mean of
-    fewer than :data:`FEW` values is widened to hold the t interval: of five normal values a bootstrap covers 82 %. The
-    ends are NaN with fewer than two values.
+    The method is BCa, bias-corrected and accelerated (Efron, 1987). Its corrections do not exist if all values are
+    equal, or if the median hardly changes between resamples; then the method is the percentile interval. The interval
+    of a mean of fewer than :data:`FEW` values is widened to contain the t interval: with five normal values, a
+    bootstrap alone covers the true mean in 82 % of cases. With fewer than two values, the ends are NaN.
 
     Raises:
         ValueError: the values are not one-dimensional.
@@ -120,13 +118,13 @@ def bootstrap_interval(
         return Interval(estimate, NAN, NAN, n, dropped, "none", n)
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # the degenerate case is seen by its NaN ends
+            warnings.simplefilter("ignore")  # where BCa fails, its ends are NaN
             low, high = scipy.stats.bootstrap(
                 (kept,),
                 statistic,
                 confidence_level=CONFIDENCE,
                 n_resamples=resamples,
-                batch=max(1, 10_000_000 // n),  # bounds the memory of many tracks
+                batch=max(1, 10_000_000 // n),  # limits the memory
                 method=method,
                 rng=np.random.default_rng(0),
             ).confidence_interval
@@ -142,15 +140,16 @@ def bootstrap_interval(
 
 
 def _student(estimate: float, error: float, freedom: float) -> tuple[float, float]:
-    """Return half of a t interval's width, and the p value of the hypothesis that the true value is 0."""
+    """Return half of the width of a t interval, and the p value of the hypothesis that the true value is 0."""
     reach = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * error
     return reach, float(2 * scipy.stats.t.sf(abs(estimate) / error, freedom)) if error else float(estimate == 0)
 
 
 def of_rounds(values: Values) -> Interval:
-    """Return the mean of a timing's rounds with a bootstrap 95 % interval; of a few, the least and the largest.
+    """Return the mean of the rounds of a timing, with its bootstrap interval.
 
-    Of three rounds a bootstrap would cover about three quarters of what it says.
+    With fewer than :data:`FEWEST` rounds, the ends are the smallest and the largest round: a bootstrap of three rounds
+    would be much too narrow.
     """
     sample = np.asarray(values, dtype=float)
     if not 0 < sample.size < FEWEST:
@@ -160,16 +159,16 @@ def of_rounds(values: Values) -> Interval:
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> Interval:
-    """Return how many times faster the second case was, round by round of one run; see :func:`of_rounds`."""
+    """Return how many times faster the second case was than the first: the :func:`of_rounds` of their ratios."""
     return of_rounds(np.divide(slow, fast))
 
 
 def summary(values: Values) -> dict[str, float]:
-    """Summarise one value per track, of which NaN and None are dropped.
+    """Summarise one value per track; NaN and None are dropped.
 
     Returns:
-        ``n``, ``dropped``, ``mean``, ``median``, ``std`` (of the sample, n - 1), and the bootstrap interval of the
-        mean, ``low`` and ``high``; NaN where too few values are left.
+        ``n``, ``dropped``, ``mean``, ``median``, ``std`` (with divisor n - 1), and the bootstrap interval of the mean,
+        ``low`` and ``high``. A number that needs more values is NaN.
     """
     interval = bootstrap_interval(values)
     kept = np.asarray(values, dtype=float)
@@ -192,24 +191,26 @@ def crossed_interval(
     against: Sequence[bool] | None = None,
     resamples: int = 10_000,
 ) -> Interval:
-    """Estimate a mean over songs under training seeds, both drawn independently; or over parts of songs.
+    """Estimate a mean over songs and training seeds, or a difference of two such means, with its interval.
 
-    The pigeonhole bootstrap (Owen, 2007), percentile interval, covers the luck of a training as well as that of the
-    songs. Of few songs or few seeds it draws too little variety: of 5 songs it covers 82 % and not 95, of three
-    trainings 74 %. So the interval is widened to hold two t intervals: that of the songs, from their contributions to
-    the mean (linearised variance, one degree of freedom less than effective clusters), and with several seeds that of
-    the seeds' own means. Values that belong together, such as the regions of one song or the clips of one singer, are
-    drawn together; each value weighs the same.
+    The pigeonhole bootstrap (Owen, 2007) resamples songs and seeds independently, so its percentile interval covers the
+    luck of the trainings and of the songs. With few of either, it is too narrow: it covers the true mean in 82 % of
+    cases with 5 songs, and in 74 % with three trainings. So the interval is widened to contain two t intervals. One is
+    that of the songs, from their contributions to the mean (linearised variance; the degrees of freedom are the
+    effective clusters minus one). The other, with several seeds, is that of the seeds' means.
+
+    Rows of one cluster, such as the regions of one song or the clips of one singer, are drawn together. Each value has
+    the same weight.
 
     Args:
-        values: (songs or their parts, seeds). Rows with a NaN or None are dropped, all their values counted.
-        clusters: the song or singer of each row; by default every row is one of its own.
-        against: marks rows whose mean is taken from that of the others.
+        values: (songs or parts of songs, seeds). Rows with a NaN or None are dropped, and all their values counted.
+        clusters: the song or singer of each row; default: each row is a cluster of its own.
+        against: marks the rows whose mean is subtracted from the mean of the other rows.
 
     Returns:
         The mean, or difference of means, and its interval. ``n`` counts values. The ends are NaN with fewer than
-        :data:`FEWEST` clusters on a side (of one song against nine, a bootstrap would cover 41 %), and infinite where
-        resamples miss all songs of a side.
+        :data:`FEWEST` clusters on a side (with one song against nine, a bootstrap would cover 41 %), or if too many
+        resamples contain no song of a side.
 
     Raises:
         ValueError: the values are not two-dimensional, or ``clusters`` or ``against`` has another number of rows.
@@ -230,35 +231,35 @@ def crossed_interval(
     _, place = np.unique(owners[whole], return_inverse=True)
     songs = place.max() + 1
     rng = np.random.default_rng(0)
-    # How often each song and seed is drawn: sums and counts of a resample are linear in the one, its mean in the other.
-    drawn, lucky = (rng.multinomial(size, np.full(size, 1 / size), resamples) for size in (songs, seeds))
-    own, found, shares, effective, fewest = 0.0, 0.0, 0.0, np.inf, songs
+    # How often each song and each seed is drawn. The mean of a resample follows from these counts by matrix products.
+    song_draws, seed_draws = (rng.multinomial(size, np.full(size, 1 / size), resamples) for size in (songs, seeds))
+    seed_means, resampled, shares, effective, fewest = 0.0, 0.0, 0.0, np.inf, songs
     for sign, side in signs.items():
         counts = np.bincount(place[side], minlength=songs)
         sums = np.stack([np.bincount(place[side], kept[side, column], songs) for column in range(seeds)], 1)
         means = kept[side].mean(0)
-        own = own + sign * means
+        seed_means = seed_means + sign * means
         shares = shares + sign * (sums.mean(1) - means.mean() * counts) / counts.sum()
         effective = min(effective, counts.sum() ** 2 / (counts**2).sum())
         fewest = min(fewest, np.count_nonzero(counts))
         with np.errstate(invalid="ignore"):  # a resample may miss all songs of a side
-            drawn_means = np.einsum("rs,sj,rj->r", drawn, sums, lucky / seeds, optimize=True) / (drawn @ counts)
-        found = found + sign * drawn_means
-    estimate = float(own.mean())
+            total = np.einsum("rs,sj,rj->r", song_draws, sums, seed_draws / seeds, optimize=True)
+            resampled = resampled + sign * (total / (song_draws @ counts))
+    estimate = float(seed_means.mean())
     if fewest < FEWEST:
         return Interval(estimate, NAN, NAN, n, dropped, "none", float(effective))
-    missed = np.isnan(found)
+    missed = np.isnan(resampled)
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
     ends = [
-        np.quantile(np.where(missed, end, found), tail, method="inverted_cdf")
+        np.quantile(np.where(missed, end, resampled), tail, method="inverted_cdf")
         for end, tail in zip((-np.inf, np.inf), tails, strict=True)
     ]
     if not np.isfinite(ends).all():
         return Interval(estimate, NAN, NAN, n, dropped, "none", float(effective))
-    p_values = [2 * max(1, min((missed | (found <= 0)).sum(), (missed | (found >= 0)).sum())) / resamples]
+    p_values = [2 * max(1, min((missed | (resampled <= 0)).sum(), (missed | (resampled >= 0)).sum())) / resamples]
     spreads = [(np.sqrt(songs / (songs - 1) * (shares**2).sum()), effective - 1)]
     if seeds > 1:
-        spreads.append((own.std(ddof=1) / np.sqrt(seeds), seeds - 1))
+        spreads.append((seed_means.std(ddof=1) / np.sqrt(seeds), seeds - 1))
     for error, freedom in spreads:
         reach, p = _student(estimate, error, freedom)
         ends = [min(ends[0], estimate - reach), max(ends[1], estimate + reach)]

@@ -1,4 +1,4 @@
-"""Waveform to complex spectrogram and back."""
+"""Transform waveforms to complex spectrograms and back."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from bsm.config import StftConfig
 
 
 class STFT(nn.Module):
-    """Transform as the author's code does: Hann window as long as the FFT, centred frames, reflection at the ends."""
+    """Short-time Fourier transform of the author's code: Hann window, centred frames, reflection at the ends."""
 
     def __init__(self, config: StftConfig) -> None:
         super().__init__()
         self.config = config
 
     def _window(self, like: Tensor) -> Tensor:
-        """Return the window in the precision of the signal: a float32 window would limit float64 to 7 digits."""
+        """Return the Hann window in the precision of a signal: in float32, it would limit float64 to 7 digits."""
         return torch.hann_window(self.config.n_fft, dtype=like.real.dtype, device=like.device)
 
     def forward(self, wave: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""What can stand in for the time block: the one part that the paper changes (``ModelConfig.time_block``).
+"""The time blocks to choose from (``ModelConfig.time_block``): the paper's, and others to compare it with.
 
-Band split, Mamba2 band blocks and mask estimator stay the same for every choice. Each block maps
-``(rows, frames, dim)`` to the same shape, adds its own residuals, and has about as many parameters as the paper's
-bidirectional Mamba2 block of the same configuration; ``none`` has none.
+Band split, Mamba2 band blocks and mask estimator stay the same for every choice. Each block maps ``(rows, T, D)``, T
+frames of D features, to the same shape, and contains its residual connections. It has about as many parameters as the
+paper's bidirectional Mamba2 block of the same configuration; ``none`` has none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bsm.config import ModelConfig
 from bsm.mamba2 import EPS, BiMamba2Block, CausalConv1d
 from bsm.norm import RMSNorm
 
-LOCAL_FRAMES = 15  # seen by one frame of a ``convolution`` block: seven on either side
+LOCAL_FRAMES = 15  # taps of a ``convolution`` block: a frame and seven on either side
 ROTARY_BASE = 10_000.0  # as in RoFormer
 
 
@@ -30,28 +30,28 @@ def build_time_block(config: ModelConfig) -> nn.Module:
     ``attention-nopos``     the same without positions
     ``lstm``                bidirectional LSTM, as in BSRNN
     ``convolution``         gated convolution over 15 frames, and a feed-forward part
-    ``none``                nothing: each frame by itself
+    ``none``                no time block: frames do not exchange anything
     ======================  ==========================================================================================
     """
     kinds = {
-        "mamba2": BiMamba2Block.of,
-        "attention": lambda config: AttentionBlock(config, rotary=True),
-        "attention-nopos": lambda config: AttentionBlock(config, rotary=False),
+        "mamba2": BiMamba2Block,
+        "attention": AttentionBlock,
+        "attention-nopos": AttentionBlock,
         "lstm": LSTMBlock,
         "convolution": ConvolutionBlock,
-        "none": lambda _: nn.Identity(),
+        "none": nn.Identity,
     }
     return kinds[config.time_block](config)
 
 
 def mamba2_parameters(config: ModelConfig) -> int:
-    """Count the parameters of the paper's time block of a configuration: the budget of the other blocks."""
+    """Count the parameters of the paper's time block. The other blocks choose their width to have as many."""
     with torch.device("meta"):
-        return _count(BiMamba2Block.of(config))
+        return _count(BiMamba2Block(config))
 
 
 class FeedForward(nn.Module):
-    """Pre-norm feed-forward part with a residual, ``(..., dim)`` to the same, of about ``parameters`` parameters."""
+    """Pre-norm feed-forward part with a residual, as wide as about ``parameters`` parameters allow."""
 
     def __init__(self, dim: int, parameters: int) -> None:
         super().__init__()
@@ -59,34 +59,31 @@ class FeedForward(nn.Module):
         self.layers = nn.Sequential(RMSNorm(dim, eps=EPS), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` plus what the layers make of it."""
+        """Map ``(..., D)`` to the same shape."""
         return x + self.layers(x)
 
 
 class Attention(nn.Module):
-    """Softmax attention of queries to keys and values, each ``(rows, heads, frames, headdim)``.
-
-    It has no parameters. As a module it can be followed by hooks, and replaced in an analysis.
-    """
+    """Softmax attention. It has no parameters; it is a module so that an analysis can hook or replace it."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return what the queries gather, in the shape of the values."""
+        """Map queries, keys and values, each ``(rows, H, T, P)``, to one result of that shape."""
         return F.scaled_dot_product_attention(q, k, v)
 
 
 class AttentionBlock(nn.Module):
-    """Multi-head softmax attention over all frames, then a feed-forward part.
+    """Multi-head softmax attention over all frames, then a feed-forward part; H heads of P channels.
 
-    ``rotary`` rotates queries and keys by their positions (RoFormer, Su et al. 2021).
+    The choice ``attention`` rotates queries and keys by their positions (RoFormer, Su et al. 2021).
 
-    Queries, keys and values pass the short convolution and SiLU of Mamba2's mixer. Without it, attention that has no
-    positions would not know the order of neighbouring frames either. Half of the heads look at past frames in it, the
-    others at future ones, like the two directions of the paper's block.
+    Queries, keys and values pass the short convolution and SiLU of Mamba2's mixer. Without this convolution, attention
+    that has no positions would not know the order of neighbouring frames either. In one half of the heads, the
+    convolution covers past frames, in the other half future frames, like the two directions of the paper's block.
     """
 
-    def __init__(self, config: ModelConfig, *, rotary: bool) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.rotary, self.headdim = rotary, config.headdim
+        self.rotary, self.headdim = config.time_block == "attention", config.headdim
         channels = [3 * config.headdim * heads for heads in (config.heads - config.heads // 2, config.heads // 2)]
         self.norm = RMSNorm(config.dim, eps=EPS)
         self.qkv = nn.Linear(config.dim, sum(channels), bias=False)
@@ -98,12 +95,12 @@ class AttentionBlock(nn.Module):
         self.feed_forward = FeedForward(config.dim, mamba2_parameters(config) - _count(self))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(rows, frames, dim)`` to the same shape."""
+        """Map ``(rows, T, D)`` to the same shape."""
         y = self.attention(*self.qkv_heads(self.norm(x)))  # (rows, H, T, P)
         return self.feed_forward(x + self.out_proj(y.transpose(1, 2).flatten(2)))
 
     def qkv_heads(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values, ``(rows, heads, frames, headdim)``, of a normalised input."""
+        """Return queries, keys and values, ``(rows, H, T, P)``, of a normalised input ``(rows, T, D)``."""
         projected = self.qkv(u).split([conv.out_channels for conv in self.convs], dim=-1)
         parts = [conv(part) for conv, part in zip(self.convs, projected, strict=True)]
         heads = torch.cat(parts, dim=-1).unflatten(-1, (-1, 3, self.headdim))  # (rows, T, H, 3, P)
@@ -112,9 +109,8 @@ class AttentionBlock(nn.Module):
 
 
 def rotate(x: Tensor) -> Tensor:
-    """Rotate pairs of channels of ``(..., frames, channels)`` by angles that grow with the frame's number."""
-    frames, channels = x.shape[-2:]
-    half = channels // 2
+    """Rotate pairs of channels of ``(..., T, P)`` by angles that grow with the number of the frame."""
+    frames, half = x.shape[-2], x.shape[-1] // 2
     position = torch.arange(frames, device=x.device, dtype=torch.float32)
     rate = ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
     angle = position[:, None] * rate
@@ -129,16 +125,16 @@ class LSTMBlock(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim = config.dim
-        # 8 h (dim + h + 2) for both directions and 2 h dim for the linear layer: a quadratic in the hidden size h.
-        linear = 10 * dim + 16
-        hidden = (math.sqrt(linear**2 + 32 * (mamba2_parameters(config) - 2 * dim)) - linear) / 16
-        hidden = max(1, round(hidden))
+        # With h hidden units, both directions have 8 h (dim + h + 2) parameters, the linear layer 2 h dim + dim, and
+        # the norm dim. So the sum is 8 h^2 + (10 dim + 16) h + 2 dim, a quadratic equation for h.
+        linear, constant = 10 * dim + 16, 2 * dim - mamba2_parameters(config)
+        hidden = max(1, round((math.sqrt(linear**2 - 32 * constant) - linear) / 16))
         self.norm = RMSNorm(dim, eps=EPS)
         self.lstm = nn.LSTM(dim, hidden, batch_first=True, bidirectional=True)
         self.out_proj = nn.Linear(2 * hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(rows, frames, dim)`` to the same shape."""
+        """Map ``(rows, T, D)`` to the same shape."""
         return x + self.out_proj(self.lstm(self.norm(x))[0])
 
 
@@ -155,7 +151,7 @@ class ConvolutionBlock(nn.Module):
         self.feed_forward = FeedForward(config.dim, mamba2_parameters(config) - _count(self))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(rows, frames, dim)`` to the same shape."""
+        """Map ``(rows, T, D)`` to the same shape."""
         u, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
         y = F.silu(self.conv1d(u.mT).mT) * F.silu(gate)
         return self.feed_forward(x + self.out_proj(y))

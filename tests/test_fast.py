@@ -63,7 +63,7 @@ def test_fast_passes_equal_the_definition(structure, samples, batch, tokens, fra
 
 
 def block(**options):
-    return shifted(BiMamba2Block(24, d_state=8, headdim=8, expand=4, d_conv=4, **options))
+    return shifted(BiMamba2Block(ModelConfig(dim=24, d_state=8, headdim=8, **options)))
 
 
 def test_only_the_papers_design_in_full_precision_is_folded():

@@ -13,6 +13,7 @@ from torch import nn
 
 from bsm import cue_gap
 from bsm.cli import cli
+from bsm.config import ModelConfig
 from bsm.errors import InputError
 from bsm.mamba2 import Mamba2
 from bsm.model import BSMamba2
@@ -225,7 +226,11 @@ class Block(nn.Module):
 @pytest.fixture
 def modules(monkeypatch):
     """Stand-ins for mamba-ssm's modules, which need a GPU."""
-    stand_ins = SimpleNamespace(Block=Block, Mamba2=Mamba2, RMSNorm=RMSNorm)
+
+    def mixer(dim, **sizes):
+        return Mamba2(ModelConfig(dim=dim, **sizes))
+
+    stand_ins = SimpleNamespace(Block=Block, Mamba2=mixer, RMSNorm=RMSNorm)
     monkeypatch.setattr(official._mamba_ssm, "load", lambda _: stand_ins)
     monkeypatch.setattr(official, "unavailable", lambda _: None)
 

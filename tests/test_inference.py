@@ -267,7 +267,7 @@ def test_refusals(mixture, options, match):
     ids=["CPU", "NumPy", "GPU"],
 )
 def test_memory_that_is_too_small(fails):
-    with pytest.raises(InputError, match="the memory is too small for this; choose a window"):
+    with pytest.raises(InputError, match="the memory is too small; separate in windows"):
         separate(Stand(function=lambda x: x if fails(x) is None else next(fails(x))), noise(2, 100), RATE)
 
 

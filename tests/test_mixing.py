@@ -9,7 +9,7 @@ from bsm.config import TrainConfig
 from bsm.data.mixing import MixingDataset, validation_segments
 from bsm.data.tracks import folder_tracks
 from bsm.errors import InputError
-from bsm.train.distributed import RankSampler
+from bsm.train.distributed import rank_segments
 
 RATE, SEGMENT = 8000, 4000
 NAMES = ("vocals", "drums", "bass")
@@ -58,7 +58,7 @@ UPDATES = TrainConfig(steps=4, batch_size=2, accumulate=2)
 
 def batches(made, workers=0, first_update=0, rank=0, processes=1):
     """Load what a process of a training run loads, from an update to the end."""
-    sampler = RankSampler(UPDATES, first_update=first_update, rank=rank, processes=processes)
+    sampler = rank_segments(UPDATES, first_update=first_update, rank=rank, processes=processes)
     return list(DataLoader(made, batch_size=UPDATES.batch_size, sampler=sampler, num_workers=workers))
 
 

@@ -294,7 +294,7 @@ def interpret(program, argument):
 def test_mixer_agrees_with_the_official_module(dim, sizes, length, tmp_path):
     interpret(OFFICIAL, [str(tmp_path / "official.safetensors"), dim, sizes, length])
     values = load_file(tmp_path / "official.safetensors")
-    ours = Mamba2(dim, **sizes)
+    ours = Mamba2(ModelConfig(dim=dim, **sizes))
     ours.load_state_dict({k.removeprefix("mixer."): v for k, v in values.items() if k.startswith("mixer.")})
     with torch.no_grad():
         error = relative(ours(values["u"]), values["y"])
@@ -303,13 +303,14 @@ def test_mixer_agrees_with_the_official_module(dim, sizes, length, tmp_path):
 
 
 DIRECTION = """
+from bsm.config import ModelConfig
 from bsm.mamba2 import Direction
 from bsm.study.speed.official import OfficialDirection
 
 torch.manual_seed(0)
 errors = []
 for reverse in (False, True):
-    ours = Direction(16, d_state=8, headdim=8, expand=4, d_conv=4, reverse=reverse)
+    ours = Direction(ModelConfig(dim=16, d_state=8, headdim=8), reverse=reverse)
     official = OfficialDirection(ours)
     mixer = official.block.mixer
     mixer.use_mem_eff_path, mixer.chunk_size = False, 16  # that path needs the compiled causal-conv1d
@@ -377,7 +378,7 @@ def is_uniform(values, low, high):
 def test_initial_mixer_follows_the_official_scheme():
     torch.manual_seed(0)
     dim, inner = 256, 2048
-    mixer = Mamba2(dim, d_state=16, headdim=1, expand=8, d_conv=4)
+    mixer = Mamba2(ModelConfig(dim=dim, d_state=16, headdim=1, expand=8))
     dt = torch.nn.functional.softplus(mixer.dt_bias.double())
     assert is_uniform(dt.log(), math.log(1e-3), math.log(1e-1))
     assert is_uniform(mixer.A_log.double().exp(), 1, 16)

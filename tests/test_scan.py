@@ -427,7 +427,7 @@ def test_what_is_missing_is_named_with_the_fix(monkeypatch):
     with pytest.raises(BackendUnavailable, match="'triton': needs a CUDA device"):
         call(make(1, 3, dtype=torch.float32), "triton")
     assert available("cpu")["triton"].startswith("needs a CUDA device")
-    monkeypatch.setattr("bsm.scan._mamba_ssm.installed", lambda name: False)
+    monkeypatch.setattr("bsm.scan._mamba_ssm.missing", lambda *names: list(names))
     assert re.search("packages? .*triton.*mamba_ssm.*pip install", available("cuda")["triton"])
     assert re.search("selective_scan_cuda.*pip install", available("cuda")["selective"])
     assert available("cpu")["selective"] is None

@@ -19,7 +19,7 @@ from bsm.scan import _mamba_ssm, scan
 from bsm.study import meta
 from test_scan import NAMES, error, make, run
 
-MISSING = [name for name in ("triton", "mamba_ssm", "einops") if not _mamba_ssm.installed(name)]
+MISSING = _mamba_ssm.missing("triton", "mamba_ssm", "einops")
 needs_oracles = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}: make oracles")
 
 

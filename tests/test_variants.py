@@ -29,8 +29,7 @@ CHANGED = [name for name in variants.VARIANTS if variants.changed(name, TINY, Tr
 
 def block(**options):
     torch.manual_seed(0)
-    sizes = {"d_state": 4, "headdim": 4, "expand": 2, "d_conv": 4}
-    return BiMamba2Block(8, **sizes, **options).eval()
+    return BiMamba2Block(TINY.replace(d_state=4, **options)).eval()
 
 
 def test_every_variant_but_the_base_changes_one_side():

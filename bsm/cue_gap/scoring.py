@@ -1,4 +1,4 @@
-"""What a network is asked on the probe, and how its answers are scored."""
+"""The questions that a network is asked on the probe, and the scores of its answers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import nn
 from bsm.cue_gap.examples import TEST, Condition, Probe, example, mixtures_and_targets
 from bsm.metrics import usdr
 
-ENDPOINT = 8  # times the longest training gap
-BATCH = 20  # examples in a pass
+ENDPOINT = 8  # gap of the main question, as a multiple of the longest training gap
+BATCH = 20  # examples per forward pass
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Question:
     Attributes:
         name: short and unique.
         condition: of the examples.
-        examples: how many.
+        examples: their number.
     """
 
     name: str
@@ -32,10 +32,12 @@ class Question:
 
 
 def questions(probe: Probe) -> list[Question]:
-    """Return what every network is asked after training; the longest gap of the training's range is R.
+    """Return the questions for every trained network. R is the longest gap of its training.
 
-    Gaps from 0.25 s to 16 R tell memory within the range from memory beyond it. ``lead`` has the length of a long gap
-    before the cue instead of after it. ``deleted`` cuts a long gap out. With ``swapped`` cues the choice must flip.
+    - ``gap``: gaps from 0.25 s to 16 R, within and beyond the training's range.
+    - ``lead``: as much background as in a long gap, but before the cue. Examples are as long, and the gap is short.
+    - ``deleted``: a long gap is cut out of the finished example.
+    - ``swapped``: the cue has the other voice's timbre, so that the choice must flip.
     """
     longest = probe.longest_gap
     far = ENDPOINT * longest
@@ -50,26 +52,26 @@ def answer(network: nn.Module, question: Question, probe: Probe) -> dict[str, An
     """Score a network under one question.
 
     Returns:
-        The question's ``name`` and condition, the ``seconds`` that an example lasts, and of each example ``sdr`` in dB
-        and the parts ``target`` and ``other`` of the two voices in the output, as columns.
+        The question's ``name`` and condition, the ``seconds`` that an example lasts, and the columns of :func:`score`,
+        rounded to three decimals.
     """
     condition = question.condition
-    rows = score(network, condition, probe, examples=question.examples)
-    columns = {name: [round(row[name], 3) for row in rows] for name in ("sdr", "target", "other")}
+    scores = score(network, condition, probe, examples=question.examples)
+    columns = {name: [round(value, 3) for value in values] for name, values in scores.items()}
     heard = condition.lead + probe.cue + (0 if condition.deleted else condition.gap) + probe.play
     return {"name": question.name, **asdict(condition), "seconds": round(heard, 3)} | columns
 
 
-def summary(answered: dict[str, Any]) -> dict[str, Any]:
-    """Return the means over an answer's examples.
+def summary(scores: dict[str, Any]) -> dict[str, Any]:
+    """Summarise the columns of :func:`score` or :func:`answer` over the examples.
 
     Returns:
-        ``sdr``, dB; ``right``, the share of examples in which more of the target than of the other voice comes
-        through; ``clear``, the same by a margin of half a voice; and ``examples``, their number.
+        ``sdr``, the mean in dB; ``right``, the share of examples whose output has more of the target than of the other
+        voice; ``clear``, the share where the difference exceeds 0.5; and ``examples``, their number.
     """
-    target, other = np.array(answered["target"]), np.array(answered["other"])
+    target, other = np.array(scores["target"]), np.array(scores["other"])
     return {
-        "sdr": float(np.mean(answered["sdr"])),
+        "sdr": float(np.mean(scores["sdr"])),
         "right": float((target > other).mean()),
         "clear": float((target - other > 0.5).mean()),
         "examples": len(target),
@@ -79,15 +81,15 @@ def summary(answered: dict[str, Any]) -> dict[str, Any]:
 @torch.no_grad()
 def score(
     network: nn.Module, condition: Condition, probe: Probe, *, examples: int = 200, split: int = TEST
-) -> list[dict[str, Any]]:
-    """Score a network on the play stretch of balanced examples.
+) -> dict[str, list[float]]:
+    """Score a network on the play stretch of examples; in every other one, the other timbre is the target.
 
     Returns:
-        One record per example: ``sdr`` against the target, dB; ``target`` and ``other``, the parts of the two voices in
-        the output (1 where a voice is all there, 0 where it is not); ``right``, whether ``target`` is the larger.
+        Columns with a value per example: ``sdr`` against the target, dB; ``target`` and ``other``, the factors of the
+        two voices in the output (1: the whole voice; 0: nothing of it).
     """
     network.eval()
-    rows = []
+    scores: dict[str, list[float]] = {"sdr": [], "target": [], "other": []}
     for first in range(0, examples, BATCH):
         batch = range(first, min(first + BATCH, examples))
         made = [example([split, 0, i], condition, probe, timbre=i % 2) for i in batch]
@@ -95,7 +97,7 @@ def score(
         estimates = network(mixture.to(next(network.parameters(), mixture).device))[:, 0].cpu().numpy()
         for item, estimate in zip(made, estimates, strict=True):
             heard, target, other = (sound[item.play] for sound in (estimate, item.target, item.other))
-            parts = {n: float(heard @ v / (v @ v)) for n, v in (("target", target), ("other", other))}
-            right = parts["target"] > parts["other"]
-            rows.append({"sdr": usdr(target[None], heard[None])} | parts | {"right": right})
-    return rows
+            scores["sdr"].append(usdr(target, heard))
+            for name, voice in (("target", target), ("other", other)):
+                scores[name].append(float(heard @ voice / (voice @ voice)))
+    return scores

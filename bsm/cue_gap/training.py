@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bsm.config import LossConfig, TrainConfig
-from bsm.cue_gap.examples import RATE, TRAIN, VALID, VERSION, Condition, Probe, example, mixtures_and_targets
-from bsm.cue_gap.scoring import score
+from bsm.cue_gap.examples import TRAIN, VALID, VERSION, Condition, Probe, example, mixtures_and_targets
+from bsm.cue_gap.scoring import score, summary
+from bsm.cue_gap.voices import RATE
 from bsm.loss import bsmamba2_loss
 
 TRAINING = TrainConfig(
@@ -27,13 +28,14 @@ TRAINING = TrainConfig(
     precision="32-true",
     loss=LossConfig.at_rate(RATE).replace(hop_length=80),
 )
-"""Settings of a training on one CPU core in a few minutes; fields about songs and files have no effect here."""
+"""Settings for minutes on one CPU core. The probe has no songs and files: settings for these have no effect."""
 
 
 def training_batch(seed: int, update: int, size: int, probe: Probe, longest_gap: float) -> tuple[Tensor, Tensor]:
-    """Return the mixtures and targets of an update, ``(size, 1, samples)``; they share gap and lead-in.
+    """Return the mixtures and targets of an update, ``(size, 1, samples)`` each.
 
-    Gaps are drawn log-uniformly up to ``longest_gap`` s, lead-ins uniformly.
+    All examples of an update have the same gap and lead-in. The gap is drawn log-uniformly up to ``longest_gap`` s, the
+    lead-in uniformly.
     """
     rng = np.random.default_rng([VERSION, TRAIN, seed, update])
     gap = math.exp(rng.uniform(math.log(probe.shortest_gap), math.log(longest_gap)))
@@ -45,8 +47,8 @@ def training_batch(seed: int, update: int, size: int, probe: Probe, longest_gap:
 def curriculum(probe: Probe, progress: float) -> float:
     """Return the longest gap, s, at a point of the training from 0 to 1.
 
-    It starts at 0.5 s or the training's range, if that is shorter, and doubles in equal steps up to the range, which
-    it reaches after two thirds of the training.
+    It starts at 0.5 s, or at the training's longest gap if that is shorter. It doubles at equal intervals, and reaches
+    the training's longest gap after two thirds of the training.
     """
     first = min(0.5, probe.longest_gap)
     doublings = math.ceil(math.log2(probe.longest_gap / first))
@@ -58,16 +60,16 @@ def train(
 ) -> list[dict[str, float]]:
     """Train a network on the probe with AdamW, and leave it with the weights of the best validation.
 
-    A validation scores 66 examples: at the shortest gap, at the longest of the curriculum, and halfway between. Only
-    those of the training's second half can be the best, because before it a curriculum asks for less.
+    A validation scores 66 examples: a third each at the shortest gap, at the curriculum's longest gap, and at their
+    geometric mean. Only validations of the training's second half can be the best: earlier ones have shorter gaps.
 
     Args:
-        network: maps ``(batch, 1, samples)`` at :data:`RATE` to the same shape; it is changed in place, and
-            trained on the device of its parameters.
-        probe: the training's range.
-        config: number of updates, batch size, learning rate, clipping, validations, loss. Its seed chooses the
-            examples; seed the network's initial weights before it is built.
-        stop: asked before each update; where it returns True, the training ends there.
+        network: maps ``(batch, 1, samples)`` at :data:`RATE` to the same shape. It is trained in place, on the device
+            of its parameters.
+        probe: lengths of gaps and lead-ins, and the kind of voices.
+        config: number of updates, batch size, learning rate, clipping, validations and loss. Its seed chooses the
+            examples. Seed the network's initial weights before you build it.
+        stop: called before each update; the training ends when it returns True.
 
     Returns:
         One record per validation: ``update``, ``loss`` (mean since the last), ``sdr`` (mean, dB), ``right`` (share).
@@ -92,13 +94,13 @@ def train(
         losses.append(loss.item())
         if (update + 1) % config.validate_every == 0 or update + 1 == config.steps:
             gaps = (probe.shortest_gap, math.sqrt(probe.shortest_gap * longest), longest)
-            rows = [row for gap in gaps for row in score(network, Condition(gap), probe, examples=22, split=VALID)]
+            parts = [score(network, Condition(gap), probe, examples=22, split=VALID) for gap in gaps]
+            scores = summary({name: [value for part in parts for value in part[name]] for name in parts[0]})
             record = {"update": update + 1, "loss": float(np.mean(losses))}
-            record |= {name: float(np.mean([row[name] for row in rows])) for name in ("sdr", "right")}
-            history.append(record)
+            history.append(record | {name: scores[name] for name in ("sdr", "right")})
             losses = []
-            if update >= config.steps / 2 and (best is None or record["sdr"] > best[0]):
-                best = record["sdr"], copy.deepcopy(network.state_dict())
+            if update >= config.steps / 2 and (best is None or scores["sdr"] > best[0]):
+                best = scores["sdr"], copy.deepcopy(network.state_dict())
             network.train()
     if best is not None:
         network.load_state_dict(best[1])

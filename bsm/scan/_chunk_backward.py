@@ -11,20 +11,19 @@ from bsm.scan._chunk import Chunk, Plan
 def backward_slab(
     x, dt, A, B, C, D, state, y, dy, dlast, plan: Plan, by_head: bool, wary: Tensor, grads, add: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Compute the gradients of a slab for heads that all go one way.
+    """Compute the gradients of a slab of rows, for heads that are all computed in one way.
 
-    ``x`` to ``state`` are the inputs of :func:`bsm.scan._chunk.forward_slab`, ``y`` its result with the direct term,
-    ``dy`` and ``dlast`` the gradients of ``y`` and of the last state (None for zeros).
+    The arguments ``x`` to ``state``, ``plan`` and ``by_head`` are those of :func:`bsm.scan._chunk.forward_slab`. ``y``
+    is its result. ``dy`` and ``dlast`` are the gradients of ``y`` and of the last state; ``dlast`` may be None for
+    zeros.
 
     Args:
-        plan: how the sequence is cut, and its direction.
-        by_head: the way that the heads go.
-        wary: of factored heads, those whose gradient of the decays is computed by head.
-        grads: of ``x``, ``dt``, ``B`` and ``C``, to be written.
-        add: add to those of ``B`` and ``C``, which other heads have written.
+        wary: indices of factored heads whose gradient of the decays is computed by head.
+        grads: where to write the gradients of ``x``, ``dt``, ``B`` and ``C``.
+        add: add the gradients of ``B`` and ``C`` to those of other heads, instead of replacing them.
 
     Returns:
-        Gradients of ``A``, of ``D`` and of the initial state; None where there is none.
+        The gradients of ``A``, of ``D`` and of the initial state; None for ``D`` or a state that is None.
     """
     headdim = x.shape[3]
     cuts = plan.chunks(x.shape[1])
@@ -45,14 +44,14 @@ def backward_slab(
         else:
             dproducts = plan.causal_(torch.bmm(scaled_dy, v.mT))
             dv = torch.bmm(products.mT, scaled_dy).view(x_c.shape)
-        # Products of their own: into a part of a larger tensor, PyTorch would multiply row by row.
+        # Into new tensors: PyTorch writes a product into a part of a larger tensor row by row.
         dC_c, dB_c = torch.bmm(dproducts, B_c), torch.bmm(dproducts.mT, C_c)
         leaving = passing = dR = None
         if R is not None:
             dC_c.baddbmm_(scaled_dy, R)
             dR = torch.bmm(scaled_dy.mT, C_c)
         if dlast is not None:
-            dlast = dlast if by_head else chunk.enter_(dlast)  # keep, which is the same factor
+            dlast = dlast if by_head else chunk.enter_(dlast)  # times keep, which equals enter
             carried = chunk.carried(dlast.clone()) if by_head else dlast
             dB_c.baddbmm_(v, dlast)
             from_state = torch.bmm(B_c, dlast.mT).view(x_c.shape)
@@ -100,7 +99,7 @@ def backward_slab(
 
 
 def _entry_states(x, B, state, cuts, chunks) -> list[Tensor | None]:
-    """Recompute the scaled state ``R`` with which each chunk is entered, ``(b, h * p, n)``; None for zeros."""
+    """Recompute the scaled entry state ``R`` of each chunk, ``(b, h * p, n)``; None for zeros."""
     state = None if state is None else state.clone()
     entries = []
     for cut, chunk in zip(cuts, chunks, strict=True):
@@ -111,7 +110,11 @@ def _entry_states(x, B, state, cuts, chunks) -> list[Tensor | None]:
 
 
 def _inner_by_head(x, dt, dy, products, chunk: Chunk, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients inside a chunk: of ``dt x`` (b, q, h, p), of ``C B^T`` (b, q, q), of the weights' logarithms."""
+    """Return the gradients inside a chunk.
+
+    They are those of ``dt x``, ``(b, q, h, p)``, of ``C B^T``, ``(b, q, q)``, and of the logarithms of the weights
+    ``exp(a_i - a_j) C_i . B_j``, ``(b, h, q, q)``.
+    """
     decay = chunk.decay_matrix(plan)  # (b, h, q, q)
     dy, u = dy.transpose(1, 2), (x * dt[..., None]).transpose(1, 2)  # (b, h, q, p)
     dweights = dy @ u.mT
@@ -122,21 +125,23 @@ def _inner_by_head(x, dt, dy, products, chunk: Chunk, plan: Plan) -> tuple[Tenso
 
 
 def _arriving(scaled_dy: Tensor, C: Tensor, R: Tensor | None, headdim: int) -> Tensor | None:
-    """Gradient of the logarithm of each step's weight for the entry state, ``(b, q, h)``; None for a state of zeros."""
+    """Return the gradient of the log-weight from the entry state to each step, ``(b, q, h)``; None if it is zeros."""
     return None if R is None else (scaled_dy * torch.bmm(C, R.mT)).unflatten(2, (-1, headdim)).sum(-1)
 
 
 def _decay_by_head(reached, arriving, leaving, passing, plan: Plan) -> Tensor:
-    """Gradient of each step's log-decay, ``(b, q, h)``: the sum of all that passes over the step.
+    """Return the gradient of each step's log-decay, ``(b, q, h)``.
 
-    Inside the chunk that is what arrives at the step or later, less what leaves there. Both are sums of the same
-    numbers, so the difference keeps its digits. A step's own weight has no decay and stays out.
+    A step's decay is part of every log-weight from before the step to the step or later. So its gradient is the sum of
+    their gradients. Inside the chunk, that is the sum over all that arrives at the step or later, minus the sum over
+    all that leaves there. Both have the same terms, so the difference stays accurate. The weight from a step to itself
+    has no decay and is left out.
 
     Args:
-        reached: gradient of each log-weight from step j to step i, ``(b, h, i, j)``, zero for j after i.
-        arriving: from the entry state to each step, ``(b, q, h)``, or None.
-        leaving: from each step to the exit state, ``(b, q, h)``, or None.
-        passing: from the entry state to the exit state, ``(b, 1, h)``, or None.
+        reached: gradient of each log-weight from step j to step i, ``(b, h, i, j)``; zero for j after i.
+        arriving: of those from the entry state to each step, ``(b, q, h)``, or None.
+        leaving: of those from each step to the exit state, ``(b, q, h)``, or None.
+        passing: of the one from the entry state to the exit state, ``(b, 1, h)``, or None.
         plan: gives the direction.
     """
     reached = plan.causal_(reached, diagonal=False)

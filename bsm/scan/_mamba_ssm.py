@@ -1,4 +1,4 @@
-"""Find and import parts of mamba-ssm that work where the whole package cannot be imported."""
+"""Find packages, and import parts of mamba-ssm even if the whole package cannot be imported."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from types import ModuleType
 INSTALL = "pip install --no-build-isolation 'mamba-ssm>=2.3,<3'"
 
 
-def installed(name: str) -> bool:
-    """Return whether a top-level package or module can be found, without importing it."""
-    try:
-        return find_spec(name) is not None
-    except ValueError:  # imported already and without a spec: put there by hand
-        return name in sys.modules
+def missing(*names: str) -> list[str]:
+    """Return which of the top-level packages or modules cannot be found, without importing any."""
+
+    def found(name: str) -> bool:
+        try:
+            return find_spec(name) is not None
+        except ValueError:  # already imported, and without a spec: it was put there by hand
+            return name in sys.modules
+
+    return [name for name in names if not found(name)]
 
 
 def load(submodule: str) -> ModuleType:
     """Import ``mamba_ssm.<submodule>``, even if ``import mamba_ssm`` fails.
 
-    The package's ``__init__`` imports all its models, and with them the compiled ``selective_scan_cuda``, transformers
-    and tilelang. The Triton kernels need none of them. If the plain import fails, an empty parent package stands in
-    during the import and is removed afterwards.
+    The package's ``__init__`` imports all its models. They need the compiled ``selective_scan_cuda``, transformers and
+    tilelang, but the Triton kernels do not. If the plain import fails, this function puts an empty parent package in
+    their place during the import, and removes it afterwards.
 
     Raises:
         ImportError: the submodule itself cannot be imported.

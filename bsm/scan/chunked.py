@@ -1,14 +1,14 @@
 """The state-space-dual block algorithm in plain PyTorch: matrix products inside chunks, a state between them.
 
 The default without a GPU. Inside a chunk, step ``j`` reaches step ``i`` with the weight ``exp(a_i - a_j) C_i . B_j``,
-where ``a`` is the running sum of ``dt A`` (Dao & Gu 2024, section 6). Two exact ways to form it:
+where ``a`` is the running sum of ``dt A`` (Dao & Gu 2024, section 6). There are two exact ways to compute it:
 
-- *factored*: ``exp(a_i - m) (C_i . B_j) exp(m - a_j)`` with ``m`` half the chunk's total. One product ``C B^T`` serves
-  all heads and the weights touch only vectors, but ``exp`` overflows where a chunk's total decay is large.
-- *by head*: the matrix ``exp(a_i - a_j)`` for each head, every entry at most 1. Right for any decay, and slower.
+- *factored*: ``exp(a_i - m) (C_i . B_j) exp(m - a_j)`` with ``m`` half the chunk's total. All heads share one product
+  ``C B^T``, and the exponentials scale vectors only. But ``exp`` overflows where a chunk's total decay is large.
+- *by head*: the matrix ``exp(a_i - a_j)`` for each head, with no entry above 1. Right for any decay, and slower.
 
-Each head goes the way that its decays allow. Work proceeds in slabs of rows small enough for the cache. The backward
-pass recomputes what the forward pass did not keep, so memory stays near that of the inputs.
+Each head is factored if its decays allow it, and otherwise computed by head. The batch is cut into slabs of rows that
+fit into the cache. The forward pass keeps only its inputs and output, and the backward pass recomputes the rest.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from bsm.scan import compute_dtype
 from bsm.scan._chunk import Plan, forward_slab
 from bsm.scan._chunk_backward import backward_slab
 
-CHUNK = 64  # steps; sequences up to WHOLE go in one chunk, which needs no states at all
-WHOLE = 128
-# exp(+-limit / 2) and its product with the data must be finite, also where the product is masked out afterwards.
+CHUNK = 64  # steps of a chunk
+WHOLE = 128  # steps; a sequence up to this length is one chunk, which needs no states
+# Largest total decay in a chunk of a factored head. exp(+-limit / 2) and its product with the data must be finite, even
+# where the product is masked out afterwards.
 TOTAL_LIMIT = {torch.float32: 120.0, torch.float64: 1000.0}
-# Above this decay per step (a mean over the chunk) the factored form has too few digits left for the gradients.
+# Largest mean decay per step of a factored head. Above it, the gradients would have too few digits.
 STEP_LIMIT = 2.0
-# Its gradient of the decays is a difference of nearly equal sums, whose rounding error grows with the chunk's total.
-# Above this total, only that gradient is computed by head, and the rest stays factored.
+# The factored form computes the gradient of the decays as a difference of nearly equal sums. Its rounding error grows
+# with the chunk's total. For a head above this total, only that gradient is computed by head.
 GRADIENT_LIMIT = 48.0
 
 
@@ -39,7 +40,7 @@ def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Ten
     length, groups = x.shape[1], B.shape[2]
     plan = Plan(length if length <= WHOLE else CHUNK, reverse, final_state, compute_dtype(x.dtype))
     totals = _largest_totals(dt, A, plan)
-    if groups == 1:  # no slices: each would cost a copy of its gradient
+    if groups == 1:  # without slices, each of which would cost a copy of its gradient
         return _ChunkedScan.apply(x, dt, A, B.squeeze(2), C.squeeze(2), D, initial_state, _ways(totals, plan), plan)
     per_group = x.shape[2] // groups
     ys, states = [], []
@@ -55,22 +56,22 @@ def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Ten
 
 @dataclass(frozen=True)
 class _Way:
-    """The heads of a group that all go one way."""
+    """The heads of a group that are computed in one way."""
 
-    heads: Tensor | None  # None where they are all heads, which then need no copies
+    heads: Tensor | None  # their indices; None for all heads, which then need no copies
     by_head: bool
-    wary: Tensor  # of these heads, those whose gradient of the decays is computed by head
+    wary: Tensor  # indices, among these heads, of those whose gradient of the decays is computed by head
 
     def of(self, tensor: Tensor | None, dim: int) -> Tensor | None:
         """Return these heads of a tensor that has all heads along ``dim``."""
         return tensor if tensor is None or self.heads is None else tensor.index_select(dim, self.heads)
 
     def empty(self, like: Tensor) -> Tensor:
-        """Return where to write these heads of ``(b, l, h, ...)``: the tensor itself, or memory for :meth:`put`."""
+        """Return memory for these heads of ``(b, l, h, ...)``, for :meth:`put`; for all heads, the tensor itself."""
         return like if self.heads is None else like.new_empty(*like.shape[:2], len(self.heads), *like.shape[3:])
 
     def put(self, part: Tensor, tensor: Tensor, dim: int) -> None:
-        """Write these heads into a tensor that has all heads along ``dim``."""
+        """Write these heads into a tensor that has all heads along ``dim``; nothing to do if it is that tensor."""
         if self.heads is not None:
             tensor.index_copy_(dim, self.heads, part)
         elif part is not tensor:
@@ -78,12 +79,12 @@ class _Way:
 
 
 def _ways(totals: Tensor, plan: Plan) -> list[_Way]:
-    """Divide the heads of a group by their largest decay within a chunk, ``(heads,)``."""
+    """Divide the heads of a group by the way, given their largest total decay within a chunk, ``(heads,)``."""
     limit = min(TOTAL_LIMIT[plan.dtype], STEP_LIMIT * plan.chunk)
     largest = totals.tolist()
     ways = []
     for by_head in (False, True):
-        # A branch, because torch.compile traces totals as symbols, and cannot compare the outcome with by_head.
+        # Written as a branch: torch.compile traces totals as symbols, and cannot compare `total > limit` with by_head.
         heads = [i for i, total in enumerate(largest) if (by_head if total > limit else not by_head)]
         wary = [] if by_head else [i for i, head in enumerate(heads) if largest[head] > GRADIENT_LIMIT]
         if heads:
@@ -93,9 +94,9 @@ def _ways(totals: Tensor, plan: Plan) -> list[_Way]:
 
 
 def _largest_totals(dt: Tensor, A: Tensor, plan: Plan) -> Tensor:
-    """Return the largest decay within a chunk, ``(heads,)``, which decides the way that each head goes.
+    """Return the largest total decay within a chunk, ``(heads,)``. It decides how each head is computed.
 
-    Reading it makes the caller wait for a GPU, once: the price of being right for every decay.
+    On a GPU, reading these values makes the caller wait once. That is the price of right results for any decay.
     """
     with torch.no_grad():
         sums = [c.sum(1, dtype=plan.dtype).amax(0) for c in dt.split(plan.chunk, 1)]  # (heads,) each
@@ -103,22 +104,22 @@ def _largest_totals(dt: Tensor, A: Tensor, plan: Plan) -> Tensor:
 
 
 class _ChunkedScan(torch.autograd.Function):
-    """The scan of the heads of one group."""
+    """Scan the heads of one group."""
 
     @staticmethod
     def forward(ctx, x, dt, A, B, C, D, initial_state, ways: list[_Way], plan: Plan):
         batch, _, heads, headdim = x.shape
-        # Kept in full precision for the backward pass, which takes differences of sums over it.
+        # In full precision: the backward pass takes differences of sums over it.
         y = torch.empty(x.shape, dtype=plan.dtype, device=x.device)
         shape = (batch, heads, headdim, B.shape[-1])
         state = torch.empty(shape, dtype=plan.dtype, device=x.device) if plan.final_state else None
         for way in ways:
             for rows in plan.slabs(batch, heads * headdim):
                 inputs = _slab(way, rows, plan, x, dt, A, B, C, D, initial_state)
-                out = way.empty(y[rows])
+                target = y[rows]
+                out = way.empty(target)
                 last = forward_slab(*inputs, plan, way.by_head, out)
-                if way.heads is not None:
-                    way.put(out, y[rows], 2)
+                way.put(out, target, 2)
                 if state is not None:
                     way.put(last.unflatten(1, (-1, headdim)), state[rows], 1)
         ctx.ways, ctx.plan = ways, plan
@@ -129,8 +130,8 @@ class _ChunkedScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, dstate):
-        saved = ctx.saved_tensors  # asked for once: gradient checkpointing does not give them twice
-        with torch.autocast(saved[0].device.type, enabled=False):  # the caller's may be on again
+        saved = ctx.saved_tensors  # read once: gradient checkpointing does not give them twice
+        with torch.autocast(saved[0].device.type, enabled=False):  # the caller may have switched it on
             return *_backward(*saved, dy, dstate, ctx.ways, ctx.plan), None, None
 
 
@@ -148,7 +149,7 @@ def _backward(x, dt, A, B, C, D, initial_state, y, dy, dstate, ways: list[_Way],
     dy = torch.zeros_like(y) if dy is None else dy
     heads, headdim = x.shape[2:]
     sizes = [heads * headdim, B.shape[-1], B.shape[-1]]
-    # Side by side, so that whoever split x, B and C from one tensor need not join their gradients by a copy.
+    # Parts of one tensor: if x, B and C were split from one tensor, their gradients need no copy to be joined.
     joined = torch.empty(*x.shape[:2], sum(sizes), dtype=plan.dtype, device=x.device)
     dx, dB, dC = joined.split(sizes, dim=-1)
     dx = dx.unflatten(-1, (heads, headdim))
@@ -161,18 +162,18 @@ def _backward(x, dt, A, B, C, D, initial_state, y, dy, dstate, ways: list[_Way],
             inputs = _slab(way, rows, plan, x, dt, A, B, C, D, initial_state)
             y_s, dy_s = (way.of(v[rows].to(plan.dtype), 2) for v in (y, dy))
             dlast = None if dstate is None else way.of(dstate[rows].to(plan.dtype), 1).flatten(1, 2)
-            dx_s, ddt_s = (way.empty(v[rows]) for v in (dx, ddt))
-            grads = dx_s, ddt_s, dB[rows], dC[rows]
+            targets = dx[rows], ddt[rows]
+            parts = [way.empty(v) for v in targets]
+            grads = *parts, dB[rows], dC[rows]
             dA_s, dD_s, entry = backward_slab(
                 *inputs, y_s, dy_s, dlast, plan, way.by_head, way.wary, grads, add=number > 0
             )
+            for part, target in zip(parts, targets, strict=True):
+                way.put(part, target, 2)
             heads_of = slice(None) if way.heads is None else way.heads
             dA[heads_of] += dA_s
             if D is not None:
                 dD[heads_of] += dD_s
-            if way.heads is not None:
-                way.put(dx_s, dx[rows], 2)
-                way.put(ddt_s, ddt[rows], 2)
             if dinitial is not None:
                 way.put(entry.unflatten(1, (-1, headdim)).to(dinitial.dtype), dinitial[rows], 1)
     dD = None if D is None else dD.to(D.dtype)

@@ -1,8 +1,8 @@
-"""An approximation of the scan, in which chunks know nothing of each other.
+"""An approximation of the scan: chunks of 128 steps, each scanned from a state of zeros.
 
-The optimisation report of the unofficial implementation proposes this "direct feedthrough" in prose: the direct term
-``D x``, and what is computed inside chunks of 128 steps, without the state between chunks. The backend exists to
-measure what that costs; ``auto`` never picks it.
+The optimisation report of the unofficial implementation proposes it, in prose only, as "direct feedthrough": the direct
+term ``D x`` and the scan inside chunks, without the state between them. The backend exists to measure the error;
+``auto`` never picks it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ CHUNK = 128  # steps, as in the report
 
 
 def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Tensor, Tensor | None]:
-    """See :func:`bsm.scan.scan`. Exact up to 128 steps, wrong beyond.
+    """See :func:`bsm.scan.scan`. Exact for sequences up to 128 steps, wrong for longer ones.
 
-    ``initial_state`` enters the first chunk only. The final state is that of the last chunk, scanned from zero. In
-    reverse, chunks are counted from the end of the sequence.
+    Only the first chunk starts from ``initial_state``. The final state is that of the last chunk. In reverse, the first
+    chunk is the one at the end of the sequence.
     """
     length = x.shape[1]
     sizes = [min(CHUNK, length - start) for start in range(0, length, CHUNK)]
-    # Split, not sliced in the loop: the backward pass of a slice fills a gradient of the whole length.
+    # Split before the loop: each slice in the loop would cost a gradient of the whole length.
     parts = [v.split(sizes[::-1] if reverse else sizes, 1) for v in (x, dt, B, C)]
     if reverse:
         parts = [p[::-1] for p in parts]

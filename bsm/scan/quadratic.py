@@ -23,7 +23,7 @@ def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Ten
     total = log_decay.flip(-1).cumsum(-1).flip(-1) if reverse else log_decay.cumsum(-1)
     order = torch.ones(length, length, dtype=torch.bool, device=x.device)
     order = order.triu() if reverse else order.tril()
-    # A step's own weight is exp(0) for all decays. Held constant, it leaves no rounding error in their gradient.
+    # A step's own weight is exp(0) for all decays. As a constant, it adds no rounding error to their gradient.
     own = torch.eye(length, dtype=torch.bool, device=x.device)
     between = (total[..., :, None] - total[..., None, :]).masked_fill(~order, -torch.inf).masked_fill(own, 0.0)
     weights = torch.exp(between.to(dtype))

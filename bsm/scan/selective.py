@@ -1,7 +1,7 @@
 """Mamba-1's selective scan, applied to a Mamba-2 problem: the CUDA path of the unofficial implementation under study.
 
-Mamba-1 has a decay for every channel and state, Mamba-2 one for each head (Dao & Gu 2024, section 2). So ``A`` is
-repeated over ``headdim x state`` and ``dt`` over ``headdim``, and each channel, step and state costs an exponential.
+Mamba-1 has a decay for each channel and state, Mamba-2 one for each head (Dao & Gu 2024, section 2). So this backend
+repeats ``A`` over ``headdim x state`` and ``dt`` over ``headdim``. Each channel, step and state costs an exponential.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def unavailable(device: str) -> str | None:
     """Return what is missing for tensors on ``device``, or None. Imports no large package."""
     if device != "cuda":
         return None
-    missing = [p for p in ("mamba_ssm", "selective_scan_cuda", "triton", "einops") if not _mamba_ssm.installed(p)]
+    missing = _mamba_ssm.missing("mamba_ssm", "selective_scan_cuda", "triton", "einops")
     if not missing:
         return None
     compiled = "; selective_scan_cuda is mamba-ssm's compiled extension, which MAMBA_SKIP_CUDA_BUILD leaves out"
@@ -30,13 +30,13 @@ def unavailable(device: str) -> str | None:
 def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Tensor, Tensor | None]:
     """See :func:`bsm.scan.scan`. Uses mamba-ssm's ``selective_scan_fn`` on a GPU and plain PyTorch elsewhere.
 
-    The plain recurrence is our own: mamba-ssm's ``selective_scan_ref`` computes in float32 only, stores
-    ``length x channels x state`` numbers several times, and cannot be imported without Triton. A test compares them.
+    The plain recurrence is our own. mamba-ssm's ``selective_scan_ref`` computes in float32 only, stores
+    ``length x channels x state`` numbers several times, and cannot be imported without Triton. A test compares the two.
 
-    The kernel starts from zero and has no gradient through its last state. By linearity, an initial state ``S`` adds
-    ``exp(a_t) C_t . S`` to the output, where ``a`` is the running sum of ``dt A``. The last state is the sum
-    ``exp(a_T) S + sum_t exp(a_T - a_t) dt_t x_t B_t^T``. The kernel wants ``dt`` in the precision of ``x``, so half
-    precision is converted to float32.
+    The kernel starts from zero and has no gradient through its last state, so both are computed here. By linearity, an
+    initial state ``S`` adds ``exp(a_t) C_t . S`` to the output, where ``a`` is the running sum of ``dt A``. The last
+    state is ``exp(a_T) S + sum_t exp(a_T - a_t) dt_t x_t B_t^T``. The kernel needs ``dt`` in the precision of ``x``, so
+    half precision is converted to float32.
 
     Raises:
         ValueError: on a GPU, ``x`` is float64 or the state has more than 256 numbers: there is no kernel for either.
@@ -70,7 +70,7 @@ def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Ten
         y = y + log_decay.cumsum(1).exp().to(dtype)[..., None] * (each @ S.mT).transpose(1, 2)
     state = None
     if final_state:
-        # The decay after each step, summed from the end: a step's own decay does not enter, not even to cancel.
+        # The decay after each step, summed from the end. A step's own decay is left out, not added and subtracted.
         later = torch.cat([log_decay[:, 1:], torch.zeros_like(log_decay[:, :1])], 1).flip(1).cumsum(1).flip(1)
         kept = (x * (dt * later.exp().to(dtype))[..., None]).permute(0, 2, 3, 1)  # (b, h, p, l)
         state = kept @ B.repeat_interleave(heads // B.shape[2], dim=2).transpose(1, 2)
@@ -80,11 +80,20 @@ def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Ten
 
 
 def _recurrence(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None) -> Tensor:
-    """Run Mamba-1's selective scan by its definition (Gu & Dao 2023, algorithm 2); ``(batch, channels, length)``.
+    """Run Mamba-1's selective scan by its definition (Gu & Dao 2023, algorithm 2).
 
-    Training keeps the states between segments and recomputes inside them, as the kernel does. ``u`` and ``delta`` are
-    ``(batch, channels, length)``, ``A`` is ``(channels, state)``, ``B`` and ``C`` are ``(batch, groups, state,
-        length)``.
+    Like the kernel, training keeps the states between segments and recomputes those inside.
+
+    Args:
+        u: input, ``(batch, channels, length)``.
+        delta: step sizes, shaped as ``u``.
+        A: decay rates, ``(channels, state)``.
+        B: input projections, ``(batch, groups, state, length)``.
+        C: output projections, shaped as ``B``.
+        D: weights of the direct term, ``(channels,)``, or None.
+
+    Returns:
+        ``y``, shaped as ``u``.
     """
     state = u.new_zeros(u.shape[0], *A.shape)
     outputs = []
@@ -99,7 +108,7 @@ def _recurrence(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
 
 
 def _segment(state: Tensor, A: Tensor, u: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """Step through a segment from ``state``, ``(batch, channels, n)``. Return its outputs and its last state."""
+    """Step through a segment from a state ``(batch, channels, n)``; return the outputs and the last state."""
     per_group = u.shape[1] // B.shape[1]
     outputs = []
     for u_t, delta_t, B_t, C_t in zip(*(v.unbind(-1) for v in (u, delta, B, C)), strict=True):

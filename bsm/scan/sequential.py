@@ -1,4 +1,4 @@
-"""The definition, one step at a time: the reference of every test and the baseline of every timing."""
+"""The definition, one step at a time: the reference for every test and the baseline of every timing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from bsm.scan import compute_dtype
 def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Tensor, Tensor | None]:
     """See :func:`bsm.scan.scan`.
 
-    The steps are unbound once. Indexing ``x[:, t]`` in the loop would make the backward pass fill a gradient of the
-    whole length at every step, and every other backend look better than it is.
+    The tensors are cut into steps before the loop. Each ``x[:, t]`` in the loop would cost a gradient of the whole
+    length, and the other backends would look faster than they are.
     """
     dtype = compute_dtype(x.dtype)
     out_dtype, heads = x.dtype, x.shape[2]

@@ -7,9 +7,7 @@ from torch import Tensor
 
 from bsm.scan import _mamba_ssm
 
-# Steps. The official layers use 256. Shorter sequences take the next power of two that the kernels accept.
-CHUNK = 256
-LEAST_CHUNK = 16
+CHUNK, LEAST_CHUNK = 256, 16  # steps; as in the official layers, and the least that the kernels accept
 
 
 def unavailable(device: str) -> str | None:
@@ -18,18 +16,17 @@ def unavailable(device: str) -> str | None:
         lacks = ["a CUDA device, and PyTorch sees none"]
     else:
         lacks = [] if device == "cuda" else [f"tensors on a CUDA device (these are on {device})"]
-    missing = [p for p in ("triton", "mamba_ssm", "einops") if not _mamba_ssm.installed(p)]
-    if missing:
+    if missing := _mamba_ssm.missing("triton", "mamba_ssm", "einops"):
         lacks.append(f"the packages {', '.join(missing)} ({_mamba_ssm.INSTALL})")
     return f"needs {', and '.join(lacks)}" if lacks else None
 
 
 def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Tensor, Tensor | None]:
-    """See :func:`bsm.scan.scan`. The kernels know one direction, so ``reverse`` flips.
+    """See :func:`bsm.scan.scan`. The kernels run in one direction only; ``reverse`` flips the sequence.
 
-    They sum in float32 and pass states between chunks in the precision of ``C``. On GPUs with TF32, Triton multiplies
-    float32 matrices with about three digits; ``TRITON_F32_DEFAULT=ieee`` set before the kernels are compiled avoids
-    that.
+    They sum in float32 and pass states between chunks in the precision of ``C``. A chunk is the next power of two from
+    the length, at most :data:`CHUNK`. On GPUs with TF32, Triton multiplies float32 matrices with about three correct
+    digits. To avoid that, set ``TRITON_F32_DEFAULT=ieee`` before the kernels are compiled.
 
     Raises:
         ValueError: ``x`` is float64: there is no kernel for it.

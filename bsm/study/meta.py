@@ -229,7 +229,7 @@ def block_operations(rows: int) -> int:
     """
     config = ModelConfig.preset("paper")
     with torch.device("meta"):
-        block, values = BiMamba2Block.of(config), torch.empty(rows, BLOCK_FRAMES, config.dim)
+        block, values = BiMamba2Block(config), torch.empty(rows, BLOCK_FRAMES, config.dim)
     _replace_scans(block, KernelScan.apply)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         block(values)

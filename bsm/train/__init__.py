@@ -1,7 +1,7 @@
 """Train one run in one folder, in one process or several, and resume it where it stopped.
 
-A run folder holds ``run.json`` (the run's identity), ``state.ckpt`` (the checkpoint), ``log.jsonl``, ``tensorboard/``,
-``best/`` (weights of the best validations), ``lock`` and, at the end, ``model.safetensors`` with its card.
+A run folder has ``run.json`` (the run's identity), ``state.ckpt`` (the checkpoint), ``log.jsonl``, ``tensorboard/``,
+``best/`` (weights of the best validations) and ``lock``. At the end it has ``model.safetensors`` and its card.
 """
 
 from bsm.train.distributed import Stopped

@@ -1,4 +1,4 @@
-"""Processes of a training: the device, each process's share of an update, and the signals that stop all of them."""
+"""The processes of a training: their device, their shares of an update, and the signals that stop them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Self, TypeVar
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch import distributed
-from torch.utils.data import Sampler
 
 from bsm.config import TrainConfig
 from bsm.devices import choose_device
@@ -24,12 +23,12 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# torch.fft has no bfloat16, and the loss's gradients exceed the range of float16 without a scaler.
+# Fabric's names. There is no FFT in bfloat16, so 16-bit weights fail. In float16, gradients of the loss would overflow.
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
 def make_fabric(device: str, precision: str) -> Fabric:
-    """Join the processes that ``torchrun`` started, or run alone.
+    """Connect the processes that ``torchrun`` started, or set up a single process.
 
     Args:
         device: Fabric's accelerator name: ``auto``, ``cpu``, ``cuda``.
@@ -50,14 +49,14 @@ def make_fabric(device: str, precision: str) -> Fabric:
             strategy=DDPStrategy(broadcast_buffers=False) if total > 1 else "auto",  # buffers are constants
             precision=precision,
         )
-    except (ValueError, RuntimeError, TypeError) as error:  # Fabric's refusals name the devices that exist
+    except (ValueError, RuntimeError, TypeError) as error:  # Fabric's messages name the devices that exist
         raise InputError(f"device {device!r}: {' '.join(str(error).split())}") from error
     fabric.launch()
     return fabric
 
 
 def first_alone(fabric: Fabric, action: Callable[[], T]) -> T:
-    """Run an action in the first process; return its result, or raise its refusal, in every process."""
+    """Run an action in the first process; return its result, or raise its InputError or OSError, in every process."""
     outcome = None
     if fabric.is_global_zero:
         try:
@@ -72,8 +71,8 @@ def first_alone(fabric: Fabric, action: Callable[[], T]) -> T:
 
 # ---- the share of each process
 #
-# Update u takes the segments u * n to (u + 1) * n - 1 of the data set, with n = config.update_segments. This holds for
-# any number of processes, and no segment comes twice.
+# With n = config.update_segments, update u takes segments u n to (u + 1) n - 1 of the data set, whatever the number of
+# processes. No segment comes twice.
 
 
 def passes_per_update(config: TrainConfig, processes: int) -> int:
@@ -97,26 +96,17 @@ def pass_segments(config: TrainConfig, update: int, number: int, rank: int, proc
     return range(first, first + config.batch_size)
 
 
-class RankSampler(Sampler[int]):
+def rank_segments(config: TrainConfig, *, first_update: int, rank: int, processes: int) -> Iterator[int]:
     """Yield the segments that one process reads, in order, from update ``first_update`` to the last."""
-
-    def __init__(self, config: TrainConfig, *, first_update: int, rank: int, processes: int) -> None:
-        self._config, self._first, self._rank, self._processes = config, first_update, rank, processes
-        self._passes = passes_per_update(config, processes)
-
-    def __len__(self) -> int:
-        return (self._config.steps - self._first) * self._passes * self._config.batch_size
-
-    def __iter__(self) -> Iterator[int]:
-        for update in range(self._first, self._config.steps):
-            for number in range(self._passes):
-                yield from pass_segments(self._config, update, number, self._rank, self._processes)
+    for update in range(first_update, config.steps):
+        for number in range(passes_per_update(config, processes)):
+            yield from pass_segments(config, update, number, rank, processes)
 
 
 # ---- signals
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 2.0  # s after a signal in which a Ctrl-C counts as a repetition of it
+PATIENCE = 2.0  # s after a signal in which a Ctrl-C counts as the same signal
 
 
 class Stopped(KeyboardInterrupt):
@@ -128,10 +118,11 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Record SIGINT and SIGTERM in ``signum`` (0: none) while open; a second Ctrl-C stops at once.
+    """Record the first SIGINT or SIGTERM of a ``with`` block in ``signum`` (0: none); a second Ctrl-C stops at once.
 
-    The terminal or cluster signals every process, and ``torchrun`` passes the same signal on. So a repeated signal must
-    not end the update that will be saved. Outside the main thread, where Python has no signals, this records nothing.
+    The terminal or cluster signals every process, and ``torchrun`` passes the same signal on. So a process may receive
+    it twice, and the second must not end the update that will be saved. Outside the main thread, Python gives no
+    signals, and this records none.
     """
 
     def __init__(self) -> None:
@@ -156,6 +147,6 @@ class StopRequest:
 
 
 def ignore_signals(_: int) -> None:
-    """Ignore stop signals in a data loader's worker: its death would end the main process before the update."""
+    """Ignore stop signals in a worker of the data loader: its end would stop the main process within an update."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

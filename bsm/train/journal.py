@@ -1,4 +1,4 @@
-"""Files that a run writes as it goes: the log, TensorBoard's events, the best weights and the checkpoint."""
+"""The files that a run writes during training: the log, TensorBoard's events, the best weights, the checkpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bsm.weights.files import save_model
 class Journal:
     """Write each update to ``log.jsonl`` and ``tensorboard/`` of a run's folder.
 
-    A resumed run drops the lines after the ``step`` of its checkpoint, because it makes those updates again.
+    A resumed run drops the lines after the ``step`` of its checkpoint, because it repeats those updates.
     """
 
     def __init__(self, run: Path, step: int) -> None:
@@ -36,14 +36,14 @@ class Journal:
         self._board = TensorBoardLogger(run, name="tensorboard", version="", purge_step=step + 1)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append an update. JSON has no NaN or infinity: null replaces them."""
+        """Append an update. JSON has no NaN or infinity, so they become null."""
         record = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         numbers = {name: value for name, value in record.items() if isinstance(value, (int, float)) and name != "step"}
         self._board.log_metrics(numbers, step=record["step"])
 
     def flush(self) -> None:
-        """Write the lines to the disk before the checkpoint that counts them."""
+        """Make sure that the lines are on the disk. Call this before a checkpoint that comes after these updates."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -51,7 +51,7 @@ class Journal:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with suppress(*([OSError] if error else [])):  # a full disk also fails here; the first error says more
+        with suppress(*([OSError] if error else [])):  # with a full disk, this fails too; keep the first error
             self._file.close()
         with suppress(*([OSError] if error else [])):
             self._board.finalize("failed" if error else "success")
@@ -60,7 +60,7 @@ class Journal:
 def _step(line: str) -> float:
     try:
         return json.loads(line)["step"]
-    except (ValueError, KeyError):  # a line that a killed run left half written
+    except (ValueError, KeyError):  # a killed run left half a line
         return math.inf
 
 
@@ -68,8 +68,8 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     """Return the updates of a run, in order.
 
     Each has ``step``, ``loss``, ``grad_norm``, ``lr``, ``seconds``, ``waited`` (s spent waiting for data) and
-    ``memory_mb`` (peak so far). A validated update also has ``valid_loss`` and ``valid_usdr``. A skipped update has
-    ``skipped``, the unused segments as [first, end) pairs. A number that was not finite is NaN.
+    ``memory_mb`` (peak so far). An update with a validation also has ``valid_loss`` and ``valid_usdr``. A skipped
+    update has ``skipped``, the unused segments as [first, end) pairs. A number that was not finite is NaN.
     """
     lines = (run / "log.jsonl").read_text().splitlines()
     return [{k: math.nan if v is None else v for k, v in json.loads(line).items()} for line in lines]
@@ -80,26 +80,18 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 @dataclass
 class Ranking:
-    """Keep the best validations of a run."""
+    """The best validations of a run."""
 
-    keep: int  # length of the list
+    keep: int  # the most validations in the list
     best: list[tuple[float, int]] = field(default_factory=list)  # (uSDR in dB, step), best first
     since_best: int = 0  # validations after the best one
 
     def enter(self, score: float, step: int) -> bool:
-        """Add a validation; return whether it is among the best. The earlier of equal scores ranks first, NaN last."""
+        """Add a validation; return whether it is one of the best. Equal scores rank by step, and NaN ranks last."""
         score = -math.inf if math.isnan(score) else score
         self.best = sorted([*self.best, (score, step)], key=lambda entry: (-entry[0], entry[1]))[: self.keep]
         self.since_best = 0 if self.best[0][1] == step else self.since_best + 1
         return any(entry[1] == step for entry in self.best)
-
-    def state(self) -> dict[str, Any]:
-        """Return plain values for a checkpoint."""
-        return {"best": [list(entry) for entry in self.best], "since_best": self.since_best}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Restore the result of :meth:`state`."""
-        self.best, self.since_best = [(score, step) for score, step in state["best"]], state["since_best"]
 
 
 def save_best(run: Path, model: nn.Module, step: int, card: dict[str, Any]) -> Path:
@@ -108,12 +100,13 @@ def save_best(run: Path, model: nn.Module, step: int, card: dict[str, Any]) -> P
 
 
 def prune(run: Path, ranking: Ranking) -> None:
-    """Delete the files in ``best/`` that the ranking does not hold.
+    """Delete the files in ``best/`` that are not in the ranking.
 
-    Call this after the checkpoint holds the ranking: a run that resumes from an older one needs the older files.
+    Call this after a checkpoint with this ranking is written: a run that resumes from an older checkpoint needs the
+    files of the older ranking.
     """
     kept = {_best(run, step) for _, step in ranking.best}
-    for path in run.glob("best/*"):  # half-written files of a killed run too
+    for path in run.glob("best/*"):  # also the half-written files of a killed run
         if path.with_suffix(".safetensors") not in kept:
             path.unlink()
 
@@ -142,7 +135,11 @@ def load_state(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def writing(run: Path, kept: int) -> Iterator[None]:
-    """Turn a failure to write into one line that names the checkpoint that is kept, of step ``kept`` (0 for none).
+    """Turn an error of writing in the block into an InputError that names the last checkpoint.
+
+    Args:
+        run: the run's folder.
+        kept: step of the last checkpoint; 0 for none.
 
     Raises:
         InputError: the disk is full, or a file cannot be written.

@@ -24,7 +24,7 @@ from bsm.data.tracks import Track
 from bsm.files import TEMPORARY, write_text
 from bsm.memory import keep_freed_memory
 from bsm.networks import build
-from bsm.train.distributed import RankSampler, Stopped, StopRequest, first_alone, ignore_signals, make_fabric
+from bsm.train.distributed import Stopped, StopRequest, first_alone, ignore_signals, make_fabric, rank_segments
 from bsm.train.journal import Journal, load_state, prune, save_best, writing
 from bsm.train.run import claim, run_identity
 from bsm.train.trainer import VALIDATION_SEGMENTS, Trainer
@@ -43,9 +43,9 @@ def train(
     device: str = "auto",
     supersede: bool = False,
 ) -> Path:
-    """Train a network, or resume its training, or find it trained; return its weights file.
+    """Train a network, or resume its training, unless it is finished; return the file of its weights.
 
-    Processes that ``torchrun`` starts train one network together. Their number may change between a stop and a resume.
+    Processes that ``torchrun`` starts train one network together. Their number may change when a run resumes.
 
     Args:
         run: the run's folder, visible to all processes; :func:`bsm.train.run.claim` has the rules for a used folder.
@@ -53,14 +53,14 @@ def train(
         config: optimisation and sampling.
         tracks: songs by split; ``train`` and ``valid`` are used.
         device: Fabric's accelerator name: ``auto``, ``cpu``, ``cuda``.
-        supersede: set aside a run that differs in anything, instead of refusing it.
+        supersede: set aside a run with other settings or songs, instead of raising an InputError.
 
     Raises:
         InputError: the folder or the songs cannot be used, the device or precision is not available, the processes
             cannot share the segments evenly, or a file cannot be written.
         BackendUnavailable: the network is a BS-RoFormer, and bs-roformer is not installed.
         FloatingPointError: loss or gradient was not finite in ``config.max_skipped`` updates in a row.
-        Stopped: SIGINT or SIGTERM was received, and the run is saved.
+        Stopped: SIGINT or SIGTERM was received, and the run was saved.
     """
     run = run.absolute()
     fabric = make_fabric(device, config.precision)
@@ -93,7 +93,7 @@ def train(
 
 
 def _begin(run: Path, identity: dict[str, Any], trainer: Trainer) -> None:
-    """Record the run's identity, and delete what a killed process left half written."""
+    """Record the run's identity, and delete half-written files of a killed process."""
     with writing(run, trainer.step):
         write_text(run / "run.json", json.dumps(identity, indent=2) + "\n")
         for path in run.glob(f"{TEMPORARY}*"):
@@ -108,7 +108,7 @@ def _updates(
     batches: Iterator[tuple[Tensor, Tensor]],
     validation: Sequence[tuple[Tensor, Tensor]],
 ) -> None:
-    """Make the updates that are left; the first process writes log, best weights and checkpoints.
+    """Make the remaining updates; the first process writes log, best weights and checkpoints.
 
     Raises:
         InputError, FloatingPointError, Stopped: as :func:`train`.
@@ -151,7 +151,7 @@ def _updates(
 
 
 def _batches(trainer: Trainer, tracks: Sequence[Track], segment: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return this process's batches of the updates that are left."""
+    """Return this process's batches of the remaining updates."""
     config, fabric = trainer.config, trainer.fabric
     dataset = MixingDataset(
         tracks,
@@ -162,20 +162,20 @@ def _batches(trainer: Trainer, tracks: Sequence[Track], segment: int) -> Iterato
         window_seconds=config.window_seconds,
         length=config.steps * config.update_segments,
     )
-    sampler = RankSampler(config, first_update=trainer.step, rank=fabric.global_rank, processes=fabric.world_size)
+    own = rank_segments(config, first_update=trainer.step, rank=fabric.global_rank, processes=fabric.world_size)
     loader = DataLoader(
         dataset,
         batch_size=config.batch_size,
-        sampler=sampler,
+        sampler=own,
         num_workers=config.workers,
         worker_init_fn=ignore_signals,
-        generator=torch.Generator(),  # its own: a resumed run then draws the same random numbers as a whole one
+        generator=torch.Generator(),  # not the global one, so that a resumed run draws the same random numbers
     )
     return iter(loader)
 
 
 def _progress(record: dict[str, Any], trainer: Trainer) -> dict[str, str]:
-    """Return the progress bar's values: loss, best score, time, share of waiting, peak memory."""
+    """Return the values of the progress bar: loss, best score, time, share of waiting for data, peak memory."""
     shown = {"loss": "skipped" if "skipped" in record else f"{record['loss']:.3f}"}
     if trainer.ranking.best:
         shown["best"] = f"{trainer.ranking.best[0][0]:.2f} dB"

@@ -1,4 +1,4 @@
-"""A run's identity, the lock of its folder, and the decision whether the folder may be used."""
+"""A run's identity, the lock of its folder, and the rules for a folder that holds a run already."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import reprlib
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from bsm.weights.files import load_model
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid")
-MOST_SONGS = 5  # named in a message
+MOST_SONGS = 5  # songs of a split that a message names
 ELSEWHERE = "choose another folder, or move this one away"
 
 
@@ -33,11 +32,11 @@ ELSEWHERE = "choose another folder, or move this one away"
 def run_identity(
     model: ModelConfig | RoformerConfig, config: TrainConfig, tracks: dict[str, Sequence[Track]]
 ) -> dict[str, Any]:
-    """Return a run's identity: everything that its weights depend on, as plain JSON values.
+    """Return a run's identity, as plain JSON values: everything that its weights depend on.
 
-    It has the ``network`` and its configuration (``model``), the training settings (``train``), the songs of each split
-    (``data``) and the ``recipe`` (:data:`bsm.versions.RECIPE`). The settings in :data:`bsm.config.NO_EFFECT` are
-    recorded, but no comparison uses them.
+    It has the name of the ``network`` and its configuration (``model``), the training settings (``train``), the songs
+    of each split (``data``) and the ``recipe`` version (:data:`bsm.versions.RECIPE`). It also records the settings in
+    :data:`bsm.config.NO_EFFECT`; :func:`differences` ignores them.
 
     Raises:
         InputError: there are no tracks to train or validate on, a track's rate or channel count is not the model's, or
@@ -57,54 +56,42 @@ def run_identity(
     return json.loads(json.dumps(settings))
 
 
-@dataclass(frozen=True)
-class Differences:
-    """The differences between the run in a folder and a new one."""
-
-    recipe: str  # text about the recipe version; empty if it is the same
-    settings: dict[str, tuple[Any, Any]]  # name -> values of the earlier run and of the new one
-    songs: list[str]  # texts about songs, such as "train song 'a' has other contents"
-
-    def __bool__(self) -> bool:
-        return bool(self.recipe or self.settings or self.songs)
-
-    @property
-    def others(self) -> list[str]:
-        """Texts about all differences but the recipe's."""
-        return [
-            f"{name} was {reprlib.repr(was)}, is {reprlib.repr(now)}" for name, (was, now) in self.settings.items()
-        ] + self.songs
-
-
-def differences(found: dict[str, Any], identity: dict[str, Any]) -> Differences:
+def differences(found: dict[str, Any], identity: dict[str, Any]) -> dict[str, str]:
     """Compare the content of ``run.json`` with a new run's identity.
 
     A setting that the file lacks is newer than the file; it counts with its default value.
 
+    Returns:
+        What differs, and a text about it: ``recipe``, names of settings such as ``lr`` or ``stft.n_fft``, and
+        ``train songs`` or ``valid songs``. Empty if nothing differs.
+
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: The file does not hold an identity.
+        KeyError, TypeError, ValueError, AttributeError: ``found`` is not an identity.
     """
-    was, now = _settings(found), _settings(identity)
-    if was["network"] != now["network"]:  # then the sizes have other names: the network says it all
-        was, now = ({k: v for k, v in part.items() if k not in part["of model"]} for part in (was, now))
-    for part in (was, now):
-        del part["of model"]
-    settings = {name: (was.get(name), now.get(name)) for name in was | now if was.get(name) != now.get(name)}
-    recipe = ""
+    texts = {}
     if "recipe" not in found:
-        recipe = "begun by an earlier version of bsm, which recorded no recipe version"
+        texts["recipe"] = "begun by an earlier version of bsm, which recorded no recipe version"
     elif found["recipe"] != identity["recipe"]:
-        recipe = f"recipe version was {found['recipe']!r}, is {identity['recipe']!r}"
-    songs = [text for split in SPLITS for text in _changed_songs(split, found["data"][split], identity["data"][split])]
-    return Differences(recipe, settings, songs)
+        texts["recipe"] = f"recipe version was {found['recipe']!r}, is {identity['recipe']!r}"
+    same_network = found["network"] == identity["network"]
+    was, now = (_settings(run, with_sizes=same_network) for run in (found, identity))
+    for name in was | now:
+        if (old := was.get(name)) != (new := now.get(name)):
+            texts[name] = f"{name} was {reprlib.repr(old)}, is {reprlib.repr(new)}"
+    for split in SPLITS:
+        if songs := _changed_songs(split, found["data"][split], identity["data"][split]):
+            texts[f"{split} songs"] = "; ".join(songs)
+    return texts
 
 
-def _settings(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that count, by one name each; ``of model`` has the names of the network's."""
-    model = _flat(NETWORKS[identity["network"]][0]().to_dict() | identity["model"])
+def _settings(identity: dict[str, Any], *, with_sizes: bool) -> dict[str, Any]:
+    """Return the settings that a run's weights depend on, as one flat dictionary; the network's sizes if wanted."""
+    settings = {"network": identity["network"]}
+    if with_sizes:
+        settings |= _flat(NETWORKS[identity["network"]][0]().to_dict() | identity["model"])
     train = TrainConfig().to_dict() | identity["train"]
-    train = _flat({name: value for name, value in train.items() if name not in NO_EFFECT})
-    return json.loads(json.dumps({"network": identity["network"], "of model": list(model)} | model | train))
+    settings |= _flat({name: value for name, value in train.items() if name not in NO_EFFECT})
+    return json.loads(json.dumps(settings))
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
@@ -115,9 +102,7 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changed_songs(split: str, found: list, now: list) -> list[str]:
-    """Name the songs of a split that differ. Earlier versions recorded ``[name, samples]`` only."""
-    if found == now:
-        return []
+    """Return texts about the songs of a split that differ. Earlier versions recorded ``[name, samples]`` only."""
     songs = [s if isinstance(s, dict) else dict(zip(("name", "samples"), s, strict=True)) for s in found]
     was = {song["name"]: song for song in songs}
     by_name = {song["name"]: song for song in now}
@@ -139,15 +124,15 @@ def _changed_songs(split: str, found: list, now: list) -> list[str]:
 def claim(run: Path, identity: dict[str, Any], *, supersede: bool, held: ExitStack) -> bool:
     """Take a folder for a run; return whether the run is finished already.
 
-    A run of the same identity goes on. So does one that was begun with fewer steps, if that gives the same weights as a
-    run of that many steps from the start. A run of another recipe version is set aside, and a new one begins. Nothing
-    is deleted.
+    A run of the same identity goes on. A run that was begun with fewer steps also goes on, if its weights are then the
+    same as those of a run with all the steps from the start. A run of another recipe version is set aside, and a new
+    one begins. Nothing is deleted.
 
     Args:
         run: the folder.
         identity: of :func:`run_identity`.
-        supersede: set aside a run that differs in anything, instead of refusing it.
-        held: holds the folder's lock until it is closed.
+        supersede: set aside a run with other settings or songs, instead of raising an InputError.
+        held: keeps the folder's lock until it is closed.
 
     Raises:
         InputError: another process trains here, or the folder holds another run or a damaged one.
@@ -163,18 +148,18 @@ def claim(run: Path, identity: dict[str, Any], *, supersede: bool, held: ExitSta
     found, changed = _read(run, identity)
     if not changed:
         return _has_weights(run)  # another process may have finished it before the lock was taken
-    if not changed.recipe and not changed.songs and changed.settings.keys() == {"steps"}:
+    refusal = ""
+    if changed.keys() == {"steps"}:
         refusal = _why_not(run, found)
         if not refusal and found["train"]["steps"] < identity["train"]["steps"]:
             _keep_finished(run, found["train"]["steps"], identity["train"]["steps"])
             return False
-    else:
-        refusal = ""
-    if changed.others and not supersede:
-        told = "; ".join(changed.others + ([f"it cannot go on: {refusal}"] if refusal else []))
-        raise InputError(f"{run}: holds another run: {told}; {ELSEWHERE}")
+    if changed.keys() != {"recipe"} and not supersede:
+        told = [text for name, text in changed.items() if name != "recipe"]
+        told += [f"it cannot go on: {refusal}"] if refusal else []
+        raise InputError(f"{run}: holds another run: {'; '.join(told)}; {ELSEWHERE}")
     aside = _free(run.with_name(f"{run.name}.earlier"))
-    told = "; ".join([changed.recipe] * bool(changed.recipe) + changed.others)
+    told = "; ".join(changed.values())
     log.warning("%s: %s; the earlier run is kept as %s, and a new one begins", run, told, aside.name)
     run.replace(aside)
     run.mkdir()
@@ -186,7 +171,8 @@ def _lock(run: Path, held: ExitStack) -> None:
     held.enter_context(alone(run / "lock", f"{run}: another process trains here"))
 
 
-def _read(run: Path, identity: dict[str, Any]) -> tuple[dict[str, Any], Differences]:
+def _read(run: Path, identity: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the content of ``run.json``, and its differences from an identity."""
     path = run / "run.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -196,7 +182,7 @@ def _read(run: Path, identity: dict[str, Any]) -> tuple[dict[str, Any], Differen
 
 
 def _has_weights(run: Path) -> bool:
-    """Tell whether a finished run's weights can be loaded; damaged ones are made again from the checkpoint."""
+    """Return whether the final weights exist and can be loaded. The run makes damaged ones again."""
     path = run / "model.safetensors"
     if not path.is_file():
         return False
@@ -209,7 +195,7 @@ def _has_weights(run: Path) -> bool:
 
 
 def _why_not(run: Path, found: dict[str, Any]) -> str:
-    """Say why a run cannot go on to more steps with the result of a run of that many; empty if it can."""
+    """Return why a run cannot go on to more steps as a run of that many steps would have; empty if it can."""
     was = TrainConfig().to_dict() | found["train"]
     if was["schedule"] != "constant":
         return f"the {was['schedule']} schedule sets every learning rate by the number of steps"
@@ -221,7 +207,7 @@ def _why_not(run: Path, found: dict[str, Any]) -> str:
 
 
 def _keep_finished(run: Path, was: int, now: int) -> None:
-    """Rename the final weights of a run that goes on, so that they are not taken for those of more steps."""
+    """Rename the final weights of a run that goes on to more steps: their name is free for its new final weights."""
     kept = run / f"model-{was}-steps.safetensors"
     for path in (run / "model.safetensors", run / "model.json"):
         if path.is_file():

@@ -1,4 +1,4 @@
-"""One update after another: gradients over several batches, clipping, AdamW, averaged weights and validation."""
+"""The updates of a training: accumulated gradients, clipping, AdamW, averaged weights, validation."""
 
 from __future__ import annotations
 
@@ -28,27 +28,25 @@ from bsm.train.journal import Ranking
 
 log = logging.getLogger(__name__)
 
-VALIDATION_SEGMENTS = 4  # of each validation song
-SILENT = 1e-5  # mean square, 50 dB below full scale: these vocals are only the start or end of a word
+VALIDATION_SEGMENTS = 4  # segments of each validation song
+SILENT = 1e-5  # mean square, 50 dB below full scale; quieter vocals are at most the start or end of a word
 
 
 def recompute_blocks(model: nn.Module) -> None:
-    """Apply gradient checkpointing to a network, in place: keep each block's input, and compute it again for its
-    gradients.
+    """Apply gradient checkpointing to each block of a network, in place.
 
-    The unit is a block, not a layer of two: a block's input is small, and only one block's activations are held at a
-    time. The second computation draws the same random numbers.
+    Training then keeps only the inputs of blocks, and computes a block again for its gradients. So it holds the
+    activations of one block at a time. The second computation draws the same random numbers.
     """
     for block in blocks(model):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 class AveragedWeights:
-    """Keep an exponential moving average of a network's weights in ``network``, a copy; the first update copies the
-    weights.
+    """Exponential moving average of a network's weights; the copy ``network`` has them. The first update copies.
 
-    It equals ``torch.optim.swa_utils.AveragedModel`` bit for bit, in a tenth of the time: that class lists and groups
-    all tensors in every update. Buffers keep their first values, because no network here changes one.
+    The result equals that of ``torch.optim.swa_utils.AveragedModel`` bit for bit, in a tenth of the time. That class
+    lists and groups all tensors in every update. Buffers are not averaged, because no network here changes one.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -58,13 +56,13 @@ class AveragedWeights:
         self._current = [parameter.detach() for parameter in network.parameters()]
 
     def update(self) -> None:
-        """Take the network's present weights into the average."""
+        """Add the network's present weights to the average."""
         torch._foreach_lerp_(self._averaged, self._current, 1 - self._decay if self.updates else 1.0)
         self.updates += 1
 
 
 class Trainer:
-    """Hold everything that an update changes; it is the same in every process."""
+    """The state that an update changes, and the update. The state is the same in every process."""
 
     def __init__(self, fabric: Fabric, model: nn.Module, config: TrainConfig) -> None:
         self.fabric, self.config = fabric, config
@@ -80,23 +78,23 @@ class Trainer:
         self.scores: dict[str, float | None] = {}  # of the last validation
         self.step = self.skipped = self.skipped_in_row = 0
         self.seconds = 0.0
-        self.signum = 0  # the signal that some process had received by the last update
+        self.signum = 0  # a signal that any process had received by the last update; 0: none
 
     @property
     def finished(self) -> bool:
-        """Whether all updates are made, or validation has not improved for ``config.patience`` validations."""
+        """Whether all updates are made, or ``config.patience`` validations brought no better uSDR."""
         patience = self.config.patience
         return self.step >= self.config.steps or 0 < patience <= self.ranking.since_best
 
     def update(self, batches: Iterator[tuple[Tensor, Tensor]], stop: StopRequest) -> dict[str, Any]:
-        """Take one optimiser step; skip it if the loss or its gradient is not finite in any process.
+        """Take one optimiser step, unless the loss or its gradient is not finite in some process.
 
         Args:
             batches: this process's mixtures and vocals, ``(batch, channels, samples)``.
-            stop: this process's stop request. Afterwards ``self.signum`` is the same in all processes.
+            stop: this process's stop request. Afterwards, all processes have the same ``self.signum``.
 
         Returns:
-            The update's line in the log (:func:`bsm.train.read_log`).
+            The record of the update for the log (:func:`bsm.train.read_log`).
         """
         started = time.perf_counter()
         waited, losses = 0.0, []
@@ -132,9 +130,9 @@ class Trainer:
         return record | {"seconds": elapsed, "waited": waited, "memory_mb": self._peak_memory()}
 
     def _unusable(self, losses: Tensor) -> list[list[int]]:
-        """Return the segments whose loss is not finite, as [first, end) pairs, from ``(processes, passes)`` losses.
+        """Return the segments with a loss that is not finite, as [first, end) pairs; losses are (processes, passes).
 
-        Where only the gradient is not finite, they are all segments of the update.
+        If all losses are finite, and only the gradient is not, return all segments of the update.
         """
         bad = (~losses.T.isfinite()).nonzero().tolist()
         parts = [pass_segments(self.config, self.step, number, rank, len(losses)) for number, rank in bad]
@@ -142,7 +140,7 @@ class Trainer:
         return [[p.start, p.stop] for p in parts] or [[first, first + self.config.update_segments]]
 
     def check(self) -> None:
-        """Stop a training that skips one update after another.
+        """Raise an error if too many updates in a row were skipped.
 
         Raises:
             FloatingPointError: ``config.max_skipped`` updates in a row were skipped.
@@ -164,9 +162,9 @@ class Trainer:
     def validate(self, segments: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """Score the averaged weights on fixed segments: the mean loss, and the mean uSDR over songs in dB.
 
-        A song's uSDR is that of its joined segments: in a segment without vocals the ratio of energies means nothing,
-        but the vocals that the model invents there are an error. A song with :data:`SILENT` vocals counts in the loss
-        only; if every song is silent, the uSDR is NaN. The processes share the songs.
+        The uSDR of a song is that of its joined segments. A segment without vocals has no ratio of energies of its own,
+        but an estimate that is not silent there is an error. A song with :data:`SILENT` vocals counts in the loss only.
+        If all songs are silent, the uSDR is NaN. The processes share the songs.
         """
         averaged = self.averaged.network.eval()
         size = VALIDATION_SEGMENTS
@@ -184,12 +182,12 @@ class Trainer:
         return {"valid_loss": loss / len(songs), "valid_usdr": score / sung if sung else math.nan}
 
     def state(self) -> dict[str, Any]:
-        """Return what a resumed run needs. Data need no state: a segment depends on seed and index only."""
+        """Return the state for a resumed run. The data have none: a segment depends on seed and index only."""
         state = {
             "step": self.step,
             "seconds": self.seconds,
             "skipped": self.skipped,
-            "ranking": self.ranking.state(),
+            "ranking": {"best": self.ranking.best, "since_best": self.ranking.since_best},
             "scores": self.scores,
             "model": self.model.module.state_dict(),
             "averaged": self.averaged.network.state_dict(),
@@ -201,14 +199,14 @@ class Trainer:
         return state
 
     def load(self, state: dict[str, Any], path: Path) -> None:
-        """Restore the state that the file ``path`` held; it may come from another number of processes.
+        """Restore a state, read from the file ``path``. Another number of processes may have written it.
 
         Raises:
             InputError: the state does not fit this training.
         """
         try:
             self.step, self.seconds, self.skipped = state["step"], state["seconds"], state["skipped"]
-            self.ranking.load(state["ranking"])
+            self.ranking = Ranking(self.config.keep_best, **state["ranking"])
             self.scores = state["scores"]
             self.model.module.load_state_dict(state["model"])
             self.averaged.network.load_state_dict(state["averaged"])

@@ -56,7 +56,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor, backend: str, train: bool
 
 def _block(config: ModelConfig) -> BiMamba2Block:
     torch.manual_seed(SEED)
-    return BiMamba2Block.of(config)
+    return BiMamba2Block(config)
 
 
 def block(

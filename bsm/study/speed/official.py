@@ -21,7 +21,7 @@ def unavailable(device: str) -> str | None:
     """Return what the modules lack for tensors on a device, with the fix, or None. Imports no large package."""
     if device != "cuda" or not torch.cuda.is_available():
         return "needs a CUDA device"
-    if missing := [name for name in PACKAGES if not _mamba_ssm.installed(name)]:
+    if missing := _mamba_ssm.missing(*PACKAGES):
         install = f"{_mamba_ssm.INSTALL} 'causal-conv1d>=1.6,<2' einops huggingface_hub"
         return f"needs the packages {', '.join(missing)} ({install})"
     return None
