@@ -44,7 +44,7 @@ class Verdict(StrEnum):
 
     @classmethod
     def of_parts(cls, holds: Collection[bool]) -> Self:
-        """Return the verdict where some parts of a claim hold: on all, on none, or on a few, which tells nothing."""
+        """Return the verdict on a claim of several parts: supported if all hold, not supported if none does."""
         return cls.of(all(holds), not any(holds))
 
     @classmethod
@@ -97,12 +97,12 @@ class Values:
     """Values of a result file, ``reports/<profile>/results/<result>.json``.
 
     Attributes:
-        result: the file's name without suffix; for contributed results, a name of weights, which they must be of.
+        result: the file's name without suffix; for contributed results, the name of their weights.
         field: the key in its ``values``, or several with dots between them; by default all values.
-        profile: whose; by default that which is judged.
-        optional: whether the rule does without.
+        profile: the profile that the file belongs to; by default the one that is judged.
+        optional: whether the rule can judge without these values.
         runs: gather the records of a campaign's runs, ``<result>-<arm>-seed<seed>.json``, with their arm and seed.
-        arms: of the runs, that must be among them.
+        arms: arms that must have runs.
     """
 
     result: str
@@ -120,12 +120,12 @@ class Test:
     Attributes:
         on: the device or scale that its verdict is about.
         evidence: what its verdict rests on.
-        inputs: what the rule is given, by the name of its argument.
-        long: what it is given instead where the results are those of the long study.
-        profiles: whose results count, the first that has them; by default those of the profile that is judged.
-        needs: file or device that is missing where the results are, in a few words.
-        command: the one command that makes them then.
-        options: further arguments of the rule.
+        inputs: the rule's values, by the name of its argument.
+        long: values that replace ``inputs`` where the long study is judged.
+        profiles: profiles whose results count; the first that has them. By default the one that is judged.
+        needs: the file or device that is missing while there are no results, in a few words.
+        command: the command that makes the results once it is there.
+        options: further keyword arguments of the rule.
         comparable_only: results that are not comparable with the paper's do not count.
     """
 
@@ -181,15 +181,18 @@ def computed(**inputs: Values) -> Test:
 
 
 def on_cpu(notebook: str, **inputs: Values) -> Test:
-    """Return a test by timing on a CPU, which a notebook does: the algorithm, without the kernels of a GPU."""
+    """Return a test by a notebook's timings on a CPU: of the algorithm, without the kernels of a GPU."""
     return Test("CPU", Evidence.CPU_TIMING, inputs, command=f"bsm study {notebook}")
 
 
 def on_gpu(result: str, *, packages: str = "", kernel: str = "", **fields: str) -> Test:
     """Return the test of a claim on the GPU that it means, from the result of a part of :mod:`bsm.study.gpu`.
 
-    ``packages`` are those of the kernels, ``kernel`` the backend that the rule takes as its ``fast`` one. ``fields``
-    name by argument of the rule the field of the result's values; an empty one is all of them.
+    Args:
+        result: the part's name.
+        packages: the packages of the kernels.
+        kernel: the backend that the rule gets as its argument ``fast``.
+        fields: for each argument of the rule, the field of the result's values; an empty field stands for all of them.
     """
     inputs = {name: Values(result, field) for name, field in fields.items()}
     needs = "a CUDA GPU" + f" with {packages}" * bool(packages)
@@ -208,7 +211,7 @@ def judge_ratio(interval: Interval, low: float, high: float = np.inf) -> Verdict
 def undisturbed(finding: Finding, test: Test) -> Finding:
     """Return a finding whose CPU timings count; no verdict rests on a timing during which other work ran.
 
-    Earlier timings do not say whether any did. They count, and the reasons say so.
+    Early records do not say whether other work ran. They count, and the reasons say that this is not known.
     """
     if test.evidence != Evidence.CPU_TIMING:
         return finding

@@ -1,9 +1,10 @@
 """Claims about what trained models reach. Each verdict passes the gate of :mod:`bsm.study.assay` first.
 
-Results are taken from the long study, ``reports/long``, where it is there, and from the default profile otherwise: its
-trainings learn less than a static equaliser, so that they settle nothing. Both have the files ``scores``,
-``ablation_stft``, ``input_length`` and ``vocal_occurrence``; ``baselines`` holds the records of
-:func:`bsm.study.baselines.scores` on the same songs. What the long study has instead is the runs of its campaign.
+Results come from the long study, ``reports/long``, where it has them, and otherwise from the default profile. Networks
+of the default profile learn less than a static equaliser, so that they settle nothing. Its files are ``scores``,
+``ablation_stft``, ``input_length``, ``vocal_occurrence``, and ``baselines``, the records of
+:func:`bsm.study.baselines.scores` on the same songs. The long study has files of the same names, or the runs of its
+campaign instead.
 """
 
 from __future__ import annotations
@@ -39,13 +40,14 @@ BASE, REDUCED_LOSS = "base", "loss-3-magnitude"
 NO_TIME, BLIND_LOSS = "none", "loss-blind"
 """Positive controls: no time blocks, and a loss without the target in its spectra."""
 DEGRADING = ("time-reshaped", "attention")
-"""Networks known to degrade in windows of other lengths than trained on: rows that mix, and positions never seen."""
+"""Networks known to degrade in windows longer or shorter than those of their training. The rows of the first mix
+frames; the second meets positions that it never saw."""
 ARMS = {"mamba2": OURS, "bs-roformer": THEIRS}
-"""The long study's names of arms that results of a profile call otherwise."""
+"""The long study's name of an arm -> its name in the results of a profile."""
 LONG_SEGMENTS = {OURS: 1.0}  # s, of the long study's experiment `songs-1s`
 METRICS = {"usdr": "uSDR", "csdr": "cSDR"}
 FILLED = 0.9
-"""Share of a window that is sound and no padding, on average, for its length to count."""
+"""Least share of a window that must be sound, not padding, on average; otherwise its length does not count."""
 BASELINES = Values("baselines", optional=True)
 LONG_SONGS = {
     "scores": Values("songs-1s-regions", "scores", runs=True),
@@ -57,7 +59,7 @@ REAL_WINDOWS = {
     "real_segments": Values("input_length", "trained", profile=MIR, optional=True),
     "real_songs": Values("data", profile=MIR, optional=True),
 }
-"""Scores by window on real singing, the context of those on synthesised songs."""
+"""Scores by window on real singing, as context for those on synthesised songs."""
 
 
 def trained(long: Mapping[str, Values] | None = None, **inputs: Values) -> Test:
@@ -68,7 +70,7 @@ def trained(long: Mapping[str, Values] | None = None, **inputs: Values) -> Test:
 
 
 def of_published(needs: str, **inputs: Values) -> Test:
-    """Return a test by the published weights on real songs, which ``make published`` scores."""
+    """Return a test by the published weights on real songs, scored by ``make published``."""
     return Test(
         "published model", Evidence.FULL, inputs, needs=needs, command="make published", options={"published": True}
     )
@@ -80,7 +82,7 @@ def scored(*records: Records) -> pd.DataFrame:
 
 
 def gated(found: Finding, gate: Assay) -> Finding:
-    """Return a finding where the assay is sensitive; otherwise say that it is not, what it measured, and why."""
+    """Return a finding if the assay is sensitive, otherwise an inconclusive one with its figure and the reasons."""
     reasons = (*found.reasons, *(f"{reason}." for reason in gate.reasons))
     if gate.sensitive or found.verdict == Verdict.BLOCKED:
         return Finding(found.verdict, found.measured, reasons)
@@ -113,7 +115,7 @@ def padding(seconds: float, window: float | None) -> float:
 
 
 def windows_of(scores: Records, songs: Records) -> dict[float, pd.DataFrame]:
-    """Return by window the scores without overlap of those tracks whose windows are filled.
+    """Return by window the scores without overlap of the tracks that fill their windows.
 
     A last window that is padded with zeros is shorter than it says: a song of 24 s has no second window of 16 s.
 

@@ -1,4 +1,4 @@
-"""The ledger: every claim judged from result files, and the page and tables that say so, all of it output.
+"""The ledger: judge every claim from result files, and write the page and the tables that say so.
 
 ``bsm claims render`` writes ``reports/CLAIMS.md``; ``bsm claims check`` judges again and names what differs.
 """

@@ -1,4 +1,4 @@
-"""Claims about the paper's own scores, which need its songs, and its weights or its training."""
+"""Claims about the paper's own scores. Testing them takes its songs, and its weights or its training."""
 
 from __future__ import annotations
 

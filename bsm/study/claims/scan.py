@@ -227,7 +227,7 @@ def compile_20(compiled: dict[str, Any], *, least: float, most: float) -> Findin
 def feedthrough_dominant(shares: list[dict[str, Any]], *, share: float) -> Finding:
     """Compare ||D u|| / ||y|| in the mixers of a trained model and of random weights, the control.
 
-    The share tells something of trained scans only where random weights, which have learned nothing, do not have it.
+    The share says something about trained scans only where random weights do not have it: they have learned nothing.
     """
     frame = pd.DataFrame(shares)
     trained, random = (bootstrap_interval(frame[frame.weights == kind]["direct"]) for kind in ("trained", "random"))
