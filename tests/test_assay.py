@@ -7,9 +7,11 @@ import pytest
 from bsm.stats import Interval
 from bsm.study.assay import INSENSITIVE, MARGIN, assay, gain_of
 from bsm.study.baselines import EQUALISER
-from bsm.study.claims.claim import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Finding, judge_ratio
+from bsm.study.claims.claim import Finding, Verdict, judge_ratio
 from bsm.study.claims.learning import gated
 from bsm.study.compare import tidy
+
+SUPPORTED, NOT_SUPPORTED, INCONSISTENT, INCONCLUSIVE, BLOCKED = Verdict
 
 SENSITIVE = {"ours": 4.0, "theirs": 3.0, "none": 2.0, EQUALISER: 0.0}
 

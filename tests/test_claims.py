@@ -11,27 +11,10 @@ from bsm.cli import cli
 from bsm.errors import InputError
 from bsm.study.baselines import EQUALISER
 from bsm.study.claims import ledger
-from bsm.study.claims.claim import (
-    BLOCKED,
-    CLAIMS,
-    EVIDENCE,
-    EXACT,
-    FULL,
-    GPU,
-    INCONCLUSIVE,
-    INCONSISTENT,
-    LONG,
-    NOT_SUPPORTED,
-    PUBLISHED,
-    SMALL,
-    SUPPORTED,
-    VERDICTS,
-    Finding,
-    Values,
-    claim,
-    computed,
-)
+from bsm.study.claims.claim import CLAIMS, GPU, LONG, PUBLISHED, Evidence, Finding, Values, Verdict, claim, computed
 from bsm.study.records import ROOT, mark, write_result
+
+SUPPORTED, NOT_SUPPORTED, INCONSISTENT, INCONCLUSIVE, BLOCKED = Verdict
 
 ROW = re.compile(r"(?<!\\)\|")
 
@@ -98,7 +81,7 @@ def test_a_cpu_settles_the_algorithm_and_nothing_about_a_gpu(tmp_path):
     gpu = [line for name, line in found.items() if name.endswith("(GPU)")]
     assert len(gpu) > 6 and {line.finding.verdict for line in gpu} == {BLOCKED}
     for line in gpu:
-        assert line.evidence == "–" and line.test.evidence == FULL
+        assert line.evidence == "–" and line.test.evidence == Evidence.FULL
         assert "CUDA" in line.test.needs and line.test.command == "make gpu"
     put(tmp_path, benchmark(scale=10.0))
     assert judged(tmp_path)["scan-8x (CPU)"].finding.verdict == NOT_SUPPORTED
@@ -282,7 +265,7 @@ def test_the_published_model_is_judged_as_far_as_excerpts_can(tmp_path):
     assert judged(tmp_path)["stable-1-16 (published model)"].test.command == "make published"
     assert put_windows(0.0).finding.verdict == INCONCLUSIVE
     line = put_windows(-1.0)
-    assert (line.finding.verdict, line.evidence) == (NOT_SUPPORTED, FULL)
+    assert (line.finding.verdict, line.evidence) == (NOT_SUPPORTED, Evidence.FULL)
     assert line.finding.measured.startswith("at most -1.0")
     region = {"track": "a", "model": "BSMamba2", "seed": None, "cut": False, "duration": 1.5, "sdr": 3.0}
     made = [region | {"region": 0, "gap": None}, region | {"region": 1, "gap": 0.3}]
@@ -344,7 +327,7 @@ def test_the_page_says_what_the_results_say():
     """What CI checks, too: CLAIMS.md is what the committed results give, and every figure leads back to a file."""
     assert ledger.check() == []
     for line in ledger.lines():
-        assert line.finding.verdict in VERDICTS and line.test.evidence in EVIDENCE
+        assert line.finding.verdict in list(Verdict) and line.test.evidence in list(Evidence)
         assert bool(line.finding.measured) == (line.finding.verdict != BLOCKED), line.name
         assert all((ROOT / file).is_file() for file in line.files)
         assert line.files or not line.test.inputs or line.finding.verdict == BLOCKED
@@ -364,21 +347,21 @@ def test_the_page_does_not_depend_on_which_room_is_imported_first(no_claims):
 
 def test_the_committed_results_give_the_verdicts_that_they_should():
     found = {line.name: (line.finding.verdict, line.test.evidence) for line in ledger.lines()}
-    assert found["params-48"] == (SUPPORTED, EXACT)
+    assert found["params-48"] == (SUPPORTED, Evidence.EXACT)
     assert found["scan-8x (CPU)"] == (SUPPORTED, "CPU timing")
     assert found["compile-20 (CPU)"] == (NOT_SUPPORTED, "CPU timing")
     for name in ("train-5x (CPU)", "stft-loss-3x (CPU)", "mono-halves (CPU)"):  # near their thresholds: machines differ
         assert found[name][0] != BLOCKED and found[name][1] == "CPU timing", name
     for name in ("epochs-750-150", "step-60-12"):
-        assert found[name] == (INCONSISTENT, EXACT), name
+        assert found[name] == (INCONSISTENT, Evidence.EXACT), name
     for name in ("vram-32gb", "memory-5-10 (counted)", "arch-100", "loss-exact", "stft-15", "bands-equal-mel"):
-        assert found[name] == (NOT_SUPPORTED, EXACT), name
+        assert found[name] == (NOT_SUPPORTED, Evidence.EXACT), name
     for name in ("data-2x", "loader-4x", "parity-1e5", "sdr-1103", "ten-epochs", "stable-1-16 (published model)"):
         assert found[name][0] == BLOCKED, name
     small = ("stable-1-16 (small models)", "intermittent (small models)")
     for name in ("slight-loss", "nonoverlap-8", "feedthrough-dominant", *small):
         if not any("/long/" in file for line in ledger.lines() if line.name == name for file in line.files):
-            assert found[name] == (INCONCLUSIVE, SMALL), name
+            assert found[name] == (INCONCLUSIVE, Evidence.SMALL), name
 
 
 def test_tables_of_the_page_fit_on_a_page():

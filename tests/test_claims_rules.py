@@ -8,11 +8,13 @@ from bsm.study.assay import INSENSITIVE
 from bsm.study.baselines import EQUALISER
 from bsm.study.claims import data, exact, learning, learning_regions, memory, scan, step
 from bsm.study.claims import published as paper
-from bsm.study.claims.claim import BLOCKED, INCONCLUSIVE, INCONSISTENT, NOT_SUPPORTED, SUPPORTED, judge_ratio
+from bsm.study.claims.claim import Verdict, judge_ratio
 from bsm.study.speed import data as bench
 from bsm.study.speed import spectra
 from bsm.study.speed.parts import OPTIMISER, SCAN
 from bsm.study.speed.step import BEFORE, OURS, REDUCED
+
+SUPPORTED, NOT_SUPPORTED, INCONSISTENT, INCONCLUSIVE, BLOCKED = Verdict
 
 
 @pytest.mark.parametrize(

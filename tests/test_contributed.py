@@ -12,12 +12,14 @@ from bsm.cli import cli
 from bsm.data.registry import load
 from bsm.errors import InputError
 from bsm.study.claims import ledger
-from bsm.study.claims.claim import BLOCKED, DEMO, INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
+from bsm.study.claims.claim import DEMO, Verdict
 from bsm.study.contributed import ABOUT, DEFINITIONS, check, contribute, read_contributed
 from bsm.study.evaluation import evaluate_weights
 from bsm.study.records import ROOT, mark, write_result
 from bsm.weights.files import save_model
 from bsm.weights.registry import entry
+
+SUPPORTED, NOT_SUPPORTED, INCONSISTENT, INCONCLUSIVE, BLOCKED = Verdict
 
 EXAMPLE = json.loads(re.search(r"```json\n(.*?)```", (ROOT / "docs/extend.md").read_text(), re.DOTALL)[1])
 

@@ -166,7 +166,7 @@ def test_the_ledger_judges_what_the_parts_write(tmp_path, shorter):
         assert record["parameters"]["device"] == "cpu" and record["provenance"]["device"]
     lines = ledger.lines(reports=tmp_path / "reports")
     found = {line.claim.id: line.finding for line in lines if line.test.on == "GPU" and line.test.command == ON_GPU}
-    blocked = {name: finding.reasons for name, finding in found.items() if finding.verdict == ledger.BLOCKED}
+    blocked = {name: finding.reasons for name, finding in found.items() if finding.verdict == ledger.Verdict.BLOCKED}
     assert set(found) - set(blocked) >= {"scan-8x", "memory-5-10", "bench-25ms", "compile-20", "train-5x", "scan-65pct"}
     assert set(found) - set(blocked) >= {"stft-loss-3x", "mono-halves"}
     assert blocked.pop("conv-3x") == ("The result file has no measurement of the backend `cuda`.",)

@@ -228,7 +228,7 @@ def test_every_tensor_lies_on_the_device(monkeypatch):
         return x * 1, None
 
     monkeypatch.setattr(scan, "scan", called)
-    monkeypatch.setattr(blocks, "causal_conv", lambda *given, **_: called(*given)[0])
+    monkeypatch.setattr(blocks, "causal_conv", lambda x, **more: called(x, **more)[0])
     monkeypatch.setattr(blocks, "_block", lambda config: torch.nn.Linear(config.dim, config.dim))
     # Every input has to have a gradient, and this scan uses but the first.
     monkeypatch.setattr(torch.autograd, "grad", lambda y, leaves, weight: [torch.zeros_like(v) for v in leaves])
@@ -242,9 +242,10 @@ def test_a_gpus_memory_is_read_off_a_second_run(monkeypatch):
     """The first tunes kernels, which takes memory of its own."""
     runs = []
     monkeypatch.setattr(scan, "inputs", lambda *_, **__: {"x": torch.zeros(4)})
-    monkeypatch.setattr(scan, "run", lambda values, name, train: runs.append(name))
+    monkeypatch.setattr(scan, "run", lambda *prepared: runs.append(prepared))
     monkeypatch.setattr(timer, "peak_memory_cuda", lambda work: (work(), len(runs))[1])
-    found = scan.memory([0.1], backends=["chunked"], device="cuda")
+    monkeypatch.setattr(scan, "exact_backends", lambda device: ["chunked"])
+    found = scan.memory([0.1], device="cuda")
     assert [r["peak_bytes"] for r in found] == [2, 4]
 
 
@@ -287,7 +288,8 @@ def test_a_peers_scan_is_the_scan(name):
         pytest.skip(f"needs {name}: pip install {name}")
     for length in (7, 40):
         values = scan.inputs(2, length, ModelConfig.preset("tiny"))
-        want, got = (scan.run(values, backend, True) for backend in ("sequential", name))
+        weights = scan.weights_like(values["x"])
+        want, got = (scan.run(scan.function_of(backend), values, weights) for backend in ("sequential", name))
         for key, value in want.items():
             torch.testing.assert_close(got[key], value, rtol=1e-3, atol=1e-3)
 

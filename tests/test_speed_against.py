@@ -52,7 +52,7 @@ def test_both_revisions_take_turns_and_each_is_its_own(monkeypatch, tmp_path, ol
     ]
     for record in both[:2]:
         parts = record["parts"]
-        assert list(parts) == list(against.PARTS) and all(len(own) == 2 for own in parts.values())
+        assert list(parts) == list(revision.PARTS) and all(len(own) == 2 for own in parts.values())
         assert sum(own[0] for own in parts.values()) == pytest.approx(record["processor_seconds"][0], abs=1e-4)
         assert record["peak_bytes"] is None or record["peak_bytes"] > record["base_bytes"] > 0
     assert "other_block" in both[3]["lacks"]
@@ -88,4 +88,4 @@ def test_a_step_trains(monkeypatch):
     before = [p.detach().clone() for p in made[0][0].parameters()]
     found = step()
     assert all(not torch.equal(a, b) for a, b in zip(before, made[0][0].parameters(), strict=True))
-    assert found["seconds"][0] > 0 and set(found["parts"]) == set(against.PARTS)
+    assert found["seconds"][0] > 0 and set(found["parts"]) == set(revision.PARTS)

@@ -23,7 +23,8 @@ from bsm.scan import scan
 from bsm.study import step_profile
 from bsm.study.records import read_result
 from bsm.study.speed import parts, spectra, step
-from bsm.study.speed.yardsticks import IndexedScan, MonoSTFT, plain_loss
+from bsm.study.speed.scan import frames
+from bsm.study.speed.yardsticks import MonoSTFT, OtherScan, indexed_loop, plain_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -165,10 +166,10 @@ def test_breakdown(records):
 
 def test_a_case_that_does_not_fit_is_left_out(monkeypatch):
     config = ModelConfig.preset("tiny")
-    frames = step.frames(config, 1.0)
-    assert frames == BSMamba2(config).stft(torch.zeros(1, 2, 44100)).shape[-1]
+    length = frames(config, 1.0)
+    assert length == BSMamba2(config).stft(torch.zeros(1, 2, 44100)).shape[-1]
     # Three float32 states of every head, row and step, in eight mixers.
-    assert step.state_bytes(config, 1.0, 2) == 3 * 4 * 2 * 62 * frames * 2 * 32 * 32 * 8
+    assert step.state_bytes(config, 1.0, 2) == 3 * 4 * 2 * 62 * length * 2 * 32 * 32 * 8
     monkeypatch.setattr(step, "LARGEST", 1)
     variants = [step.Variant(name, name) for name in ("sequential", "chunked")]
     kept = step.breakdown(variants, "tiny", seconds=SECONDS, batch=1, repeats=1)
@@ -200,7 +201,7 @@ def test_the_indexed_loop_is_the_scan(reverse):
     B, C = torch.randn(2, 2, 9, 1, 3, generator=generator)
     inputs = {"x": x, "dt": dt, "A": -torch.tensor([1.0, 2.0]), "B": B, "C": C, "D": torch.ones(2)}
     want, _ = scan(**inputs, reverse=reverse, backend="sequential")
-    got = IndexedScan(reverse)(**inputs)
+    got = OtherScan(indexed_loop, reverse)(**inputs)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
@@ -267,7 +268,7 @@ def test_tables_and_figure(records):
     table = step_profile.breakdown_table(records)
     shares = table[[f"{part} (%)" for part in parts.PARTS]].sum(axis=1)
     np.testing.assert_allclose(shares, 100)
-    losses = step_profile.loss_table(spectra.losses(0.1, batch=1, repeats=2))
+    losses = spectra.loss_table(spectra.losses(0.1, batch=1, repeats=2))
     assert losses["times the speed of the first"].iloc[0].startswith("1.00x")
     figure, ax = plt.subplots()
     step_profile.draw(ax, records)

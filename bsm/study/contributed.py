@@ -31,7 +31,7 @@ DEFINITIONS = {
     "bleedless": "that of Music-Source-Separation-Training, with its default settings",
     "fullness": "that of Music-Source-Separation-Training, with its default settings",
 }
-"""This package's metrics, as ``contribution.metrics`` defines them. A claim counts no score of another definition."""
+"""This package's metrics in words, for ``contribution.metrics``. Claims count no score that is defined otherwise."""
 PATTERNS = {"date": r"\d{4}-[01]\d-[0-3]\d", "weights_sha256": "[0-9a-f]{64}"}
 ROUNDED = 0.005  # dB by which a stated mean or median may differ: two decimals
 
@@ -48,7 +48,7 @@ def read_contributed(path: Path) -> dict[str, Any]:
 
 
 def _check(path: Path, record: Mapping[str, Any]) -> None:
-    """Check what a contributed result has beyond the fields of every result."""
+    """Check the fields that a contributed result has in addition to those of every result."""
 
     def need(fine: bool, fault: str) -> None:
         if not fine:
@@ -116,7 +116,7 @@ def _files(reports: Path) -> list[Path]:
 def contribute(result: Path, reports: Path, *, contributor: str, system: str) -> Path:
     """Write a result of ``bsm evaluate`` as a contributed one, and return its path.
 
-    ``contributor`` is a person or group, ``system`` what was measured, such as the network and whose weights.
+    ``contributor`` is a person or group. ``system`` says what was measured, such as the network and its weights.
 
     Raises:
         InputError: it is no such file, is of another version of the scores, or was contributed already.

@@ -18,10 +18,10 @@ _SEED = re.compile(r"-seed\d+$")
 def benchmarks(settings: Profile) -> pd.DataFrame:
     """Return what the workflow measured of each part: seconds, peak memory (MiB), processor seconds, number of runs.
 
-    Only those count that the present results come of: measurements of a rule, seed or variant that the study no longer
-    has stay in the folder. Trainings of one network under several seeds are one part, and so are all of the ablations'
-    variants. Some run at the same time, one on each core, so that the sum is more than the time that passed. Processor
-    seconds are sampled, and so too few: processes that end between two samples are missing.
+    Only measurements behind the present results count; the folder also keeps those of rules, seeds and variants that
+    the study no longer has. Trainings of one network under several seeds are one part, and so are all variants of the
+    ablations. Some run at the same time, one on each core, so the sum exceeds the time that passed. Processor seconds
+    are sampled and therefore too low: processes that end between two samples are missing.
     """
     columns = {"s": "sum", "max_rss": "max", "cpu_time": "sum"}
     trained, parts = _trained(settings), part_names(settings)
@@ -36,7 +36,7 @@ def benchmarks(settings: Profile) -> pd.DataFrame:
 
 
 def seeds_of(settings: Profile) -> list[int]:
-    """Return the seeds of the networks' trainings that the present results come of, the profile's own first."""
+    """Return the seeds of the networks behind the present results, the profile's own seed first."""
     return list(dict.fromkeys([settings.seed, *_given(settings, "networks", "seeds")]))
 
 
@@ -47,7 +47,7 @@ def _trained(settings: Profile) -> set[str]:
 
 
 def _given(settings: Profile, needs: str, parameter: str) -> list[Any]:
-    """Gather what a parameter lists in the present results of the notebooks that need one kind of trainings."""
+    """Gather the values of a list parameter from the results of all notebooks that need one kind of trainings."""
     names = [name for nb in study_notebooks() if nb.about["needs"] == needs for name in nb.saved("values")]
     paths = [path for path in map(settings.result, names) if path.is_file()]
     return [item for path in paths for item in read_result(path)["parameters"][parameter]]

@@ -1,4 +1,4 @@
-"""The measurements that wait for a GPU. ``make gpu`` takes them one after another, within a deadline.
+"""Measure what needs a GPU: ``make gpu`` runs the parts one after another, within a deadline.
 
 Each part has a process of its own, and saves its result as it ends: a part that fails, hangs or runs out of memory
 costs only itself. The ledger's tests on a GPU (:func:`bsm.study.claims.claim.on_gpu`) read the results.
@@ -43,14 +43,14 @@ class Part:
     """A measurement.
 
     Attributes:
-        name: of its result file.
-        measured: what its values are.
-        function: that measures. It takes the settings and ``device``, and returns the values.
-        settings: keyword arguments.
-        seconds: that its process may take, s. The kernels of Triton compile when they first run, which takes most.
-        kernels: what it measures if it is installed (:func:`lacking`).
-        environment: variables of its process.
-        data: on what it measures.
+        name: name of the part and of its result file.
+        measured: what the values are, for the result file.
+        function: the function that measures. It takes the settings and ``device``, and returns the values.
+        settings: keyword arguments of the function.
+        seconds: time limit of the process, s. Most of it is Triton compiling its kernels on their first run.
+        kernels: optional kernels that the part measures where they are installed (:func:`lacking`).
+        environment: environment variables of the process.
+        data: what the inputs are, for the result file.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Part:
 
 
 class Outcome(NamedTuple):
-    """What became of a part: its name, one of the words :data:`DONE` to :data:`LEFT_OUT`, its seconds, and why."""
+    """What became of a part: its name, its status (:data:`DONE` to :data:`LEFT_OUT`), its seconds, and a reason."""
 
     part: str
     status: str
@@ -139,7 +139,7 @@ PARTS = (
         for arm, lr in (("mamba2", 0.002), ("attention", 0.004))
     ),
 )
-"""In order of worth: what settles most claims comes first."""
+"""In order of importance: the parts that settle most claims come first."""
 
 
 def chosen(names: Sequence[str]) -> list[Part]:
@@ -166,14 +166,14 @@ def check() -> None:
 
 
 def lacking(device: str) -> dict[str, str]:
-    """Return what each kernel of another package lacks on a device, with the fix; kernels that can run are left out."""
+    """Return by optional kernel why it cannot run on a device, with the fix; kernels that can run are left out."""
     found = {name: available(device)[name] for name in ("triton", "selective")}
     found |= {"causal-conv1d": conv.unavailable("cuda", device), MODULES: official.unavailable(device)}
     return {name: reason for name, reason in found.items() if reason}
 
 
 def measure(part: Part, path: Path, *, device: str, **changed: Any) -> Path:
-    """Take a part's measurement in this process and write its result; ``changed`` replaces settings."""
+    """Measure a part in this process and write its result; ``changed`` overrides its settings."""
     started, settings = mark(), {**part.settings, **changed}
     values = part.function(**settings, device=device)
     return write_result(
@@ -195,9 +195,9 @@ def run(
     execute: Callable[[Part], tuple[str, str]] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Outcome]:
-    """Take parts in order (:func:`in_a_process`), and tell what became of each.
+    """Run parts in order (:func:`in_a_process`), and tell what became of each.
 
-    None begins whose time no longer fits before the deadline, in s from now, so that all end by then.
+    A part whose time limit does not fit before the ``deadline``, s from now, is left out. All parts end by then.
     """
     execute, started, absent = execute or in_a_process, clock(), lacking("cuda")
     outcomes = []
@@ -218,10 +218,10 @@ def run(
 
 
 def in_a_process(part: Part) -> tuple[str, str]:
-    """Take a part in a process of its own, which is killed with its children once its time is up.
+    """Run a part in a process of its own, which is killed with its children when its time is up.
 
     Returns:
-        :data:`DONE`, :data:`FAILED` or :data:`STOPPED`, and why. Unless it is done, an earlier result stays.
+        :data:`DONE`, :data:`FAILED` or :data:`STOPPED`, and the reason. Unless it is done, an earlier result stays.
     """
     path = LOGS / f"{part.name}.log"
     options = {"cwd": ROOT, "env": os.environ | part.environment, "stdin": subprocess.DEVNULL}

@@ -16,15 +16,15 @@ from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.data.tracks import VOCALS, Track
 from bsm.loss import bsmamba2_loss, loss_terms
 from bsm.metrics import usdr
-from bsm.stats import Interval, bootstrap_interval, interval_text, interval_words, ratio
+from bsm.stats import Interval, bootstrap_interval, interval_text
 from bsm.study.figures import interval_plot
-from bsm.study.speed.spectra import timed_losses
+from bsm.study.speed.spectra import loss_table, timed_losses
 from bsm.study.variants import BASE, STFT, VARIANTS, changed
 from bsm.study.windows import loudest
 
 LATE = 1e-3  # s
 FLIPPED, DELAYED, MIXTURE, SILENCE = "sign flipped", "1 ms late", "mixture", "silence"
-"""What is given for the true vocals."""
+"""Estimates of the vocals that are wrong in a known way."""
 
 
 def configs(model: ModelConfig, train: TrainConfig) -> dict[str, LossConfig]:
@@ -42,25 +42,20 @@ def costs(
 
 
 def cost_table(records: Sequence[dict[str, Any]], step: Sequence[float]) -> pd.DataFrame:
-    """List the losses' times, and how much faster than the base's, the first, each is.
+    """List the losses' times, and how much faster each is than the base's, the first.
 
-    ``step`` are s of training steps of the base, loss included, of which the table says how much each saves.
+    ``step`` has the seconds of the base's training steps, loss included; the table says what each loss saves of them.
     """
-    first, best = records[0]["seconds"], np.array([min(r["seconds"]) for r in records])
-    return pd.DataFrame(
-        {
-            "loss": [VARIANTS[r["variant"]].asks for r in records],
-            "transforms": [r["transforms"] for r in records],
-            "best (ms)": 1e3 * best,
-            "times the speed of the paper's": [interval_words(ratio(first, r["seconds"]), "x") for r in records],
-            "saves of a step (%)": 100 * (best[0] - best) / np.median(step),
-        }
-    )
+    table = loss_table(records, [VARIANTS[r["variant"]].asks for r in records], reference="the paper's")
+    best = table["best (ms)"] / 1e3
+    return table.assign(**{"saves of a step (%)": 100 * (best[0] - best) / np.median(step)})
 
 
 @torch.no_grad()
 def blindness(losses: dict[str, LossConfig], tracks: Sequence[Track], seconds: float) -> list[dict[str, Any]]:
-    """Compute every loss of estimates that are wrong in a known way, in the ``seconds`` with a song's loudest vocals.
+    """Compute every loss of estimates that are wrong in a known way.
+
+    Each song's excerpt is ``seconds`` long, where its vocals are loudest.
 
     Returns:
         One record per song, loss and estimate: ``track``, ``variant``, ``estimate``, ``spectral`` (the sum of the
@@ -94,7 +89,7 @@ def relative(records: Sequence[dict[str, Any]], term: str = "spectral") -> dict[
 
 
 def blindness_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """List what the losses make of wrong estimates, relative to silence."""
+    """List the losses of wrong estimates, relative to that of silence."""
     columns = {f"{kind}, spectral terms": found for kind, found in relative(records).items()}
     columns[f"{FLIPPED}, with the waveform's"] = relative(records, "total")[FLIPPED]
     words = {title: [_words(interval) for interval in found.values()] for title, found in columns.items()}
@@ -121,7 +116,9 @@ def draw_blindness(ax: Axes, records: Sequence[dict[str, Any]]) -> None:
 
 
 def mono_ceiling(tracks: Sequence[Track]) -> list[dict[str, Any]]:
-    """Score the average of the true vocals' channels, given for both: no estimate whose channels are equal is better.
+    """Score an estimate whose two channels are both the average of the true vocals' channels.
+
+    No other estimate with equal channels scores better.
 
     Returns:
         One record per song: ``track``, ``usdr`` (dB).

@@ -1,4 +1,4 @@
-"""The probe's experiment: arms that are trained alike, and what they are asked, also while their memory is changed.
+"""The probe's experiment: train arms alike, and ask them questions, some while their memory is changed.
 
 An arm is a time block in the paper's design made small, or ``bs-roformer``. See :mod:`bsm.cue_gap` for the probe.
 """
@@ -63,7 +63,7 @@ def experiment(
         voices: of :class:`bsm.cue_gap.Probe`.
         hop_length: see :func:`network`.
         steps: updates.
-        asked: False for a training that only serves the choice of a learning rate.
+        asked: whether to ask the questions; False where a training only serves to choose a learning rate.
     """
     started, probe = mark(), Probe(longest_gap, voices=voices)
     model = network(arm, seed=seed, hop_length=hop_length)
@@ -119,7 +119,7 @@ def benchmark(
         The answers (:func:`bsm.cue_gap.answer`).
 
     Raises:
-        InputError: There is no such factory, or what it returns is no network of ``(batch, 1, samples)``.
+        InputError: There is no such factory, or it does not return a network of ``(batch, 1, samples)``.
     """
     started, probe = mark(), Probe(longest_gap, voices=voices)
     torch.manual_seed(seed)
@@ -134,7 +134,7 @@ def benchmark(
 
 
 def interventions(arm: str, probe: Probe) -> list[tuple[Question, str]]:
-    """Return what an arm is asked while its memory is changed, and the change.
+    """Return the questions that an arm is asked while its memory is changed, each with the change.
 
     With memory ``cut``, nothing is carried across the middle of the gap, and the choice must fall to chance.
     ``sharpen`` multiplies attention's logits by the ratio of the logarithms of the lengths, of this example and of a

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from bsm.config import ModelConfig
 from bsm.loss import bsmamba2_loss
-from bsm.mamba2 import BiMamba2Block, Mamba2
+from bsm.mamba2 import BiMamba2Block
 from bsm.model import BSMamba2
 from bsm.networks import count_parameters
 from bsm.scan import chunked
 from bsm.scan.triton import CHUNK
-from bsm.study.speed.yardsticks import indexed_loop
+from bsm.study.speed.yardsticks import indexed_loop, replace_scans
 from bsm.train.trainer import recompute_blocks
 
 KEPT = 16
@@ -110,18 +110,6 @@ def _chunked(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) 
     return chunked._ChunkedScan.apply(x, dt, A, B.squeeze(2), C.squeeze(2), D, None, [factored], plan)[0]
 
 
-class _Scan(nn.Module):
-    """A function of a scan's inputs in the place of a mixer's scan."""
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, **inputs: Tensor) -> Tensor:
-        """Return the output, shaped as ``x``."""
-        return self.function(*(inputs[name] for name in ("x", "dt", "A", "B", "C", "D")))
-
-
 def _network(
     config: ModelConfig, seconds: float, scan: Callable[..., Tensor], batch: int = 1
 ) -> tuple[BSMamba2, Tensor]:
@@ -129,14 +117,8 @@ def _network(
     with torch.device("meta"):
         network = BSMamba2(config)
         mixture = torch.empty(batch, config.channels, round(seconds * config.sample_rate))
-    _replace_scans(network, scan)
+    replace_scans(network, scan, flip=False)
     return network, mixture
-
-
-def _replace_scans(network: nn.Module, scan: Callable[..., Tensor]) -> None:
-    for module in network.modules():
-        if isinstance(module, Mamba2):
-            module.ssm = _Scan(scan)
 
 
 def parameter_count(config: ModelConfig) -> int:
@@ -205,7 +187,8 @@ def scan_memory() -> dict[str, int]:
 
     Returns:
         Bytes by scan: the ``loop`` of the optimisation report; mamba-ssm's ``triton`` kernels; and Mamba-1's
-        ``selective`` kernel, which keeps (``SelectiveScanFn``) its inputs and for every 2048 steps two numbers a state.
+        ``selective`` kernel. That kernel (``SelectiveScanFn``) keeps its inputs, and two numbers per state for every
+        2048 steps.
     """
     config = ModelConfig.preset("paper")
     heads, headdim, state = config.d_inner // config.headdim, config.headdim, config.d_state
@@ -230,7 +213,7 @@ def block_operations(rows: int) -> int:
     config = ModelConfig.preset("paper")
     with torch.device("meta"):
         block, values = BiMamba2Block(config), torch.empty(rows, BLOCK_FRAMES, config.dim)
-    _replace_scans(block, KernelScan.apply)
+    replace_scans(block, KernelScan.apply, flip=False)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         block(values)
     return counter.get_total_flops()

@@ -1,4 +1,4 @@
-"""The published model on MUSDB18-HQ beside its published scores; what is missing for that, and what can be shown."""
+"""Compare the published model with its published scores on MUSDB18-HQ, and say what the comparison lacks."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ PUBLISHED = (
     {"model": "BSMamba2", "csdr": 11.03, "usdr": 10.70, "source": "arXiv 2508.14556 and the author's README"},
     {"model": "BS-RoFormer, same training code", "csdr": 10.47, "usdr": 10.29, "source": "the author's README"},
 )
-"""dB, on the 50 test songs of MUSDB18-HQ; which statistic over songs the cSDR is, the author does not say."""
+"""Scores in dB on the 50 test songs of MUSDB18-HQ. The author does not say whether cSDR is a mean or a median."""
 AUTHOR = "author"  # name of the weights that these scores are of
 NOTE = (
     "bleedless and fullness by the definition and settings of Music-Source-Separation-Training, not as the author's "
     "code logs them (reference and estimate swapped, another STFT)"
 )
-"""What a table of scores says of two of them."""
+"""The note below a table of scores."""
 WINDOW = 8.0  # s, without overlap: the author's evaluation
 TEST_HOURS = 3.0  # MUSDB18-HQ's test songs last longer; excerpts of them in the same layout do not
 LABELS = {
@@ -50,11 +50,11 @@ class Case:
     """What is evaluated, and what a comparison with the published scores lacks.
 
     Attributes:
-        weights: file of the model; ``name`` is what tables call it.
-        tracks: the songs; ``data`` is what they are.
-        missing: what is lacking, one sentence each.
-        paper_data: whether songs and windows, whatever the weights, are those of the published scores.
-        journal: keeps scores as they come; None for a profile's own songs.
+        weights: file of the model; ``name`` is its name in tables.
+        tracks: the songs; ``data`` describes them.
+        missing: what the comparison lacks, one sentence each.
+        paper_data: whether songs and windows are those of the published scores, whichever the weights.
+        journal: the file that keeps scores as they come; None for a profile's own songs.
         terms: what the publisher of the weights says of a licence.
     """
 
@@ -80,7 +80,7 @@ def case(settings: Profile, name: str = "", dataset: str = "", *, window: float 
     among them are relative to the repository. Weights are named as in ``bsm weights list``, or by a file.
 
     Raises:
-        InputError: what is here is damaged, or the profile has neither a model nor songs yet.
+        InputError: a weight file or data set is damaged, or the profile has neither a model nor songs yet.
     """
     missing = []
     own = settings.values.get("published_weights", [])

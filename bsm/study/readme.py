@@ -53,7 +53,7 @@ def claims_table(judged: Sequence[ledger.Line], ids: Sequence[str]) -> str:
     for line in judged:
         found.setdefault(line.claim.id, []).append(line)
     tests = [found[known("claim", name, found)] for name in ids]
-    chosen = [min(own, key=lambda line: line.finding.verdict == ledger.BLOCKED) for own in tests]
+    chosen = [min(own, key=lambda line: line.finding.verdict == ledger.Verdict.BLOCKED) for own in tests]
     shown = ledger.frame(chosen)[["claim", "verdict", "evidence", "measured"]].map(shorten, na_action="ignore")
     return table_markdown(shown.rename(columns={"measured": "measured here"}), caption="").removesuffix("\n*.*\n")
 

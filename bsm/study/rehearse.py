@@ -38,7 +38,7 @@ from bsm.study.records import ROOT, mark, write_result
 from bsm.study.stand_ins import SECONDS, make_songs
 
 PROFILES = ("paper", "sample", "mir1k")
-"""Whose songs have to be fetched."""
+"""Profiles to rehearse: those whose songs have to be fetched."""
 SMALL = {
     "steps": 6,
     "batch_size": 1,
@@ -56,11 +56,11 @@ SMALL = {
     "bench_repeats": 1,
     "profile_seconds": [0.5],
 }
-"""What takes the place of a profile's own values; all others stay."""
+"""Overrides of a profile's own values."""
 MODELS = {44100: "tiny", 16000: "tiny-16k"}
-"""The small models by sample rate."""
+"""Presets of the small models, by sample rate."""
 SETTLED, GROWTH = 10, 64e6
-"""Songs after which memory has to stay the same, and the bytes by which it may still differ."""
+"""Number of songs after which memory must be stable, and by how many bytes it may still grow."""
 FILES = ("bsm", "data_manifest", "docs", "notebooks")
 SINGLE = ("Makefile", "Snakefile", "pyproject.toml")
 
@@ -68,7 +68,10 @@ log = logging.getLogger(__name__)
 
 
 def prepare(copy: Path, profile: str, songs: int | None = None) -> dict[str, Any]:
-    """Make a checkout with the small profile and stand-ins, of all songs or of so many a split; return the profile."""
+    """Make a copy of the checkout with the small profile and stand-in songs; return the profile's values.
+
+    ``songs`` is the number of songs per split; by default all.
+    """
     for name in FILES:
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in SINGLE:
@@ -100,13 +103,13 @@ def walk(profile: str) -> list[dict[str, Any]]:
 
 
 def _environment(copy: Path) -> dict[str, str]:
-    """Return the environment of a command in the copy; what `make rehearse` tells the make below it is left out."""
+    """Return the environment of a command in the copy, without the variables by which make passes on its options."""
     own = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     return own | {"PYTHONPATH": str(copy)}
 
 
 def grown(records: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Return by how many bytes and open files the largest value exceeds that of the song at which all is settled."""
+    """Return how many bytes and open files the later songs add to those of song number :data:`SETTLED`."""
     settled = records[min(SETTLED, len(records)) - 1 :]
     return {key: max(r[key] for r in settled) - settled[0][key] for key in ("resident_bytes", "open_files")}
 
@@ -150,7 +153,7 @@ def rehearse(output: Path, profile: str, *, songs: int | None = None, cores: int
         small = prepare(copy, profile, songs)
         runs = [reproduce(copy, profile, cores, path, kill=path == logs[0]) for path in logs]
         report = copy / f"reports/{profile}/report.md"
-        # In a process of the copy, which has the copy's songs.
+        # In a process of its own that runs in the copy, with the copy's songs.
         call = f"import json; from bsm.study.rehearse import walk; print(json.dumps(walk({profile!r})))"
         command = [sys.executable, "-c", call]
         done = subprocess.run(command, cwd=copy, env=_environment(copy), check=True, stdout=subprocess.PIPE)

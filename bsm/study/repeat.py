@@ -20,9 +20,10 @@ def compare(first: Path, second: Path) -> list[dict[str, Any]]:
     """Compare the result files that two folders of reports, ``reports/<profile>``, share.
 
     Returns:
-        One record per file and field, a field being a value's name without the places in lists: ``result``, ``field``,
-        ``values`` (number of them), ``equal`` (to the last bit), ``median`` and ``largest`` relative difference of all
-        (of the larger magnitude; 0 where all are equal), or ``shape``: true where the runs have not the same values.
+        One record per file and field; a field is the path of keys to a value, without positions in lists. ``result``
+        and ``field`` are the names, ``values`` is the number of values, and ``equal`` how many are equal to the last
+        bit. ``median`` and ``largest`` are relative differences over all values, 0 where all are equal. ``shape`` is
+        true where the two runs differ in the number or the kind of their values.
 
     Raises:
         InputError: the folders share no result file.
@@ -46,7 +47,7 @@ def compare(first: Path, second: Path) -> list[dict[str, Any]]:
 
 
 def _shared(first: Path, second: Path) -> list[str]:
-    """Return the names of the result files that both folders have, but for that of a comparison."""
+    """Return the names of the result files that both folders have, without the comparison itself."""
     ours, theirs = ({p.name for p in folder.glob("results/*.json")} for folder in (first, second))
     return sorted(ours & theirs - {f"{RESULT}.json"})
 
@@ -66,7 +67,7 @@ def _fields(values: Any, path: str = "", found: dict[str, list[Any]] | None = No
 
 
 def _named(record: dict[str, Any]) -> str:
-    """What tells a record from others of its list: its texts and whole numbers, so that their order is of no matter."""
+    """Return what identifies a record in its list, its texts and whole numbers, so that the order does not matter."""
     return str(sorted((name, value) for name, value in record.items() if isinstance(value, str | int)))
 
 

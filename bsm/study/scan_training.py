@@ -20,7 +20,7 @@ from bsm.loss import bsmamba2_loss
 from bsm.model import BSMamba2
 from bsm.scan.feedthrough import CHUNK
 from bsm.stats import interval_text
-from bsm.study.speed.step import frames
+from bsm.study.speed.scan import frames
 
 REFERENCE = "sequential"
 APPROXIMATE = "feedthrough"
@@ -32,8 +32,8 @@ def trainings(
 ) -> list[dict[str, Any]]:
     """Train in float64 from the same weights on the same segments, ``config.steps`` updates with each backend.
 
-    :data:`REFERENCE` is among the backends. The segments are longer than the chunks whose states :data:`APPROXIMATE`
-    leaves out.
+    :data:`REFERENCE` is among the backends. The segments are longer than a chunk: :data:`APPROXIMATE` leaves out the
+    states between chunks.
 
     Returns:
         One record each: ``backend``, the ``loss`` of every update, and ``weights``, the distance of the last weights

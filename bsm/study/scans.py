@@ -74,7 +74,7 @@ def table(speed: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 @figures.style()
 def figure(speed: Sequence[dict[str, Any]]) -> Figure:
-    """Draw the time of every backend against the length of the sequences, beside lines of slope 1 and 2."""
+    """Draw the time of every backend against the length of the sequences, and lines of slope 1 and 2."""
     frame = pd.DataFrame([record for record in speed if record["axis"] == "time"])
     frame["best"], frame["worst"] = frame["seconds"].map(min), frame["seconds"].map(max)
     drawn, axes = plt.subplots(1, 2, figsize=(8, 3.8), sharey=True)

@@ -32,11 +32,11 @@ PUBLISHED: dict[str, tuple[ModelConfig, float, str]] = {
     "256 / 6, equal bands": (ModelConfig(bands=bands.equal(1025, 62)), 22_061_570, _UNOFFICIAL),
     "vram, 192 / 4, 48 equal bands": (ModelConfig.preset("vram"), 9_533_698, _UNOFFICIAL),
 }
-"""Width / layers; the parameters that a source gives for that size."""
+"""By width / layers: the configuration, its number of parameters as a source gives it, and the source."""
 
 
 def published_table() -> pd.DataFrame:
-    """Set the parameters that sources give for some sizes beside those counted here."""
+    """Compare the numbers of parameters that sources give for some sizes with those counted here."""
     rows = []
     for name, (config, given, source) in PUBLISHED.items():
         counted, exact = parameter_count(config), isinstance(given, int)  # others are given to three digits
@@ -46,7 +46,7 @@ def published_table() -> pd.DataFrame:
 
 
 def settings(model: ModelConfig) -> dict[str, ModelConfig]:
-    """Return the presets, and by variant every change of a network's structure at a size."""
+    """Return the configurations to measure: the presets, the base, and each variant that changes the network."""
     changes = {name: changed(name, model, TrainConfig())[0] for name in VARIANTS}
     return {name: ModelConfig.preset(name) for name in PRESETS} | {
         name: config for name, config in changes.items() if name == BASE or config != model

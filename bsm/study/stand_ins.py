@@ -21,7 +21,7 @@ from bsm.data.tracks import ACCOMPANIMENT, MIXTURE, VOCALS
 from bsm.files import write_text
 
 SECONDS = 2.5  # of a song
-MUSDB = "musdb18-hq"  # whose manifest names the songs of every form of MUSDB18
+MUSDB = "musdb18-hq"  # its manifest names the songs of every form of MUSDB18
 MISSING = 6  # songs of MUSDB18 that its 7 s sample lacks in the folder train; which ones is not known
 CLIPS, SINGERS = 1000, 19  # of MIR-1K
 
@@ -29,8 +29,8 @@ CLIPS, SINGERS = 1000, 19  # of MIR-1K
 def make_songs(checkout: Path, name: str, songs: int | None = None) -> int:
     """Make a stand-in for a data set in the folder ``data`` of a checkout; return its number of songs.
 
-    The data set's manifest has names of songs or of singers. There are so many ``songs`` of each split; by default as
-    many as the data set has. The checkout's manifests then list those that were made.
+    The names come from the data set's manifest, which lists songs or singers. With ``songs``, each split has that many,
+    and the checkout's manifests are changed to list those alone. By default all songs of the data set are made.
 
     Raises:
         InputError: it has stem files, and ffmpeg is not installed.

@@ -22,10 +22,10 @@ from bsm.study.speed.parts import CONV, DATA, ELEMENTWISE, LOSS, OPTIMISER, PART
 log = logging.getLogger(__name__)
 
 BACKENDS = {"cuda": ("triton", "chunked", "quadratic"), "cpu": ("chunked", "quadratic", "sequential")}
-LOADS = (1.0, 2), (4.0, 1), (8.0, 1), (8.0, 5)  # segments, s and number, whose memory is counted
-MANY = 10_000_000  # parameters, from which on one backend is enough
+LOADS = (1.0, 2), (4.0, 1), (8.0, 1), (8.0, 5)  # (s, number) of the segments that memory is counted for
+MANY = 10_000_000  # parameters; networks with more are measured with one backend
 CLAIMED = {(SCAN,): "scan", (CONV,): "convolution", (LOSS,): "STFT loss", (STFT,): "data", (DATA,): "loading"}
-"""Parts of a step, and what they are called in the documents' list (:data:`bsm.study.claims.exact.PARTS`)."""
+"""Parts of a step -> their name in the documents' list (:data:`bsm.study.claims.exact.PARTS`)."""
 _COLOURS = dict(zip(PARTS, (*COLOURS.values(), "#999999"), strict=True))
 _HATCHES = dict(zip(PARTS, ("", "//", "", "..", "", "\\\\", "", ""), strict=True))
 
@@ -75,7 +75,7 @@ def measure(
 
 
 def claims_table(variants: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Set the documents' seconds by part beside the measured ones, means with intervals, and their ratios."""
+    """List by part the documents' seconds, the measured ones (means with intervals), and the measured ratios."""
     claimed = {", ".join(parts): (parts, *exact.PARTS[name]) for parts, name in CLAIMED.items()}
     claimed["not in the documents"] = (PRODUCTS, ELEMENTWISE, OPTIMISER), "–", "–"
     totals = (", ".join(f"{pair[i]:g}" for pair in exact.STEP_SECONDS.values()) for i in (0, 1))
@@ -115,14 +115,6 @@ def breakdown_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
         backward = np.sum([p["seconds"] for p in record["parts"] if p["direction"] == "backward"], axis=0)
         rows.append(row | {"of it backward (%)": 100 * float(np.mean(backward / np.asarray(record["seconds"])))})
     return pd.DataFrame(rows)
-
-
-def loss_table(losses: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """List the losses' best times, their transforms, and how much slower the first is."""
-    frame = pd.DataFrame(losses)
-    gains = [interval_words(ratio(losses[0]["seconds"], r["seconds"]), "x") for r in losses]
-    best = 1e3 * frame["seconds"].map(min)
-    return frame[["loss", "transforms"]].assign(**{"best (ms)": best, "times the speed of the first": gains})
 
 
 def facts_table(results: dict[str, Any]) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from bsm.mamba2 import GatedRMSNorm, Mamba2
 from bsm.model import BSMamba2
 from bsm.networks import count_parameters
 from bsm.study.records import mark, write_result
+from bsm.study.speed.scan import frames
 from bsm.study.speed.spectra import AFTER_LOSS, DESCRIBED_LOSS, EXACT_LOSS, LOSSES, transform_count
 from bsm.study.unofficial import LOSS, REDUCED, Mixer, UnofficialConfig, UnofficialModel
 
@@ -48,7 +49,6 @@ def properties() -> list[dict[str, Any]]:
     mixers = [m for m in paper.modules() if isinstance(m, Mamba2)]
     seed_mixers = [m for m in seed.modules() if isinstance(m, Mixer)]
     inner, state, _ = mixers[0].sizes
-    frames = SECONDS * config.sample_rate // config.stft.hop_length + 1
     rows = [
         ("hidden size", config.dim, seed.config.dim),
         ("layers", config.depth, seed.config.depth),
@@ -63,8 +63,9 @@ def properties() -> list[dict[str, Any]]:
         ("gated norm", *(any(isinstance(m, GatedRMSNorm) for m in net.modules()) for net in (paper, seed))),
         ("mixers, one for each direction or shared", len(mixers), len(seed_mixers)),
     ]
-    seen = [f"frames that a row of the time path sees, of {frames}", "bands that a row of the time path sees"]
-    rows += zip(seen, *time_rows(frames, len(config.bands)), strict=True)
+    length = frames(config, SECONDS)
+    seen = [f"frames that a row of the time path sees, of {length}", "bands that a row of the time path sees"]
+    rows += zip(seen, *time_rows(length, len(config.bands)), strict=True)
     return [{"property": name, "paper": a, "seed": b} for name, a, b in rows + behaviour()]
 
 
@@ -72,12 +73,12 @@ def _span(widths: tuple[int, ...]) -> list[int]:
     return [min(widths), max(widths)]
 
 
-def time_rows(frames: int, count: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def time_rows(length: int, count: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Count the distinct frames and bands in the first row of a time block, for the paper and as described.
 
-    The features have so many ``frames``, and ``count`` bands.
+    The features have ``length`` frames and ``count`` bands.
     """
-    grid = torch.stack(torch.meshgrid(torch.arange(frames), torch.arange(count), indexing="ij"), dim=-1)
+    grid = torch.stack(torch.meshgrid(torch.arange(length), torch.arange(count), indexing="ij"), dim=-1)
     features = nn.functional.pad(grid[None].float(), (0, PROBE.dim - 2))  # (1, t, bands, dim)
     seen = []
     for model, x in ((BSMamba2(probe_config()), features.transpose(1, 2)), (UnofficialModel(PROBE), features)):

@@ -51,7 +51,7 @@ class Mixer(nn.Module):
 
     Args:
         config: sizes.
-        low_rank: project the step sizes as Mamba-1 does, whose CUDA scan the later version calls. ``x_proj`` then
+        low_rank: project the step sizes as in Mamba-1; the later version calls its CUDA scan. ``x_proj`` then
             gives a few numbers, and ``dt_proj`` spreads them over the channels. Otherwise ``x_proj`` gives one step
             size per channel.
     """

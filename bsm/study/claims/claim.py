@@ -3,7 +3,7 @@
 The claims are those of the paper and of four documents of an unofficial implementation. A new one is a function in the
 room of its subject::
 
-    @claim("conv-3x", "The causal convolution becomes 3 times faster", figure="3x", source=(SUMMARY, ANALYSIS),
+    @claim("conv-3x", "The causal convolution becomes 3 times faster", figure="3x", source=(Source.SUMMARY,),
            tests=[on_cpu("02_scan_backends", conv=Values("scan_backends", "conv"))], faster=3)
     def conv_3x(conv, *, faster):
         gain = ratio(...)
@@ -16,45 +16,77 @@ that means a GPU settles the algorithm without its kernel, and the GPU's line wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from enum import StrEnum
+from typing import Any, Self
 
 import numpy as np
 
 from bsm.stats import Interval
 from bsm.study.speed.timer import is_quiet
 
-SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
-INCONSISTENT, BLOCKED = "inconsistent", "blocked"
-VERDICTS = (SUPPORTED, NOT_SUPPORTED, INCONSISTENT, INCONCLUSIVE, BLOCKED)
-"""``inconclusive``: it was measured, and the measurement cannot tell. ``inconsistent``: the claim contradicts itself or
-its own document. ``blocked``: a file or device that a test needs is missing; the line says which."""
 
-EXACT, OFFICIAL, CPU_TIMING = "exact", "official code on the CPU", "CPU timing"
-SMALL, FULL = "small models", "full scale"
-EVIDENCE = (EXACT, OFFICIAL, CPU_TIMING, SMALL, FULL)
+class Verdict(StrEnum):
+    """What a test says of a claim, from settled to open; tables list verdicts in this order."""
+
+    SUPPORTED = "supported"
+    NOT_SUPPORTED = "not supported"
+    INCONSISTENT = "inconsistent"  # the claim contradicts itself or its own document
+    INCONCLUSIVE = "inconclusive"  # it was measured, and the measurement cannot tell
+    BLOCKED = "blocked"  # a file or device that a test needs is missing; the line says which
+
+    @classmethod
+    def of(cls, holds: bool, fails: bool | None = None) -> Self:
+        """Return the verdict where a claim ``holds`` or ``fails``; by default it fails where it does not hold."""
+        fails = not holds if fails is None else fails
+        return cls.SUPPORTED if holds else cls.NOT_SUPPORTED if fails else cls.INCONCLUSIVE
+
+    @classmethod
+    def of_parts(cls, holds: Collection[bool]) -> Self:
+        """Return the verdict on a claim of several parts: supported if all hold, not supported if none does."""
+        return cls.of(all(holds), not any(holds))
+
+    @classmethod
+    def worst(cls, verdicts: Collection[Self]) -> Self:
+        """Combine the verdicts on all parts of a claim: it fails where one part does, and is open where one is."""
+        return cls.of(all(v == cls.SUPPORTED for v in verdicts), cls.NOT_SUPPORTED in verdicts)
+
+
+class Evidence(StrEnum):
+    """What a verdict rests on."""
+
+    EXACT = "exact"
+    OFFICIAL = "official code on the CPU"
+    CPU_TIMING = "CPU timing"
+    SMALL = "small models"
+    FULL = "full scale"
+
+
+class Source(StrEnum):
+    """Where claims come from: the paper, and Korean documents of the unofficial implementation, titles translated."""
+
+    PAPER = "*Mamba2 Meets Silence*, arXiv 2508.14556"
+    OPTIMISATION = "*Performance optimisation report on BSMamba2*"
+    SUMMARY = "*Summary of changes: integration of Mamba-SSM*"
+    ANALYSIS = "*Project analysis of BSMamba2 and report on the integration of Mamba-SSM*"
+    GUIDE = "*Implementation guide to the vocal separation model BSMamba2*"
+
+
 GPU, LONG, DEMO, MIR, PUBLISHED = "gpu", "long", "demo", "mir1k-subset", "published"
 """Folders of results that the ledger reads: of a GPU, of the long study, of the default profile, of real singing, and
 of the published model (`make published`). :mod:`bsm.study.contributed` has one more."""
 ON_GPU = "make gpu"  # measures all that waits for a GPU
 
-PAPER = "*Mamba2 Meets Silence*, arXiv 2508.14556"
-OPTIMISATION = "*Performance optimisation report on BSMamba2*"
-SUMMARY = "*Summary of changes: integration of Mamba-SSM*"
-ANALYSIS = "*Project analysis of BSMamba2 and report on the integration of Mamba-SSM*"
-GUIDE = "*Implementation guide to the vocal separation model BSMamba2*"
-"""Where claims come from: the paper, and Korean documents of the unofficial implementation, with translated titles."""
-
 
 @dataclass(frozen=True)
 class Finding:
-    """What measured values say: a verdict of :data:`VERDICTS`, our figure in a few words, and reasons, a sentence each.
+    """What measured values say: a verdict, our figure in a few words, and reasons, a sentence each.
 
     ``timings`` are the records that the verdict rests on. On a CPU they count only where no other work ran.
     """
 
-    verdict: str
+    verdict: Verdict
     measured: str
     reasons: Sequence[str] = ()
     timings: Sequence[Mapping[str, Any]] = ()
@@ -65,12 +97,12 @@ class Values:
     """Values of a result file, ``reports/<profile>/results/<result>.json``.
 
     Attributes:
-        result: the file's name without suffix; for contributed results, a name of weights, which they must be of.
+        result: the file's name without suffix; for contributed results, the name of their weights.
         field: the key in its ``values``, or several with dots between them; by default all values.
-        profile: whose; by default that which is judged.
-        optional: whether the rule does without.
+        profile: the profile that the file belongs to; by default the one that is judged.
+        optional: whether the rule can judge without these values.
         runs: gather the records of a campaign's runs, ``<result>-<arm>-seed<seed>.json``, with their arm and seed.
-        arms: of the runs, that must be among them.
+        arms: arms that must have runs.
     """
 
     result: str
@@ -87,18 +119,18 @@ class Test:
 
     Attributes:
         on: the device or scale that its verdict is about.
-        evidence: one of :data:`EVIDENCE`.
-        inputs: what the rule is given, by the name of its argument.
-        long: what it is given instead where the results are those of the long study.
-        profiles: whose results count, the first that has them; by default those of the profile that is judged.
-        needs: file or device that is missing where the results are, in a few words.
-        command: the one command that makes them then.
-        options: further arguments of the rule.
+        evidence: what its verdict rests on.
+        inputs: the rule's values, by the name of its argument.
+        long: values that replace ``inputs`` where the long study is judged.
+        profiles: profiles whose results count; the first that has them. By default the one that is judged.
+        needs: the file or device that is missing while there are no results, in a few words.
+        command: the command that makes the results once it is there.
+        options: further keyword arguments of the rule.
         comparable_only: results that are not comparable with the paper's do not count.
     """
 
     on: str
-    evidence: str
+    evidence: Evidence
     inputs: Mapping[str, Values] = field(default_factory=dict)
     profiles: tuple[str, ...] = ()
     needs: str = ""
@@ -145,48 +177,48 @@ def claim(
 
 def computed(**inputs: Values) -> Test:
     """Return a test of what follows from definitions and counts, the same on every machine."""
-    return Test("by definition", EXACT, inputs)
+    return Test("by definition", Evidence.EXACT, inputs)
 
 
 def on_cpu(notebook: str, **inputs: Values) -> Test:
-    """Return a test by timing on a CPU, which a notebook does: the algorithm, without the kernels of a GPU."""
-    return Test("CPU", CPU_TIMING, inputs, command=f"bsm study {notebook}")
+    """Return a test by a notebook's timings on a CPU: of the algorithm, without the kernels of a GPU."""
+    return Test("CPU", Evidence.CPU_TIMING, inputs, command=f"bsm study {notebook}")
 
 
 def on_gpu(result: str, *, packages: str = "", kernel: str = "", **fields: str) -> Test:
     """Return the test of a claim on the GPU that it means, from the result of a part of :mod:`bsm.study.gpu`.
 
-    ``packages`` are those of the kernels, ``kernel`` the backend that the rule takes as its ``fast`` one. ``fields``
-    name by argument of the rule the field of the result's values; an empty one is all of them.
+    Args:
+        result: the part's name.
+        packages: the packages of the kernels.
+        kernel: the backend that the rule gets as its argument ``fast``.
+        fields: for each argument of the rule, the field of the result's values; an empty field stands for all of them.
     """
     inputs = {name: Values(result, field) for name, field in fields.items()}
     needs = "a CUDA GPU" + f" with {packages}" * bool(packages)
-    return Test("GPU", FULL, inputs, (GPU,), needs, ON_GPU, {"fast": kernel} if kernel else {})
+    return Test("GPU", Evidence.FULL, inputs, (GPU,), needs, ON_GPU, {"fast": kernel} if kernel else {})
 
 
-def judge_ratio(interval: Interval, low: float, high: float = np.inf) -> str:
-    """Judge a claimed ratio or difference: its interval lies within [low, high], outside, or across an end.
+def judge_ratio(interval: Interval, low: float, high: float = np.inf) -> Verdict:
+    """Judge a claimed ratio or difference: its interval lies within [low, high], outside it, or across an end.
 
-    "No difference" is a finding only as equivalence (Lakens, 2017): within ``[-margin, margin]``.
+    An interval without ends (NaN) tells nothing. "No difference" is a finding only as equivalence (Lakens, 2017):
+    within ``[-margin, margin]``.
     """
-    if np.isnan(interval.low):
-        return INCONCLUSIVE
-    if interval.low >= low and interval.high <= high:
-        return SUPPORTED
-    return NOT_SUPPORTED if interval.high < low or interval.low > high else INCONCLUSIVE
+    return Verdict.of(interval.low >= low and interval.high <= high, interval.high < low or interval.low > high)
 
 
 def undisturbed(finding: Finding, test: Test) -> Finding:
     """Return a finding whose CPU timings count; no verdict rests on a timing during which other work ran.
 
-    Earlier timings do not say whether any did. They count, and the reasons say so.
+    Early records do not say whether other work ran. They count, and the reasons say that this is not known.
     """
-    if test.evidence != CPU_TIMING:
+    if test.evidence != Evidence.CPU_TIMING:
         return finding
     told = [record for record in finding.timings if "processor_seconds" in record]
     if not all(is_quiet(record) for record in told):
         reason = f"It was measured while other work ran; run `{test.command}` again on a quiet machine."
-        return replace(finding, verdict=INCONCLUSIVE, reasons=(reason, *finding.reasons))
+        return replace(finding, verdict=Verdict.INCONCLUSIVE, reasons=(reason, *finding.reasons))
     if len(told) < len(finding.timings):
         reason = "Quietness was not recorded: other work may have run during these rounds."
         return replace(finding, reasons=(*finding.reasons, reason))

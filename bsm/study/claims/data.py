@@ -11,17 +11,7 @@ from typing import Any
 import numpy as np
 
 from bsm.stats import interval_words, ratio
-from bsm.study.claims.claim import (
-    ANALYSIS,
-    BLOCKED,
-    CPU_TIMING,
-    OPTIMISATION,
-    Finding,
-    Test,
-    Values,
-    claim,
-    judge_ratio,
-)
+from bsm.study.claims.claim import Evidence, Finding, Source, Test, Values, Verdict, claim, judge_ratio
 from bsm.study.claims.scan import rounds
 from bsm.study.speed.data import RESTARTED
 
@@ -33,11 +23,11 @@ COMMAND = "bsm bench data --json reports/demo/results/data_loading.json"
     "data-2x",
     "Data processing becomes 2 times faster, 3 s to 1.5 s of a training step",
     figure="2x",
-    source=(OPTIMISATION, ANALYSIS),
+    source=(Source.OPTIMISATION, Source.ANALYSIS),
     tests=[
         Test(
             "CPU",
-            CPU_TIMING,
+            Evidence.CPU_TIMING,
             {"speed": SPEED},
             needs="the documents' data pipeline, before and after; they do not say what it does",
         )
@@ -56,18 +46,18 @@ def data_2x(speed: list[dict[str, Any]]) -> Finding:
     gains = {name: interval_words(ratio(times[a], times[b]), "x") for name, (a, b) in pairs.items() if a in times}
     context = [f"As context, {name}: {gain}." for name, gain in gains.items()]
     own = "The change that they list here, the average of the channels, is a transform: see `mono-halves`."
-    return Finding(BLOCKED, "", (own, *context))
+    return Finding(Verdict.BLOCKED, "", (own, *context))
 
 
 @claim(
     "loader-4x",
     "Data loading becomes 4 times faster with 4 instead of 2 workers, 2 s to 0.5 s",
     figure="4x",
-    source=(OPTIMISATION, ANALYSIS),
+    source=(Source.OPTIMISATION, Source.ANALYSIS),
     tests=[
         Test(
             "CPU",
-            CPU_TIMING,
+            Evidence.CPU_TIMING,
             {"speed": SPEED, "cores": Values("data_loading", "cores")},
             needs="a machine with 5 processor cores or more",
             command=COMMAND,
@@ -86,7 +76,7 @@ def loader_4x(speed: list[dict[str, Any]], cores: int, *, faster: float, workers
         f"One process without workers mixes {alone:,.0f} segments a second here, files in memory.",
     ]
     if cores <= workers:
-        return Finding(BLOCKED, "", (f"{workers} workers on {cores} cores measure the machine.", *reasons))
+        return Finding(Verdict.BLOCKED, "", (f"{workers} workers on {cores} cores measure the machine.", *reasons))
     gain = ratio(times[RESTARTED], times["4 workers"])
     lasting = ratio(times["2 workers"], times["4 workers"])
     reasons.append(f"Over two workers that live on, too: {interval_words(lasting, 'x')}.")

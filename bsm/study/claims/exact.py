@@ -6,26 +6,9 @@ description (:mod:`bsm.study.structure`). Memory is counted from tensors without
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from bsm.study.claims.claim import (
-    ANALYSIS,
-    BLOCKED,
-    GUIDE,
-    INCONCLUSIVE,
-    INCONSISTENT,
-    NOT_SUPPORTED,
-    OPTIMISATION,
-    SUMMARY,
-    SUPPORTED,
-    Finding,
-    Test,
-    Values,
-    claim,
-    computed,
-    on_gpu,
-)
+from bsm.study.claims.claim import Evidence, Finding, Source, Test, Values, Verdict, claim, computed, on_gpu
 from bsm.study.meta import GIB
 
 STEP_SECONDS = {"optimisation report": (60, 12), "summary": (61, 12.5), "analysis": (63, 13)}
@@ -38,21 +21,21 @@ TENSORS = "exact"  # the profile of results that depend on no machine and no son
 
 def counted(**inputs: Values) -> Test:
     """Return a test by counting tensors without values."""
-    return replace(computed(**inputs), on="counted", command="bsm claims count")
+    return Test("counted", Evidence.EXACT, inputs, command="bsm claims count")
 
 
 @claim(
     "params-48",
     "The paper's model has about 48.1 million parameters",
     figure="48.1 million",
-    source=(GUIDE,),
+    source=(Source.GUIDE,),
     tests=[computed(parameters=Values("structure", "parameters.paper"))],
     millions=48.1,
 )
 def params_48(parameters: int, *, millions: float) -> Finding:
     """Count the parameters of the model at the paper's sizes, and round as the claim does."""
     return Finding(
-        SUPPORTED if round(parameters / 1e6, 1) == millions else NOT_SUPPORTED,
+        Verdict.of(round(parameters / 1e6, 1) == millions),
         f"{parameters:,}",
         ("Names and shapes of the weights are those of the author's code.",),
     )
@@ -62,14 +45,14 @@ def params_48(parameters: int, *, millions: float) -> Finding:
     "arch-100",
     "The unofficial implementation's architecture is 100 % that of the paper",
     figure="100 %",
-    source=(ANALYSIS,),
+    source=(Source.ANALYSIS,),
     tests=[computed(properties=Values("structure", "properties"))],
 )
 def arch_100(properties: list[dict[str, Any]]) -> Finding:
     """Compare structural properties of the described model with the paper's: one that differs is not 100 %."""
     differ = [p["property"] for p in properties if p["paper"] != p["seed"]]
     return Finding(
-        NOT_SUPPORTED if differ else SUPPORTED,
+        Verdict.of(not differ),
         f"{len(differ)} of {len(properties)} properties differ",
         (f"These differ: {'; '.join(differ)}.",) if differ else (),
     )
@@ -79,7 +62,7 @@ def arch_100(properties: list[dict[str, Any]]) -> Finding:
     "checkpoints-compat",
     "Checkpoints from before the CUDA scan still load",
     figure="all",
-    source=(SUMMARY, ANALYSIS),
+    source=(Source.SUMMARY, Source.ANALYSIS),
     tests=[
         computed(
             mismatches=Values("structure", "checkpoint.mismatches"),
@@ -91,7 +74,7 @@ def checkpoints_compat(mismatches: list[dict[str, Any]], tensors: int) -> Findin
     """Load the weights of the mixer before the change into the mixer after it, both as described."""
     shown = "; ".join(f"{m['key']}: {m['before'] or 'absent'} to {m['after'] or 'absent'}" for m in mismatches)
     return Finding(
-        NOT_SUPPORTED if mismatches else SUPPORTED,
+        Verdict.of(not mismatches),
         f"{len(mismatches)} of {tensors} weights of a mixer do not fit",
         (f"Loading is refused ({shown}).",) if mismatches else (),
     )
@@ -101,7 +84,7 @@ def checkpoints_compat(mismatches: list[dict[str, Any]], tensors: int) -> Findin
     "loss-exact",
     "The loss with three windows is exactly the paper's",
     figure="exact",
-    source=(ANALYSIS,),
+    source=(Source.ANALYSIS,),
     tests=[computed(losses=Values("structure", "losses"))],
     tolerance=1e-6,
 )
@@ -110,7 +93,7 @@ def loss_exact(losses: list[dict[str, Any]], *, tolerance: float) -> Finding:
     differ = [r for r in losses if abs(r["seed"] - r["paper"]) > tolerance * max(abs(r["paper"]), tolerance)]
     values = "; ".join(f"{r['case']}: {r['seed']:.3g} against {r['paper']:.3g}" for r in losses)
     return Finding(
-        NOT_SUPPORTED if differ else SUPPORTED,
+        Verdict.of(not differ),
         f"{len(differ)} of {len(losses)} values differ",
         (
             f"Random signals, described loss against the paper's. {values}.",
@@ -123,14 +106,14 @@ def loss_exact(losses: list[dict[str, Any]], *, tolerance: float) -> Finding:
     "stft-15",
     "The loss takes 15 STFTs per batch, 5 windows by 3 kinds of loss",
     figure="15",
-    source=(OPTIMISATION,),
+    source=(Source.OPTIMISATION,),
     tests=[computed(stfts=Values("structure", "stfts"))],
     claimed=15,
 )
 def stft_15(stfts: dict[str, int], *, claimed: int) -> Finding:
     """Count the transforms in one evaluation of a literal loss."""
     return Finding(
-        SUPPORTED if stfts["as described"] == claimed else NOT_SUPPORTED,
+        Verdict.of(stfts["as described"] == claimed),
         f"{stfts['as described']} as described, {stfts['three windows']} after the cut, {stfts['here']} here",
         ("The kinds of loss share the transforms of estimate and target. Here one of their difference is enough.",),
     )
@@ -140,7 +123,7 @@ def stft_15(stfts: dict[str, int], *, claimed: int) -> Finding:
     "bands-equal-mel",
     "The spectrum is split into equal or Mel bands",
     figure="equal or Mel",
-    source=(GUIDE,),
+    source=(Source.GUIDE,),
     tests=[computed(bands=Values("structure", "bands"))],
 )
 def bands_equal_mel(bands: dict[str, list[int]]) -> Finding:
@@ -149,7 +132,7 @@ def bands_equal_mel(bands: dict[str, list[int]]) -> Finding:
     others = {name: widths for name, widths in bands.items() if name != "author"}
     shared = {n: sum(a == b for a, b in zip(author, widths, strict=True)) for n, widths in others.items()}
     return Finding(
-        SUPPORTED if author in others.values() else NOT_SUPPORTED,
+        Verdict.of(author in others.values()),
         f"of {len(author)} widths, {', '.join(f'{count} as {name}' for name, count in shared.items())}",
         (f"The author's code has a table of its own, from {min(author)} to {max(author)} bins.",),
     )
@@ -159,7 +142,7 @@ def bands_equal_mel(bands: dict[str, list[int]]) -> Finding:
     "step-60-12",
     "A training step goes from 60 to 12 s, from 61 to 12.5 s, from 63 to 13 s",
     figure="60 to 12 s",
-    source=(OPTIMISATION, SUMMARY, ANALYSIS),
+    source=(Source.OPTIMISATION, Source.SUMMARY, Source.ANALYSIS),
     tests=[computed()],
 )
 def step_60_12() -> Finding:
@@ -169,7 +152,7 @@ def step_60_12() -> Finding:
     listed = {every, tuple(whole - part for whole, part in zip(every, PARTS["convolution"], strict=True))}
     without = [name for name, pair in STEP_SECONDS.items() if pair not in listed]
     return Finding(
-        INCONSISTENT if max(map(len, totals)) > 1 or without else INCONCLUSIVE,
+        Verdict.INCONSISTENT if max(map(len, totals)) > 1 or without else Verdict.INCONCLUSIVE,
         " against ".join(", ".join(map(str, values)) + " s" for values in totals),
         (
             "The same step has another length in each document.",
@@ -184,7 +167,7 @@ def step_60_12() -> Finding:
     "epochs-750-150",
     "100 epochs of 430 steps go from 750 to 150 hours",
     figure="750 to 150 h",
-    source=(SUMMARY, ANALYSIS),
+    source=(Source.SUMMARY, Source.ANALYSIS),
     tests=[computed()],
     before=750,
     after=150,
@@ -196,7 +179,7 @@ def epochs_750_150(*, before: float, after: float, tolerance: float) -> Finding:
     hours = {name: [EPOCHS * STEPS * seconds / 3600 for seconds in pair] for name, pair in documents.items()}
     fits = any(abs(b / before - 1) <= tolerance and abs(a / after - 1) <= tolerance for b, a in hours.values())
     return Finding(
-        SUPPORTED if fits else INCONSISTENT,
+        Verdict.SUPPORTED if fits else Verdict.INCONSISTENT,
         "; ".join(f"{n}: {b:.0f} to {a:.0f} h" for n, (b, a) in hours.items()),
         (
             f"Within {100 * tolerance:g} %, each figure fits the step of another document.",
@@ -209,7 +192,7 @@ def epochs_750_150(*, before: float, after: float, tolerance: float) -> Finding:
     "memory-5-10",
     "The fast kernels use 5 to 10 % more memory",
     figure="5 to 10 %",
-    source=(SUMMARY, ANALYSIS),
+    source=(Source.SUMMARY, Source.ANALYSIS),
     tests=[
         counted(scans=Values("tensors", "scans", profile=TENSORS)),
         on_gpu("scan", packages="mamba-ssm", peaks="memory"),
@@ -229,7 +212,7 @@ def memory_5_10(
         ratio = scans["selective"] / scans["loop"]
         kept = {name: f"{size / GIB:.2f} GiB" for name, size in scans.items()}
         return Finding(
-            SUPPORTED if least <= ratio <= most else NOT_SUPPORTED,
+            Verdict.of(least <= ratio <= most),
             f"the kernel keeps {100 * ratio:.1f} % of what the loop keeps",
             (
                 "Counted from the tensors that each saves for its backward pass: one mixer, 62 bands, 8 s, float32.",
@@ -239,17 +222,16 @@ def memory_5_10(
     peak = {(r["length"], r["backend"]): r["peak_bytes"] for r in peaks if r["axis"] == "time"}
     pairs = [(n, size / peak[n, "sequential"]) for (n, name), size in peak.items() if name == "selective"]
     if not pairs:
-        return Finding(BLOCKED, "", ("The file has no peaks of the backend `selective`.",))
+        return Finding(Verdict.BLOCKED, "", ("The file has no peaks of the backend `selective`.",))
     inside = [least <= ratio <= most for _, ratio in pairs]
-    verdict = SUPPORTED if all(inside) else INCONCLUSIVE if any(inside) else NOT_SUPPORTED
-    return Finding(verdict, ", ".join(f"{ratio:.3f}x at {n} steps" for n, ratio in pairs))
+    return Finding(Verdict.of_parts(inside), ", ".join(f"{ratio:.3f}x at {n} steps" for n, ratio in pairs))
 
 
 @claim(
     "vram-32gb",
     "32 GB of GPU memory force hidden 192, 4 layers, 48 bands, segments of 4 s, batch 2",
     figure="32 GB",
-    source=(ANALYSIS,),
+    source=(Source.ANALYSIS,),
     tests=[counted(steps=Values("tensors", "steps", profile=TENSORS))],
     gigabytes=32,
 )
@@ -259,7 +241,7 @@ def vram_32gb(steps: list[dict[str, Any]], *, gigabytes: float) -> Finding:
     full = size["paper", 1, True]
     shown = {case: f"{value / GIB:.1f} GiB" for case, value in size.items()}
     return Finding(
-        NOT_SUPPORTED if full < 1e9 * gigabytes else SUPPORTED,
+        Verdict.of(full >= 1e9 * gigabytes),
         f"the paper's model takes {shown['paper', 1, True]} of {1e9 * gigabytes / GIB:.1f}",
         (
             "Segments of 8 s, one at a time, blocks recomputed, float32, weights and optimiser included; accumulation "

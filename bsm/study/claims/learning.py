@@ -1,9 +1,10 @@
 """Claims about what trained models reach. Each verdict passes the gate of :mod:`bsm.study.assay` first.
 
-Results are taken from the long study, ``reports/long``, where it is there, and from the default profile otherwise: its
-trainings learn less than a static equaliser, so that they settle nothing. Both have the files ``scores``,
-``ablation_stft``, ``input_length`` and ``vocal_occurrence``; ``baselines`` holds the records of
-:func:`bsm.study.baselines.scores` on the same songs. What the long study has instead is the runs of its campaign.
+Results come from the long study, ``reports/long``, where it has them, and otherwise from the default profile. Networks
+of the default profile learn less than a static equaliser, so that they settle nothing. Its files are ``scores``,
+``ablation_stft``, ``input_length``, ``vocal_occurrence``, and ``baselines``, the records of
+:func:`bsm.study.baselines.scores` on the same songs. The long study has files of the same names, or the runs of its
+campaign instead.
 """
 
 from __future__ import annotations
@@ -17,21 +18,16 @@ import pandas as pd
 from bsm.stats import Interval, interval_words
 from bsm.study.assay import INSENSITIVE, MARGIN, Assay, assay, gain_of
 from bsm.study.claims.claim import (
-    BLOCKED,
     DEMO,
-    FULL,
-    GUIDE,
-    INCONCLUSIVE,
     LONG,
     MIR,
-    NOT_SUPPORTED,
-    OPTIMISATION,
     PUBLISHED,
-    SMALL,
-    SUPPORTED,
+    Evidence,
     Finding,
+    Source,
     Test,
     Values,
+    Verdict,
     claim,
     judge_ratio,
 )
@@ -44,13 +40,14 @@ BASE, REDUCED_LOSS = "base", "loss-3-magnitude"
 NO_TIME, BLIND_LOSS = "none", "loss-blind"
 """Positive controls: no time blocks, and a loss without the target in its spectra."""
 DEGRADING = ("time-reshaped", "attention")
-"""Networks known to degrade in windows of other lengths than trained on: rows that mix, and positions never seen."""
+"""Networks known to degrade in windows longer or shorter than those of their training. The rows of the first mix
+frames; the second meets positions that it never saw."""
 ARMS = {"mamba2": OURS, "bs-roformer": THEIRS}
-"""The long study's names of arms that results of a profile call otherwise."""
+"""The long study's name of an arm -> its name in the results of a profile."""
 LONG_SEGMENTS = {OURS: 1.0}  # s, of the long study's experiment `songs-1s`
 METRICS = {"usdr": "uSDR", "csdr": "cSDR"}
 FILLED = 0.9
-"""Share of a window that is sound and no padding, on average, for its length to count."""
+"""Least share of a window that must be sound, not padding, on average; otherwise its length does not count."""
 BASELINES = Values("baselines", optional=True)
 LONG_SONGS = {
     "scores": Values("songs-1s-regions", "scores", runs=True),
@@ -62,17 +59,21 @@ REAL_WINDOWS = {
     "real_segments": Values("input_length", "trained", profile=MIR, optional=True),
     "real_songs": Values("data", profile=MIR, optional=True),
 }
-"""Scores by window on real singing, the context of those on synthesised songs."""
+"""Scores by window on real singing, as context for those on synthesised songs."""
 
 
 def trained(long: Mapping[str, Values] | None = None, **inputs: Values) -> Test:
     """Return a test by small models that were trained here; ``long`` is what the long study has instead."""
-    return Test("small models", SMALL, inputs, (LONG, DEMO), "trained small models", "make reproduce", long=long or {})
+    return Test(
+        "small models", Evidence.SMALL, inputs, (LONG, DEMO), "trained small models", "make reproduce", long=long or {}
+    )
 
 
 def of_published(needs: str, **inputs: Values) -> Test:
-    """Return a test by the published weights on real songs, which ``make published`` scores."""
-    return Test("published model", FULL, inputs, needs=needs, command="make published", options={"published": True})
+    """Return a test by the published weights on real songs, scored by ``make published``."""
+    return Test(
+        "published model", Evidence.FULL, inputs, needs=needs, command="make published", options={"published": True}
+    )
 
 
 def scored(*records: Records) -> pd.DataFrame:
@@ -81,23 +82,18 @@ def scored(*records: Records) -> pd.DataFrame:
 
 
 def gated(found: Finding, gate: Assay) -> Finding:
-    """Return a finding where the assay is sensitive; otherwise say that it is not, what it measured, and why."""
+    """Return a finding if the assay is sensitive, otherwise an inconclusive one with its figure and the reasons."""
     reasons = (*found.reasons, *(f"{reason}." for reason in gate.reasons))
-    if gate.sensitive or found.verdict == BLOCKED:
+    if gate.sensitive or found.verdict == Verdict.BLOCKED:
         return Finding(found.verdict, found.measured, reasons)
-    return Finding(INCONCLUSIVE, INSENSITIVE, (f"Measured: {found.measured}.", *reasons))
-
-
-def worst(verdicts: Sequence[str]) -> str:
-    """Combine the verdicts on all parts of a claim."""
-    return next((v for v in (NOT_SUPPORTED, INCONCLUSIVE) if v in verdicts), SUPPORTED)
+    return Finding(Verdict.INCONCLUSIVE, INSENSITIVE, (f"Measured: {found.measured}.", *reasons))
 
 
 @claim(
     "slight-loss",
     "Leaving out phase and two windows of the loss costs slight quality",
     figure="slight",
-    source=(OPTIMISATION,),
+    source=(Source.OPTIMISATION,),
     tests=[trained(scores=Values("ablation_stft", "scores"), baselines=BASELINES)],
     margin=MARGIN,
 )
@@ -105,7 +101,7 @@ def slight_loss(scores: Records, baselines: Records = (), *, margin: float) -> F
     """Compare models trained with both losses: slight means no more than the paper's advantage over BS-RoFormer."""
     frame = scored(scores, baselines)
     if not {BASE, REDUCED_LOSS} <= set(frame["system"]):
-        return Finding(BLOCKED, "", (f"The variant `{REDUCED_LOSS}` was not trained.",))
+        return Finding(Verdict.BLOCKED, "", (f"The variant `{REDUCED_LOSS}` was not trained.",))
     lost = gain_of(frame, BASE, REDUCED_LOSS)
     verdict = judge_ratio(lost, -np.inf, margin)
     reasons = (f"Slight means at most {margin:g} dB, the paper's advantage over {THEIRS}.",)
@@ -119,7 +115,7 @@ def padding(seconds: float, window: float | None) -> float:
 
 
 def windows_of(scores: Records, songs: Records) -> dict[float, pd.DataFrame]:
-    """Return by window the scores without overlap of those tracks whose windows are filled.
+    """Return by window the scores without overlap of the tracks that fill their windows.
 
     A last window that is padded with zeros is shorter than it says: a song of 24 s has no second window of 16 s.
 
@@ -144,7 +140,7 @@ def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: f
     "stable-1-16",
     "Scores are stable over input lengths of 1 to 16 s",
     figure="1 to 16 s",
-    source=(GUIDE,),
+    source=(Source.GUIDE,),
     tests=[
         trained(
             scores=Values("input_length", "scores"),
@@ -189,12 +185,12 @@ def stable_1_16(
     own = segments[OURS]
     frames = {w: frame for w, frame in windows_of(scores, songs).items() if shortest <= w <= longest}
     if own not in frames:
-        return Finding(BLOCKED, "", (f"Windows of {own:g} s, as in training, were not scored.",))
+        return Finding(Verdict.BLOCKED, "", (f"Windows of {own:g} s, as in training, were not scored.",))
     changes = {(w, m): change(frames, OURS, w, own, m) for w in frames if w != own for m in METRICS if m in frames[own]}
     if not changes:
-        return Finding(BLOCKED, "", (f"Beside windows of {own:g} s, as in training, none was scored.",))
+        return Finding(Verdict.BLOCKED, "", (f"Beside windows of {own:g} s, as in training, none was scored.",))
     judged = [judge_ratio(gain, -MARGIN, MARGIN) for gain in changes.values()]
-    judged += [INCONCLUSIVE] * (not {shortest, longest} <= set(frames))
+    judged += [Verdict.INCONCLUSIVE] * (not {shortest, longest} <= set(frames))
     for w, frame in frames.items():
         if NO_TIME in set(frame["system"]):
             over_none = [differences(table_of(frames[v], OURS), table_of(frames[v], NO_TIME)) for v in (w, own)]
@@ -205,7 +201,7 @@ def stable_1_16(
     if published:
         alone = "No network that is known to degrade stands beside it, so that no change is seen settles nothing."
         compared = f"Against windows of {own:g} s; stable means within {MARGIN:g} dB."
-        return Finding(worst([*judged, INCONCLUSIVE]), measured, (spans, compared, alone))
+        return Finding(Verdict.worst([*judged, Verdict.INCONCLUSIVE]), measured, (spans, compared, alone))
     losses = {name: [change(frames, name, w, own, "usdr") for w in frames if w != own] for name in DEGRADING}
     seen = [name for name, found in losses.items() if any(gain is not None and gain.high < 0 for gain in found)]
     gate = assay(pd.concat([frames[own], *([scored(baselines)] if baselines else [])]), [OURS], NO_TIME)
@@ -218,7 +214,7 @@ def stable_1_16(
         reasons.append(f"As context, {THEIRS} changes at most {interval_words(most, ' dB')} uSDR, at {at:g} s.")
     if real:
         reasons.append(_sensitivity(real, real_segments, real_songs))
-    return gated(Finding(worst(judged), measured, reasons), gate)
+    return gated(Finding(Verdict.worst(judged), measured, reasons), gate)
 
 
 def _sensitivity(scores: Records, segments: Mapping[str, float], songs: Records) -> str:
@@ -241,7 +237,7 @@ def _singers(frame: pd.DataFrame) -> str:
     "nonoverlap-8",
     "Windows of 8 s without overlap suffice",
     figure="8 s",
-    source=(GUIDE,),
+    source=(Source.GUIDE,),
     tests=[
         trained(
             scores=Values("input_length", "scores"),
@@ -259,7 +255,7 @@ def nonoverlap_8(
     """Compare windows that overlap by half with none: what overlap gains speaks against the claim, a loss does not."""
     gains = overlap_gains(scores)
     if window not in gains:
-        return Finding(BLOCKED, "", (f"Windows of {window:g} s were not scored with overlap.",))
+        return Finding(Verdict.BLOCKED, "", (f"Windows of {window:g} s were not scored with overlap.",))
     gain = gains[window]
     verdict = judge_ratio(gain, -np.inf, margin)
     reasons = [f"Half of each window overlaps; suffices means that this gains at most {margin:g} dB."]

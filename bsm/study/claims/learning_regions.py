@@ -6,18 +6,7 @@ import pandas as pd
 
 from bsm.stats import crossed_interval, interval_words
 from bsm.study.assay import assay
-from bsm.study.claims.claim import (
-    BLOCKED,
-    GUIDE,
-    INCONCLUSIVE,
-    MIR,
-    NOT_SUPPORTED,
-    PUBLISHED,
-    SUPPORTED,
-    Finding,
-    Values,
-    claim,
-)
+from bsm.study.claims.claim import MIR, PUBLISHED, Finding, Source, Values, Verdict, claim
 from bsm.study.claims.learning import (
     ARMS,
     BASELINES,
@@ -43,7 +32,7 @@ REAL = Values("vocal_occurrence", "regions", profile=MIR, optional=True)
     "intermittent",
     "It is better than BS-RoFormer where vocals are intermittent",
     figure="better",
-    source=(GUIDE,),
+    source=(Source.GUIDE,),
     tests=[
         trained(
             regions=Values("vocal_occurrence", "regions"),
@@ -77,7 +66,7 @@ def intermittent(
     gains = advantage(regions)
     if gains.empty:
         alone = [by_bin(sdr_of(regions, level), f"{OURS}'s SDR by {level}", level) for level in EDGES if published]
-        return Finding(BLOCKED, "", (f"Both {OURS} and {THEIRS} are needed.", *alone))
+        return Finding(Verdict.BLOCKED, "", (f"Both {OURS} and {THEIRS} are needed.", *alone))
     short = gains.index.get_level_values("duration") < shorter
     owners = gains.index.get_level_values("song")
     gain, more = crossed_interval(gains[short], owners[short]), crossed_interval(gains, owners, against=~short)
@@ -89,8 +78,7 @@ def intermittent(
     ]
     if real:
         reasons.append(by_bin(advantage(real), "On real singing (MIR-1K, one seed), by duration"))
-    verdict = SUPPORTED if holds else NOT_SUPPORTED if fails else INCONCLUSIVE
-    found = Finding(verdict, f"{interval_words(gain, ' dB')} in regions under {shorter:g} s", reasons)
+    found = Finding(Verdict.of(holds, fails), f"{interval_words(gain, ' dB')} in regions under {shorter:g} s", reasons)
     if published:
         return found
     whole = [record for record in scores if record.get("window") is None]  # not those of windows

@@ -1,4 +1,4 @@
-"""The ledger: every claim judged from result files, and the page and tables that say so, all of it output.
+"""The ledger: judge every claim from result files, and write the page and the tables that say so.
 
 ``bsm claims render`` writes ``reports/CLAIMS.md``; ``bsm claims check`` judges again and names what differs.
 """
@@ -17,23 +17,7 @@ from bsm.errors import InputError
 from bsm.files import write_text
 from bsm.study import campaign, contributed
 from bsm.study.claims import data, exact, learning, learning_regions, memory, published, scan, step  # noqa: F401 (registers the claims)
-from bsm.study.claims.claim import (
-    BLOCKED,
-    CLAIMS,
-    CPU_TIMING,
-    GPU,
-    INCONCLUSIVE,
-    INCONSISTENT,
-    LONG,
-    NOT_SUPPORTED,
-    SUPPORTED,
-    VERDICTS,
-    Claim,
-    Finding,
-    Test,
-    Values,
-    undisturbed,
-)
+from bsm.study.claims.claim import CLAIMS, GPU, LONG, Claim, Evidence, Finding, Test, Values, Verdict, undisturbed
 from bsm.study.figures import table_markdown
 from bsm.study.records import ROOT, on_gpu, read_result
 
@@ -64,7 +48,7 @@ class Line(NamedTuple):
     @property
     def evidence(self) -> str:
         """The kind of evidence; none where the test is blocked."""
-        return "–" if self.finding.verdict == BLOCKED else self.test.evidence
+        return "–" if self.finding.verdict == Verdict.BLOCKED else self.test.evidence
 
 
 class _Missing(Exception):
@@ -86,7 +70,7 @@ def judge(claim: Claim, test: Test, profile: str = PROFILE, reports: Path = REPO
             return _judged(claim, test, candidate, reports)
         except _Missing as reason:
             missing.append(str(reason))
-    return Line(claim, test, Finding(BLOCKED, "", tuple(f"{reason}." for reason in missing)))
+    return Line(claim, test, Finding(Verdict.BLOCKED, "", tuple(f"{reason}." for reason in missing)))
 
 
 def _judged(claim: Claim, test: Test, profile: str, reports: Path) -> Line:
@@ -179,14 +163,14 @@ def claims_table(profile: str, results: Collection[str], reports: Path = REPORTS
 def tally(judged: Sequence[Line]) -> str:
     """Return how many claims and tests there are, and tests of each verdict, in words."""
     counts = Counter(line.finding.verdict for line in judged)
-    verdicts = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
+    verdicts = ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v])
     return f"{len({line.claim.id for line in judged})} claims in {len(judged)} tests: {verdicts}"
 
 
 def short_table(judged: Sequence[Line]) -> str:
     """Return the lines that are not blocked as a table: claim, claimed and measured figure, verdict, evidence."""
-    shown = sorted(judged, key=lambda line: VERDICTS.index(line.finding.verdict))
-    found = frame([line for line in shown if line.finding.verdict != BLOCKED])
+    shown = sorted(judged, key=lambda line: list(Verdict).index(line.finding.verdict))
+    found = frame([line for line in shown if line.finding.verdict != Verdict.BLOCKED])
     caption = f"{tally(judged)}. In brackets: 95 % intervals, or the range of fewer than five rounds"
     return table_markdown(
         found.drop(columns="claim").rename(columns={"id": "claim"}), caption=caption, not_comparable=True
@@ -195,7 +179,7 @@ def short_table(judged: Sequence[Line]) -> str:
 
 def blocked_table(judged: Sequence[Line]) -> str:
     """Return what each blocked test needs, and the one command that then makes its result."""
-    blocked = [line for line in judged if line.finding.verdict == BLOCKED]
+    blocked = [line for line in judged if line.finding.verdict == Verdict.BLOCKED]
     rows = [(x.name, x.claim.figure, x.test.needs or None, x.test.command and f"`{x.test.command}`") for x in blocked]
     found = pd.DataFrame(rows, columns=["claim", "claimed", "needs", "command, once it is here"]).replace("", None)
     return table_markdown(found, caption=f"{len(rows)} tests are blocked")
@@ -203,20 +187,20 @@ def blocked_table(judged: Sequence[Line]) -> str:
 
 def page(judged: Sequence[Line]) -> str:
     """Return ``CLAIMS.md``: what a reader gets in a minute, then every claim with its reasons and files."""
-    found = {verdict: [x for x in judged if x.finding.verdict == verdict] for verdict in VERDICTS}
+    found = {verdict: [x for x in judged if x.finding.verdict == verdict] for verdict in Verdict}
 
     def listed(verdict: str) -> str:
-        where = {CPU_TIMING: "On a CPU, without a GPU's kernels: "}
+        where = {Evidence.CPU_TIMING: "On a CPU, without a GPU's kernels: "}
         return "\n".join(f"- {where.get(x.evidence, '')}{x.claim.text}." for x in found[verdict]) or "- None."
 
     sections = [
         "# Claims",
         f"{tally(judged)}. A claim about a GPU has a test of its own for it, which waits for one.",
         "## In a minute",
-        f"Supported:\n\n{listed(SUPPORTED)}",
-        f"Not supported:\n\n{listed(NOT_SUPPORTED)}",
-        f"In contradiction with themselves:\n\n{listed(INCONSISTENT)}",
-        f"Measured, but the measurement cannot tell:\n\n{listed(INCONCLUSIVE)}",
+        f"Supported:\n\n{listed(Verdict.SUPPORTED)}",
+        f"Not supported:\n\n{listed(Verdict.NOT_SUPPORTED)}",
+        f"In contradiction with themselves:\n\n{listed(Verdict.INCONSISTENT)}",
+        f"Measured, but the measurement cannot tell:\n\n{listed(Verdict.INCONCLUSIVE)}",
         "## All tests",
         short_table(judged),
         blocked_table(judged),
@@ -240,7 +224,7 @@ def _test(line: Line) -> str:
     found, test = line.finding, line.test
     title = f"**{test.on}: {found.verdict}**" + f", {found.measured}." * bool(found.measured)
     reasons = list(found.reasons)
-    if found.verdict == BLOCKED:
+    if found.verdict == Verdict.BLOCKED:
         steps = [f"It needs {test.needs}."] * bool(test.needs) + [f"Command: `{test.command}`."] * bool(test.command)
         reasons[:0] = steps
     if line.files:

@@ -10,18 +10,7 @@ import pandas as pd
 from bsm.cue_gap import summary
 from bsm.stats import interval_words
 from bsm.study import recall
-from bsm.study.claims.claim import (
-    INCONCLUSIVE,
-    LONG,
-    NOT_SUPPORTED,
-    PAPER,
-    SMALL,
-    SUPPORTED,
-    Finding,
-    Test,
-    Values,
-    claim,
-)
+from bsm.study.claims.claim import LONG, Evidence, Finding, Source, Test, Values, Verdict, claim
 
 RANGE = 0.5  # s, the longest gap in training
 ENDPOINT = "gap 4"  # 8 times as long, stated before the runs
@@ -32,11 +21,11 @@ OURS, THEIRS = "mamba2", "attention"
     "memory",
     "Mamba2 keeps a voice in mind over long gaps where attention loses it",
     figure="longer",
-    source=(PAPER,),
+    source=(Source.PAPER,),
     tests=[
         Test(
             "the probe of memory, tones",
-            SMALL,
+            Evidence.SMALL,
             {"answers": Values("cue-gap-0.5", "answers", profile=LONG, runs=True)},
             needs="the long study's trainings",
             command="bsm campaign reports/long/campaign.yaml",
@@ -57,10 +46,10 @@ def memory(answers: Sequence[Mapping[str, Any]], *, learned: float) -> Finding:
     seeds = both.index[both.all(axis=1)]
     frame = frame[frame["seed"].isin(seeds)]
     if not len(seeds):
-        return Finding(INCONCLUSIVE, "no seed learned", ("In no seed did both arms learn to remember.",))
+        return Finding(Verdict.INCONCLUSIVE, "no seed learned", ("In no seed did both arms learn to remember.",))
     found = recall.difference(frame, (OURS, ENDPOINT), (THEIRS, ENDPOINT))
     control = recall.difference(frame, (OURS, f"gap {RANGE:g}"), (OURS, f"cut {RANGE:g}"))
-    verdict = SUPPORTED if found.low > 0 else NOT_SUPPORTED if found.high < 0 else INCONCLUSIVE
+    verdict = Verdict.of(found.low > 0, found.high < 0)
     reasons = [
         f"SDR of `{OURS}` minus `{THEIRS}` after a gap of 4 s, trained with gaps up to {RANGE:g} s; this endpoint was "
         f"stated before the runs.",
@@ -71,6 +60,6 @@ def memory(answers: Sequence[Mapping[str, Any]], *, learned: float) -> Finding:
         between = recall.difference(frame, (OURS, f"gap {gap}"), (THEIRS, f"gap {gap}"))
         reasons.append(f"Exploratory: after {gap} s the difference is {interval_words(between, ' dB')}.")
     if not control.low > 0:
-        verdict = INCONCLUSIVE
+        verdict = Verdict.INCONCLUSIVE
         reasons.append("The control is not seen to lose, so that the probe shows nothing.")
     return Finding(verdict, interval_words(found, " dB"), reasons)

@@ -1,4 +1,4 @@
-"""Claims about the paper's own scores, which need its songs, and its weights or its training."""
+"""Claims about the paper's own scores. Testing them takes its songs, and its weights or its training."""
 
 from __future__ import annotations
 
@@ -8,22 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bsm.data.registry import load
-from bsm.study.claims.claim import (
-    ANALYSIS,
-    BLOCKED,
-    DEMO,
-    FULL,
-    GPU,
-    GUIDE,
-    INCONCLUSIVE,
-    NOT_SUPPORTED,
-    PUBLISHED,
-    SUPPORTED,
-    Finding,
-    Test,
-    Values,
-    claim,
-)
+from bsm.study.claims.claim import DEMO, GPU, PUBLISHED, Evidence, Finding, Source, Test, Values, Verdict, claim
 from bsm.study.contributed import DEFINITIONS, FOLDER
 from bsm.study.published import AUTHOR
 
@@ -35,11 +20,11 @@ SPREAD = "Whether the published cSDR is a mean or a median over songs is not sta
     "sdr-1103",
     "The published model reaches a cSDR of 11.03 dB and a uSDR of 10.70 dB on MUSDB18-HQ",
     figure="11.03, 10.70 dB",
-    source=(GUIDE,),
+    source=(Source.GUIDE,),
     tests=[
         Test(
             "MUSDB18-HQ",
-            FULL,
+            Evidence.FULL,
             {
                 "published": Values("published_model"),
                 "contributed": Values(AUTHOR, profile=FOLDER, optional=True),
@@ -67,8 +52,9 @@ def sdr_1103(
     Where nothing was measured here, results that others contributed count, if they are of those weights and songs.
     """
 
-    def judge(csdrs: Mapping[str, float], mean: float) -> str:
-        return _both([abs(value - csdr) <= tolerance for value in csdrs.values()], abs(mean - usdr) <= tolerance)
+    def judge(csdrs: Mapping[str, float], mean: float) -> Verdict:
+        same = Verdict.of_parts([abs(value - csdr) <= tolerance for value in csdrs.values()])
+        return Verdict.worst([same, Verdict.of(abs(mean - usdr) <= tolerance)])
 
     csdrs, mean = summary_of(published["scores"])
     limits = (f"Within {tolerance:g} dB counts as the same.", SPREAD)
@@ -81,11 +67,11 @@ def sdr_1103(
         found = [summary_of(record["values"]) for record in counted.values()]
         verdicts = {judge(*scores) for scores in found}
         reasons = [_contributor(file, record) for file, record in counted.items()]
-        verdict = verdicts.pop() if len(verdicts) == 1 else INCONCLUSIVE
+        verdict = verdicts.pop() if len(verdicts) == 1 else Verdict.INCONCLUSIVE
         return Finding(verdict, " and ".join(words_of(*scores) for scores in found), (*reasons, *told, *limits))
     context = f"As context, {published.get('model')} on {published.get('data')}: {words_of(csdrs, mean)}."
     real = "MUSDB18" in published.get("data", "")
-    return Finding(BLOCKED, "", (*published["missing"], *[context] * real, *told))
+    return Finding(Verdict.BLOCKED, "", (*published["missing"], *[context] * real, *told))
 
 
 def _lacks(record: Mapping[str, Any]) -> str:
@@ -112,11 +98,11 @@ def _contributor(file: str, record: Mapping[str, Any]) -> str:
     "ten-epochs",
     "Ten epochs reach the paper's SDR",
     figure="10 epochs",
-    source=(ANALYSIS,),
+    source=(Source.ANALYSIS,),
     tests=[
         Test(
             "GPU",
-            FULL,
+            Evidence.FULL,
             {"scores": Values("ten_epochs")},
             (GPU,),
             needs="MUSDB18-HQ and a GPU",
@@ -132,13 +118,9 @@ def _contributor(file: str, record: Mapping[str, Any]) -> str:
 def ten_epochs(scores: Records, *, csdr: float, usdr: float, tolerance: float) -> Finding:
     """Score the paper's model after ten epochs: reached means no more than ``tolerance`` dB below the paper's."""
     csdrs, mean = summary_of(scores)
-    reached = [value >= csdr - tolerance for value in csdrs.values()]
-    verdict = _both(reached, mean >= usdr - tolerance)
+    reached = Verdict.of_parts([value >= csdr - tolerance for value in csdrs.values()])
+    verdict = Verdict.worst([reached, Verdict.of(mean >= usdr - tolerance)])
     return Finding(verdict, words_of(csdrs, mean), (f"At most {tolerance:g} dB below counts as reached.", SPREAD))
-
-
-def _both(csdrs: Sequence[bool], usdr: bool) -> str:
-    return NOT_SUPPORTED if not usdr or not any(csdrs) else SUPPORTED if all(csdrs) else INCONCLUSIVE
 
 
 def summary_of(records: Records) -> tuple[dict[str, float], float]:

@@ -10,22 +10,16 @@ import pandas as pd
 
 from bsm.stats import Interval, bootstrap_interval, interval_words, ratio
 from bsm.study.claims.claim import (
-    ANALYSIS,
-    BLOCKED,
     DEMO,
-    FULL,
     GPU,
-    INCONCLUSIVE,
     LONG,
-    NOT_SUPPORTED,
     ON_GPU,
-    OPTIMISATION,
-    SMALL,
-    SUMMARY,
-    SUPPORTED,
+    Evidence,
     Finding,
+    Source,
     Test,
     Values,
+    Verdict,
     claim,
     judge_ratio,
     on_cpu,
@@ -48,7 +42,7 @@ DATA_SHEETS = (
     "scan-8x",
     "The selective scan becomes 8 times faster, 40 s to 5 s of a training step",
     figure="8x",
-    source=(OPTIMISATION, SUMMARY, ANALYSIS),
+    source=(Source.OPTIMISATION, Source.SUMMARY, Source.ANALYSIS),
     tests=[
         on_cpu("02_scan_backends", speed=Values("scan_backends", "speed")),
         on_gpu("scan", packages="mamba-ssm", kernel=KERNEL, speed="speed"),
@@ -80,7 +74,7 @@ def scan_8x(speed: list[dict[str, Any]], *, faster: float, fast: str = "chunked"
     "conv-3x",
     "The causal convolution becomes 3 times faster, 3 s to 1 s of a training step",
     figure="3x",
-    source=(SUMMARY, ANALYSIS),
+    source=(Source.SUMMARY, Source.ANALYSIS),
     tests=[
         on_cpu("02_scan_backends", conv=Values("scan_backends", "conv")),
         on_gpu("block", packages="causal-conv1d", kernel=CONV_KERNEL, conv="conv"),
@@ -103,7 +97,7 @@ def conv_3x(conv: list[dict[str, Any]], *, faster: float, fast: str = "shifted")
     "bench-25ms",
     "4 s of audio take 25.3 ms, 15,810 frames per second",
     figure="25.3 ms",
-    source=(SUMMARY, ANALYSIS),
+    source=(Source.SUMMARY, Source.ANALYSIS),
     tests=[
         on_cpu(
             "02_scan_backends",
@@ -141,7 +135,7 @@ def bench_25ms(
             f"{needed:.1f} TFLOP/s, {shares} peak in float32 ({DATA_SHEETS}). So a large GPU can reach the figure."
         )
     return Finding(
-        SUPPORTED if slowest <= milliseconds else NOT_SUPPORTED if fastest > milliseconds else INCONCLUSIVE,
+        Verdict.of(slowest <= milliseconds, fastest > milliseconds),
         f"{fastest:,.0f} ms for {every} rows, {times[one].min():.1f} ms for one",
         reasons,
         block,
@@ -152,11 +146,11 @@ def bench_25ms(
     "parity-1e5",
     "The CUDA kernels agree with plain PyTorch within 1e-5",
     figure="1e-5",
-    source=(SUMMARY, ANALYSIS),
+    source=(Source.SUMMARY, Source.ANALYSIS),
     tests=[
         Test(
             "GPU",
-            FULL,
+            Evidence.FULL,
             {
                 "own": Values("scan_backends", "speed"),
                 "kernels": Values("scan", "speed", profile=GPU, optional=True),
@@ -181,10 +175,10 @@ def parity_1e5(own: list[dict[str, Any]], kernels: list[dict[str, Any]] | None =
     )
     found = [r for r in kernels or () if r["backend"] == KERNEL]
     if not found:
-        return Finding(BLOCKED, "", reasons)
+        return Finding(Verdict.BLOCKED, "", reasons)
     outputs, gradients = (max(errors, default=float("nan")) for errors in errors_of(found))
     return Finding(
-        NOT_SUPPORTED if max(outputs, gradients) > tolerance else SUPPORTED,
+        Verdict.of(max(outputs, gradients) <= tolerance),
         f"outputs at most {outputs:.1e}, gradients at most {gradients:.1e}",
         reasons,
     )
@@ -200,7 +194,7 @@ def errors_of(records: Sequence[dict[str, Any]]) -> tuple[list[float], list[floa
     "compile-20",
     "torch.compile gains 10 to 20 %",
     figure="10 to 20 %",
-    source=(SUMMARY,),
+    source=(Source.SUMMARY,),
     tests=[
         on_cpu("02_scan_backends", compiled=Values("scan_backends", "compile")),
         on_gpu("compile", compiled=""),
@@ -226,14 +220,14 @@ def compile_20(compiled: dict[str, Any], *, least: float, most: float) -> Findin
     "feedthrough-dominant",
     "The direct feedthrough D u is the dominant term of the scan",
     figure="dominant",
-    source=(OPTIMISATION,),
-    tests=[Test("small models", SMALL, {"shares": Values("direct_term", "shares")}, (LONG, DEMO))],
+    source=(Source.OPTIMISATION,),
+    tests=[Test("small models", Evidence.SMALL, {"shares": Values("direct_term", "shares")}, (LONG, DEMO))],
     share=0.5,
 )
 def feedthrough_dominant(shares: list[dict[str, Any]], *, share: float) -> Finding:
     """Compare ||D u|| / ||y|| in the mixers of a trained model and of random weights, the control.
 
-    The share tells something of trained scans only where random weights, which have learned nothing, do not have it.
+    The share says something about trained scans only where random weights do not have it: they have learned nothing.
     """
     frame = pd.DataFrame(shares)
     trained, random = (bootstrap_interval(frame[frame.weights == kind]["direct"]) for kind in ("trained", "random"))
@@ -242,7 +236,7 @@ def feedthrough_dominant(shares: list[dict[str, Any]], *, share: float) -> Findi
     verdict = judge_ratio(trained, share)
     told = judge_ratio(random, share) != verdict
     return Finding(
-        verdict if told or verdict == NOT_SUPPORTED else INCONCLUSIVE,
+        verdict if told or verdict == Verdict.NOT_SUPPORTED else Verdict.INCONCLUSIVE,
         f"a share of {interval_words(trained)}; random weights {interval_words(random)}",
         (
             f"The share is ||D u|| / ||y||, over the mixers of a small model; dominant means more than {share:g}.",
@@ -260,4 +254,4 @@ def rounds(gain: Interval) -> str:
 
 
 def _lacks(backend: str) -> Finding:
-    return Finding(BLOCKED, "", (f"The result file has no measurement of the backend `{backend}`.",))
+    return Finding(Verdict.BLOCKED, "", (f"The result file has no measurement of the backend `{backend}`.",))

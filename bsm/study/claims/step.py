@@ -10,18 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bsm.stats import bootstrap_interval, interval_words, ratio
-from bsm.study.claims.claim import (
-    ANALYSIS,
-    INCONCLUSIVE,
-    OPTIMISATION,
-    SUMMARY,
-    Finding,
-    Values,
-    claim,
-    judge_ratio,
-    on_cpu,
-    on_gpu,
-)
+from bsm.study.claims.claim import Finding, Source, Values, Verdict, claim, judge_ratio, on_cpu, on_gpu
 from bsm.study.claims.scan import rounds
 from bsm.study.speed.parts import SCAN
 from bsm.study.speed.spectra import AFTER_LOSS, AVERAGED, COMPLEX_LOSS, DESCRIBED_LOSS, EACH, EXACT_LOSS
@@ -37,7 +26,7 @@ def _where(record: dict[str, Any]) -> str:
     "train-5x",
     "Training becomes 5 to 10 times faster",
     figure="5 to 10x",
-    source=(SUMMARY, ANALYSIS),
+    source=(Source.SUMMARY, Source.ANALYSIS),
     tests=[
         on_cpu("03_training_step", variants=Values("step_profile", "variants")),
         on_gpu("step", variants="variants"),
@@ -65,7 +54,7 @@ def train_5x(variants: list[dict[str, Any]], *, faster: float) -> Finding:
     "scan-65pct",
     "The scan takes about 65 % of a training step",
     figure="65 %",
-    source=(ANALYSIS,),
+    source=(Source.ANALYSIS,),
     tests=[
         on_cpu(
             "03_training_step",
@@ -90,7 +79,7 @@ def scan_65pct(
     found = {judge_ratio(share, least, most) for share in (loop, *careful.values())}
     others = [f"With a careful loop ({where}): {interval_words(share, ' %')}." for where, share in careful.items()]
     return Finding(
-        found.pop() if len(found) == 1 else INCONCLUSIVE,
+        found.pop() if len(found) == 1 else Verdict.INCONCLUSIVE,
         interval_words(loop, " %"),
         (
             f"With the described loop, forward and backward; {_where(named(variants, BEFORE.name))}, {rounds(loop)}.",
@@ -106,7 +95,7 @@ def scan_65pct(
     "stft-loss-3x",
     "The STFT loss becomes 3 times faster, 15 s to 5 s of a training step",
     figure="3x",
-    source=(OPTIMISATION, SUMMARY, ANALYSIS),
+    source=(Source.OPTIMISATION, Source.SUMMARY, Source.ANALYSIS),
     tests=[
         on_cpu("03_training_step", losses=Values("step_profile", "losses")),
         on_gpu("step", losses="losses"),
@@ -138,7 +127,7 @@ def stft_loss_3x(losses: list[dict[str, Any]], *, faster: float, least: float) -
     "mono-halves",
     "Averaging stereo to mono halves the cost of the STFTs",
     figure="50 %",
-    source=(OPTIMISATION,),
+    source=(Source.OPTIMISATION,),
     tests=[
         on_cpu("03_training_step", stft=Values("step_profile", "stft"), sides=Values("step_profile", "sides")),
         on_gpu("step", stft="stft"),

@@ -1,4 +1,4 @@
-"""Training steps of this revision and of another one, which take turns in processes of their own."""
+"""Compare training steps of this revision and of another. They take turns, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from bsm.study.speed.timer import Rounds, is_quiet, turns
 ROFORMER = "BS-RoFormer"
 NETWORKS = (*TIME_BLOCKS, ROFORMER)
 HERE, THERE = "here", "there"
-PARTS = ("forward", "loss", "backward", "clipping", "optimiser", "average")
 WARM_UP = 2  # steps; the first one makes the optimiser's moments
 
 
@@ -65,46 +64,44 @@ SIZES = {
 BLOCKS_AT = "study-16k"  # the size at which all networks are measured
 
 
-def cases(sizes: Iterable[str] = SIZES, networks: Iterable[str] = NETWORKS) -> list[tuple[str, str]]:
+def cases(sizes: Iterable[str] = SIZES) -> list[tuple[str, str]]:
     """List (size, network): the paper's network at every size, and the others at :data:`BLOCKS_AT`, or at a size alone.
 
     Raises:
         InputError: a size is none of :data:`SIZES`.
     """
-    sizes, networks = list(sizes), list(networks)
+    sizes = list(sizes)
     if unknown := [s for s in sizes if s not in SIZES]:
         raise InputError(f"no size {', '.join(unknown)} is compared; choose from {', '.join(SIZES)}")
-    return [(s, n) for s in sizes for n in networks if n == "mamba2" or s == BLOCKS_AT or len(sizes) == 1]
+    return [(s, n) for s in sizes for n in NETWORKS if n == "mamba2" or s == BLOCKS_AT or len(sizes) == 1]
 
 
-def measure(
-    folder: Path | None, pairs: Sequence[tuple[str, str]] | None = None, *, repeats: int = 5
-) -> list[dict[str, Any]]:
-    """Measure training steps of this revision, and of the one in a folder, which take turns step by step.
+def measure(folder: Path, pairs: Sequence[tuple[str, str]], *, repeats: int = 5) -> list[dict[str, Any]]:
+    """Measure training steps of this revision and of the one in a folder; the revisions take turns step by step.
 
     Both run with this process's number of threads, on random segments and with each revision's own settings of the C
     library's allocator.
 
     Args:
-        folder: checkout of the other revision; None measures this one alone.
-        pairs: (size, network), see :func:`cases`; all by default.
+        folder: checkout of the other revision.
+        pairs: (size, network), see :func:`cases`.
         repeats: kept steps.
 
     Returns:
         One record per size, network and revision: ``size``, ``network``, ``revision`` (:data:`HERE` or :data:`THERE`),
-        ``seconds`` of every step (wall time), ``processor_seconds``, ``rounds_repeated``, ``parts`` (the processor time
-        of each of :data:`PARTS` in every step), ``peak_bytes`` and ``base_bytes`` (resident memory in all, and before
-        the network was made). A revision that has no such network has ``lacks`` instead: what it said.
+        the times of its steps (:meth:`Rounds.of`), ``parts`` (each part's processor time in every step), ``peak_bytes``
+        and ``base_bytes`` (resident memory in all, and before the network was made). A revision that has no such
+        network has ``lacks`` instead, with what it said.
 
     Raises:
         InputError: the folder holds no package ``bsm``, or a process ended early.
     """
-    folders = {HERE: ROOT} | ({} if folder is None else {THERE: folder.resolve()})
+    folders = {HERE: ROOT, THERE: folder.resolve()}
     for path in folders.values():
         if not (path / "bsm" / "__init__.py").is_file():
             raise InputError(f"{path}: no checkout of this project; it has no bsm/__init__.py")
     records = []
-    for size, network in tqdm(pairs or cases(), desc="training steps", unit="case"):
+    for size, network in tqdm(pairs, desc="training steps", unit="case"):
         with ExitStack() as stack:
             made = {name: stack.enter_context(_Revision(path, size, network)) for name, path in folders.items()}
             able = {name: process for name, process in made.items() if process.lacks is None}
@@ -166,7 +163,7 @@ class _Revision:
         if self.lacks is not None or times is None:
             return {"lacks": self.lacks}
         kept = [self.steps[WARM_UP + turn] for turn in times.kept]
-        parts = {part: [step["parts"][part] for step in kept] for part in PARTS}
+        parts = {part: [step["parts"][part] for step in kept] for part in revision.PARTS}
         memory = {"peak_bytes": self.steps[-1]["peak_bytes"], "base_bytes": self.told["base_bytes"]}
         return times.of(name) | {"parts": parts} | memory
 

@@ -17,7 +17,7 @@ from bsm.conv import BACKENDS, causal_conv, unavailable
 from bsm.mamba2 import BiMamba2Block, Mamba2, Scan
 from bsm.model import BSMamba2
 from bsm.scan import scan
-from bsm.study.speed.scan import frames_of
+from bsm.study.speed.scan import PAPER, PASSES, frames, run, weights_like
 from bsm.study.speed.timer import SEED, compiling, repeated
 
 
@@ -30,28 +30,28 @@ def conv(
     seconds: Sequence[float] = (4.0,), *, batch: int = 4, repeats: int = 3, device: str = "cpu"
 ) -> list[dict[str, Any]]:
     """Time the convolution backends that can run here, at the paper's 1280 channels and 4 taps."""
-    config = ModelConfig.preset("paper")
-    channels = config.d_inner + 2 * config.d_state
-    torch.manual_seed(SEED)
-    # Drawn on the CPU, so that every device gets the same.
-    weight, bias = torch.randn(channels, 1, config.d_conv).to(device), torch.randn(channels).to(device)
-    names = [n for n in BACKENDS if unavailable(n, device, torch.float32, config.d_conv) is None]
+    functions = {name: partial(causal_conv, backend=name) for name in conv_backends(PAPER, device)}
     records = []
     for span in seconds:
-        x = torch.randn(batch, frames_of(span), channels).to(device)
-        for train in (False, True):
-            times = repeated({n: partial(_convolve, x, weight, bias, n, train) for n in names}, repeats)
-            case = {"rows": batch, "length": x.shape[1], "pass": "forward + backward" if train else "forward"}
-            records += [case | {"backend": n} | times.of(n) for n in names]
+        length = frames(PAPER, span)
+        values = conv_inputs(batch, length, PAPER, device=device)
+        for kind, train in PASSES.items():
+            weights = weights_like(values["x"]) if train else None
+            times = repeated({name: partial(run, f, values, weights) for name, f in functions.items()}, repeats)
+            records += times.records("backend", {"rows": batch, "length": length, "pass": kind})
     return records
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor, backend: str, train: bool) -> None:
-    leaves = [v.detach().requires_grad_(train) for v in (x, weight, bias)]
-    with torch.set_grad_enabled(train):
-        y = causal_conv(*leaves, backend=backend)
-    if train:
-        y.backward(torch.ones_like(y))
+def conv_backends(config: ModelConfig, device: str, precision: torch.dtype = torch.float32) -> list[str]:
+    """Return the convolution backends that run on a device, at a precision, with a model's taps."""
+    return [name for name in BACKENDS if unavailable(name, device, precision, config.d_conv) is None]
+
+
+def conv_inputs(rows: int, length: int, config: ModelConfig, *, device: str) -> dict[str, Tensor]:
+    """Draw random inputs of a model's convolution, on the CPU, so that every device gets the same; float32."""
+    generator, channels = torch.Generator().manual_seed(SEED), config.d_inner + 2 * config.d_state
+    shapes = {"x": (rows, length, channels), "weight": (channels, 1, config.d_conv), "bias": (channels,)}
+    return {name: torch.randn(shape, generator=generator).to(device) for name, shape in shapes.items()}
 
 
 def _block(config: ModelConfig) -> BiMamba2Block:
@@ -63,18 +63,19 @@ def block(
     seconds: float = 4.0, *, rows: Sequence[int] = (1, 62), repeats: int = 3, device: str = "cpu"
 ) -> list[dict[str, Any]]:
     """Time one bidirectional block of the paper's size, forward, with one row and with as many as there are bands."""
-    module = _block(ModelConfig.preset("paper")).to(device)
-    values = {n: torch.randn(n, frames_of(seconds), 256).to(device) for n in rows}
+    module, length = _block(PAPER).to(device), frames(PAPER, seconds)
+    values = {n: torch.randn(n, length, PAPER.dim).to(device) for n in rows}
     with torch.inference_mode():
-        times = repeated({str(n): partial(module, v) for n, v in values.items()}, repeats)
-    return [{"rows": n, "length": frames_of(seconds)} | times.of(str(n)) for n in rows]
+        times = repeated({n: partial(module, v) for n, v in values.items()}, repeats)
+    return times.records("rows", {"length": length})
 
 
-def compiled(preset: str = "small", *, seconds: float = 1.0, repeats: int = 5) -> dict[str, Any]:
-    """Time a block's forward + backward with and without ``torch.compile``; also the seconds that compiling took."""
+def compiled(*, repeats: int) -> dict[str, Any]:
+    """Time a small block's forward + backward on a second of audio with and without ``torch.compile``."""
+    preset = "small"
     config = ModelConfig.preset(preset)
     plain = _block(config)
-    x = torch.randn(len(config.bands), frames_of(seconds), config.dim)
+    x = torch.randn(len(config.bands), frames(config, 1.0), config.dim)
 
     def step(module: nn.Module) -> None:
         plain.zero_grad()

@@ -21,9 +21,9 @@ from bsm.errors import InputError
 from bsm.study.speed.timer import SEED, repeated
 
 WORKERS = (0, 2, 4)
-SONGS = 24  # used at most: as many as the demo trains on
-DRAWN = 8  # segments of one source that are read in a round
-RESTARTED = "2 workers, started anew every round"  # as the optimisation report found them: its 4 live on
+SONGS = 24  # songs used at most: as many as the demo trains on
+DRAWN = 8  # segments of one source read in a round
+RESTARTED = "2 workers, started anew every round"  # the optimisation report's case before; its 4 workers persist
 
 
 def loading(
@@ -60,12 +60,12 @@ def loading(
                 (_reads(copies), len(copies)),
             ):
                 times = repeated(functions, repeats, waits=True)
-                speed += [{"audio_seconds": span, "case": c, "segments": segments} | times.of(c) for c in functions]
+                speed += times.records("case", {"audio_seconds": span, "segments": segments})
     return {"speed": speed, "cores": os.cpu_count()}
 
 
 def _loaders(tracks: Sequence[Track], segment: int, batch: int, items: int) -> dict[str, Callable[[], None]]:
-    """Return what gives batches of mixtures: loaders whose workers live on from round to round, but for one."""
+    """Return functions that load mixtures: with persistent workers, and with workers started anew every round."""
     load = partial(DataLoader, MixingDataset(tracks, segment=segment, seed=SEED, length=items), batch_size=batch)
     loaders = {f"{n} workers": load(num_workers=n, persistent_workers=n > 0) for n in WORKERS}
     loaders[RESTARTED] = load(num_workers=2)
@@ -73,7 +73,7 @@ def _loaders(tracks: Sequence[Track], segment: int, batch: int, items: int) -> d
 
 
 class _Copy(NamedTuple):
-    """A song's vocals in a file of each format, and where the segment lies that is to be read."""
+    """A song's vocals in a file of each format, and the first and last sample of the segment to read."""
 
     wav: Path
     flac: Path
@@ -103,7 +103,7 @@ def _copies(tracks: Sequence[Track], segment: int) -> Iterator[list[_Copy]]:
 
 
 def _reads(copies: Sequence[_Copy]) -> dict[str, Callable[[], None]]:
-    """Return what gets a segment by reading it alone, and by reading its whole file and cutting it out."""
+    """Return functions that get segments: by reading them alone, and by cutting them out of their whole files."""
     functions: dict[str, Callable[[], None]] = {}
     for suffix in ("wav", "flac"):
         functions[f"{suffix}, whole file"] = partial(_each, lambda copy, suffix=suffix: copy.cut(suffix), copies)

@@ -1,4 +1,4 @@
-"""Whole models: BSMamba2 beside BS-RoFormer, time and memory of one pass by length of audio, and what they go into."""
+"""Compare BSMamba2 and BS-RoFormer: time and memory of one pass by length of audio, and its costs by operation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def separation(
 ) -> dict[str, Any]:
     """Measure one forward pass of both models, random weights, stereo, without gradients.
 
-    Every measurement has a process of its own, and the models take turns, so that a slow spell of the machine meets
+    Every measurement has a process of its own, and the models take turns, so that a slow spell of the machine affects
     both.
 
     Args:
@@ -59,12 +59,12 @@ def separation(
         repeats: rounds.
         threads: CPU threads.
         profile_seconds: lengths that are profiled; those runs are slower and not among the times.
-        models: of :data:`MODELS`; one alone for a length that the other has no memory for.
+        models: names among :data:`MODELS`; choose one where the other runs out of memory.
 
     Returns:
-        ``speed``: one record per length and model: ``audio_seconds``, its times, ``peak_bytes``, the largest resident
-        memory of the process in all, and ``base_bytes``, what it was before the pass (libraries and weights), of every
-        round; None where the system does not tell (outside Linux).
+        ``speed``: one record per length and model: ``audio_seconds``, the times, and for every round ``peak_bytes``,
+        the largest resident memory of the process, and ``base_bytes``, its memory before the pass (libraries and
+        weights). Both are None where the system does not report them (outside Linux).
         ``costs``: one record per profiled length, model and operation, see :func:`_profile`.
     """
     speed = []

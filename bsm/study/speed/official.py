@@ -30,8 +30,8 @@ def unavailable(device: str) -> str | None:
 class OfficialDirection(nn.Module):
     """Compute a :class:`bsm.mamba2.Direction` with mamba-ssm's modules.
 
-    ``Mamba2`` takes its memory-efficient path: one function from the convolution to the output projection, which keeps
-    little and computes the rest again for gradients.
+    ``Mamba2`` takes its memory-efficient path: one function from the convolution to the output projection. It keeps
+    little, and recomputes the rest for gradients.
 
     Raises:
         ImportError: a package is missing (:func:`unavailable`).

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bsm.mamba2 import CausalConv1d, Scan
 from bsm.model import BandLinear, BSMamba2
 from bsm.study.speed.timer import finish
-from bsm.study.speed.yardsticks import IndexedScan
+from bsm.study.speed.yardsticks import OtherScan
 
 SCAN, CONV, PRODUCTS, ELEMENTWISE = "scan", "convolution", "other matrix products", "norms, gates, copies"
 STFT, LOSS, OPTIMISER, DATA = "STFT and mask", "loss", "optimiser", "data"
@@ -92,7 +92,7 @@ def timed_parts(model: BSMamba2, clock: Clock) -> Iterator[None]:
     """Let a clock follow the parts of a model inside the block."""
     around = (model.band_split, model.dual_path, model.final_norm, model.mask_estimator)
     parts = [(model, STFT), *((module, ELEMENTWISE) for module in around)]
-    layers = {SCAN: (Scan, IndexedScan), CONV: (CausalConv1d,), PRODUCTS: (nn.Linear, BandLinear)}
+    layers = {SCAN: (Scan, OtherScan), CONV: (CausalConv1d,), PRODUCTS: (nn.Linear, BandLinear)}
     parts += [(m, part) for m in model.modules() for part, kinds in layers.items() if isinstance(m, kinds)]
     with ExitStack() as followed:
         for module, part in parts:

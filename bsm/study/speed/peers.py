@@ -1,4 +1,4 @@
-"""Scans of other packages in plain PyTorch, which people use where no GPU kernel runs. All are optional.
+"""Scans of other packages in plain PyTorch, for machines where no GPU kernel runs. All packages are optional.
 
 Each takes ``x, dt, A, B, C, D`` as :func:`bsm.scan.scan` does and returns ``y``. Chunks have the package's default
 length, or that of a shorter sequence, so that no package computes on padding alone.

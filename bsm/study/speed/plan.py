@@ -1,4 +1,4 @@
-"""What a training would take, from measured steps: hours and memory, and what they were extrapolated from."""
+"""Predict the hours and memory of trainings from measured steps, and name the measurements."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from bsm.study.records import ROOT, plain, read_result
 from bsm.study.speed.parts import DATA, LOSS, OPTIMISER
 from bsm.study.speed.step import OURS, part_seconds
 
-SEGMENTS = 30  # of one of those steps: the paper's share of one GPU
-LIKE_OURS = (OURS.name, "chunked", "triton")  # variants that take the step as bsm.train does, on one device or another
+SEGMENTS = 30  # segments that each of the paper's two GPUs processes for an update
+LIKE_OURS = (OURS.name, "chunked", "triton")  # variants whose step is that of bsm.train, on a CPU or on a GPU
 LIMITS = (
     "Hours are of one device; network time grows with the operations of its matrix products, loss and data with the "
     "samples, the optimiser with the parameters. Validation and checkpoints are not counted. The intervals are over "
@@ -30,7 +30,7 @@ LIMITS = (
 
 
 class Work(NamedTuple):
-    """A training: ``segments`` of an update, ``batch`` of them in each forward pass, each of so many ``seconds``."""
+    """A training: ``segments`` per update, ``batch`` of them per forward pass, each ``seconds`` long."""
 
     name: str
     preset: str
@@ -46,7 +46,10 @@ class Work(NamedTuple):
 
 
 def works(preset: str, profile: Profile) -> list[Work]:
-    """List the paper's training and the documents' 100 epochs of 430 steps, both of a size, and a profile's."""
+    """List the trainings to plan: the paper's, the documents' 100 epochs of 430 steps, and a profile's own.
+
+    ``preset`` is the network's size in all but the profile's training.
+    """
     paper = Work.of("as the paper", preset, TrainConfig.preset("paper"))
     planned = paper._replace(updates=EPOCHS * STEPS, segments=SEGMENTS)
     name = f"{EPOCHS} epochs x {STEPS} steps"
@@ -62,8 +65,8 @@ def choose(path: Path | None, preset: str, device: str) -> tuple[Path, dict[str,
     """Find the measurement to extrapolate from: ``path``, a result of ``bsm bench step``, or by default the reports'.
 
     Returns:
-        The file, its record, and the step measured: of the preset if there is one, else of the largest network; with
-        the longest segments, and the fastest of these.
+        The file, its record, and the measured step. It is of the preset if there is one, otherwise of the largest
+        network. Among several, it has the longest segments, and then the fastest step.
 
     Raises:
         InputError: no result on the device that holds a step as :mod:`bsm.train` takes it.
@@ -89,8 +92,8 @@ def choose(path: Path | None, preset: str, device: str) -> tuple[Path, dict[str,
 def update_seconds(step: dict[str, Any], work: Work) -> Interval:
     """Predict the seconds of an update, with an interval over the measured rounds.
 
-    What a segment takes grows with its length: network with its matrix products' operations, loss and data with the
-    samples. The optimiser's part does not depend on segments, and grows with the parameters.
+    The network's time grows with the operations of its matrix products, and that of loss and data with the number of
+    samples. The optimiser's time grows with the number of parameters, not with the segments.
     """
     measured, wanted = (ModelConfig.preset(name) for name in (step["preset"], work.preset))
     total = np.asarray(step["seconds"])

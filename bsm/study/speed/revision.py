@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
+PARTS = ("forward", "loss", "backward", "clipping", "optimiser", "average")
+
 
 def train(case: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     """Build a network and its optimiser; return the function that takes one step and times its parts.
@@ -62,8 +64,7 @@ def train(case: dict[str, Any]) -> Callable[[], dict[str, Any]]:
         done()
         update()
         done()
-        names = "forward", "loss", "backward", "clipping", "optimiser", "average"
-        parts = {name: b[1] - a[1] for name, a, b in zip(names, moments, moments[1:], strict=False)}
+        parts = {name: b[1] - a[1] for name, a, b in zip(PARTS, moments, moments[1:], strict=False)}
         wall, own = (moments[-1][i] - moments[0][i] for i in (0, 1))
         return {"seconds": [wall, own], "parts": parts, "peak_bytes": _memory("VmHWM")}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,9 +21,9 @@ from bsm.study.speed.yardsticks import indexed_loop, textbook
 
 log = logging.getLogger(__name__)
 
-FRAMES_PER_SECOND = 100  # the paper's hop of 441 samples at 44.1 kHz
 YARDSTICKS: dict[str, Callable[..., Tensor]] = {"loop, indexed": indexed_loop, "textbook": textbook}
 PAPER = ModelConfig.preset("paper")
+PASSES = {"forward": False, "forward + backward": True}  # and whether there are gradients
 BAND_ROWS = 100  # frames of a second: as many sequences of bands
 # The largest cases tried, as (steps, steps times rows). The loops' backward keeps every step's state, gigabytes of
 # them, and the indexed one's time grows with the square of the length; the quadratic form holds a matrix per head,
@@ -51,9 +51,9 @@ def tried(name: str, rows: int, length: int, device: str = "cpu") -> bool:
     return length <= longest and rows * length <= most
 
 
-def frames_of(seconds: float) -> int:
-    """Return the length of a sequence on the time axis."""
-    return max(2, round(seconds * FRAMES_PER_SECOND) + 1)
+def frames(config: ModelConfig, seconds: float) -> int:
+    """Return the number of spectrogram frames in ``seconds`` of audio: the length of a sequence on the time axis."""
+    return round(seconds * config.sample_rate) // config.stft.hop_length + 1
 
 
 def inputs(batch: int, length: int, config: ModelConfig, *, device: str = "cpu") -> dict[str, Tensor]:
@@ -76,16 +76,35 @@ def inputs(batch: int, length: int, config: ModelConfig, *, device: str = "cpu")
     return {name: value.to(device) for name, value in values.items()}
 
 
-def run(values: dict[str, Tensor], name: str, train: bool) -> dict[str, Tensor]:
-    """Run one scan; return its output under an empty name, and for training each input's gradient under its name."""
-    function = (YARDSTICKS | peers.installed()).get(name) or (lambda **v: scan(**v, backend=name, final_state=False)[0])
-    if not train:
+def outputs(**inputs: Any) -> Tensor:
+    """Run :func:`bsm.scan.scan`; return its outputs alone, without the final state."""
+    return scan(**inputs, final_state=False)[0]
+
+
+def function_of(name: str) -> Callable[..., Tensor]:
+    """Return a scan by the name of its backend, yardstick or package."""
+    return (YARDSTICKS | peers.installed()).get(name) or partial(outputs, backend=name)
+
+
+def weights_like(x: Tensor) -> Tensor:
+    """Return weights of an output that is shaped as ``x``. Every precision holds them exactly."""
+    return torch.linspace(-1, 1, x.numel(), device=x.device).bfloat16().to(x.dtype).view(x.shape)
+
+
+def run(
+    function: Callable[..., Tensor], values: Mapping[str, Tensor], weights: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Run a function; return its output under an empty name, and each input's gradient under the input's name.
+
+    The gradients are those of the sum of the output times ``weights``. Without weights there is a forward pass alone.
+    """
+    if weights is None:
         with torch.inference_mode():
             return {"": function(**values)}
     leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
     y = function(**leaves)
-    weight = torch.linspace(-1, 1, y.numel(), device=y.device, dtype=y.dtype).view(y.shape)
-    return {"": y.detach()} | dict(zip(leaves, torch.autograd.grad(y, list(leaves.values()), weight), strict=True))
+    gradients = torch.autograd.grad(y, list(leaves.values()), weights.to(y.dtype))
+    return {"": y.detach()} | dict(zip(leaves, gradients, strict=True))
 
 
 def errors(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, Any]:
@@ -98,7 +117,7 @@ def cases(
     seconds: Sequence[float], batch: int, config: ModelConfig, band_rows: int = BAND_ROWS
 ) -> list[tuple[str, int, int]]:
     """List (axis, rows, length): ``batch`` rows of each length on the time axis, ``band_rows`` on the band axis."""
-    return [("time", batch, frames_of(span)) for span in seconds] + [("band", band_rows, len(config.bands))]
+    return [("time", batch, frames(config, span)) for span in seconds] + [("band", band_rows, len(config.bands))]
 
 
 def measure(seconds: Sequence[float], *, repeats: int, device: str) -> dict[str, Any]:
@@ -135,13 +154,14 @@ def speed(
         values = inputs(rows, length, config, device=device)
         # One row is enough for an error, and the reference in float64 is slow.
         row = {k: v[:1] if v.ndim > 1 else v for k, v in values.items()}
-        want = run({k: v.double() for k, v in row.items()}, "sequential", True)
-        here = [name for name in names if tried(name, rows, length, device)]
-        for train in (False, True):
-            times = repeated({name: partial(run, values, name, train) for name in here}, repeats)
-            case = {"axis": axis, "rows": rows, "length": length, "pass": "forward + backward" if train else "forward"}
-            for name in here:
-                records.append(case | {"backend": name} | errors(run(row, name, train), want) | times.of(name))
+        definition = partial(outputs, backend="sequential")
+        want = run(definition, {k: v.double() for k, v in row.items()}, weights_like(row["x"]))
+        functions = {name: function_of(name) for name in names if tried(name, rows, length, device)}
+        for kind, train in PASSES.items():
+            weights, of_row = (weights_like(v["x"]) if train else None for v in (values, row))
+            times = repeated({name: partial(run, f, values, weights) for name, f in functions.items()}, repeats)
+            for record in times.records("backend", {"axis": axis, "rows": rows, "length": length, "pass": kind}):
+                records.append(record | errors(run(functions[record["backend"]], row, of_row), want))
     return records
 
 
@@ -151,16 +171,16 @@ def memory(
     batch: int = 4,
     band_rows: int = BAND_ROWS,
     config: ModelConfig = PAPER,
-    backends: Sequence[str] = (),
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Measure the memory that a scan takes above its inputs, forward + backward (:func:`peak_memory`).
 
+    The inputs include the gradient of the output.
+
     Returns:
         One record per axis, length and backend: ``input_bytes`` and ``peak_bytes`` (None where it cannot be measured).
     """
-    names = backends or exact_backends(device)
-    records = []
+    names, records = exact_backends(device), []
     for axis, rows, length in tqdm(cases(seconds, batch, config, band_rows), desc="scan memory", unit="case"):
         size = sum(v.nbytes for v in inputs(rows, length, config).values())
         for name in (name for name in names if tried(name, rows, length, device)):
@@ -172,17 +192,16 @@ def memory(
     return records
 
 
-def _prepare(
-    name: str, config: ModelConfig, rows: int, length: int, device: str = "cpu"
-) -> tuple[dict[str, Tensor], str]:
-    prepared = inputs(rows, length, config, device=device), name
+def _prepare(name: str, config: ModelConfig, rows: int, length: int, device: str = "cpu") -> tuple[Any, ...]:
+    values = inputs(rows, length, config, device=device)
+    prepared = function_of(name), values, weights_like(values["x"])
     if device != "cpu":
         _run(prepared)  # kernels are tuned at first, in memory of their own
     return prepared
 
 
-def _run(prepared: tuple[dict[str, Tensor], str]) -> None:
-    run(*prepared, True)
+def _run(prepared: tuple[Any, ...]) -> None:
+    run(*prepared)
 
 
 def scaling(
@@ -192,17 +211,18 @@ def scaling(
 
     Returns:
         ``scaling``: times of one row, forward + backward, at lengths whose ratio shows whether the cost is linear.
-        ``matmul_share``: times of ``batch`` rows of so many seconds, forward, beside ``floor``: the time that its
+        ``matmul_share``: forward times of ``batch`` rows of ``seconds`` of audio. Its ``floor`` is the time that the
         matrix products would take at the device's full rate.
     """
     rows = {length: inputs(1, length, PAPER, device=device) for length in lengths}
-    scaled = repeated({str(n): partial(run, v, "chunked", True) for n, v in rows.items()}, repeats)
-    values = inputs(batch, frames_of(seconds), PAPER, device=device)
-    share = repeated({"chunked": partial(run, values, "chunked", False)}, repeats).of("chunked")
+    chunked = partial(outputs, backend="chunked")
+    scaled = repeated({n: partial(run, chunked, v, weights_like(v["x"])) for n, v in rows.items()}, repeats)
+    values = inputs(batch, frames(PAPER, seconds), PAPER, device=device)
+    share = repeated({"chunked": partial(run, chunked, values)}, repeats).of("chunked")
     with FlopCounterMode(display=False) as counter:
-        run(values, "chunked", False)
+        run(chunked, values)
     count, rate = counter.get_total_flops(), matmul_rate(device=device)
     return {
-        "scaling": [{"length": n, "rows": 1} | scaled.of(str(n)) for n in lengths],
+        "scaling": scaled.records("length", {"rows": 1}),
         "matmul_share": {"operations": count, "rate": rate, "floor": count / rate} | share,
     }

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bsm.config import LossConfig, StftConfig
 from bsm.data.tracks import VOCALS, Track
 from bsm.loss import bsmamba2_loss
+from bsm.stats import interval_words, ratio
 from bsm.stft import STFT
 from bsm.study.speed.timer import SEED, repeated
 from bsm.study.speed.yardsticks import MonoSTFT, plain_loss
@@ -53,10 +55,11 @@ class _Spectra(TorchDispatchMode):
 
 
 def transform_count(function: Callable[[Tensor, Tensor], Tensor], estimate: Tensor, target: Tensor) -> int:
-    """Count the transforms in one value of a loss, whose keyword ``config`` is the paper's by default.
+    """Count the transforms that compute a loss once.
 
-    One transform takes all frames of all channels of a batch. A call may transform several windows at once, or a part
-    of the frames, so frames are what is counted.
+    One transform takes all frames of all channels of a batch. A call may transform several windows at once, or some of
+    the frames. Therefore frames are counted. The loss's configuration is its keyword ``config``, by default the
+    paper's.
     """
     config = getattr(function, "keywords", {}).get("config", LossConfig())
     with _Spectra() as made:
@@ -86,16 +89,33 @@ def timed_losses(
     estimate, target = (0.1 * torch.randn(2, *shape, generator=generator)).to(device)
     estimate.requires_grad_()
     runs = {name: lambda f=function: f(estimate, target).backward() for name, function in functions.items()}
-    times = repeated(runs, repeats)
     return [
-        {called: name, "transforms": transform_count(function, estimate, target)} | times.of(name)
-        for name, function in functions.items()
+        record | {"transforms": transform_count(functions[record[called]], estimate, target)}
+        for record in repeated(runs, repeats).records(called, {})
     ]
 
 
 def losses(seconds: float = 1.0, *, batch: int = 2, repeats: int = 5, device: str = "cpu") -> list[dict[str, Any]]:
     """Time :data:`LOSSES` at 44.1 kHz stereo (:func:`timed_losses`)."""
     return timed_losses(LOSSES, (batch, 2, round(RATE * seconds)), called="loss", repeats=repeats, device=device)
+
+
+def loss_table(
+    records: Sequence[dict[str, Any]], names: Sequence[str] = (), *, reference: str = "the first"
+) -> pd.DataFrame:
+    """List records of :func:`timed_losses`: transforms, best time, and the speed against that of the first.
+
+    ``names`` are what the table calls the losses, by default as :func:`losses` does; ``reference`` is the first.
+    """
+    gains = [interval_words(ratio(records[0]["seconds"], r["seconds"]), "x") for r in records]
+    return pd.DataFrame(
+        {
+            "loss": names or [r["loss"] for r in records],
+            "transforms": [r["transforms"] for r in records],
+            "best (ms)": [1e3 * min(r["seconds"]) for r in records],
+            f"times the speed of {reference}": gains,
+        }
+    )
 
 
 def transforms(seconds: float = 4.0, *, batch: int = 1, repeats: int = 5, device: str = "cpu") -> dict[str, Any]:

@@ -25,15 +25,16 @@ from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.data.mixing import MixingDataset
 from bsm.data.tracks import folder_tracks
 from bsm.loss import bsmamba2_loss
-from bsm.mamba2 import BiMamba2Block, Mamba2
+from bsm.mamba2 import BiMamba2Block
 from bsm.model import BSMamba2
 from bsm.scan import available
 from bsm.study.meta import parameter_count
 from bsm.study.speed import official
 from bsm.study.speed.parts import DATA, LOSS, OPTIMISER, Clock, timed_parts
+from bsm.study.speed.scan import frames
 from bsm.study.speed.spectra import REDUCED_LOSS, SEED_LOSS
 from bsm.study.speed.timer import SEED, compiling, peak_memory_cuda, repeated, timed, turns
-from bsm.study.speed.yardsticks import IndexedScan, MonoSTFT, plain_loss
+from bsm.study.speed.yardsticks import MonoSTFT, indexed_loop, plain_loss, replace_scans
 from bsm.train.trainer import AveragedWeights, recompute_blocks
 
 LARGEST = 6 << 30  # bytes that the loops' states may take; larger cases are skipped
@@ -89,9 +90,7 @@ class Step:
         if variant.scan == OFFICIAL:
             official.put_into(self.model)
         elif replaced:
-            for mixer in self.model.modules():
-                if isinstance(mixer, Mamba2):
-                    mixer.ssm = IndexedScan(mixer.ssm.reverse)
+            replace_scans(self.model, indexed_loop)
         self.device = device
         self.model.to(device)
         self.variant, self.config, self.batches = variant, config, iter(batches)
@@ -142,14 +141,9 @@ def noise_songs(rate: int, channels: int, *, seconds: float = 10.0) -> Iterator[
 
 
 def state_bytes(config: ModelConfig, seconds: float, batch: int) -> int:
-    """Estimate the bytes that a loop keeps for its backward pass: three states per step, mixer and row."""
+    """Estimate the bytes that a looped scan keeps for its backward pass: three states per step, mixer and row."""
     tokens = batch * len(config.bands) * frames(config, seconds)
     return 3 * 4 * tokens * config.d_inner * config.d_state * 4 * config.depth
-
-
-def frames(config: ModelConfig, seconds: float) -> int:
-    """Return the number of spectrogram frames of so many seconds of audio."""
-    return round(seconds * config.sample_rate) // config.stft.hop_length + 1
 
 
 def breakdown(
@@ -162,7 +156,7 @@ def breakdown(
     precision: str = "32-true",
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """Measure training steps part by part; the variants take turns, round after round, after one that is not counted.
+    """Measure training steps part by part. The variants take turns; a first round warms up and is not counted.
 
     Variants with more than :data:`LARGEST` bytes of states are skipped.
 
@@ -248,10 +242,10 @@ def compared(
     precision: str,
     device: str,
 ) -> list[dict[str, Any]]:
-    """Measure whole training steps that differ in the scan, and in whether blocks are computed again for gradients.
+    """Measure whole training steps with several scans, with and without gradient checkpointing.
 
-    A case is a scan (:class:`Variant`), and whether blocks are computed again, which is how large batches fit into a
-    GPU. The step with :data:`OFFICIAL` has the loss as the author computes it, too. Cases that cannot run are left out.
+    A case is a scan (:attr:`Variant.scan`), and whether gradients are checkpointed, so that large batches fit into a
+    GPU. The step with :data:`OFFICIAL` also computes the loss as the author does. Cases that cannot run are left out.
 
     Returns:
         One record per case: ``scan``, ``recomputed``, ``seconds`` of every step, and ``peak_bytes``, the memory above

@@ -16,9 +16,9 @@ import torch
 SEED = 0
 """Seed of the random inputs and initial values that are measured with."""
 WAITED = 1.1
-"""A round that computes is disturbed if its wall time is so many times its processor time: other work ran."""
+"""A round that computes counts as disturbed if its wall time exceeds its processor time by this factor."""
 SPREAD = 1.5
-"""A round is disturbed if it takes so many times the best round of the same case."""
+"""A round counts as disturbed if it takes longer than the best round of the same case by this factor."""
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -34,21 +34,25 @@ class Rounds:
         repeated: rounds measured beyond the number asked for, because others were disturbed.
     """
 
-    seconds: dict[str, list[float]]
-    processor_seconds: dict[str, list[float]] | None
+    seconds: dict[Any, list[float]]
+    processor_seconds: dict[Any, list[float]] | None
     kept: list[int]
     repeated: int
 
-    def of(self, case: str | None = None) -> dict[str, Any]:
+    def of(self, case: Any = None) -> dict[str, Any]:
         """Return ``seconds``, ``processor_seconds`` and ``rounds_repeated`` of a case, or of all as mappings."""
         seconds, processor = (
             times if case is None or times is None else times[case] for times in (self.seconds, self.processor_seconds)
         )
         return {"seconds": seconds, "processor_seconds": processor, "rounds_repeated": self.repeated}
 
+    def records(self, called: str, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return a record per case: the given fields, the case in the field ``called``, and its times (:meth:`of`)."""
+        return [{**fields, called: case} | self.of(case) for case in self.seconds]
+
 
 def repeated(
-    functions: Mapping[str, Callable[[], Any]], repeats: int, *, warm_up: int = 1, waits: bool = False
+    functions: Mapping[Any, Callable[[], Any]], repeats: int, *, warm_up: int = 1, waits: bool = False
 ) -> Rounds:
     """Time functions in turn, after ``warm_up`` rounds that do not count; see :func:`turns`."""
     for _ in range(warm_up):
@@ -66,22 +70,22 @@ def timed(function: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - started[0], time.process_time() - started[1]
 
 
-def turns(measures: Mapping[str, Callable[[], tuple[float, float]]], repeats: int, *, waits: bool = False) -> Rounds:
+def turns(measures: Mapping[Any, Callable[[], tuple[float, float]]], repeats: int, *, waits: bool = False) -> Rounds:
     """Take measurements in turn, round after round, so that a slow spell affects all of them.
 
     A round in which any case was disturbed (:func:`disturbed`) is measured again, until there are ``repeats`` quiet
-    rounds or twice as many in all. Where quiet rounds are too few, disturbed ones fill up the number, and
-    :func:`is_quiet` tells.
+    rounds, or twice as many rounds in all. If too few are quiet, disturbed rounds are kept as well. :func:`is_quiet`
+    then says so.
 
     Args:
-        measures: by case; each returns a wall and a processor time, s, as :func:`timed` does.
-        repeats: kept rounds.
-        waits: cases wait for a disk or other processes, and their processor times say nothing. So it is on a GPU.
+        measures: functions by case; each returns a wall time and a processor time, s, as :func:`timed` does.
+        repeats: number of kept rounds.
+        waits: the cases wait for a disk or other processes, so processor times say nothing; always true on a GPU.
     """
-    taken: list[dict[str, tuple[float, float]]] = []
+    taken: list[dict[Any, tuple[float, float]]] = []
     quiet: list[int] = []
 
-    def times(case: str, rounds: Sequence[int]) -> list[list[float]]:
+    def times(case: Any, rounds: Sequence[int]) -> list[list[float]]:
         return [[taken[turn][case][clock] for turn in rounds] for clock in (0, 1)]
 
     while len(quiet) < repeats and len(taken) < 2 * repeats:
@@ -97,7 +101,7 @@ def turns(measures: Mapping[str, Callable[[], tuple[float, float]]], repeats: in
 
 
 def disturbed(seconds: Sequence[float], processor_seconds: Sequence[float] | None = None) -> list[bool]:
-    """Tell of each round of a case whether it waited (:data:`WAITED`) or took too long (:data:`SPREAD`)."""
+    """Tell for each round of a case whether it waited (:data:`WAITED`) or took too long (:data:`SPREAD`)."""
     longest = SPREAD * min(seconds, default=0.0)
     processor_seconds = processor_seconds or seconds
     return [wall > longest or wall > WAITED * own for wall, own in zip(seconds, processor_seconds, strict=True)]
@@ -126,7 +130,7 @@ def matmul_rate(device: str = "cpu") -> float:
 
 
 def compiling(plain: Callable[[], Any], compiled: Callable[[], Any], repeats: int) -> dict[str, Any]:
-    """Time a function beside its compiled form; the first call of that one compiles, and takes ``compile_seconds``."""
+    """Time a function and its compiled form in turns. ``compile_seconds`` is the compiled form's first call."""
     seconds, _ = timed(compiled)
     return {"compile_seconds": seconds} | repeated({"plain": plain, "compiled": compiled}, repeats).of()
 
@@ -141,7 +145,7 @@ def fresh(function: Callable[..., Any], *args: Any) -> Any:
 def resident(run: Callable[[], Any]) -> tuple[int, int] | None:
     """Return this process's resident memory before ``run()``, and the most during it, in bytes.
 
-    None where the system has no ``/proc/self/clear_refs``, which only Linux has; ``run()`` is called all the same.
+    Outside Linux, which alone has ``/proc/self/clear_refs``, ``run()`` is called and None is returned.
     """
     if not _CLEAR.exists():
         run()
@@ -155,11 +159,14 @@ def resident(run: Callable[[], Any]) -> tuple[int, int] | None:
 def peak_memory(
     prepare: Callable[..., Any], run: Callable[[Any], Any], args: tuple, *, warm_up: tuple, device: str = "cpu"
 ) -> int | None:
-    """Measure by how many bytes ``run(prepare(*args))`` raises memory above its inputs; None where that is not told.
+    """Measure by how many bytes ``run(prepare(*args))`` raises memory above what ``prepare`` returns.
 
-    On a CPU that is resident memory, in a fresh process: an allocator hands out freed memory again, which would not be
-    seen. There, ``run(prepare(*warm_up))`` comes first, with small inputs, so that libraries are loaded. Both functions
-    must be importable. On a GPU, ``prepare`` gets the device as well; see :func:`peak_memory_cuda`.
+    On a CPU, this is resident memory in a fresh process: in a used one, the allocator would hand out freed memory again
+    without a rise. ``run(prepare(*warm_up))`` comes first, with small inputs, so that libraries are loaded. Both
+    functions must be importable. On a GPU, ``prepare`` gets the device as well; see :func:`peak_memory_cuda`.
+
+    Returns:
+        Bytes, or None where the system does not report memory.
     """
     if device != "cpu":
         return peak_memory_cuda(partial(run, prepare(*args, device)))

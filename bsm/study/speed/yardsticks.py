@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bsm.config import LossConfig
+from bsm.mamba2 import Mamba2
 from bsm.stft import STFT
 
 
@@ -30,18 +31,26 @@ def indexed_loop(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tens
     return torch.stack(outputs, dim=1) + x * D[:, None]
 
 
-class IndexedScan(nn.Module):
-    """Run :func:`indexed_loop` in place of a mixer's :class:`bsm.mamba2.Scan`, in that scan's direction."""
+class OtherScan(nn.Module):
+    """Run a function of ``x, dt, A, B, C, D`` in place of a mixer's :class:`bsm.mamba2.Scan`; backwards if told to."""
 
-    def __init__(self, reverse: bool = False) -> None:
+    def __init__(self, function: Callable[..., Tensor], reverse: bool = False) -> None:
         super().__init__()
-        self.reverse = reverse
+        self.function, self.reverse = function, reverse
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return ``y``, ``(batch, length, heads, headdim)``."""
+        values = [inputs[name] for name in ("x", "dt", "A", "B", "C", "D")]
         if not self.reverse:
-            return indexed_loop(**inputs)
-        return indexed_loop(**{name: v.flip(1) if v.ndim > 1 else v for name, v in inputs.items()}).flip(1)
+            return self.function(*values)
+        return self.function(*(v.flip(1) if v.ndim > 1 else v for v in values)).flip(1)
+
+
+def replace_scans(network: nn.Module, function: Callable[..., Tensor], *, flip: bool = True) -> None:
+    """Put a function in place of every mixer's scan. Without ``flip``, backward mixers run forwards, without copies."""
+    for module in network.modules():
+        if isinstance(module, Mamba2):
+            module.ssm = OtherScan(function, flip and module.ssm.reverse)
 
 
 def textbook(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, chunk: int = 64) -> Tensor:
