@@ -191,18 +191,23 @@ def figure_of_scores(
 
 
 def interval_plot(
-    ax: Axes, ticks: Sequence[str], values: Mapping[str, Sequence[Interval | Mapping[str, Any] | None]]
+    ax: Axes,
+    ticks: Sequence[str],
+    values: Mapping[str, Sequence[Interval | Mapping[str, Any] | None]],
+    *,
+    line: str = "-",
 ) -> None:
     """Draw estimates with their intervals over the same ticks, a line per name; without an interval a mark is hollow.
 
-    ``values`` hold by name one interval per tick, or a record of it; None, and an estimate of NaN, leave a gap.
+    ``values`` hold by name one interval per tick, or a record of it; None, and an estimate of NaN, leave a gap. An
+    empty ``line`` leaves the marks of a name apart.
     """
     shifts = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
     colours = model_colours(values)
     for mark, shift, (name, found) in zip(itertools.cycle("osD^"), shifts, values.items(), strict=False):
         points = [Interval.of(value) for value in found]
         x, means, bars = np.arange(len(ticks)) + shift, np.array([p.estimate for p in points]), reach(points)
-        ax.errorbar(x, means, yerr=bars, fmt=f"{mark}-", color=colours[name], capsize=3, label=name)
+        ax.errorbar(x, means, yerr=bars, fmt=f"{mark}{line}", color=colours[name], capsize=3, label=name)
         bare = np.isnan(bars[0]) & np.isfinite(means)  # drawn anew on white: a bar of no length would look exact
         ax.plot(x[bare], means[bare], mark, color=colours[name], markerfacecolor="white", zorder=3)
         if bare.any():
