@@ -155,7 +155,6 @@ class Notebook:
         study = {name[2] for name in parts if name[:2] == ["bsm", "study"] and len(name) > 2} - set(PLUMBING)
         return sorted({*(f"study/{name}" for name in study), *self.about.get("follows", [])})
 
-
     def fitting(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Return values of declared parameters if they fit; see :func:`fit`."""
         return {name: fit(name, value, self.parameters[name], where) for name, value in values.items()}
