@@ -1,9 +1,9 @@
-"""Claims about what trained models reach. Each verdict passes the gate of :mod:`bsm.study.assay` first.
+"""Claims about the scores of trained models. A verdict needs a sensitive assay (:mod:`bsm.study.assay`).
 
-Results are taken from the long study, ``reports/long``, where it is there, and from the default profile otherwise: its
-trainings learn less than a static equaliser, so that they settle nothing. Both have the files ``scores``,
-``ablation_stft``, ``input_length`` and ``vocal_occurrence``; ``baselines`` holds the records of
-:func:`bsm.study.baselines.scores` on the same songs. What the long study has instead is the runs of its campaign.
+Results are those of the long study, ``reports/long``, if they are there, and otherwise those of the default profile.
+The default profile's trainings learn less than a static equaliser, so they settle nothing. It has the files ``scores``,
+``ablation_stft``, ``input_length``, ``vocal_occurrence`` and ``baselines``, the trivial separators' scores on the same
+songs. The long study has the result files of its campaign's runs instead.
 """
 
 from __future__ import annotations
@@ -42,15 +42,16 @@ Records = Sequence[Mapping[str, Any]]
 OURS, THEIRS = "BSMamba2", "BS-RoFormer"
 BASE, REDUCED_LOSS = "base", "loss-3-magnitude"
 NO_TIME, BLIND_LOSS = "none", "loss-blind"
-"""Positive controls: no time blocks, and a loss without the target in its spectra."""
+"""Positive controls: a network without time blocks, and a loss whose spectra lack the target."""
 DEGRADING = ("time-reshaped", "attention")
-"""Networks known to degrade in windows of other lengths than trained on: rows that mix, and positions never seen."""
+"""Networks known to degrade in windows of other lengths than those of the training: a reshaped time path mixes rows,
+and attention meets positions that it has never seen."""
 ARMS = {"mamba2": OURS, "bs-roformer": THEIRS}
-"""The long study's names of arms that results of a profile call otherwise."""
+"""Arms that have another name in the long study than in a profile's results."""
 LONG_SEGMENTS = {OURS: 1.0}  # s, of the long study's experiment `songs-1s`
 METRICS = {"usdr": "uSDR", "csdr": "cSDR"}
 FILLED = 0.9
-"""Share of a window that is sound and no padding, on average, for its length to count."""
+"""The least share of sound, as opposed to padding, in a track's windows, for a score to count under their length."""
 BASELINES = Values("baselines", optional=True)
 LONG_SONGS = {
     "scores": Values("songs-1s-regions", "scores", runs=True),
@@ -62,11 +63,11 @@ REAL_WINDOWS = {
     "real_segments": Values("input_length", "trained", profile=MIR, optional=True),
     "real_songs": Values("data", profile=MIR, optional=True),
 }
-"""Scores by window on real singing, the context of those on synthesised songs."""
+"""Scores by window on real singing, as context of those on synthesised songs."""
 
 
 def trained(long: Mapping[str, Values] | None = None, **inputs: Values) -> Test:
-    """Return a test by small models that were trained here; ``long`` is what the long study has instead."""
+    """Return a test by small models that were trained here; ``long`` are the inputs that the long study has instead."""
     return Test("small models", SMALL, inputs, (LONG, DEMO), "trained small models", "make reproduce", long=long or {})
 
 
@@ -81,7 +82,7 @@ def scored(*records: Records) -> pd.DataFrame:
 
 
 def gated(found: Finding, gate: Assay) -> Finding:
-    """Return a finding where the assay is sensitive; otherwise say that it is not, what it measured, and why."""
+    """Return a finding if the assay is sensitive; otherwise an inconclusive one that tells what was measured."""
     reasons = (*found.reasons, *(f"{reason}." for reason in gate.reasons))
     if gate.sensitive or found.verdict == BLOCKED:
         return Finding(found.verdict, found.measured, reasons)
@@ -89,7 +90,7 @@ def gated(found: Finding, gate: Assay) -> Finding:
 
 
 def worst(verdicts: Sequence[str]) -> str:
-    """Combine the verdicts on all parts of a claim."""
+    """Combine the verdicts on the parts of a claim: it is supported if all parts are."""
     return next((v for v in (NOT_SUPPORTED, INCONCLUSIVE) if v in verdicts), SUPPORTED)
 
 
@@ -114,18 +115,18 @@ def slight_loss(scores: Records, baselines: Records = (), *, margin: float) -> F
 
 
 def padding(seconds: float, window: float | None) -> float:
-    """Return which share of the windows over a song is sound; a whole song is one window without padding."""
+    """Return the share of sound in a song's windows; the rest is padding, and a whole song has none."""
     return 1.0 if window is None else seconds / (np.ceil(round(seconds / window, 6)) * window)
 
 
 def windows_of(scores: Records, songs: Records) -> dict[float, pd.DataFrame]:
-    """Return by window the scores without overlap of those tracks whose windows are filled.
+    """Return by window the scores without overlap of those tracks whose windows hold little padding.
 
-    A last window that is padded with zeros is shorter than it says: a song of 24 s has no second window of 16 s.
+    A last window that is padded with zeros shows less than its length: a song of 24 s has no second window of 16 s.
 
     Args:
-        scores: records by window; they may say themselves how many ``seconds`` of a song were scored.
-        songs: records of songs, with ``seconds``; by default they are as long as the long study's.
+        scores: records by window. Those of present versions have the ``seconds`` of a song that were scored.
+        songs: records of songs, with ``seconds``, for the others. By default songs are as long as the long study's.
     """
     seconds = {song["track"]: song["seconds"] for song in songs}
     plain = [r for r in scores if r["window"] is not None and r.get("hop", r["window"]) == r["window"]]
@@ -135,7 +136,7 @@ def windows_of(scores: Records, songs: Records) -> dict[float, pd.DataFrame]:
 
 
 def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: float, metric: str) -> Interval | None:
-    """Return what a model gains by a window against that of its training, paired; None where it was not scored."""
+    """Return how a model's score changes from one window ``to`` another, paired; None if it was not scored in both."""
     tables = [table_of(frames[w], name, metric) for w in (window, to)]
     return None if any(t.empty for t in tables) else Interval.of(paired(*tables))
 
@@ -180,11 +181,11 @@ def stable_1_16(
     longest: float,
     published: bool = False,
 ) -> Finding:
-    """Compare each window with that of the training: stable means equivalence in uSDR and cSDR, at every window.
+    """Compare each window with that of the training: stable means equivalent in uSDR and cSDR, at every window.
 
-    A network without time blocks is stable whatever it is given, so it is no control. What the base gains over it must
-    be stable as well, and one of the networks known to degrade must be seen to. The ``published`` model has none beside
-    it: a change that is seen counts, and that none is seen does not.
+    A network without time blocks is stable in any window, so it is no control. BSMamba2's gain over it must be stable
+    as well, and one of the networks known to degrade must be seen to degrade. The ``published`` model has no such
+    control: a change that is seen counts, but if none is seen, the claim is not settled.
     """
     own = segments[OURS]
     frames = {w: frame for w, frame in windows_of(scores, songs).items() if shortest <= w <= longest}
@@ -256,7 +257,7 @@ def _singers(frame: pd.DataFrame) -> str:
 def nonoverlap_8(
     scores: Records, baselines: Records = (), real: Records = (), *, window: float, margin: float
 ) -> Finding:
-    """Compare windows that overlap by half with none: what overlap gains speaks against the claim, a loss does not."""
+    """Compare windows that overlap by half with plain ones: only a gain by overlap speaks against the claim."""
     gains = overlap_gains(scores)
     if window not in gains:
         return Finding(BLOCKED, "", (f"Windows of {window:g} s were not scored with overlap.",))
@@ -274,7 +275,7 @@ def nonoverlap_8(
 
 
 def overlap_gains(scores: Records) -> dict[float, Interval]:
-    """Return by window what an overlap by half gains BSMamba2, paired."""
+    """Return BSMamba2's gain by an overlap of half a window, by window, paired."""
     cases = scored(scores).groupby(["system", "window", "hop"]) if scores else ()
     tables = {case: table_of(own, case[0]) for case, own in cases}
     overlapped = sorted(window for name, window, hop in tables if name == OURS and hop != window)
