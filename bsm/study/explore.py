@@ -7,7 +7,7 @@ import html
 import math
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -74,8 +74,16 @@ class Explorer:
         self.songs, self.models = songs, models
         self._load = functools.lru_cache(1)(load_model)
         shared = {"style": {"description_width": "7em"}, "layout": widgets.Layout(width="auto")}
-        self.model = self._choice("model", self.models, shared)
-        self.song = self._choice("song", self.songs, shared)
+        self.model, self.song = (
+            widgets.Combobox(
+                options=list(options),
+                value=next(iter(options), ""),
+                placeholder="choose one, or type a path",
+                description=name,
+                **shared,
+            )
+            for name, options in (("model", models), ("song", songs))
+        )
         self.start = widgets.FloatSlider(0, min=0, max=0, step=STEP, description="from (s)", **shared)
         self.length = widgets.FloatSlider(10, min=STEP, max=LONGEST, step=STEP, description="excerpt (s)", **shared)
         self.window = widgets.FloatSlider(8, min=0.25, max=32, step=0.25, description="window (s)", **shared)
@@ -104,17 +112,6 @@ class Explorer:
         songs, missing = offered_songs(settings)
         models = offered_models(settings)
         return cls(songs, models, missing if models else f"{NO_MODEL} {missing}".strip())
-
-    @staticmethod
-    def _choice(name: str, options: dict[str, Any], shared: dict[str, Any]) -> widgets.Combobox:
-        return widgets.Combobox(
-            options=list(options),
-            value=next(iter(options), ""),
-            placeholder="choose one, or type a path",
-            description=name,
-            ensure_option=False,
-            **shared,
-        )
 
     def _say(self, text: str) -> None:
         self.state.value = html.escape(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,8 +85,7 @@ def own_runs(settings: Profile, names: Sequence[str], seeds: Sequence[int], devi
         InputError: a run is missing, or two were trained by different recipe versions or on different songs. The
             message says how to train them.
     """
-    pairs = itertools.product(names, seeds)
-    runs = [(settings.run_folder(seed, name) / "model.safetensors", name, seed) for name, seed in pairs]
+    runs = [(settings.run_folder(seed, name) / "model.safetensors", name, seed) for name in names for seed in seeds]
     first, first_card = runs[0][0], card_of(runs[0][0])
     for path, name, seed in runs:
         if not path.is_file():
@@ -147,6 +145,6 @@ def described(found: Sequence[Subject]) -> str:
     for s in found:
         seed, count = "" if s.seed is None else f", seed {s.seed}", count_parameters(s.network)
         lines.append(f"- {s.name}{seed}: {count:,} parameters, trained on segments of {s.trained_seconds:g} s")
-    if len(names := list(dict.fromkeys(s.name for s in found))) == 1:
-        lines.append(f"\nOnly {names[0]} is here: there is nothing to compare it with.")
+    if len({s.name for s in found}) == 1:
+        lines.append(f"\nOnly {found[0].name} is here: there is nothing to compare it with.")
     return "\n".join(lines)
