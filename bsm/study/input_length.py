@@ -49,9 +49,10 @@ def scores(found: Sequence[Subject], tracks: Sequence[Track], cut: Sequence[Cond
     return records
 
 
-def tables_of(records: Records, metric: str) -> dict[tuple[str, float, float], pd.DataFrame]:
-    """Return a table of :func:`bsm.study.compare.table` by (model, window, hop); infinite is the whole song."""
-    groups = tidy(records).groupby(["system", "window", "hop"], sort=False)
+def tables_of(records: Records | pd.DataFrame, metric: str) -> dict[tuple[str, float, float], pd.DataFrame]:
+    """Return tables of :func:`bsm.study.compare.table` by (model, window, hop); a whole song's window is infinite."""
+    frame = records if isinstance(records, pd.DataFrame) else tidy(records)
+    groups = frame.groupby(["system", "window", "hop"], sort=False)
     return {case: table(own, metric) for case, own in groups}
 
 

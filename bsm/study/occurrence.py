@@ -242,19 +242,21 @@ def by_model(records: Records, quantity: str, models: Sequence[str]) -> dict[str
     return {model: found[model].reindex(rows) if model in found else nothing for model in models}
 
 
-def comparison_table(rows: Records, title: str) -> pd.DataFrame:
+def comparison_table(rows: Records, title: str, *, models: int | None = None) -> pd.DataFrame:
     """Return the records of :func:`compare` as a table; ``title`` is the heading of the column of groups.
 
     A column ``minus`` and a model's name holds the first model's difference from that model, and a column ``against``
-    the verdict on it.
+    the verdict on it. By default the table has all ``models``, otherwise so many of them, from the first on.
     """
     lines = []
     for row in rows:
         some = next(iter(row["means"].values()))
         line = {title: row["group"], "measure": NAMES.get(row["quantity"], NAMES[SDR])}
         line[f"n ({some['unit']})"] = f"{some['tracks']} ({some['songs']})"
-        line |= {model: mean["estimate"] for model, mean in row["means"].items()}
-        for other, gain in row["differences"].items():
+        shown = [*row["means"]][:models]
+        line |= {model: row["means"][model]["estimate"] for model in shown}
+        for other in shown[1:]:
+            gain = row["differences"][other]
             line |= {f"minus {other}": words(gain), f"against {other}": gain["verdict"]}
         lines.append(line)
     return pd.DataFrame(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -72,18 +71,12 @@ def regions(values: Mapping[str, Any], duration_bins: Sequence[float]) -> Frames
     groups = occurrence.grouped(values["regions"], "duration", duration_bins)
     measures = (occurrence.SDR, occurrence.BEFORE, occurrence.AFTER)
     compared = [row for name in measures for row in occurrence.compare(values["regions"], name, groups)]
-    shown = occurrence.comparison_table([_of_two(row) for row in compared], "duration")
+    shown = occurrence.comparison_table(compared, "duration", models=2)  # a page holds no more columns
     note = (
         "SDR inside vocal regions by duration, and leakage beside them (error re mixture, less is better); paired by "
         f"region; {CORRECTED}, measure by measure"
     )
     return [(shown, note)]
-
-
-def _of_two(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a comparison's means of the first two models and their difference: a page holds no more columns."""
-    means = dict(itertools.islice(row["means"].items(), 2))
-    return {**row, "means": means, "differences": {k: v for k, v in row["differences"].items() if k in means}}
 
 
 def published(values: Mapping[str, Any]) -> Frames:

@@ -36,6 +36,7 @@ from bsm.study.claims.claim import (
     judge_ratio,
 )
 from bsm.study.compare import differences, paired, table_of, tidy
+from bsm.study.input_length import tables_of
 from bsm.study.songs import SECONDS
 
 Records = Sequence[Mapping[str, Any]]
@@ -114,9 +115,9 @@ def slight_loss(scores: Records, baselines: Records = (), *, margin: float) -> F
     return gated(found, assay(frame, [BASE, REDUCED_LOSS], BLIND_LOSS))
 
 
-def padding(seconds: float, window: float | None) -> float:
-    """Return the share of sound in a song's windows; the rest is padding, and a whole song has none."""
-    return 1.0 if window is None else seconds / (np.ceil(round(seconds / window, 6)) * window)
+def share_of_sound(seconds: float, window: float) -> float:
+    """Return the share of sound in the windows of a song; the rest is padding of the last window."""
+    return seconds / (np.ceil(round(seconds / window, 6)) * window)
 
 
 def windows_of(scores: Records, songs: Records) -> dict[float, pd.DataFrame]:
@@ -128,11 +129,14 @@ def windows_of(scores: Records, songs: Records) -> dict[float, pd.DataFrame]:
         scores: records by window. Those of present versions have the ``seconds`` of a song that were scored.
         songs: records of songs, with ``seconds``, for the others. By default songs are as long as the long study's.
     """
-    seconds = {song["track"]: song["seconds"] for song in songs}
-    plain = [r for r in scores if r["window"] is not None and r.get("hop", r["window"]) == r["window"]]
-    lengths = [r.get("seconds", seconds.get(r["track"], SECONDS)) for r in plain]
-    filled = [r for r, length in zip(plain, lengths, strict=True) if padding(length, r["window"]) >= FILLED]
-    return dict(sorted(scored(filled).groupby("window"), key=lambda pair: pair[0])) if filled else {}
+    lengths = {song["track"]: song["seconds"] for song in songs}
+    filled = []
+    for record in scores:
+        window, seconds = record["window"], record.get("seconds", lengths.get(record["track"], SECONDS))
+        plain = window is not None and record.get("hop", window) == window
+        if plain and share_of_sound(seconds, window) >= FILLED:
+            filled.append(record)
+    return dict(iter(scored(filled).groupby("window"))) if filled else {}
 
 
 def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: float, metric: str) -> Interval | None:
@@ -276,7 +280,6 @@ def nonoverlap_8(
 
 def overlap_gains(scores: Records) -> dict[float, Interval]:
     """Return BSMamba2's gain by an overlap of half a window, by window, paired."""
-    cases = scored(scores).groupby(["system", "window", "hop"]) if scores else ()
-    tables = {case: table_of(own, case[0]) for case, own in cases}
+    tables = tables_of(scored(scores), "usdr") if scores else {}
     overlapped = sorted(window for name, window, hop in tables if name == OURS and hop != window)
     return {w: Interval.of(paired(tables[OURS, w, w / 2], tables[OURS, w, w])) for w in overlapped}
