@@ -162,7 +162,8 @@ for notebook in NOTEBOOKS:
             name=notebook.name,
             seeds=f" -p seeds '{SEEDS}'" if "seeds" in notebook.parameters else "",
             recipe=RECIPE, scoring=SCORING,
-        threads: about.get("threads", THREADS)  # alone, because it measures time
+        # Alone where it measures time, or where a network of real songs needs the whole machine.
+        threads: THREADS if about.get("gpu") and not MADE else about.get("threads", THREADS)
         resources: mem_mb=1000 * about.get("memory_gb", 8), runtime=about.get("minutes", 30), gpu=GPU * about.get("gpu", 0)
         benchmark: f"{REPORTS}/benchmarks/{notebook.name}.tsv"
         shell: "bsm study {params.name} --profile {PROFILE}{params.seeds}"

@@ -21,7 +21,8 @@ Metadata)::
   ``bsm.study`` changes that the notebook imports.
 - ``only_with`` is a value of a profile. The workflow leaves the notebook out of profiles that do not have it.
 - ``apart_with`` lists parameters. Where one is given, results go to ``runs/<notebook>``.
-- The other fields ask for resources. A notebook without ``threads`` measures time, and so runs alone.
+- The other fields ask for resources. A notebook without ``threads`` measures time, and so runs alone. A notebook with
+  ``gpu`` also runs alone, unless the songs are synthesised.
 """
 
 from __future__ import annotations

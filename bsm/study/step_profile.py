@@ -68,8 +68,8 @@ def measure(
     return {
         "variants": step.breakdown(step.VARIANTS, preset, seconds=seconds, batch=batch, **options),
         "backends": by_backend,
-        "losses": spectra.losses(seconds, batch=batch, repeats=repeats, device=device),
-        # Milliseconds each: rounds enough that one slow spell does not count.
+        # A part of a second each, or milliseconds: more rounds, so that one slow spell does not count.
+        "losses": spectra.losses(seconds, batch=batch, repeats=3 * repeats, device=device),
         "stft": spectra.transforms(seconds, batch=batch, repeats=10 * repeats, device=device),
     }
 
