@@ -19,7 +19,7 @@ A YAML file says what to train::
 An *arm* is what is trained: a network with one kind of time block. Results lie in ``results/`` next to that file. A run
 is done when its result is there, so a campaign goes on after any interruption. An arm's learning rate is tuned first:
 the given rates, then half and double the best one, until both are worse than it. ``tuning`` may have ``settings`` of
-its own, such as fewer ``steps``. ``as: NAME`` in its place takes the rates that another experiment has found.
+its own, such as fewer ``steps``. ``tuning: {as: NAME}`` takes the rates that another experiment has found.
 """
 
 from __future__ import annotations

@@ -140,12 +140,12 @@ def regions_of(
 
 
 def surroundings(sung: Sequence[Region], seconds: float, window: float = WINDOW) -> list[dict[str, float]]:
-    """Return what sounds around each vocal region of a song, in s; NaN where that is undefined.
+    """Return how much vocals there are around each vocal region of a song, in s; NaN where that is undefined.
 
     Returns:
         ``nearest``: distance to the nearest other region, before or after. ``elsewhere``: vocals in the rest of the
-        song. ``elsewhere_in_window``: in the rest of its window of ``window`` s, if one window holds the whole region.
-        ``share``: of the song that is sung, 0 to 1.
+        song. ``elsewhere_in_window``: vocals in the rest of the window of ``window`` s that holds the whole region, if
+        one does. ``share``: share of the song that is sung, 0 to 1.
     """
     total, share = sum(region.duration for region in sung), vocal_share(sung, seconds)
     found = []
