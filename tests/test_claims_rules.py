@@ -243,8 +243,8 @@ def test_a_window_that_is_padding_is_not_of_its_length():
     made, segments, songs = windows({16.0: -9.0}, seconds=24.0)
     assert 16.0 not in learning.windows_of(made, songs) and 8.0 not in learning.windows_of(made, songs)
     assert learning.stable_1_16(made, segments, songs, baselines(), **LENGTHS).verdict == INCONCLUSIVE
-    assert learning.padding(24, 8) == 1 and learning.padding(24, 16) == 0.75 and learning.padding(7.9, 0.5) > 0.98
-    assert learning.padding(24, None) == 1
+    assert learning.share_of_sound(24, 8) == 1 and learning.share_of_sound(24, 16) == 0.75
+    assert learning.share_of_sound(7.9, 0.5) > 0.98
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.0, SUPPORTED), (-2.0, SUPPORTED), (1.0, NOT_SUPPORTED)])

@@ -1,4 +1,4 @@
-"""Scores of the ablations' variants, each compared with the base trained alike, paired over songs and seeds."""
+"""Scores of the ablations' variants, compared with the base, which was trained alike, by song and seed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Records = Sequence[dict[str, Any]]
 
 
 def recipe(found: Sequence[Subject]) -> TrainConfig:
-    """Return the base's training as the card beside its weights records it; the base is the first subject.
+    """Return the training of the base, the first subject, as the card beside its weights records it.
 
     Raises:
-        InputError: weights have no card, or were trained unlike the base in more than seed and variant.
+        InputError: weights have no card, or their training differs from the base's in more than seed and variant.
     """
     cards = [card_of(model.path) for model in found]
     if missing := [model.path.with_suffix(".json") for model, card in zip(found, cards, strict=True) if not card]:
@@ -42,7 +42,7 @@ def recipe(found: Sequence[Subject]) -> TrainConfig:
 
 
 def scores(found: Sequence[Subject], tracks: Sequence[Track], window: float) -> list[dict[str, Any]]:
-    """Separate every song with every model, in windows of some seconds without overlap, and score it.
+    """Separate every song with every model, in windows of ``window`` s without overlap, and score it.
 
     Returns:
         One record each: ``track``, ``variant``, ``seed``, ``usdr`` (dB).
@@ -65,29 +65,26 @@ def differences(records: Records) -> list[dict[str, Any]]:
 
 
 def score_table(records: Records, rows: Records, parameters: Mapping[str, int] | None = None) -> pd.DataFrame:
-    """List mean uSDR and difference from the base, the base first and then the worst.
+    """List mean uSDR and difference from the base: the base first, then the variants from worst to best.
 
-    ``rows`` are those of :func:`differences` to list. ``parameters`` are shown if given, their number by variant.
+    ``rows`` are those records of :func:`differences` that are listed. ``parameters`` are their numbers by variant, for
+    a column of the table.
     """
     found = tables(records, "usdr")
     gains = {BASE: None} | {row["variant"]: row for row in sorted(rows, key=lambda row: row["estimate"])}
     lines = []
     for name, gain in gains.items():
-        line = {"change": _asks(name)} | ({"parameters": parameters[name]} if parameters else {})
+        line = {"change": VARIANTS[name].asks} | ({"parameters": parameters[name]} if parameters else {})
         line["uSDR (dB)"] = paired(found[name])["estimate"]
         lines.append(line | {"difference (dB)": words(gain), "reads": gain["verdict"] if gain else "–"})
     return pd.DataFrame(lines)
-
-
-def _asks(name: str) -> str:
-    return VARIANTS[name].asks if name in VARIANTS else name
 
 
 @figures.style()
 def figure(records: Records, rows: Records) -> Figure:
     """Draw each variant's difference from the base: every song as a point, and the mean with its interval."""
     found = tables(records, "usdr")
-    gains = {_asks(row["variant"]): found[row["variant"]] - found[BASE] for row in rows}
+    gains = {VARIANTS[row["variant"]].asks: found[row["variant"]] - found[BASE] for row in rows}
     drawn, ax = plt.subplots(figsize=(7, 1 + 0.45 * len(gains)))
     figures.dots(ax, gains, against=0, colour=figures.COLOURS["blue"])
     ax.set(xlabel="uSDR minus that of the paper's design (dB)", title="Points: songs; squares: means, 95 % intervals")

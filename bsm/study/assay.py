@@ -1,9 +1,9 @@
 """Is the instrument sensitive? The gate that every verdict about learning passes first.
 
 Small models that learn less than a static equaliser cannot tell one design from another: all of them score alike. So a
-question gets a verdict only where both arms that it compares beat the equaliser, and where its positive control, which
-is known to lack what the question is about, is seen to lose. Otherwise the verdict is *inconclusive: the assay is
-insensitive*, with the figures that say so. "No difference" is a finding only as equivalence (Lakens, 2017): the whole
+question gets a verdict under two conditions. Both systems that it compares beat the equaliser. And its positive control
+is seen to lose: a system known to lack what the question is about. Otherwise the verdict is *inconclusive: the assay is
+insensitive*, with the figures that show it. "No difference" is a finding only as equivalence (Lakens, 2017): the whole
 interval lies within a margin that was stated beforehand.
 """
 
@@ -20,9 +20,9 @@ from bsm.study.compare import paired, table_of
 from bsm.study.published import PUBLISHED
 
 BEATS, AT_LEAST = 2.0, 1.0
-"""dB of uSDR by which an arm beats the equaliser: the estimate, and the low end of its interval."""
+"""dB of uSDR by which a system must beat the equaliser: the estimate, and the low end of its interval."""
 SEEDS = 3
-"""Trainings of each arm that a verdict takes."""
+"""The least number of trainings of each system for a verdict."""
 MARGIN = round(PUBLISHED[0]["usdr"] - PUBLISHED[1]["usdr"], 2)
 """dB of uSDR within which a difference counts as none: the paper's own advantage over BS-RoFormer."""
 INSENSITIVE = "the assay is insensitive"
@@ -47,13 +47,13 @@ def gain_of(scores: pd.DataFrame, first: str, second: str) -> Interval:
     Args:
         scores: of :func:`bsm.study.compare.tidy`.
         first: name of a system.
-        second: of another one; a baseline, which is not trained, stands against every seed.
+        second: name of another system. A baseline is not trained, so it is compared with every seed of the other.
     """
     return Interval.of(paired(table_of(scores, first), table_of(scores, second)))
 
 
 def beats(gain: Interval) -> bool:
-    """Tell whether an arm's gain over the static equaliser is large enough for verdicts about what it learned."""
+    """Tell whether a system's gain over the static equaliser is large enough for verdicts on what it learned."""
     return gain.estimate >= BEATS and gain.low >= AT_LEAST
 
 
@@ -61,9 +61,9 @@ def assay(scores: pd.DataFrame, arms: Sequence[str], control: str) -> Assay:
     """Judge the instrument of one question.
 
     Args:
-        scores: of :func:`bsm.study.compare.tidy`, of the same tracks: the arms, the control and the static equaliser.
-        arms: the systems that are compared; the control is set against the first.
-        control: a system that lacks what the question is about.
+        scores: of :func:`bsm.study.compare.tidy`: the arms, the control and the static equaliser on the same tracks.
+        arms: names of the systems that are compared; the first must beat the control.
+        control: name of a system that lacks what the question is about.
     """
     known, reasons, passed = set(scores["system"]), [], []
     for arm in arms:

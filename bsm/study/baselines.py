@@ -1,9 +1,8 @@
-"""Trivial separators: what any trained model must beat, and what oracles reach, which know the target."""
+"""Trivial separators: those that any trained model must beat, and oracles, which are given the target."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ N_FFT, HOP = 2048, 512
 
 
 def best_constant(mixture: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Scale the mixture by the factor that is best for this song: an oracle, least squares."""
+    """Scale the mixture by the best factor for this song, by least squares: an oracle."""
     energy = float(np.square(mixture, dtype=np.float64).sum())
     return mixture * np.float32(np.multiply(mixture, target, dtype=np.float64).sum() / energy if energy else 0.0)
 
@@ -36,7 +35,7 @@ def equalise(mixture: np.ndarray, gains: np.ndarray) -> np.ndarray:
 
 
 def fit_gains(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Find the gains of a static equaliser, one a bin: least squares over pairs of mixture and target.
+    """Find the gains of a static equaliser, one per bin, by least squares over pairs of mixture and target.
 
     Raises:
         InputError: there are no songs.
@@ -52,7 +51,7 @@ def fit_gains(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 
 
 def own_equaliser(mixture: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Equalise with the gains that are best for this song: an oracle."""
+    """Equalise the mixture with the best gains for this song: an oracle."""
     return equalise(mixture, fit_gains([(mixture, target)]))
 
 
@@ -68,22 +67,18 @@ def separators(training: Sequence[Track]) -> dict[str, Separator]:
     """Return all baselines by name; the static equaliser is fitted to the training songs."""
     songs = tqdm(training, desc="fit the equaliser", unit="song")
     gains = fit_gains((track.mixture(), track.read(VOCALS)) for track in songs)
-    oracles = {"mixture x best constant": best_constant, f"{EQUALISER}, fitted on the song": own_equaliser}
     return {
         **BASELINES,
         EQUALISER: lambda track: equalise(track.mixture(), gains),
-        **{name: partial(_oracle, function) for name, function in oracles.items()},
+        "mixture x best constant": lambda track: best_constant(track.mixture(), track.read(VOCALS)),
+        f"{EQUALISER}, fitted on the song": lambda track: own_equaliser(track.mixture(), track.read(VOCALS)),
     }
-
-
-def _oracle(function: Callable[[np.ndarray, np.ndarray], np.ndarray], track: Track) -> np.ndarray:
-    return function(track.mixture(), track.read(VOCALS))
 
 
 def scored(
     tracks: Sequence[Track], separators: Mapping[Any, Separator], *metrics: Callable[..., float], doing: str
 ) -> Iterator[tuple[str, Any, dict[str, float]]]:
-    """Separate tracks and score the estimates in this process, without what is slow; a progress bar says ``doing``.
+    """Separate tracks and score the estimates by fast metrics, in this process; a progress bar shows ``doing``.
 
     Yields:
         A track's name, a separator's key, and the scores by the metrics' names.
@@ -107,7 +102,7 @@ def scores(tracks: Sequence[Track], training: Sequence[Track]) -> list[dict[str,
 
 
 def scores_table(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """Return the means over songs of records of :func:`scores`, the best uSDR last."""
+    """Return a table of means over songs of the records of :func:`scores`, the best uSDR last."""
     means = pd.DataFrame(records).groupby("separator")[["usdr", "si_sdr", "level"]].mean().sort_values("usdr")
     names = {"usdr": "uSDR (dB)", "si_sdr": "SI-SDR (dB)", "level": "level re target (dB)"}
     return means.rename(columns=names).reset_index()

@@ -1,16 +1,16 @@
-"""A campaign: many trainings, worked through in order of priority on some cores, from a frozen checkout.
+"""A campaign: many trainings in order of priority, several at a time, by the code of one revision.
 
 A YAML file says what to train::
 
     revision: probe-1              # a git tag or commit; the code that trains
     experiments:
-      - name: cue-gap-0.5          # begins the names of its results
+      - name: cue-gap-0.5          # the first part of its results' names
         kind: cue-gap              # or songs, regions, singers
         arms: [mamba2, attention]
         seeds: [2, 3]
         settings: {longest_gap: 0.5, steps: 2000}
         tuning: {seed: 100, rates: [0.002, 0.004]}
-      - name: songs-1s-regions     # measures what songs-1s trained, each run as soon as its weights are there
+      - name: songs-1s-regions     # measures the networks of songs-1s, each as soon as its weights are there
         kind: regions
         of: songs-1s
         arms: [mamba2, attention]
@@ -22,9 +22,10 @@ A YAML file says what to train::
         seeds: [0]
         tuning: {as: songs-1s}
 
-Results lie in ``results/`` next to that file. A run is done when its result is there, so a campaign goes on
-after any interruption. An arm's learning rate is tuned first: the rates given, then halves and doubles, until both
-neighbours of the best are worse. ``tuning`` may have ``settings`` of its own, such as fewer ``steps``.
+An *arm* is what is trained: a network with one kind of time block. Results lie in ``results/`` next to that file. A run
+is done when its result is there, so a campaign goes on after any interruption. An arm's learning rate is tuned first:
+the given rates, then half and double the best one, until both are worse than it. ``tuning`` may have ``settings`` of
+its own, such as fewer ``steps``. ``tuning: {as: NAME}`` takes the rates that another experiment has found.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Run:
         kind: ``cue-gap`` (:func:`bsm.study.memory.experiment`), ``songs`` (:func:`bsm.study.songs.experiment`),
             ``regions`` (:func:`bsm.study.song_regions.experiment`) or ``singers``
             (:func:`bsm.study.singers.experiment`).
-        settings: arguments of that function; None while the learning rate is not known, or the weights are not there.
+        settings: arguments of that function; None while its learning rate or the weights that it measures are missing.
     """
 
     name: str
@@ -72,7 +73,7 @@ class Run:
 
 
 class Campaign:
-    """What a campaign's file asks for, and what is done of it.
+    """The runs that a campaign's file asks for, and which of them are done.
 
     Args:
         path: the YAML file.
@@ -97,9 +98,9 @@ class Campaign:
         return self.results / f"{name}.json"
 
     def runs(self) -> list[Run]:
-        """List all runs that are known by now, in order of priority: an experiment's tuning, then its seeds.
+        """List all runs that are known so far, in order of priority: an experiment's tuning, then its seeds.
 
-        A seed's runs of all arms come before the next seed's, so that a campaign that ends early compares all arms.
+        All arms are trained under one seed before the next seed begins, so a campaign that ends early has all arms.
         """
         found = []
         for experiment in self.experiments:
@@ -119,7 +120,7 @@ class Campaign:
         return found
 
     def todo(self) -> list[Run]:
-        """List the runs that can begin: without a result, and with a learning rate or weights that are known."""
+        """List the runs that can begin: they have no result yet, and nothing that they need is missing."""
         return [run for run in self.runs() if run.settings is not None and not self.result(run.name).is_file()]
 
     def _tuning(self, experiment: dict[str, Any], arm: str) -> tuple[list[Run], float | None]:
@@ -136,23 +137,20 @@ class Campaign:
             return [], self._tuning(other, arm)[1]
         settings = {"arm": arm, "seed": tuning["seed"], "asked": False}
         settings |= self._settings(experiment) | tuning.get("settings", {})
+        runs: list[Run] = []
         scores: dict[float, float | None] = {}
-
-        def run(rate: float) -> Run:
-            return Run(f"{experiment['name']}-{arm}-lr{rate:g}", arm, experiment["kind"], settings | {"lr": rate})
-
-        runs = [run(rate) for rate in tuning["rates"]]
-        for rate, tried in zip(tuning["rates"], runs, strict=True):
-            scores[rate] = self._validation(tried.name)
-        while all(score is not None for score in scores.values()):
+        rates = tuning["rates"]
+        while True:
+            for rate in rates:
+                name = f"{experiment['name']}-{arm}-lr{rate:g}"
+                runs.append(Run(name, arm, experiment["kind"], settings | {"lr": rate}))
+                scores[rate] = self._validation(name)
+            if None in scores.values():
+                return runs, None
             best = max(scores, key=lambda rate: scores[rate])
-            neighbours = [rate for rate in (best / 2, best * 2) if rate not in scores]
-            if not neighbours:
+            rates = [rate for rate in (best / 2, best * 2) if rate not in scores]
+            if not rates:
                 return runs, best
-            for rate in neighbours:
-                runs.append(run(rate))
-                scores[rate] = self._validation(runs[-1].name)
-        return runs, None
 
     def _settings(self, experiment: dict[str, Any]) -> dict[str, Any]:
         """Return the settings that all runs of an experiment share, and where its ``data`` are."""
@@ -175,10 +173,12 @@ class Campaign:
 
     def status(self) -> pd.DataFrame:
         """Return one row per run: ``name``, ``arm``, ``done``, and ``minutes`` of processor time if it is done."""
-        frame = pd.DataFrame([{"name": run.name, "arm": run.arm} for run in self.runs()])
-        paths = frame["name"].map(self.result)
-        minutes = [read_result(p)["provenance"]["cpu_seconds"] / 60 if p.is_file() else None for p in paths]
-        return frame.assign(done=[path.is_file() for path in paths], minutes=minutes)
+        rows = []
+        for run in self.runs():
+            path = self.result(run.name)
+            minutes = read_result(path)["provenance"]["cpu_seconds"] / 60 if path.is_file() else None
+            rows.append({"name": run.name, "arm": run.arm, "done": path.is_file(), "minutes": minutes})
+        return pd.DataFrame(rows).astype({"minutes": float})
 
     def minutes_left(self) -> float:
         """Estimate the processor time of the runs that are left, from finished runs of the same arm, or of any."""
@@ -189,27 +189,27 @@ class Campaign:
 
 
 def finished(folder: Path, experiment: str) -> list[Path]:
-    """List the result files of an experiment's finished runs: one per arm and seed, without those that tune a rate."""
+    """List the result files of an experiment's finished runs, one per arm and seed; trainings that tune are no runs."""
     found = []
     for path in sorted(folder.glob(f"{experiment}-*-seed*.json")):
         record = read_result(path)
         if path.stem == f"{experiment}-{record['parameters'].get('arm')}-seed{record['seed']}":
-            found.append(path)  # another experiment's name may begin alike
+            found.append(path)  # not another experiment's, whose name begins with this one's
     return found
 
 
 def lacking(paths: Sequence[Path], experiment: str, arms: Sequence[str]) -> list[str]:
-    """Return the arms of which no run is among the :func:`finished` ones of an experiment."""
+    """Return the arms that have no run among the :func:`finished` runs of an experiment."""
     return [arm for arm in arms if not any(path.name.startswith(f"{experiment}-{arm}-seed") for path in paths)]
 
 
 def of_run(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows of a run's result with its arm, as ``separator``, and its seed, unless a row has its own."""
+    """Add to rows of a run's result its arm, as ``separator``, and its seed, unless a row names its own."""
     return [{"separator": record["parameters"]["arm"], "seed": record["seed"]} | row for row in rows]
 
 
 def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
-    """Train whatever is left of a campaign, each run in a process of its own with one thread.
+    """Carry out the runs that are left, each in a process of its own with one thread.
 
     Args:
         campaign: what to do.
@@ -238,7 +238,7 @@ def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
                             log.error("%s failed; see %s", name, _log_file(checkout, name))
                         else:
                             log.info("%s is done; about %.0f core-minutes are left", name, campaign.minutes_left())
-                if len(running) < cores:  # only then: which runs are known takes reading the results
+                if len(running) < cores:  # only then, because listing the runs reads all results
                     ready = [run for run in campaign.todo() if run.name not in running and run.name not in failed]
                     for run in ready[: cores - len(running)]:
                         log.info("%s begins", run.name)
@@ -271,13 +271,9 @@ def _start(campaign: Campaign, checkout: Path, run: Run) -> subprocess.Popen:
 
 
 def train(result: str, kind: str, folder: str, settings: dict[str, Any]) -> None:
-    """Train one run in this process, with one thread, and write its result.
+    """Carry out one run in this process, with one thread, and write its result.
 
-    Args:
-        result: path of the result file.
-        kind: of the run.
-        folder: for songs and checkpoints.
-        settings: of the run.
+    ``kind`` and ``settings`` are those of :class:`Run`. Songs and checkpoints lie in ``folder``.
     """
     import torch
 
@@ -294,7 +290,7 @@ def train(result: str, kind: str, folder: str, settings: dict[str, Any]) -> None
 
 
 def frozen_checkout(revision: str) -> Path:
-    """Return a checkout of a revision in a folder of its own, so that work on the code does not disturb a campaign.
+    """Return a checkout of a revision in a folder of its own, so that changes of the code do not disturb a campaign.
 
     Raises:
         InputError: git does not know the revision.

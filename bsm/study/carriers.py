@@ -1,4 +1,4 @@
-"""What carries the probe's cue from past to future in a network: found, replaced, and followed over a gap."""
+"""The parts of a network that carry information from past to future: find them, replace them, follow a cue in them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from bsm.time_blocks import Attention, AttentionBlock, LSTMBlock
 
 
 def carriers(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Find what carries information from past frames to future ones: (owner, attribute) in each time block.
+    """Find the parts that carry information from past frames to future ones: (owner, attribute) in each time block.
 
-    These are the scan of the forward mixer, the LSTM, the attention, and the short convolutions that look at past
-    frames. Other blocks have none.
+    They are the scan of the forward mixer, the LSTM, the attention, and the short convolutions over past frames. Other
+    time blocks have none.
     """
     if not isinstance(model, BSMamba2):
         return
@@ -39,7 +39,11 @@ def carriers(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
 
 @contextmanager
 def replaced(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> Iterator[None]:
-    """Replace each memory of a network by what a change makes of it, within the block."""
+    """Replace each part of :func:`carriers` by ``change(part)``, as long as the context is open.
+
+    Raises:
+        ValueError: the network has no such part.
+    """
     found = [(owner, name, getattr(owner, name)) for owner, name in carriers(model)]
     if not found:
         raise ValueError("this network has no memory that could be changed")
@@ -53,7 +57,7 @@ def replaced(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> Iter
 
 
 class Cut(nn.Module):
-    """A memory that carries nothing from before ``frame`` to that frame or a later one."""
+    """A part of :func:`carriers` that carries nothing from before ``frame`` to ``frame`` or later."""
 
     def __init__(self, part: nn.Module, frame: int) -> None:
         super().__init__()
@@ -62,7 +66,7 @@ class Cut(nn.Module):
             self.out_channels = part.out_channels
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
-        """Give what the memory would, were there nothing before the frame."""
+        """Return what the part would return at ``frame`` and later if nothing had been before it."""
         if isinstance(self.part, Attention):  # queries at the frame and later do not see earlier keys
             late = torch.arange(inputs[0].shape[-2]) >= self.frame
             return nn.functional.scaled_dot_product_attention(*inputs, attn_mask=~(late[:, None] & ~late))
@@ -88,19 +92,18 @@ class Sharpened(nn.Module):
         return nn.functional.scaled_dot_product_attention(self.factor * q, k, v)
 
 
-# ---- where the cue is kept
-
-
 def traces(model: nn.Module, probe: Probe, gap: float, *, pairs: int = 10) -> list[dict[str, Any]]:
-    """Follow the cue through a network over a gap: one record for each scan and attention.
+    """Follow the cue through a network over a gap: one record for each scan and each attention.
 
-    Each pair of examples differs in its cue alone. Depending on the block, a record has
+    The two examples of a pair differ only in the cue. Fields of attention:
 
-    - ``mass``: of attention, by head: the weight that queries in the play stretch give to the cue's frames, and
-      ``uniform``, what equal weights would give;
-    - ``half_life``: of Mamba2, by head: time in s over which the state halves, the median over the gap's frames;
-    - ``difference``: of Mamba2: distance between the states of a pair, relative to their norm, at ``times`` in s after
-      the cue.
+    - ``mass``: by head, the weight that queries in the play stretch give to the cue's frames;
+    - ``uniform``: what equal weights would give.
+
+    Fields of a scan:
+
+    - ``half_life``: by head, the time in s in which the state halves, median over the gap's frames;
+    - ``difference``: distance between the states of a pair, relative to their norm, at ``times`` in s after the cue.
     """
     made = [
         example([TEST, 1, index], Condition(gap, swapped=swapped), probe, timbre=index % 2)
@@ -123,9 +126,10 @@ def traces(model: nn.Module, probe: Probe, gap: float, *, pairs: int = 10) -> li
 
 @torch.no_grad()
 def _calls(model: nn.Module, mixtures: Tensor) -> list[tuple[nn.Module, dict[int | str, Tensor]]]:
-    """Run a network, and return each memory with the inputs that it got, by position or name.
+    """Run a network, and return each part of :func:`carriers` with its inputs, by position or name.
 
-    It is called for slabs of rows, which are put together; vectors of weights are the same in each call.
+    A part is called several times, each time with some of the rows. Its inputs are concatenated, except vectors of
+    weights, which are the same in each call.
     """
     calls: dict[nn.Module, dict[int | str, Tensor]] = {}
 

@@ -1,4 +1,7 @@
-"""Scores as one tidy frame, and one way to compare: paired by track, drawn by cluster and training seed."""
+"""Scores as one tidy frame, and one way to compare them: paired by track, with intervals over clusters and seeds.
+
+A *cluster* is a set of tracks that resemble each other, such as the clips of one singer.
+"""
 
 from __future__ import annotations
 
@@ -12,40 +15,40 @@ from bsm.data import mir1k
 from bsm.stats import Interval, crossed_interval, interval_words, verdict, verdicts
 
 NAMES = ("system", "model", "variant", "separator")
-"""What records call the system whose score they hold, whoever wrote them."""
+"""The fields in which records of various origins name the system that was scored."""
 METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)"}
 """The paper's measures, with their names and unit in tables and figures."""
 ROWS = ["song", "track", "region"]
-"""Index of a table of :func:`table`; ``song`` is what tracks are drawn with, see :func:`cluster_of`."""
+"""Index of a table of :func:`table`; ``song`` is the cluster (:func:`cluster_of`)."""
 UNTRAINED = ""
-"""The seed of what was not trained, such as the mixture."""
+"""The seed of a system that is not trained, such as the mixture."""
 CORRECTED = "verdicts are corrected for the number of comparisons (Holm)"
-"""What a table says whose verdicts are those of :func:`corrected`."""
+"""The note below a table with verdicts of :func:`corrected`."""
 
 
 def song_of(track: str) -> str:
-    """Return the song that a track is of, by its name: itself, or for a clip of MIR-1K what it was cut from."""
+    """Return the song of a track by its name: the track itself, or the song that a clip of MIR-1K was cut from."""
     return mir1k.song_of(track) or track
 
 
 def cluster_of(track: str, song: str = "") -> str:
-    """Return what a track is drawn with: the song that it is or is a part of, or for a clip of MIR-1K its singer.
+    """Return the cluster of a track: its song, or the singer of a clip of MIR-1K.
 
-    All clips by one singer are more alike than clips by two.
+    Clips of one singer resemble each other more than clips of two singers.
     """
     clip = mir1k.song_of(track)
     return clip.partition("_")[0] if clip else song or track
 
 
 def tidy(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return records of scores as a frame of a row per system, seed and track, and region where there are any.
+    """Return records of scores as a frame with a row per system, seed, track and, where there are any, region.
 
-    The records are as ``evaluate``, the notebooks and result files of any version give them.
+    The records may come from ``evaluate``, from a notebook, or from a result file of any version.
 
     Returns:
-        ``system``; ``seed``, text, :data:`UNTRAINED` where there is none; ``song``, see :func:`cluster_of`; ``track``;
-        ``region``, 0 where there are none; ``window`` and ``hop``, s, infinite for a whole song, where there are any;
-        and the records' metrics.
+        ``system``; ``seed`` as text, or :data:`UNTRAINED`; ``song``, the cluster (:func:`cluster_of`); ``track``;
+        ``region``, 0 by default; the records' metrics; and ``window`` and ``hop`` if the records have them, in s,
+        infinite for a whole song.
     """
     frame = pd.DataFrame(records)
     system = next(name for name in NAMES if name in frame)
@@ -59,18 +62,18 @@ def tidy(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _seed_name(seed: Any) -> str:
-    """Return a seed's name; numbers that pandas has turned into floats beside a missing one are whole again."""
+    """Return a seed as text. Where some seeds are missing, pandas has turned the others into floats."""
     return UNTRAINED if pd.isna(seed) else f"{seed:g}" if isinstance(seed, float) else str(seed)
 
 
 def table(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return one system's values of a metric: a row per track and region, a column per seed, named by it."""
+    """Return one system's values of a metric: a row per track and region (:data:`ROWS`), a column per seed."""
     wide = frame.assign(value=frame[metric].astype(float)).pivot(index=ROWS, columns="seed", values="value")
     return wide[list(dict.fromkeys(frame["seed"]))]
 
 
 def table_of(frame: pd.DataFrame, system: str, metric: str = "usdr") -> pd.DataFrame:
-    """Return the :func:`table` of a system in a frame of :func:`tidy`; it has no rows where nothing was scored."""
+    """Return the :func:`table` of one system in a frame of :func:`tidy`; empty where the system was not scored."""
     return table(frame[frame["system"] == system], metric)
 
 
@@ -81,9 +84,10 @@ def tables(records: Sequence[Mapping[str, Any]] | pd.DataFrame, metric: str) -> 
 
 
 def differences(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Subtract one table of :func:`table` from another, row by row, and seed by seed of those that both have.
+    """Subtract one table of :func:`table` from another, row by row, and seed by seed where both have the seed.
 
-    What was not trained has no seed, and stands beside every seed of the other. A row that one table lacks is NaN.
+    A system that is not trained has no seed; it is compared with every seed of the other. A row that one table lacks is
+    NaN.
 
     Raises:
         ValueError: both were trained, under different seeds.
@@ -99,12 +103,12 @@ def differences(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired(first: pd.DataFrame, second: pd.DataFrame | None = None) -> dict[str, Any]:
-    """Compare two tables of :func:`table` by their :func:`differences`; or describe the mean of one.
+    """Compare two tables of :func:`table` by their :func:`differences`, or describe one table.
 
     Returns:
-        The mean (of differences) as ``estimate`` with its 95 % interval ``low`` and ``high`` over clusters and seeds,
-        the other fields of :class:`Interval`, of how many ``tracks``, ``songs`` (clusters, whose name is ``unit``) and
-        ``seeds`` it is, and the ``verdict`` in words.
+        The mean (of the differences) as ``estimate``, with its 95 % interval over clusters and seeds, ``low`` to
+        ``high``, and the other fields of :class:`Interval`; the numbers of ``tracks``, clusters (``songs``, called
+        ``unit`` in texts) and ``seeds``; and the ``verdict`` in words.
     """
     values = first if second is None else differences(first, second)
     found = crossed_interval(values, values.index.get_level_values("song"))
@@ -131,7 +135,7 @@ def words(found: Interval | Mapping[str, Any] | None) -> str:
 
 
 def counted(counts: Mapping[str, Any]) -> str:
-    """Say of how many tracks a mean is, of how many songs or singers where those are fewer, and of how many seeds."""
+    """Say over how many tracks a mean is taken, and of how many songs or singers and seeds if that adds anything."""
     tracks, songs = counts.get("tracks", counts["songs"]), counts["songs"]
     parts = f" of {songs} {counts.get('unit', 'songs')}" if songs != tracks else ""
     return f"n = {tracks}{parts}" + (f" x {counts['seeds']} seeds" if counts["seeds"] > 1 else "")

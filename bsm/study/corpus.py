@@ -1,4 +1,4 @@
-"""What a profile's songs are: one table, where somebody sings and for how long, and how loud the voice is."""
+"""A description of a profile's songs: their length and loudness, when somebody sings, and how loud the voice is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bsm.data.tracks import Track
 from bsm.study import figures
 
 CLIP = "real clip"
-"""What stands in the place of a split's name for the one real recording."""
+"""The ``split`` in records of the one real recording."""
 
 
 def describe_all(tracks: dict[str, list[Track]], clip: Track, threshold_db: float) -> list[dict[str, Any]]:
@@ -33,7 +33,7 @@ def durations(records: Sequence[dict[str, Any]]) -> np.ndarray:
 
 
 def table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Sum up the songs of each split: their number, length, loudness, and vocal regions."""
+    """Return a row per split: number of songs, their length, loudness and vocal regions."""
     splits = pd.DataFrame(records).groupby("split", sort=False)
     lengths = {split: pd.Series(durations(own.to_dict("records"))) for split, own in splits}
     means = splits[["lufs", "vocal_share", "vocals_to_rest_db"]].mean()
@@ -47,7 +47,7 @@ def table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 @figures.style()
 def figure_of_regions(records: Sequence[dict[str, Any]], most: int) -> Figure:
-    """Draw where somebody sings in some test songs and the clip, and the durations of all songs' vocal regions."""
+    """Draw when somebody sings in some test songs and the clip, and the durations of all songs' vocal regions."""
     clip = [record for record in records if record["split"] == CLIP]
     shown = [record for record in records if record["split"] == "test"][:most] + clip
     blue = figures.COLOURS["blue"]
@@ -73,12 +73,9 @@ def figure_of_levels(records: Sequence[dict[str, Any]]) -> Figure:
     """Draw the mixtures' loudness, and how strong the voice is against how much of the song is sung, by split."""
     frame = pd.DataFrame([record for record in records if record["split"] != CLIP])
     drawn, (left, right) = plt.subplots(1, 2, figsize=(7.5, 3))
-    groups = dict(iter(frame.groupby("split", sort=False)))
     edges = np.histogram_bin_edges(frame["lufs"].dropna(), 12)
-    for name, own in groups.items():
-        left.stairs(
-            np.histogram(own["lufs"].dropna(), edges)[0], edges, label=f"{name}: {len(own)} songs", linewidth=1.5
-        )
+    for name, own in frame.groupby("split", sort=False):
+        left.hist(own["lufs"].dropna(), edges, histtype="step", label=f"{name}: {len(own)} songs", linewidth=1.5)
         right.plot(100 * own["vocal_share"], own["vocals_to_rest_db"], "o", markersize=4, alpha=0.6, label=name)
     left.set(xlabel="integrated loudness (LUFS)", ylabel="songs", title="Loudness of the mixtures")
     left.yaxis.get_major_locator().set_params(integer=True)

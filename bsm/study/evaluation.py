@@ -26,15 +26,15 @@ COLUMNS = (
     "low, high: bootstrap 95 % interval of the mean over tracks; median_low, median_high: of the median; "
     "std: of the sample"
 )
-"""Explanation of the columns of :attr:`Evaluation.table`."""
+"""The columns of :attr:`Evaluation.table`, explained."""
 
 
 class Evaluation(NamedTuple):
-    """The result file; its ``table``, a row per metric and a column per statistic; faults of skipped songs by name."""
+    """The scores of a model on a data set."""
 
-    result: Path
-    table: pd.DataFrame
-    skipped: dict[str, str]
+    result: Path  # the result file
+    table: pd.DataFrame  # a row per metric, a column per statistic over tracks
+    skipped: dict[str, str]  # the faults of skipped songs, by name
 
 
 def evaluate_weights(
@@ -58,20 +58,20 @@ def evaluate_weights(
 
     Args:
         weights: file of the model.
-        root: folder of the data set, of any layout of :func:`bsm.data.layouts.open_tracks`.
+        root: folder of the data set, in any layout of :func:`bsm.data.layouts.open_tracks`.
         split: ``train``, ``valid`` or ``test``.
-        window: seconds that the model sees at a time.
-        hop: seconds from window to window; None for no overlap.
+        window: length of the windows in s.
+        hop: distance from window to window in s; None for no overlap.
         whole: separate each song in one pass instead of windows.
         batch_size: windows per forward pass.
         device: PyTorch's name of the device that separates.
         processes: number of scoring processes.
-        skip_bad: skip songs that are damaged or incomplete instead of failing on the first one.
+        skip_bad: skip songs that are damaged or incomplete, instead of failing at the first one.
         output: result file (JSON); None for a file in :data:`FOLDER`, named after weights, data and settings.
 
     Raises:
-        InputError: The weights do not load, the songs cannot be read or separated, ffmpeg is missing, the result cannot
-            be written, or its file holds the scores of other settings.
+        InputError: the weights do not load, the songs cannot be read or separated, ffmpeg is missing, the result cannot
+            be written, or the file of kept scores is of other settings.
     """
     started = mark()
     check_windows(window, hop, whole=whole)
@@ -92,7 +92,7 @@ def evaluate_weights(
     rows = {}
     for name in METRICS:
         values = [record[name] for record in records]
-        median = bootstrap_interval(values, np.median)  # since a published score may be a median
+        median = bootstrap_interval(values, np.median)  # published scores are means or medians
         rows[name] = summary(values) | {"median_low": median.low, "median_high": median.high}
     as_published = split == "test" and not whole and window == hop == WINDOW
     write_result(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import math
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -35,18 +36,18 @@ NO_MODEL = "No model is chosen. Train one with `make reproduce`, or type the pat
 
 
 def offered_models(settings: Profile, runs: Path = ROOT / "runs") -> dict[str, Path]:
-    """Return the models to choose from, by name: the profile's own first, then those with a name, then all runs."""
+    """Return the models to choose from, by name: the profile's own, then those of the registry, then all other runs."""
     own = settings.run_folder(settings.seed) / "model.safetensors"
     named = {name: entry.place for name, entry in registry.entries().items() if entry.state == "here"}
     trained = {path.parent.relative_to(runs).as_posix(): path for path in sorted(runs.glob("**/model.safetensors"))}
     found = named | trained
-    return dict(sorted(found.items(), key=lambda item: item[1] != own))  # which keeps the order of all others
+    return dict(sorted(found.items(), key=lambda item: item[1] != own))  # the others keep their order
 
 
 def offered_songs(settings: Profile) -> tuple[dict[str, Track], str]:
-    """Return the songs to choose from, by name, and what is missing, in words: the profile's test songs and one clip.
+    """Return the songs to choose from, by name, and a text that says which are missing.
 
-    The clip is a real recording that needs no data set (:func:`bsm.data.musdb18.example_track`).
+    They are the profile's test songs, and one real recording (:func:`bsm.data.musdb18.example_track`).
     """
     tracks, missing = [], []
     for find in (lambda: settings.tracks()["test"], lambda: [example_track(ROOT / "data")]):
@@ -58,22 +59,31 @@ def offered_songs(settings: Profile) -> tuple[dict[str, Track], str]:
 
 
 class Explorer:
-    """A panel of widgets; ``panel`` is what a notebook displays, ``run`` what its button does.
+    """A panel of widgets: a notebook displays ``panel``, and its button calls :meth:`run`.
 
     Attributes:
         mixture: the last excerpt, ``(channels, samples)``.
+        vocals: its true vocals, or None where they are not known.
         estimate: its estimated vocals, same shape.
         rate: Hz.
-        seconds: what the last separation took.
+        seconds: time that the last separation took.
     """
 
     def __init__(self, songs: dict[str, Track], models: dict[str, Path], note: str = "") -> None:
-        """Make the panel with songs and models to choose from, the first of each by default, and a first note."""
+        """Make the panel: songs and models to choose from, the first of each is chosen, and a text to begin with."""
         self.songs, self.models = songs, models
-        self._loaded: tuple[str, nn.Module] | None = None
+        self._load = functools.lru_cache(1)(load_model)
         shared = {"style": {"description_width": "7em"}, "layout": widgets.Layout(width="auto")}
-        self.model = self._choice("model", self.models, shared)
-        self.song = self._choice("song", self.songs, shared)
+        self.model, self.song = (
+            widgets.Combobox(
+                options=list(options),
+                value=next(iter(options), ""),
+                placeholder="choose one, or type a path",
+                description=name,
+                **shared,
+            )
+            for name, options in (("model", models), ("song", songs))
+        )
         self.start = widgets.FloatSlider(0, min=0, max=0, step=STEP, description="from (s)", **shared)
         self.length = widgets.FloatSlider(10, min=STEP, max=LONGEST, step=STEP, description="excerpt (s)", **shared)
         self.window = widgets.FloatSlider(8, min=0.25, max=32, step=0.25, description="window (s)", **shared)
@@ -93,7 +103,7 @@ class Explorer:
 
     @classmethod
     def of(cls, profile: str) -> Self:
-        """Make the panel with the models and songs that are here, those of a profile first.
+        """Make the panel with all models and songs of this machine, those of a profile first.
 
         Raises:
             InputError: no such profile.
@@ -102,17 +112,6 @@ class Explorer:
         songs, missing = offered_songs(settings)
         models = offered_models(settings)
         return cls(songs, models, missing if models else f"{NO_MODEL} {missing}".strip())
-
-    @staticmethod
-    def _choice(name: str, options: dict[str, Any], shared: dict[str, Any]) -> widgets.Combobox:
-        return widgets.Combobox(
-            options=list(options),
-            value=next(iter(options), ""),
-            placeholder="choose one, or type a path",
-            description=name,
-            ensure_option=False,
-            **shared,
-        )
 
     def _say(self, text: str) -> None:
         self.state.value = html.escape(text)
@@ -127,7 +126,7 @@ class Explorer:
         self.length.max = max(STEP, min(LONGEST, math.floor((seconds - self.start.value) / STEP) * STEP))
 
     def network(self) -> nn.Module:
-        """Load the chosen model, unless it is the last one.
+        """Return the chosen model; the last one is kept, and not loaded again.
 
         Raises:
             InputError: none is chosen, or it does not load.
@@ -135,9 +134,7 @@ class Explorer:
         chosen = str(self.models.get(self.model.value, self.model.value))
         if not chosen:
             raise InputError(NO_MODEL)
-        if self._loaded is None or self._loaded[0] != chosen:
-            self._loaded = chosen, load_model(chosen)
-        return self._loaded[1]
+        return self._load(chosen)
 
     def excerpt(self) -> tuple[np.ndarray, np.ndarray | None, int]:
         """Read the chosen part of the song: the mixture, the true vocals where they are known, and the rate.
@@ -156,11 +153,11 @@ class Explorer:
         return audio.read(self.song.value, start=start, stop=stop)[0], None, rate
 
     def separate(self) -> np.ndarray:
-        """Separate the excerpt as the sliders say; keep mixture, estimate and time.
+        """Separate the excerpt with the panel's settings; keep mixture, estimate and time.
 
         Raises:
-            InputError: a model or song cannot be used.
-            BackendUnavailable: a backend cannot run here.
+            InputError: the model or the song cannot be used.
+            BackendUnavailable: the chosen backend cannot run here.
         """
         network = self.network()
         set_backend(network, self.backend.value)
@@ -172,7 +169,7 @@ class Explorer:
         return self.estimate
 
     def run(self) -> None:
-        """Separate and show in the panel, as its button does; a mistake becomes one line there."""
+        """Separate the excerpt and show the result in the panel; an error is shown there as one line."""
         self.button.disabled, self.button.icon = True, "hourglass-half"
         self._say(f"Separating {self.length.value:g} s ...")
         self.output.clear_output()
@@ -187,7 +184,7 @@ class Explorer:
             self.button.disabled, self.button.icon = False, ""
 
     def show(self) -> None:
-        """Display what :meth:`separate` made: its time, its score if the truth is known, all sounds and pictures."""
+        """Display the last separation: time, score if the true vocals are known, players and spectrograms."""
         said = f"{self.seconds:.1f} s of computing for {self.mixture.shape[1] / self.rate:.1f} s of audio."
         signals = {"mixture": self.mixture, "estimated vocals": self.estimate}
         if self.vocals is not None:

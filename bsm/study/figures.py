@@ -1,4 +1,4 @@
-"""Figures and tables in one style: colours that colour-blind readers can tell apart, readable at half a page."""
+"""Figures and tables in one style: colours that colour-blind readers can distinguish, readable at half a page."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ LABELS = {name: label for name, (label, _) in MODELS.items()}
 
 
 def model_colours(names: Iterable[str]) -> dict[str, str]:
-    """Return a colour by name: a model's own, grey for baselines, and for other names those that are left, in order."""
+    """Return colours by name: each model has its own, baselines are grey, other names share the remaining colours."""
     names = list(names)
     own = {called: COLOURS[colour] for name, (label, colour) in MODELS.items() for called in (name, label)}
     own |= {"mamba2": own["bsmamba2"]} | dict.fromkeys(("mixture", "silence", "ideal ratio mask"), "0.5")
@@ -80,15 +80,15 @@ def model_colours(names: Iterable[str]) -> dict[str, str]:
 
 
 def style() -> AbstractContextManager[None]:
-    """Return the context in which figures are made; it serves as a decorator of a function that draws, too."""
+    """Return the context in which figures are made; it also serves as a decorator of a function that draws."""
     return mpl.rc_context(_STYLE)
 
 
 def save(figure: Figure, path: str | Path) -> Path:
     """Save a figure as PNG; equal figures of equal results give equal files.
 
-    A figure of ``reports/<profile>/figures`` names in its metadata the profile's result files that were written or
-    read before it was drawn, with their checksums: ``bsm provenance FIGURE`` shows them.
+    The metadata of a figure in ``reports/<profile>/figures`` hold the names and checksums of the profile's result files
+    that this process has written or read so far; ``bsm provenance FIGURE`` shows them.
     """
     path = Path(path)
     used = results_used(path.parent.parent / "results")
@@ -105,15 +105,15 @@ def spectrogram(ax: Axes, audio: np.ndarray | torch.Tensor, rate: int, *, peak: 
         ax: where to draw.
         audio: (channels, samples) or (samples,).
         rate: Hz.
-        peak: power drawn at 0 dB; by default the largest here. Give several pictures one peak to compare levels.
+        peak: power that is drawn as 0 dB; by default the largest. Spectrograms with one peak can be compared.
 
     Returns:
-        The image, for a colour bar; its ``peak`` attribute is the power drawn at 0 dB.
+        The image, for a colour bar; its ``peak`` attribute is the power that is drawn as 0 dB.
     """
     signal = np.atleast_2d(audio.detach().cpu().numpy() if isinstance(audio, torch.Tensor) else audio).astype(float)
     n_fft = 2048 if rate > 24000 else 1024
     signal = np.pad(signal, ((0, 0), (0, max(0, n_fft - signal.shape[1]))))
-    hop = max(n_fft // 4, signal.shape[1] // 2000)  # no more columns than a page has dots
+    hop = max(n_fft // 4, signal.shape[1] // 2000)  # a page shows no more than about 2000 columns
     power = ShortTimeFFT(hann(n_fft, sym=False), hop, rate).spectrogram(signal).mean(axis=0)  # (bins, frames)
     peak = max(power.max(), 1e-20) if peak is None else peak
     level = 10 * np.log10(power / peak + 1e-12)
@@ -128,7 +128,7 @@ def spectrogram(ax: Axes, audio: np.ndarray | torch.Tensor, rate: int, *, peak: 
 def spectrograms(
     title: str, signals: Mapping[str, np.ndarray], rate: int, regions: Sequence[tuple[float, float]] = ()
 ) -> Figure:
-    """Draw spectrograms one above the other, levels relative to the first one's loudest; regions are shaded."""
+    """Draw spectrograms one above the other, with levels relative to the peak of the first; regions are shaded."""
     drawn, axes = plt.subplots(len(signals), 1, figsize=(7.5, 2.3 * len(signals)), sharex=True, squeeze=False)
     peak = None
     for ax, (name, signal) in zip(axes.flat, signals.items(), strict=True):
@@ -141,7 +141,7 @@ def spectrograms(
 
 
 def mark_regions(ax: Axes, regions: Iterable[tuple[float, float]], *, colour: str = COLOURS["sky"]) -> None:
-    """Shade time regions, ``(start, end)`` in s, such as those in which somebody sings."""
+    """Shade time regions, ``(start, end)`` in s."""
     for start, end in regions:
         ax.axvspan(start, end, color=colour, alpha=0.3, linewidth=0)
 
@@ -151,8 +151,8 @@ def dots(
 ) -> None:
     """Draw a row per name: each track as a point (seeds averaged), below it the mean with its 95 % interval.
 
-    ``values`` are tables of :func:`bsm.study.compare.table`. ``against`` is the place of a vertical line, such as 0 for
-    differences. ``colour`` is that of all points; by default each model has its own.
+    ``values`` are tables of :func:`bsm.study.compare.table`. A vertical line stands at ``against``, such as 0 for
+    differences. All points have the ``colour``; by default each model has its own.
     """
     colours = dict.fromkeys(values, colour) if colour else model_colours(values)
     if against is not None:
@@ -191,19 +191,24 @@ def figure_of_scores(
 
 
 def interval_plot(
-    ax: Axes, ticks: Sequence[str], values: Mapping[str, Sequence[Interval | Mapping[str, Any] | None]]
+    ax: Axes,
+    ticks: Sequence[str],
+    values: Mapping[str, Sequence[Interval | Mapping[str, Any] | None]],
+    *,
+    line: str = "-",
 ) -> None:
-    """Draw estimates with their intervals over the same ticks, a line per name; without an interval a mark is hollow.
+    """Draw estimates with their intervals over the same ticks, a line per name; a mark without interval is hollow.
 
-    ``values`` hold by name one interval per tick, or a record of it; None, and an estimate of NaN, leave a gap.
+    ``values`` hold by name one interval per tick, or its record. None and an estimate of NaN leave a gap. ``line`` is
+    matplotlib's style of the line between marks; there is none if it is empty.
     """
     shifts = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
     colours = model_colours(values)
     for mark, shift, (name, found) in zip(itertools.cycle("osD^"), shifts, values.items(), strict=False):
         points = [Interval.of(value) for value in found]
         x, means, bars = np.arange(len(ticks)) + shift, np.array([p.estimate for p in points]), reach(points)
-        ax.errorbar(x, means, yerr=bars, fmt=f"{mark}-", color=colours[name], capsize=3, label=name)
-        bare = np.isnan(bars[0]) & np.isfinite(means)  # drawn anew on white: a bar of no length would look exact
+        ax.errorbar(x, means, yerr=bars, fmt=f"{mark}{line}", color=colours[name], capsize=3, label=name)
+        bare = np.isnan(bars[0]) & np.isfinite(means)  # a filled mark without bar would look exact
         ax.plot(x[bare], means[bare], mark, color=colours[name], markerfacecolor="white", zorder=3)
         if bare.any():
             ax.figure.supxlabel(HOLLOW, fontsize="x-small", color="0.4")
@@ -211,8 +216,8 @@ def interval_plot(
 
 
 def name_lines(ax: Axes) -> None:
-    """Write the name of each line beside its last point, in its colour, in the place of a legend."""
-    ax.autoscale_view()  # limits are found late otherwise
+    """Write the name of each line beside its last point, in its colour, instead of a legend."""
+    ax.autoscale_view()  # the limits are needed now, and not first when the figure is rendered
     place, low, ends = ax.transScale + ax.transLimits, -np.inf, []
     for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
         line = handle.lines[0] if isinstance(handle, ErrorbarContainer) else handle
@@ -226,12 +231,12 @@ def name_lines(ax: Axes) -> None:
 
 
 def reach(intervals: Sequence[Interval]) -> np.ndarray:
-    """Return how far intervals reach from their estimates, down and up, as error bars take it; NaN for none."""
+    """Return the lengths of error bars: from the estimates down to ``low`` and up to ``high``, (2, n); NaN for none."""
     return np.maximum([[p.estimate - p.low for p in intervals], [p.high - p.estimate for p in intervals]], 0)
 
 
 def legend_above(figure: Figure, ax: Axes) -> None:
-    """Put the legend of ``ax`` above all panels, where it hides nothing."""
+    """Put the legend of ``ax`` above all panels of the figure."""
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize="small")
 
@@ -239,9 +244,9 @@ def legend_above(figure: Figure, ax: Axes) -> None:
 def table_markdown(
     frame: pd.DataFrame, *, caption: str, data: str | None = None, not_comparable: bool = False, digits: int = 2
 ) -> str:
-    """Return a table as Markdown, NaN and None as a dash, and below it caption, data and comparability.
+    """Return a frame as a table in Markdown, with caption, data and comparability below it; NaN and None are dashes.
 
-    The frame's index becomes columns where it has names. ``digits`` are decimals of numbers that are not whole.
+    Named levels of the frame's index become columns. ``digits`` are the decimals of floats.
     """
     if any(frame.index.names):
         frame = frame.reset_index()
@@ -264,7 +269,7 @@ def _cell(value: object, digits: int) -> str:
 def players(signals: Mapping[str, np.ndarray], rate: int, title: str = "") -> None:
     """Display one audio player per signal, all at one gain, so that they can be compared by ear.
 
-    The signals are ``(channels, samples)``, full scale at 1; the loudest beyond that turns all of them down.
+    The signals are ``(channels, samples)`` with full scale at 1. If one exceeds that, all are turned down alike.
     """
     peak = max(1.0, *(float(np.abs(signal).max()) for signal in signals.values()))
     for name, signal in signals.items():

@@ -1,4 +1,4 @@
-"""Scores by the length of what a model sees at a time, with and without overlap."""
+"""Scores by the length of the windows that a model separates, with and without overlap."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def scores(found: Sequence[Subject], tracks: Sequence[Track], cut: Sequence[Cond
     """Separate and score every song, cut to whole windows, with every model under every condition.
 
     Returns:
-        One record each: ``track``, ``song`` (that it is of), ``seconds`` (of it that are scored), ``model``, ``seed``,
-        ``window``, ``hop`` (s), ``usdr`` and ``csdr`` (dB).
+        One record each: ``track``, its ``song``, ``seconds`` that were scored, ``model``, ``seed``, ``window`` and
+        ``hop`` (s), ``usdr`` and ``csdr`` (dB).
     """
     groups: dict[tuple[Condition, ...], list[Track]] = {}
     for track in tracks:
@@ -42,23 +42,24 @@ def scores(found: Sequence[Subject], tracks: Sequence[Track], cut: Sequence[Cond
         separators = {name: subject.separator(**case.options) for name, (subject, case) in cases.items()}
         seconds = {track.name: track.seconds for track in some}
         for record in evaluate(some, separators):
-            subject, case = cases[record["separator"]]
-            own = {"track": record["track"], "song": song_of(record["track"]), "seconds": seconds[record["track"]]}
+            (subject, case), track = cases[record["separator"]], record["track"]
+            own = {"track": track, "song": song_of(track), "seconds": seconds[track]}
             own |= {"model": subject.name, "seed": subject.seed, "window": case.window, "hop": case.hop}
             records.append(own | {name: record[name] for name in METRICS})
     return records
 
 
-def tables_of(records: Records, metric: str) -> dict[tuple[str, float, float], pd.DataFrame]:
-    """Return a table of :func:`bsm.study.compare.table` by (model, window, hop); infinite is the whole song."""
-    groups = tidy(records).groupby(["system", "window", "hop"], sort=False)
+def tables_of(records: Records | pd.DataFrame, metric: str) -> dict[tuple[str, float, float], pd.DataFrame]:
+    """Return tables of :func:`bsm.study.compare.table` by (model, window, hop); a whole song's window is infinite."""
+    frame = records if isinstance(records, pd.DataFrame) else tidy(records)
+    groups = frame.groupby(["system", "window", "hop"], sort=False)
     return {case: table(own, metric) for case, own in groups}
 
 
 def reference(records: Records, trained: dict[str, float]) -> dict[str, float]:
-    """Return by model the window that others are compared with: that of its training, or else the longest, in s.
+    """Return by model the window in s that the others are compared with: the training's length, or else the longest.
 
-    Songs may hold no window of the training's length, such as excerpts of 7 s.
+    Short songs, such as excerpts of 7 s, may hold no window of the training's length.
     """
     found = {}
     for model, length in trained.items():
@@ -68,11 +69,12 @@ def reference(records: Records, trained: dict[str, float]) -> dict[str, float]:
 
 
 def differences(records: Records, reference: dict[str, float]) -> list[dict[str, Any]]:
-    """Compare every window with that of :func:`reference`, and every overlap with none, paired over songs.
+    """Compare every window with that of :func:`reference`, and overlapped windows with plain ones, paired over songs.
 
     Returns:
-        One record of :func:`bsm.study.compare.paired` per ``model``, ``metric``, ``window``, ``hop`` and the window
-        that it is compared ``against``, s, without overlap; a metric's verdicts are corrected for their number.
+        One record of :func:`bsm.study.compare.paired` per ``model``, ``metric``, ``window`` and ``hop``, with the
+        window in s that it is compared ``against``, without overlap. Verdicts are corrected for their number, metric by
+        metric.
     """
     rows = []
     for metric in METRICS:
@@ -87,9 +89,9 @@ def differences(records: Records, reference: dict[str, float]) -> list[dict[str,
 
 
 def score_table(records: Records, rows: Records, trained: dict[str, float]) -> pd.DataFrame:
-    """List mean scores by model and window, and differences from the window of reference, or from no overlap.
+    """List mean scores by model and window, and the differences of :func:`differences`, which are ``rows``.
 
-    ``rows`` are those of :func:`differences`. ``trained`` is by model the length of its training segments, s.
+    ``trained`` is by model the length of its training segments in s.
     """
     found = {(r["model"], r["metric"], r["window"], r["hop"]): r for r in rows}
     tables = {metric: tables_of(records, metric) for metric in METRICS}
@@ -109,9 +111,9 @@ def score_table(records: Records, rows: Records, trained: dict[str, float]) -> p
 
 @figures.style()
 def figure(records: Records, rows: Records, trained: dict[str, float]) -> Figure:
-    """Draw mean scores without overlap against the window, and below them differences from the window of reference.
+    """Draw mean scores without overlap by window, and below them the differences from the window of reference.
 
-    A panel per metric, with 95 % intervals; for the arguments see :func:`score_table`.
+    There is a column per metric. Bars are 95 % intervals. The arguments are those of :func:`score_table`.
     """
     drawn, axes = plt.subplots(2, 2, figsize=(7.5, 6), sharex=True)
     gains = {(r["metric"], r["model"], r["window"]): r for r in rows if r["hop"] == r["window"]}

@@ -1,7 +1,8 @@
-"""What a notebook says about itself: its title, its parameters, and what it needs and saves.
+"""A notebook's description of itself: its title, its parameters, and what it needs and saves.
 
-The parameters are the assignments of the cell tagged ``parameters``. A notebook of the study says in its metadata what
-it needs and saves, under ``bsm`` (JupyterLab shows them: Property Inspector, Advanced Tools, Notebook Metadata)::
+The parameters are the assignments in the cell with the tag ``parameters``. A notebook of the study describes in its
+metadata, under ``bsm``, what it needs and saves. JupyterLab shows them (Property Inspector, Advanced Tools, Notebook
+Metadata)::
 
     "bsm": {
       "needs": "networks",
@@ -15,13 +16,13 @@ it needs and saves, under ``bsm`` (JupyterLab shows them: Property Inspector, Ad
 
 - ``needs`` is one of :data:`NEEDS`.
 - ``saves`` lists every name that the notebook gives to ``save``, with the kinds of files (:data:`KINDS`).
-- ``optional`` names those that it leaves out where what they need is not there.
-- ``follows`` names modules of ``bsm`` whose changes run the notebook again. The modules of ``bsm.study`` that the
-  notebook imports need no mention.
-- ``only_with`` names a profile's value. A profile without it leaves the notebook out.
-- ``apart_with`` names parameters. Where one is given, results go to ``runs/<notebook>``.
-- The others ask for resources. A notebook that measures time does not ask for ``threads``, and runs alone. So does one
-  with ``gpu`` on songs that are not synthesised.
+- ``optional`` lists the names that it may leave out, because something that they need is missing.
+- ``follows`` lists modules of ``bsm``. The workflow runs the notebook again when one changes, or when a module of
+  ``bsm.study`` changes that the notebook imports.
+- ``only_with`` is a value of a profile. The workflow leaves the notebook out of profiles that do not have it.
+- ``apart_with`` lists parameters. Where one is given, results go to ``runs/<notebook>``.
+- The other fields ask for resources. A notebook without ``threads`` measures time, and so runs alone. A notebook with
+  ``gpu`` also runs alone, unless the songs are synthesised.
 """
 
 from __future__ import annotations
@@ -45,15 +46,15 @@ NEEDS = ("nothing", "songs", "network", "backbones", "networks", "variants", "re
 """No input; songs; the first network of the first seed; every network of that seed; every network of every seed; the
 ablations' variants that the notebook scores; the results of all other notebooks."""
 KINDS = {"values": "results/{}.json", "table": "tables/{}.md", "figure": "figures/{}.png"}
-"""Kinds of files that a notebook saves, and where in the folder of a profile's reports they are."""
+"""Kinds of files that a notebook saves, with their paths in the folder of a profile's reports."""
 PLUMBING = ("notebook", "profiles", "records", "saving")
-"""Modules of ``bsm.study`` that every notebook uses, and whose changes run none of them again."""
+"""Modules of ``bsm.study`` that every notebook uses. Their changes run no notebook again."""
 FIELDS = ("needs", "saves", "optional", "follows", "only_with", "apart_with", "threads", "memory_gb", "minutes", "gpu")
 
 
 @dataclass(frozen=True)
 class Notebook:
-    """A notebook as it lies in a folder, without running it."""
+    """A notebook's file; it is read, and not run."""
 
     path: Path
 
@@ -96,10 +97,10 @@ class Notebook:
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
-        """The declared parameters and their defaults, by Python's own parser: papermill's skips some lines.
+        """The declared parameters and their defaults, read by Python's own parser, because papermill's skips some.
 
         Raises:
-            InputError: not exactly one cell is tagged ``parameters``, or it holds other than names and plain values.
+            InputError: not exactly one cell has the tag ``parameters``, or it has more than assignments of literals.
         """
         tagged = [text for metadata, text in self._cells("code") if "parameters" in metadata.get("tags", [])]
         if len(tagged) != 1:
@@ -115,7 +116,7 @@ class Notebook:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """What its metadata say under ``bsm``; empty where it is no part of the study.
+        """Its metadata under ``bsm``; empty where it is no part of the study.
 
         Raises:
             InputError: an unknown field, need or kind of file.
@@ -132,7 +133,7 @@ class Notebook:
 
     @property
     def saves(self) -> dict[str, list[str]]:
-        """The kinds of files that it saves, by name, in their order."""
+        """The kinds of files that it saves, by name."""
         return self.about.get("saves", {})
 
     def saved(self, kind: str) -> list[str]:
@@ -140,7 +141,7 @@ class Notebook:
         return [name for name, kinds in self.saves.items() if kind in kinds]
 
     def files(self, reports: str | Path) -> list[str]:
-        """Return the paths of all files that it always leaves in a folder of reports, its executed copy first."""
+        """Return the paths of the files that it always writes to a folder of reports, its executed copy first."""
         always = {name: kinds for name, kinds in self.saves.items() if name not in self.about.get("optional", [])}
         saved = [KINDS[kind].format(name) for name, kinds in always.items() for kind in kinds]
         return [f"{reports}/{path}" for path in (f"notebooks/{self.name}.ipynb", *saved)]
@@ -155,10 +156,6 @@ class Notebook:
         study = {name[2] for name in parts if name[:2] == ["bsm", "study"] and len(name) > 2} - set(PLUMBING)
         return sorted({*(f"study/{name}" for name in study), *self.about.get("follows", [])})
 
-    def apart(self, given: dict[str, Any]) -> bool:
-        """Tell whether parameters name other models or songs than the profile's own, whose results stand apart."""
-        return any(given.get(name) for name in self.about.get("apart_with", []))
-
     def fitting(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Return values of declared parameters if they fit; see :func:`fit`."""
         return {name: fit(name, value, self.parameters[name], where) for name, value in values.items()}
@@ -171,16 +168,17 @@ def study_notebooks() -> list[Notebook]:
 
 
 def fit(name: str, value: Any, default: Any, where: str) -> Any:
-    """Return a parameter's value if its type fits the default's; whole numbers fit a float, and all types fit None.
+    """Return a parameter's value if its type fits its default's.
 
-    The elements of a list must be of the types that the default's elements have; any fit an empty default. Text is read
-    as YAML where the default is no text: papermill's command line passes a list as text.
+    A whole number fits a float, and everything fits None. Elements of a list must be of types that the default's
+    elements have; all types fit an empty list. Where the default is no text, text is read as YAML, because papermill's
+    command line passes a list as text.
 
     Raises:
-        InputError: it does not fit.
+        InputError: the value does not fit.
     """
     if isinstance(value, str) and not isinstance(default, str):
-        with contextlib.suppress(yaml.YAMLError):  # the check of its type names it
+        with contextlib.suppress(yaml.YAMLError):  # it stays text, and the check of its type refuses it
             value = yaml.safe_load(value)
     if default is None:
         return value

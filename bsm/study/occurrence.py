@@ -21,7 +21,7 @@ from bsm.study.subjects import Subject
 
 Records = Sequence[dict[str, Any]]
 CAP = 100.0
-"""dB: an estimate without any error counts as this good, and every ratio beyond it as this one."""
+"""dB: the largest ratio that counts, for example that of an estimate without any error."""
 SDR, BEFORE, AFTER, LEAKAGE = "sdr", "leakage_before", "leakage_after", "leakage"
 NAMES = {
     SDR: "SDR (dB)",
@@ -29,15 +29,13 @@ NAMES = {
     AFTER: "leakage after (dB)",
     LEAKAGE: "leakage where nobody sings (dB)",
 }
-"""Measures with their unit, for tables and axes; all others are SDRs."""
+"""Measures with their unit, for tables and axes; all other measures are SDRs."""
 
 
 def ratio_db(numerator: float, denominator: float) -> float:
-    """Return a ratio of two energies in dB, at most :data:`CAP` away from 0; NaN where both are 0."""
-    if numerator <= 0 and denominator <= 0:
-        return float("nan")
+    """Return a ratio of two energies in dB, between -:data:`CAP` and :data:`CAP`; NaN where both are 0."""
     if denominator <= 0:
-        return CAP
+        return CAP if numerator > 0 else np.nan
     return float(np.clip(10 * np.log10(max(numerator, 1e-300) / denominator), -CAP, CAP))
 
 
@@ -47,7 +45,7 @@ def first_ms(ms: float) -> str:
 
 
 def since_onset(start: float) -> str:
-    """Name the SDR in the stretch that begins so many seconds after the onset."""
+    """Name the SDR in the stretch that begins ``start`` seconds after an onset."""
     return f"since_{start:g}s"
 
 
@@ -66,23 +64,27 @@ def measure(
 
     Args:
         mixture: ``(channels, samples)``, like ``vocals`` and ``estimate``.
-        vocals: the true ones.
-        estimate: the estimated ones.
+        vocals: the true vocals.
+        estimate: the estimated vocals.
         rate: Hz.
         regions: where somebody sings, in rising order.
-        responses: ms after an onset; of regions that last as long.
-        edges: s after the onset, rising from 0. They bound stretches of a region. A stretch counts where the region
-            fills it: the short rest of a decaying voice would weigh as much as a whole stretch. The last one is open.
-            It counts where the region fills at least as much of it as the stretch before is long.
-        margin: s before a region and after it in which leakage is measured, no further than to the next region.
+        responses: lengths in ms of a region's beginning. Only regions that last as long are measured.
+        edges: times after the onset in s, rising from 0, between which a region is cut into stretches. A stretch is
+            measured where the region fills it: the short rest of a decaying voice would weigh as much as a whole
+            stretch. The last stretch has no end. The region must fill as much of it as the stretch before is long.
+        margin: s before and after a region in which leakage is measured, at most up to the neighbouring region.
 
     Returns:
-        A record for every region: ``region`` (its number), ``start``, ``stop``, ``duration`` (s), ``cut`` (whether it
-        reaches the recording's beginning or end: it may have lasted longer), ``gap`` (s without vocals before it, from
-        the recording's beginning for the first), ``sdr`` inside it, :func:`first_ms` and :func:`since_onset` (dB),
-        ``leakage_before`` and ``leakage_after`` (dB relative to the mixture). NaN stands for what is undefined, such as
-        the time since an onset that is not heard. And a record of the song: ``share`` of it that is sung, ``regions``
-        (their number), ``sdr`` in all of them, and ``leakage`` in all of the rest.
+        One record per region, and one record of the song. NaN stands for undefined values.
+
+        Of a region: ``region`` (its number), ``start``, ``stop``, ``duration`` (s), ``cut`` (whether it touches the
+        recording's beginning or end, so that it may have lasted longer), ``gap`` (s without vocals before it; of the
+        first region, from the recording's beginning), ``sdr`` inside it, :func:`first_ms` and :func:`since_onset` (dB;
+        undefined where the recording begins with the region), ``leakage_before`` and ``leakage_after`` (dB relative to
+        the mixture).
+
+        Of the song: ``share`` of its time that is sung, number of ``regions``, ``sdr`` over all regions, and
+        ``leakage`` over the rest.
 
     Raises:
         InputError: edges do not rise from 0.
@@ -91,55 +93,49 @@ def measure(
         raise InputError(f"edges of stretches after an onset must rise from 0; {list(edges)} do not")
     error = estimate.astype(np.float64) - vocals
 
-    def energy(signal: np.ndarray, start: float, stop: float) -> float:
-        return float(np.square(signal[:, round(start * rate) : round(stop * rate)], dtype=np.float64).sum())
+    def energy(signal: np.ndarray, *spans: tuple[float, float]) -> float:
+        parts = (signal[:, round(start * rate) : round(stop * rate)] for start, stop in spans)
+        return float(sum(np.square(part, dtype=np.float64).sum() for part in parts))
 
-    def sdr(start: float, stop: float) -> float:
-        return ratio_db(energy(vocals, start, stop), energy(error, start, stop)) if stop > start else float("nan")
+    def sdr(*spans: tuple[float, float]) -> float:
+        return ratio_db(energy(vocals, *spans), energy(error, *spans))
 
-    def leakage(start: float, stop: float) -> float:
-        reference = energy(mixture, start, stop) if stop > start else 0.0
-        return ratio_db(energy(error, start, stop), reference) if reference > 0 else float("nan")
+    def leakage(*spans: tuple[float, float]) -> float:
+        reference = energy(mixture, *spans)
+        return ratio_db(energy(error, *spans), reference) if reference > 0 else np.nan
 
     seconds = vocals.shape[1] / rate
     ends = [0.0, *(r.stop for r in regions)]
     onsets = [*(r.start for r in regions), seconds]
     records = []
     for number, region in enumerate(regions):
-        record = {"region": number, "start": region.start, "stop": region.stop, "duration": region.duration}
-        onset = region.start > 0
-        record["cut"] = not onset or region.stop >= seconds
-        record["gap"] = region.start - ends[number] if onset else float("nan")
-        record[SDR] = sdr(region.start, region.stop)
+        start, stop, duration, onset = region.start, region.stop, region.duration, region.start > 0
+        record = {"region": number, "start": start, "stop": stop, "duration": duration}
+        record["cut"] = not onset or stop >= seconds
+        record["gap"] = start - ends[number] if onset else np.nan
+        record[SDR] = sdr((start, stop))
         for ms in responses:
-            heard = onset and region.duration >= ms / 1000
-            record[first_ms(ms)] = sdr(region.start, region.start + ms / 1000) if heard else float("nan")
+            heard = onset and duration >= ms / 1000
+            record[first_ms(ms)] = sdr((start, start + ms / 1000)) if heard else np.nan
         for before, begin, end in zip([0, *edges], edges, [*edges[1:], np.inf], strict=False):
-            filled = region.duration >= (end if end < np.inf else begin + (begin - before)) and region.duration > begin
-            stop = min(region.start + end, region.stop)
-            record[since_onset(begin)] = sdr(region.start + begin, stop) if onset and filled else float("nan")
-        record[BEFORE] = leakage(max(ends[number], region.start - margin), region.start)
-        record[AFTER] = leakage(region.stop, min(onsets[number + 1], region.stop + margin))
+            filled = duration >= (end if end < np.inf else begin + (begin - before)) and duration > begin
+            stretch = (start + begin, min(start + end, stop))
+            record[since_onset(begin)] = sdr(stretch) if onset and filled else np.nan
+        record[BEFORE] = leakage((max(ends[number], start - margin), start))
+        record[AFTER] = leakage((stop, min(onsets[number + 1], stop + margin)))
         records.append(record)
-    free = list(zip(ends, onsets, strict=True))
-    sung, wrong = (sum(energy(x, r.start, r.stop) for r in regions) for x in (vocals, error))
-    leaked, heard = (sum(energy(x, a, b) for a, b in free) for x in (error, mixture))
-    song = {
-        "share": vocal_share(regions, seconds),
-        "regions": len(regions),
-        SDR: ratio_db(sung, wrong) if regions else float("nan"),
-        LEAKAGE: ratio_db(leaked, heard) if heard > 0 else float("nan"),
-    }
+    song = {"share": vocal_share(regions, seconds), "regions": len(regions)}
+    song |= {SDR: sdr(*((r.start, r.stop) for r in regions)), LEAKAGE: leakage(*zip(ends, onsets, strict=True))}
     return records, song
 
 
 def measure_all(
     found: Sequence[Subject], tracks: Sequence[Track], *, window: float, threshold_db: float = -40.0, **options: Any
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Separate every song with every model, in windows of some seconds without overlap, and :func:`measure` it.
+    """Separate every song with every model, in windows of ``window`` s without overlap, and :func:`measure` it.
 
     Returns:
-        The records of regions and those of songs, each with ``track``, ``song`` (that it is of), ``model``, ``seed``.
+        The records of regions, and those of songs. Each has ``track``, its ``song``, ``model`` and ``seed``.
     """
     regions, songs = [], []
     separators = [(subject, subject.separator(window=window)) for subject in found]
@@ -157,7 +153,7 @@ def measure_all(
 
 
 def bins(inner: Sequence[float], unit: str = "s") -> tuple[list[str], Callable[[float], str]]:
-    """Return the names of the bins between rising edges, the outer ones open, and a function from value to name.
+    """Return the names of the bins between rising edges, and a function from value to name; the outer bins are open.
 
     Raises:
         InputError: edges do not rise.
@@ -170,10 +166,10 @@ def bins(inner: Sequence[float], unit: str = "s") -> tuple[list[str], Callable[[
 
 
 def grouped(records: Records, name: str, inner: Sequence[float], unit: str = "s") -> dict[str, list[dict[str, Any]]]:
-    """Sort records into :func:`bins` of one of their values, and all of them once more under ``all``.
+    """Sort records into :func:`bins` by one of their values; ``all`` holds every record once more.
 
-    A region that the recording's beginning or end cut short is in no bin of durations but the last, open one. An
-    undefined value is in no bin.
+    An undefined value is in no bin. The duration of a region that the recording cuts short is only a lower limit, so
+    such a region is in the last bin of durations or in none.
     """
     names, place = bins(inner, unit)
     groups: dict[str, list[dict[str, Any]]] = {bin_name: [] for bin_name in names}
@@ -187,26 +183,36 @@ def grouped(records: Records, name: str, inner: Sequence[float], unit: str = "s"
 
 
 def compare(records: Records, quantity: str, groups: Mapping[str, Records]) -> list[dict[str, Any]]:
-    """Compare the first model with every other in each group, paired per region and seed, drawn by song and seed.
+    """Compare the first model with every other model in each group, paired per region and seed.
 
-    Regions in which a model has no value drop out for all models.
+    Intervals are over songs and seeds. A region in which one model has no value drops out for all models.
 
     Returns:
-        One record per group: ``quantity``, ``group``, ``means`` by model, and ``differences`` by other model, the first
-        minus that one. Both are records of :func:`bsm.study.compare.paired`.
+        One record per group: ``quantity``, ``group``, ``means`` by model, and ``differences`` of the first model from
+        each other model. Means and differences are records of :func:`bsm.study.compare.paired`.
     """
-    models = list(dict.fromkeys(r["model"] for r in records))
+    first, *others = dict.fromkeys(r["model"] for r in records)
     rows = []
     for group, members in groups.items():
-        found = by_model(members, quantity, models)
+        found = by_model(members, quantity, [first, *others])
         whole = ~pd.concat(found.values(), axis=1).isna().any(axis=1)
         found = {model: own[whole] for model, own in found.items()}
         rows.append({"quantity": quantity, "group": group, "means": {m: paired(own) for m, own in found.items()}})
-        rows[-1]["differences"] = {other: paired(found[models[0]], found[other]) for other in models[1:]}
-    for other in models[1:]:
-        gains = [row["differences"][other] for row in rows]
-        for row, gain in zip(rows, corrected(gains, more_is_better="leakage" not in quantity), strict=True):
-            row["differences"][other] = gain
+        rows[-1]["differences"] = {other: paired(found[first], found[other]) for other in others}
+    return correct(rows)
+
+
+def correct(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Correct the verdicts on ``differences`` for the number of rows of a ``quantity`` (Holm, 1979), and return them.
+
+    The rows are changed in place. Less leakage is better; more of any other quantity is.
+    """
+    for quantity in dict.fromkeys(row["quantity"] for row in rows):
+        differences = [row["differences"] for row in rows if row["quantity"] == quantity]
+        for other in differences[0]:
+            gains = corrected([own[other] for own in differences], more_is_better="leakage" not in quantity)
+            for own, gain in zip(differences, gains, strict=True):
+                own[other] = gain
     return rows
 
 
@@ -228,7 +234,7 @@ def after_onset(
 
 
 def by_model(records: Records, quantity: str, models: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Return for each model a table of :func:`bsm.study.compare.table`, of the same rows for all."""
+    """Return by model a table of :func:`bsm.study.compare.table`; all tables have the same rows."""
     found = tables(records, quantity) if records else {}
     empty = pd.MultiIndex.from_tuples([], names=ROWS)
     rows = pd.concat(found.values(), axis=1).sort_index().index if found else empty
@@ -236,25 +242,28 @@ def by_model(records: Records, quantity: str, models: Sequence[str]) -> dict[str
     return {model: found[model].reindex(rows) if model in found else nothing for model in models}
 
 
-def comparison_table(rows: Records, title: str) -> pd.DataFrame:
+def comparison_table(rows: Records, title: str, *, models: int | None = None) -> pd.DataFrame:
     """Return the records of :func:`compare` as a table; ``title`` is the heading of the column of groups.
 
-    ``minus`` another model stands for the first model's difference from it, and ``against`` it for the verdict.
+    A column ``minus`` and a model's name holds the first model's difference from that model, and a column ``against``
+    the verdict on it. By default the table has all ``models``, otherwise so many of them, from the first on.
     """
     lines = []
     for row in rows:
         some = next(iter(row["means"].values()))
         line = {title: row["group"], "measure": NAMES.get(row["quantity"], NAMES[SDR])}
         line[f"n ({some['unit']})"] = f"{some['tracks']} ({some['songs']})"
-        line |= {model: mean["estimate"] for model, mean in row["means"].items()}
-        for other, gain in row["differences"].items():
+        shown = [*row["means"]][:models]
+        line |= {model: row["means"][model]["estimate"] for model in shown}
+        for other in shown[1:]:
+            gain = row["differences"][other]
             line |= {f"minus {other}": words(gain), f"against {other}": gain["verdict"]}
         lines.append(line)
     return pd.DataFrame(lines)
 
 
 def answer(rows: Records) -> str:
-    """Say in Markdown, a line per record of :func:`compare`, what is seen of the first model against the others."""
+    """Say in Markdown how the first model differs from the others, a line per record of :func:`compare` and model."""
     first = next(iter(rows[0]["means"]))
     if not rows[0]["differences"]:
         return f"Only {first} was measured: there is nothing to compare.\n"

@@ -1,4 +1,4 @@
-"""The long study's networks by vocal occurrence (:mod:`bsm.study.song_regions`): tables, figures, what they say."""
+"""Tables and figures of the long study's networks by vocal occurrence (:mod:`bsm.study.song_regions`)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bsm.stats import Interval, crossed_interval, verdicts
+from bsm.stats import crossed_interval, verdicts
 from bsm.study import arms, figures, occurrence
 from bsm.study.assay import assay
 from bsm.study.baselines import EQUALISER
 from bsm.study.campaign import finished, lacking, of_run
-from bsm.study.compare import ROWS, corrected, differences, paired, table_of, tidy, words
+from bsm.study.compare import ROWS, differences, paired, table_of, tidy, words
 from bsm.study.occurrence import AFTER, BEFORE, NAMES, SDR
 from bsm.study.records import read_result
 from bsm.study.song_regions import FIRST, FIRST_NO_PAST, IN_WINDOW, NO_FUTURE, NO_PAST
@@ -27,7 +27,7 @@ BASE, NO_TIME = (arms.NAMES[name] for name in (arms.BASE, arms.NO_TIME))
 
 
 class Condition(NamedTuple):
-    """A property of a vocal region, a ``column`` of its record, in bins between ``edges``; ``measures`` by bin."""
+    """A property of vocal regions: a ``column`` of their records, bins between ``edges``, what is measured by bin."""
 
     title: str
     column: str
@@ -51,8 +51,8 @@ CONTRASTS = (
     ("nearest", "2 s or more from other vocals", 2, np.inf),
     ("share", "in songs that are sung for under 36 %", 0, 36),
 )
-"""Where vocals are intermittent: a column, the bin in words, and the bin, its upper end left out."""
-LONG_GAP = 4.0  # s, between short and long gaps of the regions without past
+"""Where vocals are intermittent: a column, a range of it in words, the lower end, and the excluded upper end."""
+LONG_GAP = 4.0  # s; gaps from here on are long
 
 
 def experiments(of: str) -> tuple[str, str]:
@@ -61,7 +61,7 @@ def experiments(of: str) -> tuple[str, str]:
 
 
 def there(folder: Path, of: str) -> bool:
-    """Tell whether both of :func:`experiments` have finished runs, the base and the control among them."""
+    """Tell whether both of :func:`experiments` have finished runs, and the base and its control are among them."""
     measured, trivial = experiments(of)
     missing = lacking(finished(folder, measured), measured, (arms.BASE, arms.NO_TIME))
     return not missing and bool(finished(folder, trivial))
@@ -76,14 +76,11 @@ def read(folder: Path, of: str, field: str = "regions") -> pd.DataFrame:
         field: ``regions`` or ``scores`` (:func:`bsm.study.song_regions.of_network`).
 
     Returns:
-        A frame of :func:`bsm.study.compare.tidy`. ``system`` is the name in figures: the base, the other networks, the
-        trivial separators. ``share`` is in per cent.
+        A frame of :func:`bsm.study.compare.tidy`: the base first, then the other networks, then the trivial separators.
+        ``system`` is the name in figures. ``share`` is in per cent.
     """
-    records = []
-    for path in (path for name in experiments(of) for path in finished(folder, name)):
-        found = read_result(path)
-        records += of_run(found, found["values"][field])
-    frame = tidy(records)
+    runs = [read_result(path) for name in experiments(of) for path in finished(folder, name)]
+    frame = tidy([row for run in runs for row in of_run(run, run["values"][field])])
     order = list(dict.fromkeys([*arms.arms(frame), *frame["system"]]))
     frame = frame.sort_values("system", key=lambda systems: systems.map(order.index), kind="stable")
     return frame.assign(system=frame["system"].replace(arms.NAMES), share=100 * frame.get("share", np.nan))
@@ -95,33 +92,28 @@ def trained(frame: pd.DataFrame) -> list[str]:
 
 
 def compare(frame: pd.DataFrame, conditions: Sequence[Condition] = CONDITIONS) -> list[dict[str, Any]]:
-    """Compare the base with every other network in each bin, paired per region and seed, drawn by song and seed.
+    """Compare the base with every other network in each bin, paired per region and seed.
 
     Returns:
         Records with ``by`` (a condition's title), ``group``, ``quantity``, numbers of ``regions`` and ``songs``,
-        ``means`` by system, and ``differences`` by other network (:func:`bsm.study.compare.paired`). The verdicts are
-        corrected for the number of bins in which a measure of two networks is compared (Holm, 1979).
+        ``means`` by system, and ``differences`` of the base from each other network
+        (:func:`bsm.study.compare.paired`; intervals over songs and seeds). The verdicts on a measure of two networks
+        are corrected for the number of bins (Holm, 1979).
     """
     rows, records = [], frame.to_dict("records")
     for condition in (Condition(EVERYWHERE, SDR, (0,)), *conditions):
         groups = occurrence.grouped(records, condition.column, condition.edges, condition.unit)
-        chosen = {"all"} if condition.title == EVERYWHERE else {name for name in groups if groups[name]} - {"all"}
-        for group in (name for name in groups if name in chosen):
-            part = pd.DataFrame(groups[group])
-            for quantity in condition.measures:
+        everything = groups.pop("all")
+        for group, own in [("all", everything)] if condition.title == EVERYWHERE else groups.items():
+            part = pd.DataFrame(own)
+            for quantity in condition.measures if own else ():
                 found = {name: table_of(part, name, quantity) for name in frame["system"].unique()}
                 row = {"by": condition.title, "group": group, "quantity": quantity}
                 row |= {"regions": len(found[BASE].dropna()), "songs": part["song"].nunique()}
                 row["means"] = {name: float(own.stack().mean()) for name, own in found.items()}
                 row["differences"] = {other: paired(found[BASE], found[other]) for other in trained(frame)[1:]}
                 rows.append(row)
-    for quantity in dict.fromkeys(row["quantity"] for row in rows):
-        same = [row for row in rows if row["quantity"] == quantity]
-        for other in trained(frame)[1:]:
-            gains = [row["differences"][other] for row in same]
-            for row, gain in zip(same, corrected(gains, more_is_better="leakage" not in quantity), strict=True):
-                row["differences"][other] = gain
-    return rows
+    return occurrence.correct(rows)
 
 
 def mean_table(rows: Rows) -> pd.DataFrame:
@@ -130,17 +122,11 @@ def mean_table(rows: Rows) -> pd.DataFrame:
 
 
 def difference_table(rows: Rows) -> pd.DataFrame:
-    """Return the differences of :func:`compare` with their intervals; † marks what survives Holm's method."""
+    """Return the differences of :func:`compare` with their intervals; † marks those that Holm's method tells from 0."""
     mark = {"better": " †", "worse": " †"}
     return pd.DataFrame(
-        [
-            _place(row)
-            | {
-                f"minus {other}": words(gain) + mark.get(gain["verdict"], "")
-                for other, gain in row["differences"].items()
-            }
-            for row in rows
-        ]
+        _place(row) | {f"minus {x}": words(own) + mark.get(own["verdict"], "") for x, own in row["differences"].items()}
+        for row in rows
     )
 
 
@@ -152,7 +138,7 @@ def _place(row: Mapping[str, Any]) -> dict[str, str]:
 
 @figures.style()
 def figure_of(rows: Rows, conditions: Sequence[Condition]) -> Figure:
-    """Draw SDR by bin, a line per network; and below it the base minus each other network, with 95 % intervals."""
+    """Draw the SDR by bin, a line per network; and below it the base minus each other network, with 95 % intervals."""
     drawn, axes = plt.subplots(2, len(conditions), figsize=(3.3 * len(conditions), 5.4), sharey="row", squeeze=False)
     for above, below, condition in zip(*axes, conditions, strict=True):
         own = [row for row in rows if row["by"] == condition.title and row["quantity"] == condition.measures[0]]
@@ -175,7 +161,7 @@ def figure_of(rows: Rows, conditions: Sequence[Condition]) -> Figure:
 
 
 def without(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return how the SDR changes where the song ends with a region, or where nothing of its past is carried to it.
+    """Return how the SDR of a region changes without the song after it, and without what was carried to it.
 
     Returns:
         A record per network and case: ``system``, ``case``, and the fields of :func:`bsm.study.compare.paired`.
@@ -207,52 +193,38 @@ def figure_without(rows: Rows) -> Figure:
     """Draw the records of :func:`without`: a mark per network and case, with 95 % intervals over songs and seeds."""
     drawn, ax = plt.subplots(figsize=(7.5, 3.4))
     names, cases = (list(dict.fromkeys(row[field] for row in rows)) for field in ("system", "case"))
-    colours = figures.model_colours(names)
     ax.axhline(0, color="0.4", linewidth=0.8)
-    for shift, name in enumerate(names):
-        own = [Interval.of(row) for row in rows if row["system"] == name]
-        places = np.arange(len(cases)) + 0.1 * (shift - (len(names) - 1) / 2)
-        bars = {"fmt": "o", "markersize": 5, "capsize": 3, "color": colours[name], "label": name}
-        ax.errorbar(places, [gain.estimate for gain in own], figures.reach(own), **bars)
-    ax.set_xticks(range(len(cases)), [case.replace(", ", "\n") for case in cases], fontsize="small")
+    own = {name: [row for row in rows if row["system"] == name] for name in names}
+    figures.interval_plot(ax, [case.replace(", ", "\n") for case in cases], own, line="")
+    ax.tick_params(axis="x", labelsize="small")
     ax.set(ylabel="change in the region's SDR (dB)", title="Against the whole song, 95 % intervals")
     figures.legend_above(drawn, ax)
     return drawn
 
 
 def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Set the base's gain where vocals are intermittent against its gain elsewhere, for each of :data:`CONTRASTS`.
+    """Compare the base's gain where vocals are intermittent with its gain elsewhere, for each of :data:`CONTRASTS`.
 
     Returns:
-        ``where``, ``minus`` (the other network), the gain there, and how much more that is than in all other regions,
-        with intervals over songs and seeds; the ``verdict`` on that is corrected for the number of rows (Holm, 1979).
+        A row per contrast and other network (``minus``): the base's gain there, and how much larger that is than in all
+        other regions, with intervals over songs and seeds. The ``verdict`` is on the latter. It is corrected for the
+        number of rows (Holm, 1979).
     """
-    found = []
+    found, extra = [], []
     for column, where, low, high in CONTRASTS:
         known = frame[frame[column].notna() & ~(frame["cut"] & (column == "duration"))]
         for other in trained(frame)[1:]:
             gains = differences(table_of(known, BASE, SDR), table_of(known, other, SDR)).dropna()
             values = known.groupby(ROWS)[column].first().reindex(gains.index)
             inside, owners = ((values >= low) & (values < high)).to_numpy(), gains.index.get_level_values("song")
-            more = crossed_interval(gains, owners, against=~inside)
-            found.append((where, other, words(crossed_interval(gains[inside], owners[inside])), more))
-    said = verdicts([more for *_, more in found])
-    return pd.DataFrame(
-        [
-            {
-                "where": where,
-                "minus": other,
-                "gain (dB)": gain,
-                "more than elsewhere (dB)": words(more),
-                "verdict": word,
-            }
-            for (where, other, gain, more), word in zip(found, said, strict=True)
-        ]
-    )
+            extra.append(crossed_interval(gains, owners, against=~inside))
+            found.append((where, other, words(crossed_interval(gains[inside], owners[inside]))))
+    table = pd.DataFrame(found, columns=["where", "minus", "gain (dB)"])
+    return table.assign(**{"more than elsewhere (dB)": [*map(words, extra)], "verdict": verdicts(extra)})
 
 
 def answer(scores: pd.DataFrame, rows: Rows, changes: Rows) -> str:
-    """Say in Markdown whether the assay is sensitive, and what is seen of the base against the other networks.
+    """Say in Markdown whether the assay is sensitive, and how the base differs from the other networks.
 
     Args:
         scores: of :func:`read`.

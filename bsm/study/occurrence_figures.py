@@ -17,11 +17,11 @@ from bsm.study.occurrence import AFTER, BEFORE, LEAKAGE, NAMES, SDR, by_model
 
 Records = Sequence[dict[str, Any]]
 LOWEST = -80.0
-"""dB, the lowest error that the timeline shows."""
+"""The lowest error on the timeline, dB."""
 
 
 def draw_bins(ax: Axes, rows: Records, field: str = "means") -> None:
-    """Draw ``means`` or ``differences`` of :func:`bsm.study.occurrence.compare` with their intervals, by group."""
+    """Draw ``means`` or ``differences`` of :func:`bsm.study.occurrence.compare` by group, with their intervals."""
     rows = [row for row in rows if row["group"] != "all"]
     ticks = [row["group"].removeprefix("first ").replace(" s or more", " on").removesuffix(" s") for row in rows]
     counts = [next(iter(row["means"].values()))["tracks"] for row in rows]
@@ -51,7 +51,7 @@ def figure_of_durations(inside: Records) -> Figure:
 
 @figures.style()
 def figure_of_leakage(beside: Records, margin: float) -> Figure:
-    """Draw the leakage before and after regions, within a margin in s, by their duration."""
+    """Draw the leakage within ``margin`` s before and after regions, by their duration."""
     drawn, axes = plt.subplots(1, 2, figsize=(7.5, 3.4), sharey=True)
     for ax, quantity, side in zip(axes, (BEFORE, AFTER), ("before", "after"), strict=True):
         draw_bins(ax, [row for row in beside if row["quantity"] == quantity])
@@ -63,7 +63,7 @@ def figure_of_leakage(beside: Records, margin: float) -> Figure:
 
 @figures.style()
 def figure_of_onsets(first: Records, distant: Records) -> Figure:
-    """Draw the SDR right after an onset, and in stretches further from it."""
+    """Draw the SDR in the first milliseconds after an onset, and in stretches further from it."""
     drawn, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True, width_ratios=(1, 2))
     for ax, rows, name in zip(axes, (first, distant), ("Response", "Distance from the onset"), strict=True):
         draw_bins(ax, rows)
@@ -102,16 +102,16 @@ def timeline(
     *,
     frame: float = 0.05,
 ) -> Figure:
-    """Draw one song over time: levels of mixture, true vocals and every estimate, then of the errors; regions shaded.
+    """Draw one song over time: levels of the mixture, the true vocals and every estimate, and levels of the errors.
 
     Args:
         name: of the song.
         mixture: ``(channels, samples)``, like all signals.
-        vocals: the true ones.
-        estimates: by model.
+        vocals: the true vocals.
+        estimates: estimated vocals by model.
         rate: Hz.
-        regions: where somebody sings.
-        frame: s over which a level is taken.
+        regions: where somebody sings; they are shaded.
+        frame: length in s of the frames whose level is taken.
     """
     heights = [*[1] * (2 + len(estimates)), 1.8]
     drawn, axes = plt.subplots(len(heights), 1, figsize=(7.5, 1.1 * sum(heights)), sharex=True, height_ratios=heights)

@@ -1,4 +1,4 @@
-"""Profiles: one flat file of parameters under ``notebooks/profiles``, and what its values stand for."""
+"""Profiles: flat files of parameters under ``notebooks/profiles``, and the folders and settings that they imply."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bsm.baseline import RoformerConfig
 
 DEFAULT = "demo"
-"""Profile whose songs and model commands use if none are named."""
+"""The profile whose songs and model are the default of commands."""
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ def profiles() -> list[str]:
 
 
 def load_profile(profile: str | Path) -> dict[str, Any]:
-    """Read a profile, a name from :func:`profiles` or the path of a ``.yaml`` file: parameters that notebooks share.
+    """Read the parameters of a profile, given by its name or by the path of a ``.yaml`` file.
 
     Raises:
-        InputError: no such profile, or not a flat mapping.
+        InputError: there is no such profile, or it is not a flat mapping.
     """
     path = Path(profile)
     if path.suffix != ".yaml":
@@ -56,14 +56,14 @@ def load_profile(profile: str | Path) -> dict[str, Any]:
 class Profile:
     """A profile's values, and the folders, data and configurations that follow from them.
 
-    Notebooks make one from their own parameters (:meth:`of`), so that a value given on papermill's command line counts.
+    A notebook makes one with its own parameters (:meth:`of`), so that values from papermill's command line count.
     """
 
     values: dict[str, Any]
 
     @classmethod
     def of(cls, profile: str | Path, **parameters: Any) -> Self:
-        """Read a profile (:func:`load_profile`), and put a notebook's own parameters on top."""
+        """Read a profile (:func:`load_profile`); parameters override its values."""
         return cls(load_profile(profile) | parameters)
 
     load = of
@@ -81,12 +81,12 @@ class Profile:
 
     @property
     def reports(self) -> Path:
-        """Folder of this profile's results, figures and tables; another where a notebook names it as ``out``."""
+        """Folder of results, figures and tables: ``reports/<profile>``, or a notebook's parameter ``out``."""
         return Path(self.values["out"]) if self.values.get("out") else ROOT / "reports" / self.profile
 
     @property
     def makes_songs(self) -> bool:
-        """Whether the songs are synthesised; others must be there."""
+        """Whether the songs are synthesised; all other songs must be provided."""
         return "train_songs" in self.values
 
     @property
@@ -96,7 +96,7 @@ class Profile:
 
     @property
     def comparable(self) -> bool:
-        """Whether the scores can be set beside the paper's: its data, its model, no song left out."""
+        """Whether scores can be compared with the paper's: its data, its model, and no song is left out."""
         return (self.data, self.model, self.values.get("skip_bad", False)) == ("musdb18-hq", "paper", False)
 
     def figure(self, name: str) -> Path:
@@ -113,26 +113,26 @@ class Profile:
 
     @property
     def backbones(self) -> list[str]:
-        """Names of the networks that this profile trains; see :meth:`model_config`."""
+        """Names of the networks that this profile trains."""
         return self.values.get("backbones", ["bsmamba2"])
 
     def run_folder(self, seed: int, name: str = "bsmamba2") -> Path:
-        """Folder of one training run: of a network, or of a variant (:data:`bsm.study.variants.VARIANTS`)."""
+        """Folder of a training run of a network or of a variant (:data:`bsm.study.variants.VARIANTS`)."""
         return ROOT / "runs" / self.profile / f"{name}-{self.model}-seed{seed}"
 
     def model_config(self, backbone: str = "bsmamba2") -> ModelConfig | RoformerConfig:
-        """Return the configuration of a network or time block; any but BSMamba2 gets as many parameters.
+        """Return the configuration of a network, or of BSMamba2 with another time block, at the profile's size.
 
         Raises:
-            InputError: an unknown network or size.
-            BackendUnavailable: bs-roformer is asked for and not installed.
+            InputError: the network or the size is unknown.
+            BackendUnavailable: the network is bs-roformer, and that package is not installed.
         """
-        from bsm.networks import network_config  # slow to import: other mistakes are told at once
+        from bsm.networks import network_config  # slow to import; other mistakes are told at once
 
         return network_config(backbone, ModelConfig.preset(self.model))
 
     def train_config(self) -> TrainConfig:
-        """Return the training configuration: every value that the profile names, the author's for the rest.
+        """Return the training configuration: the profile's values, and the author's for those that it does not name.
 
         The loss is the paper's at the model's sample rate.
         """
@@ -143,10 +143,11 @@ class Profile:
     def variant_config(self, name: str) -> tuple[ModelConfig, TrainConfig]:
         """Return the configurations of a variant of BSMamba2.
 
-        Its training is the profile's, but that a value named ``ablation_steps``, say, takes the place of ``steps``.
+        The profile's values with the prefix ``ablation_`` override those of its training; ``ablation_steps`` overrides
+        ``steps``, for example.
 
         Raises:
-            InputError: an unknown variant, or a value after ``ablation_`` that training does not have.
+            InputError: the variant is unknown, or training has no setting of that name.
         """
         prefix = "ablation_"
         own = {k.removeprefix(prefix): v for k, v in self.values.items() if k.startswith(prefix)}
@@ -154,10 +155,10 @@ class Profile:
         return variants.changed(name, ModelConfig.preset(self.model), train)
 
     def prepare_data(self) -> None:
-        """Make the songs, or check those that are there.
+        """Synthesise the profile's songs, or check songs of other profiles.
 
         Raises:
-            InputError: songs that cannot be made, or are not there or not usable; it says what to do.
+            InputError: the songs cannot be made, are missing or cannot be used; the message says what to do.
         """
         if self.makes_songs:
             songs, model = {split: self.values[f"{split}_songs"] for split in SPLITS}, ModelConfig.preset(self.model)
@@ -169,10 +170,10 @@ class Profile:
             log.info("%s: %d songs for %s, %.1f minutes", self.data_folder, len(tracks), split, minutes)
 
     def find_data(self) -> None:
-        """Make sure that the songs are there.
+        """Check that the songs are there.
 
         Raises:
-            InputError: they are not; it says how to get them.
+            InputError: they are not; the message says how to get them.
         """
         if self.data_folder.is_dir():
             return
@@ -184,11 +185,11 @@ class Profile:
     def tracks(self, skipped: dict[str, str] | None = None) -> dict[str, list[Track]]:
         """Return the songs by split.
 
-        A profile with ``skip_bad`` leaves out songs that cannot be read whole or do not fit the model. ``skipped``
-        takes their names and faults.
+        A profile with ``skip_bad`` leaves out songs that cannot be read whole or do not fit the model. Their names and
+        faults are entered in ``skipped``.
 
         Raises:
-            InputError: they are not there, or one is bad and must not be skipped.
+            InputError: the songs are missing, or one is bad and must not be skipped.
         """
         self.find_data()
         skipped = ({} if skipped is None else skipped) if self.values.get("skip_bad") else None
@@ -196,7 +197,7 @@ class Profile:
         return {split: [t for t in tracks if self._fits(t, skipped)] for split, tracks in found.items()}
 
     def _fits(self, track: Track, skipped: dict[str, str] | None) -> bool:
-        """Tell whether a song has the model's rate and number of channels; refuse others unless they may be skipped."""
+        """Tell whether a song has the model's rate and number of channels; raise unless others may be skipped."""
         model = ModelConfig.preset(self.model)
         if (track.rate, track.channels) == (model.sample_rate, model.channels):
             return True
@@ -212,5 +213,5 @@ class Profile:
 
 
 def default_songs() -> Path:
-    """Return the folder of the songs that commands read if none are named: the demo profile's."""
+    """Return the folder of the default profile's songs."""
     return Profile.load(DEFAULT).data_folder

@@ -1,4 +1,4 @@
-"""From a figure, table or result back to the data, the code and the machine that it comes from."""
+"""Trace a figure, table or result back to its data, its code and the machine that made it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from bsm.files import sha256
 from bsm.study.notebook import study_notebooks
 from bsm.study.records import ROOT, checksum, read_result
 
-_LONG = 12  # digits of a checksum that are shown
-_MANY = 8  # inputs that are shown one by one
+_LONG = 12  # digits shown of a checksum
+_MANY = 8  # most inputs that are shown one by one
 _RENAMED = {
     "00_data": "01_data",
     "01_train": "04_train",
@@ -25,16 +25,17 @@ _RENAMED = {
     "08_input_length": "05_input_length",
     "09_vocal_occurrence": "06_vocal_occurrence",
 }
-"""Notebooks by the names they had up to version 0.1, which commands in older results give."""
+"""Notebooks' present names by those they had up to version 0.1; commands in older results have the old names."""
 
 
 def chain(file: Path) -> str:
     """Return, as indented lines, what a result, figure or table was made from, down to inputs and revision.
 
-    A figure names its results in its metadata. Otherwise the notebooks say what they save.
+    A figure's metadata name its results. For a table, or a figure without metadata, they are all results of the
+    notebook that saves a file of its name.
 
     Raises:
-        InputError: a file of another kind, or one that no notebook writes.
+        InputError: the file is of another kind, or no notebook writes it.
     """
     file = file.resolve()
     if not file.is_file():
@@ -65,7 +66,7 @@ def chain(file: Path) -> str:
 
 
 def _result(path: Path) -> list[str]:
-    """Return what a result file says about itself."""
+    """Return what a result file records about its origin."""
     record = read_result(path)
     made, git = record["provenance"], record["provenance"]["git"]
     dirty = {True: ", with uncommitted changes", False: ", clean", None: ""}[git["dirty"]]
@@ -94,7 +95,7 @@ def _result(path: Path) -> list[str]:
 
 
 def _command(command: str) -> str:
-    """Return a command as it was given, and what its notebook is called now where that has another name."""
+    """Return a command as it was given, with its notebook's present name if that has changed."""
     renamed = [new for old, new in _RENAMED.items() if old in command.split()]
     return f"{command} (the notebook is now called {renamed[0]})" if renamed else command
 

@@ -1,7 +1,7 @@
-"""The README's parts that are made from results: everything between a marker and ``<!-- end -->``.
+"""The parts of the README that are made from results: everything between a marker and ``<!-- end -->``.
 
-Markers: ``<!-- claims: ID ID -->`` for some claims, ``<!-- tally -->`` for the count of their verdicts,
-``<!-- doors -->`` for what the two commands took.
+Markers are ``<!-- claims: ID ID -->``, a table of these claims; ``<!-- tally -->``, the number of claims by verdict;
+``<!-- doors -->``, time and memory of the README's two commands.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PART = re.compile(r"(<!-- (claims|tally|doors):? ?([^>]*?) ?-->\n).*?(?=<!-- en
 
 
 def refresh_readme(settings: Profile, readme: Path = README) -> bool:
-    """Make the README's parts anew; tell whether anything changed.
+    """Write the README's parts again; tell whether anything changed.
 
     Raises:
         InputError: there is no such claim.
@@ -47,7 +47,7 @@ def _made(settings: Profile, kind: str, what: str) -> str:
 def claims_table(judged: Sequence[ledger.Line], ids: Sequence[str]) -> str:
     """Return some claims as a table whose cells have at most :data:`WORDS` words.
 
-    Of a claim with several tests, the first that is not blocked stands for it.
+    Of a claim with several tests, the table shows the first that is not blocked.
     """
     found: dict[str, list[ledger.Line]] = {}
     for line in judged:
@@ -59,7 +59,7 @@ def claims_table(judged: Sequence[ledger.Line], ids: Sequence[str]) -> str:
 
 
 def shorten(text: str) -> str:
-    """Cut a text to at most :data:`WORDS` words, at the last comma or semicolon outside of brackets if there is one."""
+    """Cut a text to at most :data:`WORDS` words, if possible at a comma or semicolon outside of brackets."""
     if len(text.split()) <= WORDS:
         return text
     ends = [found.start() for found in re.finditer(r"[;,] (?![^()]*\))", text)]

@@ -1,4 +1,4 @@
-"""What the probe's results say: which arms learned to remember, how long, and whether one remembers longer."""
+"""Tables and figures of the probe's results: which arms learned to remember, for how long, and which one longer."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from bsm.study.memory import ARMS
 from bsm.study.records import read_result
 
 LEARNED = 0.9
-"""Share of right choices within the training's range, from which on an arm has learned to remember."""
+"""The least share of right choices, within the training's range of gaps, of a run that learned to remember."""
 COLOUR = model_colours(ARMS)
 NAMES = {"attention": "attention, rotary", "attention-nopos": "attention, no positions", "bs-roformer": "BS-RoFormer"}
 
 
 def answers(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
-    """Read the results of experiments of a campaign, by their names: one row per run and question.
+    """Read the results of a campaign's experiments, by their names: one row per run and question.
 
     Returns:
         ``arm``, ``seed``, ``name`` of the question, its settings, ``frames``, ``sdr`` (mean over examples, dB),
-        ``right`` (share of examples in which more of the target than of the other voice comes through), ``clear``
-        (the same by a margin of half a voice) and ``examples``.
+        ``right`` (share of examples whose output has more of the target than of the other voice), ``clear`` (the same,
+        with a margin of half a voice) and ``examples``.
 
     Raises:
         InputError: There is no finished run.
     """
     rows = []
     for record in _results(folder, experiments):
-        arm, train, probe = record["parameters"]["arm"], record["parameters"]["train"], record["parameters"]["probe"]
+        parameters = record["parameters"]
+        run = {"arm": parameters["arm"], "seed": record["seed"], "lr": parameters["train"]["lr"]}
+        run["longest_gap"] = parameters["probe"]["longest_gap"]
         for answer in record["values"]["answers"]:
-            own = {"arm": arm, "seed": record["seed"], "lr": train["lr"], "longest_gap": probe["longest_gap"]}
-            own |= {key: value for key, value in answer.items() if key not in ("sdr", "target", "other")}
-            rows.append(own | cue_gap.summary(answer))
+            asked = {key: value for key, value in answer.items() if key not in ("sdr", "target", "other")}
+            rows.append(run | asked | cue_gap.summary(answer))
     if not rows:
         raise InputError(f"{folder}: no finished run of {', '.join(experiments)}; `bsm campaign` trains them")
     frame = pd.DataFrame(rows)
@@ -54,35 +55,30 @@ def _results(folder: Path, experiments: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
-    """Compare ``mamba2`` with every other arm at every gap, paired by seed; exploratory, adjusted for their number.
+    """Compare ``mamba2`` with every other arm at every gap, paired by seed.
 
     Returns:
-        ``arm``, ``gap`` in s, ``gain`` of ``mamba2`` in dB with its interval, and a ``verdict`` by Holm's method over
-        all rows. Rows with too few seeds for an interval say so.
+        ``arm``, ``gap`` in s, ``gain`` of ``mamba2`` in dB with its interval, and a ``verdict`` that is adjusted for
+        the number of rows (Holm). Rows with too few seeds for an interval say so.
     """
     plain = gaps(frame)
     others = [arm for arm in plain["arm"].cat.categories if arm != "mamba2"]
-    asked = plain[["name", "gap"]].drop_duplicates().sort_values("gap")
-    found = [
-        (arm, gap, difference(frame, ("mamba2", name), (arm, name))) for arm in others for name, gap in asked.to_numpy()
-    ]
-    words = verdicts([gain for *_, gain in found])
-    rows = [
-        (NAMES.get(arm, arm), f"{gap:g} s", interval_words(gain, " dB"), word)
-        for (arm, gap, gain), word in zip(found, words, strict=True)
-    ]
-    return pd.DataFrame(rows, columns=["arm", "gap", "gain", "verdict"])
+    asked = plain[["name", "gap"]].drop_duplicates().sort_values("gap").to_numpy()
+    gains = [difference(frame, ("mamba2", name), (arm, name)) for arm in others for name, _ in asked]
+    places = [(NAMES.get(arm, arm), f"{gap:g} s") for arm in others for _, gap in asked]
+    table = pd.DataFrame(places, columns=["arm", "gap"])
+    return table.assign(gain=[interval_words(gain, " dB") for gain in gains], verdict=verdicts(gains))
 
 
 def gaps(frame: pd.DataFrame) -> pd.DataFrame:
-    """Keep the plain questions: a gap after the cue, and no intervention."""
+    """Keep the questions about a gap after the cue, without any intervention."""
     return frame[frame["name"].str.startswith("gap ")]
 
 
 def learned(frame: pd.DataFrame, least: float = LEARNED) -> pd.Series:
-    """Tell, by arm and seed, whether at least this share of the choices is right at every gap of the training.
+    """Tell, by arm and seed, whether a run learned: at every gap of the training, the share of right choices suffices.
 
-    A run that did not learn within the range says nothing about gaps beyond it.
+    A run that did not learn within the training's range says nothing about longer gaps.
     """
     within = gaps(frame)
     within = within[within["gap"] <= within["longest_gap"]]
@@ -90,19 +86,19 @@ def learned(frame: pd.DataFrame, least: float = LEARNED) -> pd.Series:
 
 
 def able(frame: pd.DataFrame) -> pd.DataFrame:
-    """Keep the runs that learned to remember within the training's range (:func:`learned`)."""
+    """Keep the runs that learned to remember (:func:`learned`)."""
     kept = frame[learned(frame).loc[pd.MultiIndex.from_frame(frame[["arm", "seed"]])].to_numpy()]
     return kept.assign(arm=kept["arm"].cat.remove_unused_categories())
 
 
 def difference(frame: pd.DataFrame, first: tuple[str, str], second: tuple[str, str]) -> Interval:
-    """Compare two pairs of arm and question by SDR, paired by seed: mean of ``first - second``, and its interval."""
+    """Compare the SDRs of two pairs of arm and question, paired by seed: mean of ``first - second``, and interval."""
     asked = frame.pivot(index="seed", columns=["arm", "name"], values="sdr")
     return crossed_interval((asked[first] - asked[second]).dropna().to_numpy(float)[:, None])
 
 
 def endpoint(frame: pd.DataFrame) -> str:
-    """Return the name of the question that was stated as the endpoint: 8 times the longest training gap."""
+    """Return the name of the question that was declared the endpoint: 8 times the longest training gap."""
     return f"gap {cue_gap.ENDPOINT * frame['longest_gap'].iloc[0]:g}"
 
 
@@ -120,7 +116,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def interventions(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per arm: SDR / right choices under each question that is no plain gap."""
+    """Return one row per arm: SDR / right choices under each intervention."""
     others = frame[~frame["name"].str.startswith("gap ")]
     text = others.groupby(["arm", "name"], observed=True, sort=False)[["sdr", "right"]].apply(_cell).unstack("name")
     return text.rename(index=NAMES).reset_index()
@@ -150,10 +146,10 @@ def kept(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
     """Read where the networks of a campaign keep the cue over a gap (:func:`bsm.study.carriers.traces`).
 
     Returns:
-        Of Mamba2, one row per run, gap, layer and time after the cue: ``difference`` between the states of a pair of
-        examples that differ in the cue alone, relative to their norm, and ``half_life`` in s of the slowest head. Of
-        attention, one row per run, gap, layer and head: ``mass``, the weight on the cue's frames over that of equal
-        weights.
+        For Mamba2, one row per run, gap, layer and time after the cue. ``difference`` is the distance between the
+        states of two examples that differ only in the cue, relative to their norm; ``half_life`` in s is that of the
+        slowest head. For attention, one row per run, gap, layer and head. ``mass`` is the weight on the cue's frames,
+        divided by what equal weights would give.
     """
     rows = []
     for record in _results(folder, experiments):
@@ -170,7 +166,7 @@ def kept(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
 
 
 def draw_states(ax: Axes, traces: pd.DataFrame) -> None:
-    """Draw how the part of Mamba2's states that tells the cues apart fades over the longest gap, a line per run."""
+    """Draw how the difference that the cue makes in Mamba2's states fades over the longest gap, a line per run."""
     states = traces[traces["time"].notna() & (traces["gap"] == traces["gap"].max())]
     for (layer, seed), own in states.groupby(["layer", "seed"]):
         label = f"layer {int(layer) + 1}" if seed == states["seed"].min() else None

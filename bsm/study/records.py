@@ -70,21 +70,21 @@ def write_result(
     Args:
         path: the file, ending in ``.json``.
         measured: what the values are, with their unit.
-        parameters: every setting that could change the values; ``device`` names the GPU where one was used.
-        values: a mapping or list that keeps every track's values, never only the mean.
+        parameters: every setting that could change the values. Where a GPU was used, ``device`` names it.
+        values: a mapping or list with the values of every track, never only the mean.
         seed: the random seed.
         started: :func:`mark` when the run began.
         data: the data set's name.
-        inputs: files and folders of songs that the values depend on. Their checksums are kept, and those of files that
-            ``parameters`` names.
+        inputs: files and folders of songs that the values depend on. The result holds their checksums, and those of
+            the files that ``parameters`` names.
         comparable_with_paper: whether data and protocol are the paper's.
         extra: further fields.
 
     Raises:
-        TypeError: something has no JSON form.
+        TypeError: a value has no JSON form.
     """
-    texts = [str(v) for v in parameters.values() if isinstance(v, str | Path) and 0 < len(str(v)) < 1000]  # a long text
-    named = [text for text in texts if Path(text).is_file()]  # is no file name, and asking would fail
+    texts = [str(v) for v in parameters.values() if isinstance(v, str | Path)]
+    named = [text for text in texts if 0 < len(text) < 1000 and Path(text).is_file()]  # a longer path is an OSError
     record = {
         "schema": SCHEMA,
         "measured": measured,
@@ -103,10 +103,11 @@ def write_result(
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
-    """Read a result file and check its fields; what was NaN or infinite comes back as None.
+    """Read a result file and check its fields; None stands for NaN and infinity.
 
     Raises:
-        InputError: no such file, not strict JSON, another schema, or a field that is missing or of the wrong type.
+        InputError: there is no such file, it is not strict JSON or of another schema, or a field is missing or of the
+            wrong type.
     """
     path = Path(path)
     try:
@@ -127,14 +128,14 @@ def read_result(path: str | Path) -> dict[str, Any]:
 
 
 def results_used(folder: Path) -> dict[str, str]:
-    """Return name and SHA-256 of every result file of a folder that this process has written or read so far."""
+    """Return name and SHA-256 of a folder's result files that this process has written or read so far."""
     return {path.name: digest for path, digest in sorted(_used.items()) if path.parent == folder.resolve()}
 
 
 def checksum(path: str | Path) -> str:
-    """Return the SHA-256 that stands for a file or a folder.
+    """Return the SHA-256 that identifies a file or a folder.
 
-    For a folder it is that of its ``corpus.json``, which lists its songs' checksums, or of all names and sizes in it.
+    A folder's is that of its ``corpus.json``, a list of its songs' checksums, or else of all its file names and sizes.
 
     Raises:
         InputError: nothing is there.
@@ -151,12 +152,12 @@ def checksum(path: str | Path) -> str:
 
 
 def on_gpu(parameters: Mapping[str, Any]) -> bool:
-    """Tell whether a result's parameters say that it was measured on a GPU: ``device``, such as ``cuda``."""
+    """Tell whether a result was measured on a GPU, by the ``device`` among its parameters."""
     return str(parameters.get("device")).startswith("cuda")
 
 
 def trained_on(run: str | Path) -> str | None:
-    """Return the kind of device, ``cpu`` or ``cuda``, of a training's last checkpoint; None where that is gone."""
+    """Return the kind of device that wrote a training's last checkpoint, ``cpu`` or ``cuda``; None without one."""
     from bsm.train.journal import load_state  # imports PyTorch
 
     try:
@@ -168,10 +169,10 @@ def trained_on(run: str | Path) -> str | None:
 def provenance(started: Mark, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Describe where a result comes from: code, packages, machine, command and time.
 
-    ``git.dirty`` leaves out ``reports/``, which the study itself rewrites. ``device`` is the GPU where the parameters
-    of the result name one, else the CPU. ``wall_seconds`` and ``cpu_seconds`` count from ``started``.
+    ``git.dirty`` ignores changes in ``reports/``, because the study itself rewrites that folder. ``device`` is the GPU
+    that the result's parameters name, or else the CPU. ``wall_seconds`` and ``cpu_seconds`` count from ``started``.
     """
-    import torch  # slow to import, and the readers of results do without it
+    import torch  # slow to import; who only reads results need not wait for it
 
     now, device = mark(), _cpu_model()
     if parameters and on_gpu(parameters):
@@ -195,10 +196,10 @@ def provenance(started: Mark, parameters: Mapping[str, Any] | None = None) -> di
 def plain(value: Any) -> Any:
     """Return NumPy and PyTorch values, dataclasses, frames and paths as strict JSON types.
 
-    NaN and infinity become None. The repository's folder and the home folder are cut from paths.
+    NaN and infinity become None. Paths lose the repository's folder, and get ``~`` for the home folder.
 
     Raises:
-        TypeError: something has no JSON form.
+        TypeError: a value has no JSON form.
     """
     if value is None or isinstance(value, bool | int):
         return value
@@ -251,7 +252,7 @@ def _cpu_model() -> str:
 
 
 def _command() -> str:
-    """Return the command as typed; a kernel's own arguments name a temporary file, so its parent's stand for it."""
+    """Return the command as typed. A notebook's kernel was started by another process, whose command it is then."""
     words = sys.argv
     if Path(words[0]).name.startswith("ipykernel_launcher"):
         import psutil  # comes with the kernel

@@ -11,7 +11,6 @@ from typing import Any
 import jinja2
 
 from bsm.config import ModelConfig
-from bsm.errors import InputError
 from bsm.files import write_text
 from bsm.stats import summary
 from bsm.study import profiles, repeat
@@ -19,28 +18,30 @@ from bsm.study.claims import ledger
 from bsm.study.cost import benchmarks, cost_table
 from bsm.study.figures import table_markdown
 from bsm.study.meta import parameter_count
-from bsm.study.notebook import NOTEBOOKS, Notebook, study_notebooks
+from bsm.study.notebook import KINDS, NOTEBOOKS, Notebook, study_notebooks
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
 from bsm.study.report_frames import FRAMES, headline
 
 LONGER = Profile({"profile": "speed", "title": "longer passes than a profile has time for, measured by hand"})
-"""Results of notebook ``10_published_model`` that stand beside every profile's."""
+"""Results of notebook ``10_published_model`` that are shown with those of every profile that has ``bench_seconds``."""
 ROWS, COLUMNS, WIDTH, WORDS = 20, 7, 132, 15
-"""What a page holds of a table: rows, columns, characters of a row, words of a cell."""
+"""The largest table that fits on a page: rows, columns, characters of a row, words of a cell."""
 _SEPARATOR = re.compile(r"(?<!\\)\|")
 
 
 def write_report(settings: Profile) -> Path:
     """Write ``reports/<profile>/report.md`` and return its path.
 
-    Every notebook with results has its part: its own table, its figures, and those of its tables that fit on a page.
-    Results of the profiles that this one names as ``beside`` follow.
+    Every notebook with results has a part of the report: its tables in the report's own form (:data:`FRAMES`), its
+    figures, and its other tables that fit on a page. Then follow its results under other profiles, those that this
+    profile's value ``beside`` names.
 
     Raises:
-        InputError: no result of a notebook that every profile runs.
+        InputError: a result is missing that every profile has.
     """
-    settings.write_table("cost", cost_table(settings))
+    cost = cost_table(settings)
+    settings.write_table("cost", cost)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
@@ -48,12 +49,12 @@ def write_report(settings: Profile) -> Path:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    text = environment.get_template("report.md.j2").render(_context(settings))
+    text = environment.get_template("report.md.j2").render(_context(settings), cost=cost)
     return write_text(settings.reports / "report.md", re.sub(r"\n{3,}", "\n\n", text))
 
 
 def in_notebook(path: Path) -> str:
-    """Return a report with figures that show in a notebook: one opened in ``notebooks``, or an executed copy."""
+    """Return a report whose links to figures work in a notebook, one opened in ``notebooks`` or an executed copy."""
     place = os.path.relpath(path.parent) if Path.cwd() == NOTEBOOKS else ".."
     return re.sub(r"(!\[[^]]*\]\()(?!\w+:)", rf"\g<1>{place}/", path.read_text(encoding="utf-8"))
 
@@ -81,25 +82,12 @@ def _context(settings: Profile) -> dict[str, Any]:
         "measured": benchmarks(settings),
         "paper_size": parameter_count(ModelConfig.preset("paper")),
         "headline": headline(read_result(settings.result("scores"))["values"]),
-        "cost": table(settings, "cost"),
         "repeat": repeat.shown(settings),
     }
 
 
-def table(settings: Profile, name: str) -> str:
-    """Return a table of the profile, in Markdown.
-
-    Raises:
-        InputError: it is not there.
-    """
-    path = settings.reports / "tables" / f"{name}.md"
-    if not path.is_file():
-        raise InputError(f"{path}: missing; run `make reproduce PROFILE={settings.profile}` first")
-    return path.read_text(encoding="utf-8")
-
-
 def fits(text: str) -> bool:
-    """Tell whether a table in Markdown fits on a page: few rows and columns, short rows, short cells."""
+    """Tell whether a table in Markdown fits on a page: at most :data:`ROWS` rows, and so on."""
     rows = [_SEPARATOR.split(row.strip("|")) for row in text.splitlines() if row.startswith("|")]
     width = max((sum(len(cell.replace("\\", "")) for cell in row) for row in rows), default=0)
     words = max((len(cell.split()) for row in rows for cell in row), default=0)
@@ -119,7 +107,10 @@ def _has(settings: Profile, notebook: Notebook) -> bool:
 
 
 def _part(settings: Profile, notebook: Notebook, folder: Path) -> dict[str, Any]:
-    """Return what a notebook found, for the report in a folder: tables as Markdown, figures, names of wider tables."""
+    """Return a notebook's part of the report in a folder: tables as Markdown; paths of figures and of tables too wide.
+
+    ``lacking`` lists the tables and figures that have not been made.
+    """
     tables, instead = [], set()
     for own in FRAMES.get(notebook.name, []):
         if settings.result(own.result).is_file():
@@ -128,32 +119,24 @@ def _part(settings: Profile, notebook: Notebook, folder: Path) -> dict[str, Any]
             made = own.frames(record["values"], *(record["parameters"][name] for name in own.given))
             tables += [table_markdown(frame, caption=caption, **said) for frame, caption in made]
             instead |= {*own.instead}
-    wider, lacking = [], []
-    for name in (name for name in notebook.saved("table") if name not in instead):
-        path = settings.reports / "tables" / f"{name}.md"
+    figures, wider, lacking = [], [], []
+    shown = [("table", name) for name in notebook.saved("table") if name not in instead]
+    for kind, name in shown + [("figure", name) for name in notebook.saved("figure")]:
+        path = settings.reports / KINDS[kind].format(name)
+        link = Path(os.path.relpath(path, folder)).as_posix()
         if not path.is_file():
-            lacking.append(name)
+            lacking += [name] * (name not in notebook.about.get("optional", []))
+        elif kind == "figure":
+            figures.append((name.replace("_", " "), link))
         elif fits(text := path.read_text(encoding="utf-8")):
             tables.append(text)
         else:
-            wider.append(name)
-    drawn = {name: settings.figure(name).is_file() for name in notebook.saved("figure")}
-    place = Path(os.path.relpath(settings.reports, folder)).as_posix()
-    place = "" if place == "." else f"{place}/"
-    return {
-        "tables": tables,
-        "figures": [(name.replace("_", " "), f"{place}figures/{name}.png") for name, here in drawn.items() if here],
-        "wider": [f"{place}tables/{name}.md" for name in wider],
-        "lacking": [
-            name
-            for name in lacking + [name for name, here in drawn.items() if not here]
-            if name not in notebook.about.get("optional", [])
-        ],
-    }
+            wider.append(link)
+    return {"tables": tables, "figures": figures, "wider": wider, "lacking": lacking}
 
 
 def _revisions(settings: Profile, notebooks: list[Notebook], claims: list[ledger.Line]) -> dict[str, list[str]]:
-    """Return by revision which results the report shows and the claims are judged by."""
+    """Return, by revision of the code that made them, the results that the report shows or the claims rest on."""
     shown = {name for nb in notebooks for name in nb.saved("values")}
     files = {*settings.reports.glob("results/*.json"), *(ROOT / name for line in claims for name in line.files)}
     files |= {other.result(name) for other in _beside(settings) for name in shown}

@@ -1,8 +1,7 @@
-"""The report's own tables: frames made from result files, narrow enough for a page."""
+"""Tables in the report's own form: frames that are made from result files and are narrow enough for a page."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,11 +14,11 @@ from bsm.study.figures import LABELS
 
 METRICS = compare.METRICS | {"si_sdr": "SI-SDR (dB)"}
 OURS = LABELS["bsmamba2"]
-Frames = list[tuple[pd.DataFrame, str]]  # tables, each with what is said below it
+Frames = list[tuple[pd.DataFrame, str]]  # tables with their captions
 
 
 def held_out(records: Sequence[Mapping[str, Any]]) -> Frames:
-    """Compare separators on held-out songs: mean scores, and the network's gain over every other.
+    """Compare separators on held-out songs: mean scores, and BSMamba2's gain over each other separator.
 
     Args:
         records: of :func:`bsm.evaluate.evaluate`.
@@ -33,13 +32,9 @@ def held_out(records: Sequence[Mapping[str, Any]]) -> Frames:
         | {"median cSDR": np.nanmedian(own) if (own := found[METRICS["csdr"]][name]).notna().any(axis=None) else np.nan}
         for name in usdr
     ]
-    gains = pd.DataFrame({f"{OURS} minus": others})
-    for label, own in found.items():
-        compared = corrected([paired(own[OURS], own[name]) for name in others])
-        gains[label] = [words(gain) for gain in compared]
-        if own is usdr:
-            verdicts = [gain["verdict"] for gain in compared]
-    gains["uSDR reads"] = verdicts
+    compared = {label: corrected([paired(own[OURS], own[name]) for name in others]) for label, own in found.items()}
+    gains = pd.DataFrame({f"{OURS} minus": others} | {label: [*map(words, own)] for label, own in compared.items()})
+    gains["uSDR reads"] = [gain["verdict"] for gain in compared[METRICS["usdr"]]]
     some = counted(paired(usdr[OURS]))
     return [
         (pd.DataFrame(rows), f"Mean scores, {some}, one training of each network; in brackets 95 % intervals"),
@@ -48,7 +43,7 @@ def held_out(records: Sequence[Mapping[str, Any]]) -> Frames:
 
 
 def headline(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say what the separators score on held-out songs, and by how much the network is better than other networks."""
+    """Say what the separators score on held-out songs, and how BSMamba2 differs from the other networks."""
     (means, _), (gains, _) = held_out(records)
     scores = "; ".join(f"{name} {score}" for name, score in zip(means[""], means["uSDR (dB)"], strict=True))
     lines = [f"uSDR on held-out songs, in dB: {scores}."]
@@ -59,7 +54,7 @@ def headline(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def windows(values: Mapping[str, Any]) -> Frames:
-    """List scores by the window that a model sees, and the difference from the length of its training."""
+    """List scores by window, and the difference from the window that was trained on."""
     trained = values["trained"]
     rows = input_length.differences(values["scores"], values.get("against", trained))
     some = counted(rows[0]) if rows else "nothing to compare"
@@ -76,18 +71,12 @@ def regions(values: Mapping[str, Any], duration_bins: Sequence[float]) -> Frames
     groups = occurrence.grouped(values["regions"], "duration", duration_bins)
     measures = (occurrence.SDR, occurrence.BEFORE, occurrence.AFTER)
     compared = [row for name in measures for row in occurrence.compare(values["regions"], name, groups)]
-    shown = occurrence.comparison_table([_of_two(row) for row in compared], "duration")
+    shown = occurrence.comparison_table(compared, "duration", models=2)  # a page holds no more columns
     note = (
         "SDR inside vocal regions by duration, and leakage beside them (error re mixture, less is better); paired by "
         f"region; {CORRECTED}, measure by measure"
     )
     return [(shown, note)]
-
-
-def _of_two(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a comparison's means of the first two models and their difference: a page holds no more columns."""
-    means = dict(itertools.islice(row["means"].items(), 2))
-    return {**row, "means": means, "differences": {k: v for k, v in row["differences"].items() if k in means}}
 
 
 def published(values: Mapping[str, Any]) -> Frames:
@@ -98,12 +87,12 @@ def published(values: Mapping[str, Any]) -> Frames:
 
 
 class Own(NamedTuple):
-    """A notebook's own tables in the report.
+    """How the report makes tables from one of a notebook's results.
 
     Attributes:
-        result: name of the result file that they are made from.
-        frames: makes them from its values, and from those of its parameters that ``given`` names.
-        instead: names of the notebook's tables that they stand for.
+        result: name of the result file.
+        frames: makes the tables from its values, and from those of its parameters that ``given`` names.
+        instead: names of the notebook's tables that these replace.
         given: see ``frames``.
     """
 

@@ -23,22 +23,23 @@ from bsm.study.saving import results_folder
 from bsm.weights import registry as weights
 
 PATHS = ("out", "run", "dataset", "weights")
-"""Parameters whose values are paths, or mappings of names to paths."""
+"""Parameters that hold a path, or a mapping of names to paths."""
 
 log = logging.getLogger(__name__)
 
 
 class NotebookFailed(RuntimeError):
-    """A notebook stopped; the message names the cell, the exception and where the partial notebook is kept."""
+    """Report that a notebook stopped: in which cell, by which exception, and where its partial copy is."""
 
 
 def run_notebook(
     name_or_path: str | Path, output: str | Path, *, profile: str | Path, parameters: Mapping[str, Any] | None = None
 ) -> Path:
-    """Execute a notebook from the repository's root; return the path of the executed copy.
+    """Execute a notebook in the repository's root; return the path of the executed copy.
 
-    The notebook gets those of the profile's values that it declares, and ``parameters`` on top. The kernel is ``bsm``
-    if that is registered, else ``python3``. After a failure the copy is kept as ``<output>.failed.ipynb``.
+    The notebook gets the values of the profile that it declares as parameters; ``parameters`` override them. The kernel
+    is ``bsm`` if that is registered, or else ``python3``. After a failure the partial copy is
+    ``<output>.failed.ipynb``.
 
     Raises:
         InputError: no such notebook or profile, or a parameter is not declared or does not fit its default.
@@ -52,7 +53,7 @@ def run_notebook(
     given = {known(f"parameter of {name}:", k, source.parameters): v for k, v in (parameters or {}).items()}
     values |= source.fitting(given, name)
     content = nbformat.read(source.path, as_version=4)
-    # papermill wants both, and tools that strip notebooks may take them away
+    # papermill needs a kernel and a language, and tools that strip notebooks may remove them
     content.metadata["kernelspec"] = {"name": kernel, "display_name": kernel, "language": "python"}
     failed = output.with_suffix(".failed.ipynb")
     log.info("running %s with the kernel %s and the profile %s", name, kernel, profile)
@@ -99,7 +100,7 @@ def read_parameters(texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _absolute(parameter: str, value: Any) -> Any:
-    """Return a path, or each path of a mapping, as an absolute one; names of weights and other values unchanged."""
+    """Make a path, or each path of a mapping, absolute; return names of weights and other values unchanged."""
     if isinstance(value, dict):
         return {name: _absolute(parameter, path) for name, path in value.items()}
     if not value or not isinstance(value, str) or (parameter == "weights" and value in weights.entries()):
@@ -108,7 +109,7 @@ def _absolute(parameter: str, value: Any) -> Any:
 
 
 def _signed(notebook: nbformat.NotebookNode, source: Path, output: Path) -> nbformat.NotebookNode:
-    """Name source and output, for which papermill noted the whole notebook and a temporary file."""
+    """Name source and output in the metadata, where papermill has put the whole notebook and a temporary file."""
     named = [path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name for path in (source, output)]
     notebook.metadata["papermill"].update(zip(("input_path", "output_path"), named, strict=True))
     return notebook

@@ -1,4 +1,4 @@
-"""What a notebook calls: one function that checks its parameters, and one that saves and shows what it found."""
+"""The two functions that every notebook calls: one checks its parameters, one saves and shows its results."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ SHORTEST = 0.01  # s; nothing shorter is measured
 
 
 def open_study(name: str, namespace: dict[str, Any]) -> tuple[Profile, Save]:
-    """Check a notebook's parameters from inside it, whatever started it, and open its profile.
+    """Check a notebook's parameters, from its own first cell, and open its profile.
 
-    ``namespace``, the notebook's ``globals()``, gets the values as they are used (:func:`bsm.study.notebook.fit`).
+    The checked values replace those in ``namespace``, the notebook's ``globals()``: papermill may have passed a list as
+    text (:func:`bsm.study.notebook.fit`).
 
     Returns:
-        The profile with the parameters on top, and what saves results, tables and figures.
+        The profile, with the parameters in place of its own values, and the function that saves results.
 
     Raises:
-        InputError: the type of a parameter does not fit the default's, or its value cannot be used.
+        InputError: a parameter is of another type than its default, or its value cannot be used.
     """
     notebook = Notebook.find(name)
     values = notebook.fitting({key: namespace[key] for key in notebook.parameters}, notebook.path.name)
@@ -48,7 +49,7 @@ def open_study(name: str, namespace: dict[str, Any]) -> tuple[Profile, Save]:
 
 
 def check_usable(values: Mapping[str, Any]) -> None:
-    """Check what the names of parameters say about them: device, windows, durations, numbers of repeats and of songs.
+    """Check parameters that many notebooks have, by their names: device, windows, durations, repeats, an example.
 
     Raises:
         InputError: a value cannot be used.
@@ -69,11 +70,12 @@ def check_usable(values: Mapping[str, Any]) -> None:
 
 
 def results_folder(notebook: Notebook, given: Mapping[str, Any]) -> str:
-    """Return the folder of a notebook's results: ``out`` if given, an empty text for the profile's reports.
+    """Return the folder of a notebook's results: ``out`` if it is given, or an empty text for the profile's reports.
 
-    Results about other models and songs than the profile's go to ``runs/<notebook>``.
+    Where parameters name other models or songs than the profile's, results go to ``runs/<notebook>``.
     """
-    if given.get("out") or not notebook.apart(dict(given)):
+    others = any(given.get(name) for name in notebook.about.get("apart_with", []))
+    if given.get("out") or not others:
         return str(given.get("out") or "")
     folder = ROOT / "runs" / notebook.name
     log.warning("not the profile's own models and songs: results go to %s, or to `out`", folder.relative_to(ROOT))
@@ -81,7 +83,7 @@ def results_folder(notebook: Notebook, given: Mapping[str, Any]) -> str:
 
 
 def in_range(least: float, most: float = math.inf, **values: float) -> None:
-    """Refuse a notebook's parameters, given by their names, outside of a range.
+    """Check that parameters, given by their names, lie within a range.
 
     Raises:
         InputError: one is less than ``least`` or more than ``most``.
@@ -93,7 +95,7 @@ def in_range(least: float, most: float = math.inf, **values: float) -> None:
 
 
 class Save:
-    """Save values, table and figure of one name in a call, and show table and figure; see :meth:`__call__`."""
+    """Save the values, table and figure of one name in one call, and show table and figure; see :meth:`__call__`."""
 
     def __init__(self, notebook: Notebook, settings: Profile, parameters: Mapping[str, Any]) -> None:
         self.notebook, self.settings = notebook, settings
@@ -116,30 +118,30 @@ class Save:
         seed: int | None = None,
         **parameters: Any,
     ) -> None:
-        """Write ``results/<name>.json``, ``tables/<name>.md`` and ``figures/<name>.png``, as far as they are given.
+        """Write ``results/<name>.json``, ``tables/<name>.md`` and ``figures/<name>.png``, those that are given.
 
-        A result's wall and processor time count from the call before that saved values, or from :func:`open_study`.
+        A result's wall and processor time count from the last call that saved values, or from :func:`open_study`.
 
         Args:
-            name: one that the notebook declares in its metadata, with these kinds of files.
-            values: see :func:`bsm.study.records.write_result`, for ``measured``, ``inputs`` and ``seed``, too.
-            measured: see ``values``.
-            table: a frame, or Markdown; ``caption`` and ``digits``, its decimals, are of the frame.
-            caption: see ``table``.
-            digits: see ``table``.
-            figure: it is closed once it is shown.
-            data: what was measured; by default the profile's songs, which are then added to the inputs.
+            name: a name that the notebook's metadata declare, with these kinds of files.
+            values: of the result file; see :func:`bsm.study.records.write_result`.
+            measured: what the values are, with their unit.
+            table: a frame, or Markdown.
+            caption: of a frame.
+            digits: decimals of a frame's numbers.
+            figure: it is shown and then closed.
+            data: name of the data; by default the profile's songs, which are then inputs, too.
             comparable: whether data and protocol are the paper's; by default whether the profile's are.
-            inputs: see ``values``.
+            inputs: files and folders that the values depend on.
             seed: by default the notebook's parameter of that name.
-            parameters: beyond the notebook's own, every setting that could change the values.
+            parameters: settings that could change the values, beyond the notebook's own parameters.
 
         Raises:
-            ValueError: a name or kind of file that the notebook does not declare.
+            ValueError: the notebook does not declare this name or kind of file.
         """
         given = {"values": values, "table": table, "figure": figure}
-        for kind in (kind for kind in KINDS if given[kind] is not None):
-            if kind not in self.notebook.saves.get(name, []):
+        for kind in KINDS:
+            if given[kind] is not None and name not in self.notebook.saved(kind):
                 raise ValueError(f"{self.notebook.name} does not declare in its metadata that it saves {kind} {name!r}")
         own = data is None
         data = self.settings.data_title if own else data
@@ -165,13 +167,13 @@ class Save:
             self.settings.write_table(name, table)
             display(Markdown(table))
         if figure is not None:
-            with figures.style():  # which counts when a figure is drawn, too
+            with figures.style():  # the style counts not only when a figure is made, but also when it is rendered
                 figures.save(figure, self.settings.figure(name))
                 display(figure)
             plt.close(figure)
 
     def claims(self) -> None:
-        """Show what the results that this notebook saves say about the claims; nothing where they stand apart."""
+        """Show the verdicts on the claims that this notebook's results test; nothing where ``out`` is given."""
         if self.settings.values.get("out"):
             return
         from bsm.study.claims.ledger import claims_table

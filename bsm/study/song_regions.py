@@ -1,19 +1,17 @@
 """The long study's networks on songs, region by region: does a network do better where vocals come and go?
 
-Every network separates whole songs. Two counterfactuals say what it owes to the rest of a song, at regions of
-:func:`sampled`:
+Every network separates whole songs, and windows of 8 s without overlap. Two counterfactuals at some regions
+(:func:`sampled`) show how much the rest of a song helps:
 
 - *no future*: the song ends with the region;
 - *no past*: nothing is carried across the middle of the gap before the region (:func:`bsm.study.carriers.Cut`). A
   network without such a memory gets the song from there on.
-
-A third pass separates windows of 8 s, which hold more or less of the vocals beside a region.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,7 @@ from bsm.study.occurrence import AFTER, BEFORE, SDR, first_ms
 from bsm.study.records import checksum, mark, write_result
 from bsm.weights.files import load_model
 
-WINDOW = 8.0  # s, of the windows that the paper trains on and the guide separates in
+WINDOW = 8.0  # s; the paper trains on windows of this length, and the guide separates in them
 SAMPLED = 2  # regions of a song with counterfactuals
 TRIVIAL = (baselines.EQUALISER, f"{baselines.EQUALISER}, fitted on the song", "ideal ratio mask")
 FIRST = first_ms(1000)
@@ -45,7 +43,7 @@ _KEPT = ("region", "start", "duration", "cut", "gap", SDR, *map(first_ms, (100, 
 def experiment(
     path: Path, *, folder: Path, arm: str, seed: int = 0, weights: str = "", changed: int | None = None
 ) -> None:
-    """Measure a trained arm, or the trivial separators, on all regions of the test songs, and write the result.
+    """Measure a trained arm or the trivial separators on all regions of the test songs, and write the result.
 
     Args:
         path: of the result, a JSON file.
@@ -53,7 +51,7 @@ def experiment(
         arm: see :func:`bsm.study.songs.experiment`.
         seed: of the training.
         weights: file of the trained weights; the trivial separators have none.
-        changed: songs with the passes that :func:`of_network` makes of changed songs; by default all.
+        changed: see :func:`of_network`.
     """
     started, tracks = mark(), songs.corpus(folder / songs.SONGS_FOLDER)
     settings: dict[str, Any] = {"arm": arm, "songs_sha256": checksum(folder / songs.SONGS_FOLDER)}
@@ -75,13 +73,18 @@ def experiment(
     )
 
 
+def _heard(tracks: Sequence[Track]) -> Iterator[tuple[Track, np.ndarray, np.ndarray, list[Region]]]:
+    """Yield each song with its mixture, its true vocals, and the regions in which somebody sings."""
+    for track in tqdm(tracks, desc="regions", unit="song"):
+        vocals = track.read(VOCALS)
+        yield track, track.mixture(), vocals, vocal_regions(vocals, track.rate)
+
+
 def of_baselines(tracks: Sequence[Track], training: Sequence[Track]) -> dict[str, list[dict[str, Any]]]:
     """Measure :data:`TRIVIAL` separators: ``regions`` and ``scores``, each with its ``separator`` and no ``seed``."""
     found: dict[str, list[dict[str, Any]]] = {"regions": [], "scores": []}
     chosen = {name: separate for name, separate in baselines.separators(training).items() if name in TRIVIAL}
-    for track in tqdm(tracks, desc="regions", unit="song"):
-        mixture, vocals = track.mixture(), track.read(VOCALS)
-        sung = vocal_regions(vocals, track.rate)
+    for track, mixture, vocals, sung in _heard(tracks):
         for name, separator in chosen.items():
             own = {"track": track.name, "separator": name, "seed": None}
             estimate = separator(track)
@@ -99,33 +102,27 @@ def of_network(
     Args:
         model: the network.
         tracks: the songs.
-        changed: how many of them, from the first on, get the passes of a multiple cost: those without future or past,
-            and windows that overlap. By default all.
+        changed: the number of songs, from the first on, that get the passes that take long: those without future or
+            past, and windows that overlap. By default all songs get them.
 
     Returns:
         ``regions``: records of :func:`regions_of`, with SDRs in dB: ``sdr_in_window`` of windows of :data:`WINDOW` s,
         and at :func:`sampled` regions ``sdr_no_future``, ``sdr_no_past`` and ``first_1000ms_no_past``.
-        ``scores``: uSDR by song, ``window`` and ``hop``; windows that overlap by half on :data:`bsm.study.songs.SCORED`
-        songs alone.
+        ``scores``: uSDR by song, ``window`` and ``hop``. At most :data:`bsm.study.songs.SCORED` songs have scores of
+        windows that overlap by half.
     """
     found: dict[str, list[dict[str, Any]]] = {"regions": [], "scores": []}
     whole = model_separator(model, whole=True)
-    windows = {hop: model_separator(model, window=WINDOW, hop=hop) for hop in (WINDOW, WINDOW / 2)}
+    plain, overlapped = (model_separator(model, window=WINDOW, hop=hop) for hop in (WINDOW, WINDOW / 2))
     changed = len(tracks) if changed is None else changed
-    for number, track in enumerate(tqdm(tracks, desc="regions", unit="song")):
-        mixture, vocals = track.mixture(), track.read(VOCALS)
-        sung = vocal_regions(vocals, track.rate)
-        estimate = whole(track)
+    for number, (track, mixture, vocals, sung) in enumerate(_heard(tracks)):
+        estimate, windowed = whole(track), plain(track)
         records = regions_of(mixture, vocals, estimate, track.rate, sung)
-        scores = [_score(vocals, estimate)]
-        for hop, separator in windows.items():
-            if hop < WINDOW and number >= min(changed, songs.SCORED):
-                continue
-            windowed = separator(track)
-            scores.append(_score(vocals, windowed, window=WINDOW, hop=hop))
-            if hop == WINDOW:
-                for record, region in zip(records, sung, strict=True):
-                    record[IN_WINDOW] = _sdr(vocals, windowed, track.rate, region.start, region.stop)
+        for record, region in zip(records, sung, strict=True):
+            record[IN_WINDOW] = _sdr(vocals, windowed, track.rate, region.start, region.stop)
+        scores = [_score(vocals, estimate), _score(vocals, windowed, window=WINDOW, hop=WINDOW)]
+        if number < min(changed, songs.SCORED):
+            scores.append(_score(vocals, overlapped(track), window=WINDOW, hop=WINDOW / 2))
         for index in sampled(sung) if number < changed else ():
             records[index] |= counterfactuals(model, mixture, vocals, track.rate, sung[index - 1], sung[index])
         found["regions"] += [_rounded({"track": track.name} | record) for record in records]
@@ -136,21 +133,19 @@ def of_network(
 def regions_of(
     mixture: np.ndarray, vocals: np.ndarray, estimate: np.ndarray, rate: int, sung: Sequence[Region]
 ) -> list[dict[str, Any]]:
-    """Measure an estimate of a song, ``(channels, samples)`` like the others: of each region what
-    :func:`bsm.study.occurrence.measure` and :func:`surroundings` say.
-    """
+    """Measure each region of an estimate by :func:`bsm.study.occurrence.measure`, and add its :func:`surroundings`."""
     records, _ = occurrence.measure(mixture, vocals, estimate, rate, sung)
     around = surroundings(sung, vocals.shape[1] / rate)
     return [{name: own[name] for name in _KEPT} | more for own, more in zip(records, around, strict=True)]
 
 
 def surroundings(sung: Sequence[Region], seconds: float, window: float = WINDOW) -> list[dict[str, float]]:
-    """Return what sounds around each vocal region of a song, in s; NaN where that is undefined.
+    """Return how much vocals there are around each vocal region of a song, in s; NaN where that is undefined.
 
     Returns:
         ``nearest``: distance to the nearest other region, before or after. ``elsewhere``: vocals in the rest of the
-        song. ``elsewhere_in_window``: in the rest of its window of ``window`` s, if one window holds the whole region.
-        ``share``: of the song that is sung, 0 to 1.
+        song. ``elsewhere_in_window``: vocals in the rest of the window of ``window`` s that holds the whole region, if
+        one does. ``share``: share of the song that is sung, 0 to 1.
     """
     total, share = sum(region.duration for region in sung), vocal_share(sung, seconds)
     found = []
@@ -173,8 +168,8 @@ def surroundings(sung: Sequence[Region], seconds: float, window: float = WINDOW)
 def sampled(sung: Sequence[Region], most: int = SAMPLED) -> list[int]:
     """Choose the regions of a song that get counterfactuals: at most ``most``, evenly spaced by rank of the gap before.
 
-    They include the shortest and the longest gap. The first and the last region, which lack past or future vocals, are
-    left out.
+    They include the shortest and the longest gap. The first region has no vocals before it and the last region none
+    after it, so both are left out.
     """
     inner = sorted(range(1, len(sung) - 1), key=lambda i: sung[i].start - sung[i - 1].stop)
     ranks = np.linspace(0, len(inner) - 1, min(most, len(inner))).round().astype(int)
@@ -186,8 +181,8 @@ def counterfactuals(
 ) -> dict[str, float]:
     """Return a region's SDR, dB, where the song ends with it, and where nothing is carried across the gap before it.
 
-    ``mixture`` and the true ``vocals`` are ``(channels, samples)`` at the model's ``rate``, Hz; the gap follows the
-    region ``before``.
+    ``mixture`` and the true ``vocals`` are ``(channels, samples)`` at the model's ``rate``, Hz. ``before`` is the
+    region in front of the gap.
     """
     end = round(region.stop * rate)
     shortened = separate(model, torch.from_numpy(mixture[:, :end]), rate, whole=True).numpy()
@@ -203,18 +198,16 @@ def counterfactuals(
 def without_past(model: nn.Module, mixture: np.ndarray, rate: int, begin: float, at: float) -> np.ndarray:
     """Separate a mixture ``(channels, samples)`` with nothing carried from before ``at`` to after it, s.
 
-    What lies before ``begin``, an earlier time, cannot reach the times after ``at`` either: it is not computed, and
-    silent in the estimate. The frames lie where those of the whole song do. Other frames change a score even of a
-    network without a time block.
+    The estimate is silent before ``begin``, an earlier time: what lies there cannot reach the times after ``at``, so it
+    is not computed. The frames lie where those of the whole song lie, because other frames would change the score of
+    any network, even of one without a time block.
     """
     hop = model.config.stft.hop_length
     first, frame = int(begin * rate // hop), round(at * rate / hop)
-    changed: AbstractContextManager[None] = nullcontext()
-    if any(True for _ in carriers(model)):
-        changed = replaced(model, lambda part: Cut(part, frame - first))
-    else:
+    remembers = any(True for _ in carriers(model))
+    if not remembers:
         first = frame
-    with changed:
+    with replaced(model, lambda part: Cut(part, frame - first)) if remembers else nullcontext():
         estimate = separate(model, torch.from_numpy(mixture[:, first * hop :]), rate, whole=True).numpy()
     return np.pad(estimate, ((0, 0), (first * hop, 0)))
 

@@ -25,7 +25,7 @@ from bsm.weights.files import load_model, save_model
 RATE, SECONDS = 16000, 64.0
 SONGS = {"train": 64, "valid": 8, "test": 64}
 SCORED = 24  # songs of the test split that every model is scored on
-WINDOWS: tuple[float | None, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, None)  # s; None is the whole song
+WINDOWS: tuple[float | None, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, None)  # s; None: the whole song
 BATCH = 8  # windows in one forward pass
 DATA = f"songs of {SECONDS:g} s at 16 kHz, mono, synthesised, version {GENERATOR_VERSION}"
 BASELINES = "baselines"
@@ -44,9 +44,10 @@ def model_config(arm: str) -> ModelConfig | RoformerConfig:
 
 
 def train_config(*, seed: int, lr: float, segment_seconds: float, steps: int) -> TrainConfig:
-    """Return the settings of a training; an update has as many seconds of audio whatever the segment, at least one.
+    """Return the settings of a training.
 
-    A segment comes from a window of twice its length in which the source sounds for more than half of the time.
+    The batch is as large as the same seconds of audio per update allow, and at least one segment. A segment comes from
+    a window of twice its length in which the source sounds for more than half of the time.
     """
     base = TrainConfig.preset("study")
     batch = max(1, round(base.batch_size * base.segment_seconds / segment_seconds))
@@ -79,7 +80,7 @@ def experiment(
     """
     started, tracks = mark(), corpus(folder / SONGS_FOLDER)
     test = tracks["test"][:SCORED]
-    # The folder is outside the checkout that trains, so that its name would be that of a place on this machine.
+    # The folder lies outside the checkout, so its path would name a place on this machine: its checksum stands for it.
     settings: dict[str, Any] = {"arm": arm, "songs_sha256": checksum(folder / SONGS_FOLDER)}
     values: dict[str, Any] = {}
     if arm == BASELINES:

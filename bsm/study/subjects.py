@@ -1,8 +1,7 @@
-"""What a notebook studies: trained models and songs, the profile's own or any others."""
+"""The trained models and the songs that a notebook studies: the profile's own, or any others."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,14 +23,15 @@ from bsm.study.published import published_songs
 from bsm.weights import registry as weights
 from bsm.weights.files import load_model
 
-_ALIKE = {"recipe": "recipe versions", "data": "songs"}  # fields of a card
+_ALIKE = {"recipe": "recipe versions", "data": "songs"}
+"""Fields of the card beside weights that must be equal for models that are compared, in words."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained model, in evaluation mode. Models that differ in their seed alone share a name.
+    """A trained model, in evaluation mode. Models that differ only in their seed share a name.
 
-    ``seed`` is None where it is not known; ``trained_seconds`` is the length of the training segments, s.
+    ``seed`` is None if it is not known. ``trained_seconds`` is the length of the training segments in s.
     """
 
     name: str
@@ -53,11 +53,15 @@ def subjects(
     seeds: Sequence[int] = (0,),
     device: str = "cpu",
 ) -> list[Subject]:
-    """Load the models to study, on a device.
+    """Load the models to study onto a device.
 
-    They are ``chosen``: a file, a name of ``bsm weights list``, or a mapping from the name to show to such. By default
-    they are the profile's own runs of ``backbones``, each under every one of ``seeds``. The profile's
-    ``segment_seconds`` is taken for weights whose card does not name theirs.
+    Args:
+        settings: the profile. Its ``segment_seconds`` are assumed for weights without a card that tells theirs.
+        chosen: weights: a file, a name of ``bsm weights list``, or a mapping of names to such. By default the models
+            are the profile's own runs.
+        backbones: networks of the profile's own runs.
+        seeds: of the profile's own runs; every backbone is loaded under each seed.
+        device: PyTorch's name of the device.
 
     Raises:
         InputError: weights are missing, do not load or were not trained alike, or a backbone is unknown.
@@ -78,11 +82,10 @@ def own_runs(settings: Profile, names: Sequence[str], seeds: Sequence[int], devi
     """Load a profile's own runs of some networks or variants, each under every seed.
 
     Raises:
-        InputError: one is not there, or two were not trained by one recipe version on the same songs; it says how to
-            train them.
+        InputError: a run is missing, or two were trained by different recipe versions or on different songs. The
+            message says how to train them.
     """
-    pairs = itertools.product(names, seeds)
-    runs = [(settings.run_folder(seed, name) / "model.safetensors", name, seed) for name, seed in pairs]
+    runs = [(settings.run_folder(seed, name) / "model.safetensors", name, seed) for name in names for seed in seeds]
     first, first_card = runs[0][0], card_of(runs[0][0])
     for path, name, seed in runs:
         if not path.is_file():
@@ -99,7 +102,7 @@ def own_runs(settings: Profile, names: Sequence[str], seeds: Sequence[int], devi
 
 
 def card_of(path: Path) -> dict[str, Any]:
-    """Return what the card beside weights records of their training; nothing where there is none."""
+    """Return the card beside weights, a JSON file that records their training; empty if there is none."""
     card = path.with_suffix(".json")
     return json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
 
@@ -114,7 +117,7 @@ def _load(settings: Profile, device: str, path: Path, name: str = "", seed: int 
 
 
 def coverage(found: Sequence[Subject], tracks: Sequence[Track]) -> str:
-    """Say in a caption what intervals over these songs and the training seeds of one of these models cover."""
+    """Say in a caption what the intervals cover: these songs, and the training seeds of the first of these models."""
     seeds = sum(subject.name == found[0].name for subject in found)
     text = f"95 % intervals over songs and {seeds} training seeds, the wider of bootstrap and t"
     if seeds == 1:
@@ -124,7 +127,11 @@ def coverage(found: Sequence[Subject], tracks: Sequence[Track]) -> str:
 
 
 def songs(settings: Profile, dataset: str = "") -> tuple[str, list[Track], bool]:
-    """Open the test songs of a data set, or the profile's; tell, too, whether they are those of the paper's scores."""
+    """Open the test songs of a data set, by default the profile's.
+
+    Returns:
+        The name of the data, the songs, and whether the paper's scores are of these songs.
+    """
     if not dataset:
         return settings.data_title, settings.tracks()["test"], settings.comparable
     layout, tracks = open_tracks(dataset, "test")
@@ -138,6 +145,6 @@ def described(found: Sequence[Subject]) -> str:
     for s in found:
         seed, count = "" if s.seed is None else f", seed {s.seed}", count_parameters(s.network)
         lines.append(f"- {s.name}{seed}: {count:,} parameters, trained on segments of {s.trained_seconds:g} s")
-    if len(names := list(dict.fromkeys(s.name for s in found))) == 1:
-        lines.append(f"\nOnly {names[0]} is here: there is nothing to compare it with.")
+    if len({s.name for s in found}) == 1:
+        lines.append(f"\nOnly {found[0].name} is here: there is nothing to compare it with.")
     return "\n".join(lines)

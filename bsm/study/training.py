@@ -1,4 +1,4 @@
-"""What a training looks like: losses and validation scores against updates, and how fast the model separates."""
+"""A training's folder, its losses and validation scores by update, and the speed of the trained model."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from bsm.study import figures
 from bsm.study.profiles import Profile
 from bsm.study.published import journal
 
-BINS = 12  # of updates, over which the losses that are drawn are averaged
+BINS = 12  # stretches of updates over which the drawn losses are averaged
 
 
 def folders(settings: Profile, backbones: Sequence[str], seed: int, run: str = "") -> dict[str, Path]:
-    """Return the folder of each backbone's run; ``run`` names another one, for one backbone alone.
+    """Return the folder of each backbone's run; ``run`` is another folder, for a single backbone.
 
     Raises:
         InputError: ``run`` is given for several backbones.
@@ -39,7 +39,7 @@ def folders(settings: Profile, backbones: Sequence[str], seed: int, run: str = "
 def kept_scores(
     settings: Profile, tracks: Sequence[Track], weights: Mapping[str, Path], window: float
 ) -> Journal | None:
-    """Return the journal of the scores; none for synthesised songs, which are scored again in a minute."""
+    """Return the journal that keeps scores; None for synthesised songs, because scoring them takes a minute only."""
     if settings.makes_songs:
         return None
     checksums = {name: sha256(path) for name, path in weights.items()}
@@ -48,10 +48,10 @@ def kept_scores(
 
 @figures.style()
 def figure_of_training(logs: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw by model the training's loss and the validation's uSDR against updates.
+    """Draw each model's training loss and validation uSDR by update.
 
-    The loss of an update depends mostly on its segments, and all models see the same ones. So the loss is averaged
-    over stretches of updates: the middle line is their median, the band holds the middle half of the updates.
+    The loss of an update depends mostly on its segments, so it is summed up over stretches of updates: the line is
+    their median, and the band holds the middle half of the losses.
     """
     drawn, (left, right) = plt.subplots(1, 2, figsize=(7.5, 3.2))
     named = {figures.LABELS[name]: log.set_index("step") for name, log in logs.items()}
@@ -71,7 +71,7 @@ def figure_of_training(logs: Mapping[str, pd.DataFrame]) -> Figure:
 
 @torch.no_grad()
 def timed_separation(network: nn.Module, track: Track, window: float) -> tuple[np.ndarray, dict[str, float]]:
-    """Separate a song; return the estimate, and how many seconds of computing each second of audio took."""
+    """Separate a song; return the estimate, and the time that it took, also per second of audio (``ratio``)."""
     mixture, began = torch.from_numpy(track.mixture()), time.perf_counter()
     estimate = separate(network, mixture, track.rate, window=window).numpy()
     seconds = time.perf_counter() - began

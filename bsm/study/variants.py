@@ -1,7 +1,7 @@
-"""The ablations' variants: what each changes in the paper's design or its loss, and what it asks.
+"""The ablations' variants: each changes one thing in the paper's design or its loss.
 
-A new one is a line of :data:`VARIANTS`. A profile that has ``ablation_steps`` trains all of them, or those that its
-value ``variants`` names, under every seed, and the variant's notebook scores them against :data:`BASE`, trained alike.
+A new variant is a line of :data:`VARIANTS`. A profile with a value ``ablation_steps`` trains all variants, or those of
+its value ``variants``, under every seed. The variant's notebook compares them with :data:`BASE`, trained alike.
 """
 
 from __future__ import annotations
@@ -23,8 +23,12 @@ Config = TypeVar("Config", ModelConfig, LossConfig)
 class Variant:
     """Changes of the model's and the loss's configuration.
 
-    A value that is a function gets the configuration that it changes. ``asks`` says what is compared with the paper's
-    design. ``described`` marks the choices of the unofficial implementation, as its reports describe it.
+    Attributes:
+        asks: the change in words, for tables.
+        notebook: the notebook that scores it.
+        model: new values of the model's configuration by field; a function gets the present configuration.
+        loss: new values of the loss's configuration, likewise.
+        described: whether the unofficial implementation's reports describe this choice.
     """
 
     asks: str
@@ -80,10 +84,10 @@ VARIANTS: dict[str, Variant] = {
 
 
 def of_notebook(notebook: str, names: Sequence[str]) -> list[str]:
-    """Return, of some variants, the base and those that a notebook scores, in the order of the table.
+    """Return the base and those of the named variants that a notebook scores, in the order of :data:`VARIANTS`.
 
     Raises:
-        InputError: an unknown name.
+        InputError: a name is unknown.
     """
     asked = {known("variant", name, VARIANTS) for name in names}
     scored = {n for n, v in VARIANTS.items() if v.notebook == notebook or (v.described and notebook == SIZE)}
@@ -91,10 +95,10 @@ def of_notebook(notebook: str, names: Sequence[str]) -> list[str]:
 
 
 def changed(name: str, model: ModelConfig, train: TrainConfig) -> tuple[ModelConfig, TrainConfig]:
-    """Return the configurations of a variant, from the paper's design at some size and the shared recipe.
+    """Return the configurations of a variant, given those of the base.
 
     Raises:
-        InputError: an unknown name, or changes that make no configuration.
+        InputError: the name is unknown, or the changed configuration is not valid.
     """
     variant = VARIANTS[known("variant", name, VARIANTS)]
     return _change(model, variant.model), train.replace(loss=_change(train.loss, variant.loss))

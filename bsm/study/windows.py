@@ -1,4 +1,4 @@
-"""How a song is cut into windows: of which length, with which overlap, and where its last whole window ends."""
+"""Windows that songs are separated in: their length and overlap, and songs cut off after their last whole window."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WHOLE = "whole"
 
 @dataclass(frozen=True)
 class Condition:
-    """How a song is cut up: ``window``, s that a model sees at a time, infinite for the whole song; ``hop``, s."""
+    """How a song is cut into windows: ``window`` is their length in s, infinite for the whole song; ``hop`` in s."""
 
     window: float
     hop: float
@@ -32,16 +32,19 @@ class Condition:
 
 
 def conditions(windows: Sequence[Any], overlapped: Sequence[Any], trained: Sequence[float]) -> list[Condition]:
-    """Return the conditions to measure: without overlap from short to long, then with half of each window shared.
+    """Return the conditions to measure: without overlap from short to long, then with an overlap of half a window.
 
-    The ``windows`` are in s, or :data:`WHOLE`; the lengths of training and those that are overlapped are added.
+    Args:
+        windows: lengths in s, or :data:`WHOLE`.
+        overlapped: lengths in s that are measured with and without overlap.
+        trained: lengths of the training's segments in s; they are measured, too.
 
     Raises:
-        InputError: a window is neither a positive number nor ``whole``, or a whole song is to be overlapped.
+        InputError: a window is neither a positive number nor ``whole``, or ``whole`` is to be overlapped.
     """
     again = sorted({_seconds("overlap_windows", w) for w in overlapped})
     if math.inf in again:
-        raise InputError(f"overlap_windows: {WHOLE!r} is one window, which nothing overlaps; name seconds")
+        raise InputError(f"overlap_windows: {WHOLE!r} is one window and has no other to overlap; give seconds")
     plain = sorted({_seconds("windows", w) for w in windows} | {float(t) for t in trained} | set(again))
     return [Condition(w, w) for w in plain] + [Condition(w, w / 2) for w in again]
 
@@ -55,7 +58,7 @@ def _seconds(name: str, window: Any) -> float:
 
 
 def shown(window: float | None) -> str:
-    """Return a window's name for axes and tables; a result file holds None for the whole song."""
+    """Return a window's name for tables; None, as in result files, is the whole song, like infinity."""
     return "whole song" if window is None or not math.isfinite(window) else f"{window:g} s"
 
 
@@ -79,27 +82,27 @@ class _Beginning:
 
 
 def whole_windows(track: Track, cut: Sequence[Condition]) -> tuple[Track, list[Condition]]:
-    """Cut a song off where its last whole window ends, for all conditions alike.
+    """Cut a song to a multiple of all windows; return it, and the conditions whose windows are not too long for that.
 
-    A last window that is filled up with silence shows the model less than its length says. So the song is cut to a
-    multiple of all windows. Windows that are too long for that are left out for this song.
+    In a last window that is padded with silence, the model sees less than the window's length.
     """
     windows = sorted({round(1000 * case.window) for case in cut if math.isfinite(case.window)})  # ms
-    while windows and (step := math.lcm(*windows)) > 1000 * track.seconds:
+    while windows and math.lcm(*windows) > 1000 * track.seconds:
         windows.pop()
+    fitting = [case for case in cut if math.isinf(case.window) or round(1000 * case.window) in windows]
     if not windows:
-        return track, [case for case in cut if math.isinf(case.window)]
+        return track, fitting
+    step = math.lcm(*windows)
     samples = int(1000 * track.seconds // step) * step * track.rate // 1000
     sources = {name: _Beginning(source, samples) for name, source in track.sources.items()}
     mixture = track.mixture_source and _Beginning(track.mixture_source, samples)
-    fitting = [case for case in cut if math.isinf(case.window) or round(1000 * case.window) in windows]
     return replace(track, sources=sources, mixture_source=mixture), fitting
 
 
 def loudest(track: Track, seconds: float) -> tuple[int, int]:
-    """Return where the stretch of a song with the most energy in its vocals starts and stops, in samples."""
+    """Return start and end, in samples, of the ``seconds`` of a song in which its vocals have the most energy."""
     energy = np.square(track.read(VOCALS), dtype=np.float64).sum(0)
     size = min(round(seconds * track.rate), len(energy))
-    before = np.concatenate([[0], np.cumsum(energy)])  # energy in front of each sample
+    before = np.concatenate([[0], np.cumsum(energy)])  # energy before each sample
     start = int((before[size:] - before[: len(before) - size]).argmax())
     return start, start + size

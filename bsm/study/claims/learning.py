@@ -1,4 +1,4 @@
-"""Claims about what trained models reach. Each verdict passes the gate of :mod:`bsm.study.assay` first.
+"""Claims about the scores of trained models. A verdict needs a sensitive assay (:mod:`bsm.study.assay`).
 
 Results come from the long study, ``reports/long``, where it has them, and otherwise from the default profile. Networks
 of the default profile learn less than a static equaliser, so that they settle nothing. Its files are ``scores``,
@@ -32,13 +32,14 @@ from bsm.study.claims.claim import (
     judge_ratio,
 )
 from bsm.study.compare import differences, paired, table_of, tidy
+from bsm.study.input_length import tables_of
 from bsm.study.songs import SECONDS
 
 Records = Sequence[Mapping[str, Any]]
 OURS, THEIRS = "BSMamba2", "BS-RoFormer"
 BASE, REDUCED_LOSS = "base", "loss-3-magnitude"
 NO_TIME, BLIND_LOSS = "none", "loss-blind"
-"""Positive controls: no time blocks, and a loss without the target in its spectra."""
+"""Positive controls: a network without time blocks, and a loss whose spectra lack the target."""
 DEGRADING = ("time-reshaped", "attention")
 """Networks known to degrade in windows longer or shorter than those of their training. The rows of the first mix
 frames; the second meets positions that it never saw."""
@@ -109,29 +110,32 @@ def slight_loss(scores: Records, baselines: Records = (), *, margin: float) -> F
     return gated(found, assay(frame, [BASE, REDUCED_LOSS], BLIND_LOSS))
 
 
-def padding(seconds: float, window: float | None) -> float:
-    """Return which share of the windows over a song is sound; a whole song is one window without padding."""
-    return 1.0 if window is None else seconds / (np.ceil(round(seconds / window, 6)) * window)
+def share_of_sound(seconds: float, window: float) -> float:
+    """Return the share of sound in the windows of a song; the rest is padding of the last window."""
+    return seconds / (np.ceil(round(seconds / window, 6)) * window)
 
 
 def windows_of(scores: Records, songs: Records) -> dict[float, pd.DataFrame]:
     """Return by window the scores without overlap of the tracks that fill their windows.
 
-    A last window that is padded with zeros is shorter than it says: a song of 24 s has no second window of 16 s.
+    A last window that is padded with zeros shows less than its length: a song of 24 s has no second window of 16 s.
 
     Args:
-        scores: records by window; they may say themselves how many ``seconds`` of a song were scored.
-        songs: records of songs, with ``seconds``; by default they are as long as the long study's.
+        scores: records by window. Those of present versions have the ``seconds`` of a song that were scored.
+        songs: records of songs, with ``seconds``, for the others. By default songs are as long as the long study's.
     """
-    seconds = {song["track"]: song["seconds"] for song in songs}
-    plain = [r for r in scores if r["window"] is not None and r.get("hop", r["window"]) == r["window"]]
-    lengths = [r.get("seconds", seconds.get(r["track"], SECONDS)) for r in plain]
-    filled = [r for r, length in zip(plain, lengths, strict=True) if padding(length, r["window"]) >= FILLED]
-    return dict(sorted(scored(filled).groupby("window"), key=lambda pair: pair[0])) if filled else {}
+    lengths = {song["track"]: song["seconds"] for song in songs}
+    filled = []
+    for record in scores:
+        window, seconds = record["window"], record.get("seconds", lengths.get(record["track"], SECONDS))
+        plain = window is not None and record.get("hop", window) == window
+        if plain and share_of_sound(seconds, window) >= FILLED:
+            filled.append(record)
+    return dict(iter(scored(filled).groupby("window"))) if filled else {}
 
 
 def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: float, metric: str) -> Interval | None:
-    """Return what a model gains by a window against that of its training, paired; None where it was not scored."""
+    """Return how a model's score changes from one window ``to`` another, paired; None if it was not scored in both."""
     tables = [table_of(frames[w], name, metric) for w in (window, to)]
     return None if any(t.empty for t in tables) else Interval.of(paired(*tables))
 
@@ -176,11 +180,11 @@ def stable_1_16(
     longest: float,
     published: bool = False,
 ) -> Finding:
-    """Compare each window with that of the training: stable means equivalence in uSDR and cSDR, at every window.
+    """Compare each window with that of the training: stable means equivalent in uSDR and cSDR, at every window.
 
-    A network without time blocks is stable whatever it is given, so it is no control. What the base gains over it must
-    be stable as well, and one of the networks known to degrade must be seen to. The ``published`` model has none beside
-    it: a change that is seen counts, and that none is seen does not.
+    A network without time blocks is stable in any window, so it is no control. BSMamba2's gain over it must be stable
+    as well, and one of the networks known to degrade must be seen to degrade. The ``published`` model has no such
+    control: a change that is seen counts, but if none is seen, the claim is not settled.
     """
     own = segments[OURS]
     frames = {w: frame for w, frame in windows_of(scores, songs).items() if shortest <= w <= longest}
@@ -252,7 +256,7 @@ def _singers(frame: pd.DataFrame) -> str:
 def nonoverlap_8(
     scores: Records, baselines: Records = (), real: Records = (), *, window: float, margin: float
 ) -> Finding:
-    """Compare windows that overlap by half with none: what overlap gains speaks against the claim, a loss does not."""
+    """Compare windows that overlap by half with plain ones: only a gain by overlap speaks against the claim."""
     gains = overlap_gains(scores)
     if window not in gains:
         return Finding(Verdict.BLOCKED, "", (f"Windows of {window:g} s were not scored with overlap.",))
@@ -270,8 +274,7 @@ def nonoverlap_8(
 
 
 def overlap_gains(scores: Records) -> dict[float, Interval]:
-    """Return by window what an overlap by half gains BSMamba2, paired."""
-    cases = scored(scores).groupby(["system", "window", "hop"]) if scores else ()
-    tables = {case: table_of(own, case[0]) for case, own in cases}
+    """Return BSMamba2's gain by an overlap of half a window, by window, paired."""
+    tables = tables_of(scored(scores), "usdr") if scores else {}
     overlapped = sorted(window for name, window, hop in tables if name == OURS and hop != window)
     return {w: Interval.of(paired(tables[OURS, w, w / 2], tables[OURS, w, w])) for w in overlapped}

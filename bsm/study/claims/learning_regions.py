@@ -58,10 +58,10 @@ def intermittent(
     shorter: float,
     published: bool = False,
 ) -> Finding:
-    """Compare both networks in vocal regions shorter than ``shorter`` s, and their difference there with longer ones.
+    """Compare both networks in vocal regions shorter than ``shorter`` s, and BSMamba2's gain there with that elsewhere.
 
-    An advantage that is not greater in short regions has nothing to do with vocals that come and go. Regions that the
-    recording cuts short may have been long. ``published`` models have no small one beside them that could be a control.
+    A gain that is not larger in short regions has nothing to do with vocals that come and go. ``published`` models have
+    no control.
     """
     gains = advantage(regions)
     if gains.empty:
@@ -88,7 +88,7 @@ def intermittent(
 def advantage(regions: Records) -> pd.DataFrame:
     """Return BSMamba2's SDR minus BS-RoFormer's, dB, a row per vocal region and a column per seed.
 
-    A region that the recording cuts short is in the last, open bin of durations, or in none.
+    A region that the recording cuts short may have been long: it counts only where it is in the last bin of durations.
 
     Args:
         regions: records of vocal regions by model and seed.
@@ -101,7 +101,7 @@ def advantage(regions: Records) -> pd.DataFrame:
 
 
 def sdr_of(regions: Records, level: str) -> pd.DataFrame:
-    """Return BSMamba2's SDR, dB, a row per vocal region whose ``level`` (``duration`` or ``gap``, s) is known."""
+    """Return BSMamba2's SDR in dB: a row per vocal region whose ``level``, ``duration`` or ``gap`` in s, is known."""
     frame = scored(regions)
     frame = frame[frame[level].notna() & ~(frame["cut"] & (level == "duration"))]
     found = table_of(frame, OURS, "sdr")
@@ -110,7 +110,7 @@ def sdr_of(regions: Records, level: str) -> pd.DataFrame:
 
 
 def by_bin(values: pd.DataFrame, title: str, level: str = "duration") -> str:
-    """Say what an advantage or a score is in each bin of durations or gaps, and which way it goes."""
+    """List the mean of an advantage or a score in each bin of durations or gaps, and say whether it grows or falls."""
     names, place = bins(EDGES[level])
     means = values.mean(axis=1).groupby(lambda row: place(row[-1])).mean()  # the level is the index's last
     found = {name: means[name] for name in names if name in means}
