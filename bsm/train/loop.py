@@ -162,11 +162,11 @@ def _batches(trainer: Trainer, tracks: Sequence[Track], segment: int) -> Iterato
         window_seconds=config.window_seconds,
         length=config.steps * config.update_segments,
     )
-    own = rank_segments(config, first_update=trainer.step, rank=fabric.global_rank, processes=fabric.world_size)
+    segments = rank_segments(config, first_update=trainer.step, rank=fabric.global_rank, processes=fabric.world_size)
     loader = DataLoader(
         dataset,
         batch_size=config.batch_size,
-        sampler=own,
+        sampler=segments,
         num_workers=config.workers,
         worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # not the global one, so that a resumed run draws the same random numbers
