@@ -253,7 +253,7 @@ def test_what_the_past_is_worth_and_whether_the_assay_sees(made):
     assert occurrence_arms.without_table(changes).loc["BSMamba2", "no past"].startswith("-1.00 [")
     rows = occurrence_arms.compare(frame, occurrence_arms.CONDITIONS[:1])
     said = occurrence_arms.answer(scores, rows, changes)
-    assert said.startswith("- The assay is insensitive") and "2 seed(s)" in said
+    assert said.startswith("- The assay is insensitive") and "2 training(s)" in said
     measured(made, "none", 4.0, 2)
     said = occurrence_arms.answer(occurrence_arms.read(made, "songs-1s", "scores"), rows, changes)
     assert said.startswith("- The assay is sensitive.")

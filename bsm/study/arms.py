@@ -1,7 +1,11 @@
-"""Scores of the long study's trainings on songs (:mod:`bsm.study.songs`), by arm and by window."""
+"""Scores of the long study's trainings, by arm and by window, and what the arms cost.
+
+The trainings are on songs (:mod:`bsm.study.songs`) or on real singing (:mod:`bsm.study.singers`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +14,21 @@ from matplotlib.axes import Axes
 
 from bsm.errors import InputError
 from bsm.stats import Interval
-from bsm.study.assay import beats, gain_of
+from bsm.study import meta
+from bsm.study.assay import beats, gain_of, trainings
 from bsm.study.baselines import EQUALISER
 from bsm.study.campaign import finished, of_run
 from bsm.study.compare import tidy, words
 from bsm.study.figures import LABELS, interval_plot, model_colours
 from bsm.study.records import read_result
-from bsm.study.songs import BASELINES
+from bsm.study.songs import BASELINES, model_config
 from bsm.study.windows import shown
 
 BASE, NO_TIME = "mamba2", "none"
 NAMES = LABELS | {BASE: LABELS["bsmamba2"]}
 WHOLE = np.inf
+LENGTHS = (1.0, 4.0, 16.0, 64.0)
+"""Lengths in s for which :func:`costs` counts operations."""
 
 
 def scores(folder: Path, experiment: str) -> pd.DataFrame:
@@ -34,9 +41,10 @@ def scores(folder: Path, experiment: str) -> pd.DataFrame:
     Raises:
         InputError: There is no finished run, or the trivial separators were not scored.
     """
-    runs, trivial = finished(folder, experiment), finished(folder, f"songs-{BASELINES}")
+    same_songs = f"{experiment.partition('-')[0]}-{BASELINES}"
+    runs, trivial = finished(folder, experiment), finished(folder, same_songs)
     if not runs or not trivial:
-        raise InputError(f"{folder}: no finished run of {experiment} or songs-{BASELINES}; `bsm campaign` trains them")
+        raise InputError(f"{folder}: no finished run of {experiment} or {same_songs}; `bsm campaign` trains them")
     records = []
     for path in runs:
         run = read_result(path)
@@ -60,11 +68,11 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     names = arms(frame)
     rows = []
     for name in (*names, *means["usdr"].drop(names).sort_values().index):
-        row = {"separator": NAMES.get(name, name), "seeds": "", "rate": "", "minutes": ""}
+        row = {"separator": NAMES.get(name, name), "trainings": "", "rate": "", "minutes": ""}
         row |= {"uSDR (dB)": means["usdr"][name], "level re target (dB)": means["level"][name], "minus equaliser": ""}
         if name in names:
             own, gain = whole[whole["system"] == name], gain_of(whole, name, EQUALISER)
-            row |= {"seeds": own["seed"].nunique(), "rate": f"{own['lr'].iloc[0]:g}"}
+            row |= {"trainings": trainings(own), "rate": f"{own['lr'].iloc[0]:g}"}
             row |= {"minutes": f"{own['minutes'].mean():.1f}", "minus equaliser": words(gain)}
             row |= {"gate": "passes" if beats(gain) else "fails"}
         rows.append(row)
@@ -88,6 +96,19 @@ def windows(frame: pd.DataFrame) -> pd.DataFrame:
         gained = {window: f" ({words(gain)})" for window, gain in gains.get(arm, {}).items()}
         cells = {shown(window): f"{mean:.2f}{gained.get(window, '')}" for window, mean in means.loc[arm].items()}
         rows.append({"arm": NAMES[arm]} | cells)
+    return pd.DataFrame(rows)
+
+
+def costs(names: Sequence[str]) -> pd.DataFrame:
+    """Return one row per arm: operations of a pass, in millions a second of audio, by the length of the input.
+
+    The LSTM is counted once, at the shortest length. It does the same for every frame.
+    """
+    rows = []
+    for arm in names:
+        counted = LENGTHS[:1] if arm == "lstm" else LENGTHS
+        found = {length: meta.operations(model_config(arm), length) / length / 1e6 for length in counted}
+        rows.append({"arm": NAMES[arm]} | {shown(length): found.get(length, found[LENGTHS[0]]) for length in LENGTHS})
     return pd.DataFrame(rows)
 
 

@@ -20,11 +20,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from bsm.baseline import RoformerConfig
 from bsm.config import ModelConfig
 from bsm.loss import bsmamba2_loss
 from bsm.mamba2 import BiMamba2Block
 from bsm.model import BSMamba2
-from bsm.networks import count_parameters
+from bsm.networks import build, count_parameters
 from bsm.scan import chunked
 from bsm.scan.triton import CHUNK
 from bsm.study.speed.yardsticks import indexed_loop, replace_scans
@@ -111,11 +112,11 @@ def _chunked(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) 
 
 
 def _network(
-    config: ModelConfig, seconds: float, scan: Callable[..., Tensor], batch: int = 1
-) -> tuple[BSMamba2, Tensor]:
+    config: ModelConfig | RoformerConfig, seconds: float, scan: Callable[..., Tensor], batch: int = 1
+) -> tuple[torch.nn.Module, Tensor]:
     """Return a network with another scan, and a mixture for it, both without values."""
     with torch.device("meta"):
-        network = BSMamba2(config)
+        network = build(config)
         mixture = torch.empty(batch, config.channels, round(seconds * config.sample_rate))
     replace_scans(network, scan, flip=False)
     return network, mixture
@@ -128,7 +129,7 @@ def parameter_count(config: ModelConfig) -> int:
 
 
 @cache
-def operations(config: ModelConfig, seconds: float) -> int:
+def operations(config: ModelConfig | RoformerConfig, seconds: float) -> int:
     """Count multiplications and additions of the matrix products in a forward pass of one segment.
 
     The scans are the chunked ones. Where heads decay strongly, these make ``C B^T`` once more than is counted here.

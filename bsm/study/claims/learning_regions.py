@@ -6,7 +6,7 @@ import pandas as pd
 
 from bsm.stats import crossed_interval, interval_words
 from bsm.study.assay import assay
-from bsm.study.claims.claim import MIR, PUBLISHED, Finding, Source, Values, Verdict, claim
+from bsm.study.claims.claim import LONG, MIR, PUBLISHED, Evidence, Finding, Source, Test, Values, Verdict, claim
 from bsm.study.claims.learning import (
     ARMS,
     BASELINES,
@@ -41,6 +41,18 @@ REAL = Values("vocal_occurrence", "regions", profile=MIR, optional=True)
             real=REAL,
             long={"regions": Values("songs-1s-regions", "regions", runs=True, arms=tuple(ARMS)), "real": REAL}
             | LONG_SONGS,
+        ),
+        Test(
+            "small models, real singing",
+            Evidence.SMALL,
+            {
+                "regions": Values("singers-1s", "regions", runs=True, arms=tuple(ARMS)),
+                "scores": Values("singers-1s", "scores", runs=True, arms=(*ARMS, NO_TIME)),
+                "baselines": Values("singers-baselines", "scores", runs=True),
+            },
+            (LONG,),
+            f"trainings of {THEIRS} on real singing: clips of MIR-1K, two hours of a core",
+            "bsm campaign reports/long/campaign.yaml",
         ),
         of_published(
             f"a {THEIRS} of the same training, beside the weights (193 MB) and excerpts (147 MB)",
