@@ -18,13 +18,10 @@ from bsm.activity import vocal_regions
 from bsm.data.layouts import SPLITS, open_tracks
 from bsm.data.tracks import VOCALS, Track
 from bsm.errors import InputError
-from bsm.evaluate import model_separator
 from bsm.networks import count_parameters
 from bsm.study import baselines, song_regions, songs
 from bsm.study.compare import cluster_of
 from bsm.study.records import checksum, mark, write_result
-from bsm.train import read_log, train
-from bsm.weights.files import load_model
 
 FOLDS = 4
 VALIDATED = 2  # singers of a fold's training that choose its checkpoint
@@ -83,20 +80,15 @@ def experiment(
     for number, split in enumerate(dealt if asked else dealt[:1]):
         own: dict[str, Any] = {"fold": number}
         if arm == songs.BASELINES:
-            values["scores"] += [own | _rounded(row) for row in baselines.scores(split["test"], split["train"])]
+            values["scores"] += [
+                own | song_regions.rounded(row) for row in baselines.scores(split["test"], split["train"])
+            ]
             continue
         config = songs.train_config(seed=FOLDS * seed + number, lr=lr, segment_seconds=segment_seconds, steps=steps)
         run = folder / "trainings" / f"{path.stem}-fold{number}"
-        chosen = {name: split[name] for name in ("train", "valid")}
-        train(run, songs.model_config(arm), config, chosen, device="cpu")
-        log = read_log(run)
-        values["history"] += [
-            own | {"update": row["step"], "sdr": row["valid_usdr"], "loss": row["valid_loss"]}
-            for row in log
-            if "valid_usdr" in row
-        ]
-        values["training_seconds"] += round(sum(row["seconds"] for row in log), 1)
-        model = load_model(songs.best_weights(run))
+        model, learned = songs.trained(run, arm, config, split)
+        values["history"] += [own | row for row in learned["history"]]
+        values["training_seconds"] += learned["training_seconds"]
         settings |= {"parameters": count_parameters(model), "train": config, "model": model.config}
         if asked:
             measured = measure(model, split["test"])
@@ -121,8 +113,7 @@ def measure(model: nn.Module, tracks: Sequence[Track]) -> dict[str, list[dict[st
         ``scores``: uSDR, SI-SDR and level, dB, by track and window. ``regions``: what
         :func:`bsm.study.song_regions.regions_of` says of each vocal region of the whole clips.
     """
-    options = {w: {"whole": True} if w is None else {"window": w, "hop": w, "batch_size": songs.BATCH} for w in WINDOWS}
-    separators = {window: model_separator(model, **chosen) for window, chosen in options.items()}
+    separators = {window: songs.separator(model, window) for window in WINDOWS}
     found: dict[str, list[dict[str, Any]]] = {"scores": [], "regions": []}
     for track in tqdm(tracks, desc="score the singers", unit="clip"):
         mixture, vocals = track.mixture(), track.read(VOCALS)
@@ -130,12 +121,8 @@ def measure(model: nn.Module, tracks: Sequence[Track]) -> dict[str, list[dict[st
         for window, separate in separators.items():
             estimate = separate(track)
             scores = {metric.__name__: metric(vocals, estimate) for metric in baselines.METRICS}
-            found["scores"].append(_rounded({"track": track.name, "window": window} | scores))
+            found["scores"].append(song_regions.rounded({"track": track.name, "window": window} | scores))
             if window is None:
                 records = song_regions.regions_of(mixture, vocals, estimate, track.rate, sung)
-                found["regions"] += [_rounded({"track": track.name} | record) for record in records]
+                found["regions"] += [song_regions.rounded({"track": track.name} | record) for record in records]
     return found
-
-
-def _rounded(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: round(value, 3) if isinstance(value, float) else value for name, value in record.items()}

@@ -89,8 +89,8 @@ def of_baselines(tracks: Sequence[Track], training: Sequence[Track]) -> dict[str
             own = {"track": track.name, "separator": name, "seed": None}
             estimate = separator(track)
             records = regions_of(mixture, vocals, estimate, track.rate, sung)
-            found["regions"] += [_rounded(own | record) for record in records]
-            found["scores"].append(_rounded(own | _score(vocals, estimate)))
+            found["regions"] += [rounded(own | record) for record in records]
+            found["scores"].append(rounded(own | _score(vocals, estimate)))
     return found
 
 
@@ -125,8 +125,8 @@ def of_network(
             scores.append(_score(vocals, overlapped(track), window=WINDOW, hop=WINDOW / 2))
         for index in sampled(sung) if number < changed else ():
             records[index] |= counterfactuals(model, mixture, vocals, track.rate, sung[index - 1], sung[index])
-        found["regions"] += [_rounded({"track": track.name} | record) for record in records]
-        found["scores"] += [_rounded({"track": track.name} | score) for score in scores]
+        found["regions"] += [rounded({"track": track.name} | record) for record in records]
+        found["scores"] += [rounded({"track": track.name} | score) for score in scores]
     return found
 
 
@@ -224,5 +224,6 @@ def _score(
     return {"window": window, "hop": hop, "usdr": usdr(vocals, estimate)}
 
 
-def _rounded(record: dict[str, Any]) -> dict[str, Any]:
+def rounded(record: dict[str, Any]) -> dict[str, Any]:
+    """Round the floats of a record to three decimals."""
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in record.items()}

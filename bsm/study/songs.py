@@ -5,6 +5,7 @@ The songs are synthesised at 16 kHz, mono (:mod:`bsm.data.demo`). They say nothi
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from bsm.config import ModelConfig, TrainConfig
 from bsm.data.demo import GENERATOR_VERSION, make_corpus
 from bsm.data.tracks import Track, load_tracks
 from bsm.errors import InputError
-from bsm.evaluate import model_separator
+from bsm.evaluate import Separator, model_separator
 from bsm.networks import count_parameters, network_config
 from bsm.study import baselines
 from bsm.study.records import checksum, mark, write_result
@@ -87,16 +88,7 @@ def experiment(
         values["scores"] = baselines.scores(test, tracks["train"])
     else:
         config = train_config(seed=seed, lr=lr, segment_seconds=segment_seconds, steps=steps)
-        run = folder / "trainings" / path.stem
-        train(run, model_config(arm), config, {split: tracks[split] for split in ("train", "valid")}, device="cpu")
-        log = read_log(run)
-        values["history"] = [
-            {"update": row["step"], "sdr": row["valid_usdr"], "loss": row["valid_loss"]}
-            for row in log
-            if "valid_usdr" in row
-        ]
-        values["training_seconds"] = round(sum(row["seconds"] for row in log), 1)
-        model = load_model(best_weights(run))
+        model, values = trained(folder / "trainings" / path.stem, arm, config, tracks)
         settings |= {"parameters": count_parameters(model), "train": config, "model": model.config}
         if asked:
             values["scores"] = scores(model, test)
@@ -113,6 +105,25 @@ def experiment(
     )
 
 
+def trained(
+    run: Path, arm: str, config: TrainConfig, tracks: Mapping[str, Sequence[Track]]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train an arm in the folder of a run.
+
+    Returns:
+        The model of the best validation, and the training's ``history`` and ``training_seconds``.
+    """
+    train(run, model_config(arm), config, {split: tracks[split] for split in ("train", "valid")}, device="cpu")
+    log = read_log(run)
+    history = [
+        {"update": row["step"], "sdr": row["valid_usdr"], "loss": row["valid_loss"]}
+        for row in log
+        if "valid_usdr" in row
+    ]
+    seconds = round(sum(row["seconds"] for row in log), 1)
+    return load_model(best_weights(run)), {"history": history, "training_seconds": seconds}
+
+
 def best_weights(run: Path) -> Path:
     """Return the averaged weights of a run's best validation.
 
@@ -125,12 +136,18 @@ def best_weights(run: Path) -> Path:
     return found[0]
 
 
+def separator(model: nn.Module, window: float | None) -> Separator:
+    """Return a model's separator in windows of so many s without overlap, or of whole songs where that is None."""
+    if window is None:
+        return model_separator(model, whole=True)
+    return model_separator(model, window=window, hop=window, batch_size=BATCH)
+
+
 def scores(model: nn.Module, tracks: list[Track]) -> list[dict[str, Any]]:
     """Score a model on songs with each of :data:`WINDOWS`: one record per song and window."""
     records = []
     for window in WINDOWS:
-        options = {"whole": True} if window is None else {"window": window, "hop": window, "batch_size": BATCH}
-        separators = {"": model_separator(model, **options)}
+        separators = {"": separator(model, window)}
         for track, _, own in baselines.scored(tracks, separators, *baselines.METRICS, doing=f"windows of {window} s"):
             records.append({"track": track, "window": window} | {name: round(value, 3) for name, value in own.items()})
     return records
