@@ -190,6 +190,7 @@ class LossConfig(_Config):
     magnitude: bool = False  # compare magnitudes instead of complex values; this ignores phase
     mean: bool = False  # average the terms of the windows instead of summing them
     center: bool = True  # centre the frames, with reflection at the ends
+    blind: bool = False  # compare spectra with silence instead of the target, a control that must learn less
 
     @classmethod
     def at_rate(cls, rate: int) -> Self:

@@ -142,6 +142,17 @@ def test_magnitude_is_blind_to_a_sign_flip_and_the_papers_loss_is_not():
     assert flipped > 100
 
 
+@pytest.mark.parametrize("magnitude", [False, True])
+def test_spectra_of_the_blind_loss_do_not_depend_on_the_target(magnitude):
+    estimate, target = signals(2, 2, 5000)
+    blind, usual = (LossConfig(magnitude=magnitude, blind=b, waveform_weight=0.0) for b in (True, False))
+    spectral = bsmamba2_loss(estimate, target, blind)
+    torch.testing.assert_close(spectral, bsmamba2_loss(estimate, torch.zeros_like(estimate), usual))
+    assert bsmamba2_loss(estimate, 2 * target, blind) == spectral
+    whole = loss_terms(estimate, target, LossConfig(magnitude=magnitude, blind=True))
+    torch.testing.assert_close(whole["waveform"], 10 * (estimate - target).abs().mean())
+
+
 @pytest.mark.parametrize("config", [LossConfig(), LossConfig(magnitude=True), LossConfig(center=False)])
 @pytest.mark.parametrize("level", [0.0, 1.0])
 def test_no_difference_no_loss_and_no_gradient(config, level):

@@ -39,12 +39,12 @@ def test_too_few_singers():
         singers.folds([Track(f"{name}_1_01", "train", NOTHING) for name in SINGERS[:7]])
 
 
-@pytest.mark.parametrize("arm", ["none", songs.BASELINES])
+@pytest.mark.parametrize("arm", ["none", "loss-blind", songs.BASELINES])
 def test_a_cross_validation_from_end_to_end(tmp_path, monkeypatch, arm):
     """Every clip has its scores and regions, and each fold a training with a seed of its own."""
     usual = songs.train_config
     monkeypatch.setattr(
-        songs, "train_config", lambda **given: usual(**given | {"steps": 60}).replace(warmup=0, steps=2)
+        songs, "train_config", lambda arm, **given: usual(arm, **given | {"steps": 60}).replace(warmup=0, steps=2)
     )
     data, random = tmp_path / "clips", np.random.default_rng(0)
     for part in SPLITS:
@@ -67,5 +67,6 @@ def test_a_cross_validation_from_end_to_end(tmp_path, monkeypatch, arm):
     assert {row["track"] for row in record["values"]["regions"]} == clips
     assert [(row["fold"], row["update"]) for row in record["values"]["history"]] == [(fold, 2) for fold in range(4)]
     runs = sorted((tmp_path / "trainings").iterdir())
-    seeds = {json.loads(Path(run, "run.json").read_text())["train"]["seed"] for run in runs}
-    assert seeds == {4, 5, 6, 7}
+    trained = [json.loads(Path(run, "run.json").read_text())["train"] for run in runs]
+    assert {train["seed"] for train in trained} == {4, 5, 6, 7}
+    assert {train["loss"]["blind"] for train in trained} == {arm == "loss-blind"}

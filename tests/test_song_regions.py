@@ -194,7 +194,7 @@ def measured(folder, arm, level, seed=0, *, after_long_gaps=0.0, past=0.0, of="s
                 row |= {study.NO_FUTURE: sdr, study.NO_PAST: sdr - past, study.FIRST_NO_PAST: sdr - past}
             regions.append({"track": track} | row | own)
         scores.append({"track": track, "window": None, "hop": None, "usdr": level + noise} | own)
-    write_result(
+    return write_result(
         folder / f"{of}-{arm}-seed{seed}.json",
         measured="", parameters={"arm": arm}, values={"regions": regions, "scores": scores}, seed=seed,
         started=mark(), data="", inputs=[],
@@ -219,7 +219,7 @@ def test_the_arms_are_compared_by_bin(made):
     assert occurrence_arms.there(made, "songs-1s")
     frame = occurrence_arms.read(made, "songs-1s")
     assert occurrence_arms.trained(frame) == ["BSMamba2", "no time block"]
-    rows = occurrence_arms.compare(frame)
+    rows = occurrence_arms.compare(frame, occurrence_arms.CONDITIONS["songs"])
     found = {(row["by"], row["group"], row["quantity"]): row for row in rows}
     short, long = (found["gap before", group, SDR] for group in ("1 to 2 s", "8 s or more"))
     assert short["differences"]["no time block"]["estimate"] == pytest.approx(1, abs=0.1)
@@ -231,16 +231,40 @@ def test_the_arms_are_compared_by_bin(made):
     assert found["all regions", "all", SDR]["means"]["BSMamba2"] == pytest.approx(5.5, abs=0.1)
     assert len(occurrence_arms.mean_table(rows)) == len(rows)
     measured(made, "none", 4.0, 2)  # of two trainings nothing follows after the correction
-    rows = occurrence_arms.compare(occurrence_arms.read(made, "songs-1s"), occurrence_arms.CONDITIONS[1:2])
+    rows = occurrence_arms.compare(occurrence_arms.read(made, "songs-1s"), occurrence_arms.CONDITIONS["songs"][1:2])
     starred = occurrence_arms.difference_table(rows).set_index(["by", "bin", "measure"])["minus no time block"]
     assert starred["gap before", "8 s or more", "SDR (dB)"].endswith(" †")
 
 
 def test_an_advantage_after_long_gaps_is_told_from_one_everywhere(made):
-    found = occurrence_arms.contrasts(occurrence_arms.read(made, "songs-1s")).set_index("where")
+    found = occurrence_arms.contrasts(
+        occurrence_arms.read(made, "songs-1s"), occurrence_arms.CONTRASTS["songs"]
+    ).set_index("where")
     assert found.loc["after gaps of 4 s or more", "more than elsewhere (dB)"].startswith("1.0")
     assert found.loc["after gaps of 4 s or more", "verdict"].startswith("better")
     assert found.loc["in regions under 2 s", "more than elsewhere (dB)"].startswith("-0.6")  # those after 0.5 s
+
+
+def test_real_singing_is_compared_alike(tmp_path):
+    """Its results hold regions and scores together, and its trivial separators have no regions."""
+    for arm, level in {"mamba2": 5.0, "none": 4.0, "loss-blind": 1.0}.items():
+        measured(tmp_path, arm, level, of="singers-1s")
+    assert not occurrence_arms.there(tmp_path, "singers-1s")
+    path = measured(tmp_path, songs.BASELINES, 1.0, of="singers-baselines", separator=EQUALISER)
+    record = json.loads(path.read_text())
+    del record["values"]["regions"]
+    path.write_text(json.dumps(record))
+    assert occurrence_arms.there(tmp_path, "singers-1s")
+    frame, scores = (occurrence_arms.read(tmp_path, "singers-1s", field) for field in ("regions", "scores"))
+    assert occurrence_arms.trained(frame) == ["BSMamba2", "no time block"]  # a variant of the base is no other network
+    conditions = occurrence_arms.CONDITIONS["singers"]
+    rows = occurrence_arms.compare(frame, conditions)
+    everywhere = rows[0]["differences"]["no time block"]
+    assert everywhere["estimate"] == pytest.approx(1, abs=0.1) and everywhere["tracks"] == 48
+    plt.close(occurrence_arms.figure_of(rows, conditions))
+    places = occurrence_arms.CONTRASTS["singers"]
+    assert len(occurrence_arms.contrasts(frame, places)) == len(places)
+    assert "BSMamba2 minus no time block, SDR: " in occurrence_arms.answer(scores, rows, [])
 
 
 def test_what_the_past_is_worth_and_whether_the_assay_sees(made):
@@ -251,7 +275,7 @@ def test_what_the_past_is_worth_and_whether_the_assay_sees(made):
     assert found["BSMamba2", "no past"]["tracks"] == 24
     assert found["no time block", "no past"]["estimate"] == found["BSMamba2", "no future"]["estimate"] == 0
     assert occurrence_arms.without_table(changes).loc["BSMamba2", "no past"].startswith("-1.00 [")
-    rows = occurrence_arms.compare(frame, occurrence_arms.CONDITIONS[:1])
+    rows = occurrence_arms.compare(frame, occurrence_arms.CONDITIONS["songs"][:1])
     said = occurrence_arms.answer(scores, rows, changes)
     assert said.startswith("- The assay is insensitive") and "2 training(s)" in said
     measured(made, "none", 4.0, 2)
@@ -260,8 +284,9 @@ def test_what_the_past_is_worth_and_whether_the_assay_sees(made):
 
 
 def test_the_figures_name_every_network_and_bin(made):
-    rows = occurrence_arms.compare(occurrence_arms.read(made, "songs-1s"))
-    for part in (occurrence_arms.CONDITIONS[:3], occurrence_arms.CONDITIONS[3:]):
+    conditions = occurrence_arms.CONDITIONS["songs"]
+    rows = occurrence_arms.compare(occurrence_arms.read(made, "songs-1s"), conditions)
+    for part in (conditions[:3], conditions[3:]):
         drawn = occurrence_arms.figure_of(rows, part)
         labels = [text.get_text() for text in drawn.legends[0].get_texts()]
         assert labels == ["BSMamba2", "no time block", EQUALISER]

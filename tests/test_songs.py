@@ -20,7 +20,7 @@ def test_arms_share_everything_but_the_time_block(arm):
 
 @pytest.mark.parametrize(("segment", "batch"), [(1.0, 2), (0.5, 4), (8.0, 1)])
 def test_an_update_has_as_much_audio_whatever_the_segment(segment, batch):
-    config = songs.train_config(seed=3, lr=1e-3, segment_seconds=segment, steps=100)
+    config = songs.train_config("mamba2", seed=3, lr=1e-3, segment_seconds=segment, steps=100)
     assert (config.batch_size, config.window_seconds, config.keep_best) == (batch, 2 * segment, 1)
 
 

@@ -22,10 +22,11 @@ from bsm.study.compare import tidy, words
 from bsm.study.figures import LABELS, interval_plot, model_colours
 from bsm.study.records import read_result
 from bsm.study.songs import BASELINES, model_config
+from bsm.study.variants import VARIANTS
 from bsm.study.windows import shown
 
 BASE, NO_TIME = "mamba2", "none"
-NAMES = LABELS | {BASE: LABELS["bsmamba2"]}
+NAMES = {name: variant.asks for name, variant in VARIANTS.items()} | LABELS | {BASE: LABELS["bsmamba2"]}
 WHOLE = np.inf
 LENGTHS = (1.0, 4.0, 16.0, 64.0)
 """Lengths in s for which :func:`costs` counts operations."""
@@ -54,18 +55,20 @@ def scores(folder: Path, experiment: str) -> pd.DataFrame:
 
 
 def arms(frame: pd.DataFrame) -> list[str]:
-    """Return the arms of a frame of :func:`scores`, in the order of their names in figures."""
+    """Return the time blocks and BS-RoFormer of a frame of :func:`scores`, in the order of their names in figures."""
     return [arm for arm in (BASE, *LABELS) if arm in set(frame["system"])]
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per arm and trivial separator, from whole songs: scores, and the gain over the static equaliser.
+    """Return one row per training and trivial separator, from whole songs: scores, and the gain over the equaliser.
+
+    Trainings are the :func:`arms`, then variants of the base.
 
     ``gate`` says whether an arm beats the equaliser by as much as :func:`bsm.study.assay.beats` demands.
     """
     whole = frame[frame["window"] == WHOLE]
     means = whole.groupby("system")[["usdr", "level"]].mean()
-    names = arms(frame)
+    names = [*arms(frame), *(name for name in VARIANTS if name in means.index)]
     rows = []
     for name in (*names, *means["usdr"].drop(names).sort_values().index):
         row = {"separator": NAMES.get(name, name), "trainings": "", "rate": "", "minutes": ""}

@@ -47,13 +47,14 @@ def _made(settings: Profile, kind: str, what: str) -> str:
 def claims_table(judged: Sequence[ledger.Line], ids: Sequence[str]) -> str:
     """Return some claims as a table whose cells have at most :data:`WORDS` words.
 
-    Of a claim with several tests, the table shows the first that is not blocked.
+    Of a claim with several tests, the table shows the first that settles it, or else the first that is not blocked.
     """
+    how_open = {ledger.Verdict.INCONCLUSIVE: 1, ledger.Verdict.BLOCKED: 2}
     found: dict[str, list[ledger.Line]] = {}
     for line in judged:
         found.setdefault(line.claim.id, []).append(line)
     tests = [found[known("claim", name, found)] for name in ids]
-    chosen = [min(own, key=lambda line: line.finding.verdict == ledger.Verdict.BLOCKED) for own in tests]
+    chosen = [min(own, key=lambda line: how_open.get(line.finding.verdict, 0)) for own in tests]
     shown = ledger.frame(chosen)[["claim", "verdict", "evidence", "measured"]].map(shorten, na_action="ignore")
     return table_markdown(shown.rename(columns={"measured": "measured here"}), caption="").removesuffix("\n*.*\n")
 

@@ -84,7 +84,8 @@ def experiment(
                 own | song_regions.rounded(row) for row in baselines.scores(split["test"], split["train"])
             ]
             continue
-        config = songs.train_config(seed=FOLDS * seed + number, lr=lr, segment_seconds=segment_seconds, steps=steps)
+        own_seed = FOLDS * seed + number
+        config = songs.train_config(arm, seed=own_seed, lr=lr, segment_seconds=segment_seconds, steps=steps)
         run = folder / "trainings" / f"{path.stem}-fold{number}"
         model, learned = songs.trained(run, arm, config, split)
         values["history"] += [own | row for row in learned["history"]]

@@ -20,6 +20,7 @@ from bsm.evaluate import Separator, model_separator
 from bsm.networks import count_parameters, network_config
 from bsm.study import baselines
 from bsm.study.records import checksum, mark, write_result
+from bsm.study.variants import VARIANTS, changed
 from bsm.train import read_log, train
 from bsm.weights.files import load_model, save_model
 
@@ -40,12 +41,18 @@ def corpus(folder: Path) -> dict[str, list[Track]]:
 
 
 def model_config(arm: str) -> ModelConfig | RoformerConfig:
-    """Return the configuration of an arm: ``bs-roformer``, or a time block in the study's base."""
-    return network_config(arm, ModelConfig.preset("study-16k"))
+    """Return the configuration of an arm's network.
+
+    Args:
+        arm: ``bs-roformer``, a time block in the study's base, or a variant of the base
+            (:data:`bsm.study.variants.VARIANTS`).
+    """
+    base = ModelConfig.preset("study-16k")
+    return changed(arm, base, TrainConfig())[0] if arm in VARIANTS else network_config(arm, base)
 
 
-def train_config(*, seed: int, lr: float, segment_seconds: float, steps: int) -> TrainConfig:
-    """Return the settings of a training.
+def train_config(arm: str, *, seed: int, lr: float, segment_seconds: float, steps: int) -> TrainConfig:
+    """Return the settings of an arm's training.
 
     The batch is as large as the same seconds of audio per update allow, and at least one segment. A segment comes from
     a window of twice its length in which the source sounds for more than half of the time.
@@ -53,7 +60,8 @@ def train_config(*, seed: int, lr: float, segment_seconds: float, steps: int) ->
     base = TrainConfig.preset("study")
     batch = max(1, round(base.batch_size * base.segment_seconds / segment_seconds))
     lengths = {"segment_seconds": segment_seconds, "window_seconds": 2 * segment_seconds, "batch_size": batch}
-    return base.replace(seed=seed, lr=lr, steps=steps, **lengths)
+    config = base.replace(seed=seed, lr=lr, steps=steps, **lengths)
+    return changed(arm, ModelConfig.preset("study-16k"), config)[1] if arm in VARIANTS else config
 
 
 def experiment(
@@ -72,7 +80,7 @@ def experiment(
     Args:
         path: of the result, a JSON file; the weights take the same name with ``.safetensors``.
         folder: holds the ``songs`` and the ``trainings``, from whose checkpoints an interrupted run goes on.
-        arm: a time block, ``bs-roformer``, or ``baselines``, which scores the trivial separators.
+        arm: one of :func:`model_config`, or ``baselines``, which scores the trivial separators.
         seed: of the initial weights and the training segments.
         lr: highest learning rate.
         segment_seconds: length of a training segment, s.
@@ -87,7 +95,7 @@ def experiment(
     if arm == BASELINES:
         values["scores"] = baselines.scores(test, tracks["train"])
     else:
-        config = train_config(seed=seed, lr=lr, segment_seconds=segment_seconds, steps=steps)
+        config = train_config(arm, seed=seed, lr=lr, segment_seconds=segment_seconds, steps=steps)
         model, values = trained(folder / "trainings" / path.stem, arm, config, tracks)
         settings |= {"parameters": count_parameters(model), "train": config, "model": model.config}
         if asked:

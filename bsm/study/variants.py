@@ -53,6 +53,7 @@ VARIANTS: dict[str, Variant] = {
         loss=_THREE | {"magnitude": True, "mean": True, "center": False},
         described=True,
     ),
+    "loss-blind": Variant("spectra compared with silence, a control", STFT, loss={"blind": True}),
     "mono": Variant(
         "average of the channels in, one estimate for both out", STFT, model={"mono": True}, described=True
     ),

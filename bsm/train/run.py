@@ -88,10 +88,9 @@ def _settings(identity: dict[str, Any], *, with_sizes: bool) -> dict[str, Any]:
     """Return the settings that a run's weights depend on, as one flat dictionary; the network's sizes if wanted."""
     settings = {"network": identity["network"]}
     if with_sizes:
-        settings |= _flat(NETWORKS[identity["network"]][0]().to_dict() | identity["model"])
-    train = TrainConfig().to_dict() | identity["train"]
-    settings |= _flat({name: value for name, value in train.items() if name not in NO_EFFECT})
-    return json.loads(json.dumps(settings))
+        settings |= _flat(NETWORKS[identity["network"]][0]().to_dict()) | _flat(identity["model"])
+    settings |= _flat(TrainConfig().to_dict()) | _flat(identity["train"])
+    return json.loads(json.dumps({name: value for name, value in settings.items() if name not in NO_EFFECT}))
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:

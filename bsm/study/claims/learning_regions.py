@@ -6,7 +6,7 @@ import pandas as pd
 
 from bsm.stats import crossed_interval, interval_words
 from bsm.study.assay import assay
-from bsm.study.claims.claim import LONG, MIR, PUBLISHED, Evidence, Finding, Source, Test, Values, Verdict, claim
+from bsm.study.claims.claim import MIR, PUBLISHED, Finding, Source, Values, Verdict, claim
 from bsm.study.claims.learning import (
     ARMS,
     BASELINES,
@@ -17,6 +17,7 @@ from bsm.study.claims.learning import (
     Records,
     gated,
     of_published,
+    on_real_singing,
     scored,
     trained,
 )
@@ -42,17 +43,10 @@ REAL = Values("vocal_occurrence", "regions", profile=MIR, optional=True)
             long={"regions": Values("songs-1s-regions", "regions", runs=True, arms=tuple(ARMS)), "real": REAL}
             | LONG_SONGS,
         ),
-        Test(
-            "small models, real singing",
-            Evidence.SMALL,
-            {
-                "regions": Values("singers-1s", "regions", runs=True, arms=tuple(ARMS)),
-                "scores": Values("singers-1s", "scores", runs=True, arms=(*ARMS, NO_TIME)),
-                "baselines": Values("singers-baselines", "scores", runs=True),
-            },
-            (LONG,),
+        on_real_singing(
             f"trainings of {THEIRS} on real singing: clips of MIR-1K, two hours of a core",
-            "bsm campaign reports/long/campaign.yaml",
+            regions=Values("singers-1s", "regions", runs=True, arms=tuple(ARMS)),
+            scores=Values("singers-1s", "scores", runs=True, arms=(*ARMS, NO_TIME)),
         ),
         of_published(
             f"a {THEIRS} of the same training, beside the weights (193 MB) and excerpts (147 MB)",
