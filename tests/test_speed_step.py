@@ -25,6 +25,7 @@ from bsm.study.records import read_result
 from bsm.study.speed import parts, spectra, step
 from bsm.study.speed.scan import frames
 from bsm.study.speed.yardsticks import MonoSTFT, OtherScan, indexed_loop, plain_loss
+from bsm.study.unofficial import REDUCED_LOSS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -205,7 +206,7 @@ def test_the_indexed_loop_is_the_scan(reverse):
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [LossConfig(), spectra.SEED_LOSS, spectra.REDUCED_LOSS])
+@pytest.mark.parametrize("config", [LossConfig(), spectra.SEED_LOSS, REDUCED_LOSS])
 def test_the_plain_loss_is_the_loss(config):
     estimate, target = torch.randn(2, 1, 2, 5000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     want = bsmamba2_loss(estimate, target, config)

@@ -37,7 +37,8 @@ def scores(folder: Path, experiment: str) -> pd.DataFrame:
 
     Returns:
         A frame of :func:`bsm.study.compare.tidy`. ``system`` is an arm or a trivial separator; ``window`` is in s,
-        infinite for a whole song. An arm has also ``lr`` and ``minutes``, its training's processor time.
+        infinite for a whole song. An arm has also ``lr`` and ``minutes``, the time that the trainings of one seed
+        took on one core, beside other work.
 
     Raises:
         InputError: There is no finished run, or the trivial separators were not scored.

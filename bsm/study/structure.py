@@ -23,7 +23,7 @@ from bsm.networks import count_parameters
 from bsm.study.records import mark, write_result
 from bsm.study.speed.scan import frames
 from bsm.study.speed.spectra import AFTER_LOSS, DESCRIBED_LOSS, EXACT_LOSS, LOSSES, transform_count
-from bsm.study.unofficial import LOSS, REDUCED, Mixer, UnofficialConfig, UnofficialModel
+from bsm.study.unofficial import REDUCED, REDUCED_LOSS, Mixer, UnofficialConfig, UnofficialModel
 
 SECONDS = 8  # of audio: gives the frames of the question what a row of the time path sees
 PROBE = UnofficialConfig(dim=16, depth=1, bands=4, d_state=4, n_fft=256, hop_length=64)
@@ -134,7 +134,7 @@ def losses() -> list[dict[str, Any]]:
     def spectral(estimate: Tensor, config: LossConfig) -> float:
         return sum(v.item() for name, v in loss_terms(estimate, target, config).items() if name != "waveform")
 
-    configs = {"paper": LossConfig(), "seed": LOSS}
+    configs = {"paper": LossConfig(), "seed": REDUCED_LOSS}
     cases = {"another signal": other, "the target at half its level": target / 2, "the target, sign flipped": -target}
     records = [
         {"case": f"{case}, spectral terms"} | {name: spectral(x, config) for name, config in configs.items()}

@@ -25,8 +25,9 @@ from bsm.bands import equal
 from bsm.config import LossConfig
 from bsm.scan import scan
 
-LOSS = LossConfig(windows=(2048, 1024, 512), magnitude=True, mean=True, center=False)
-"""The reduced loss: three windows, magnitudes, no centring, and a mean over the windows."""
+REDUCED_LOSS = LossConfig(windows=(2048, 1024, 512), min_fft=256, magnitude=True, mean=True, center=False)
+"""The reduced loss: three windows, magnitudes, no centring, and a mean over the windows. Its transforms are as long as
+their windows; the paper's have at least 2048 samples."""
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,11 @@ from bsm.stats import interval_words, ratio
 from bsm.stft import STFT
 from bsm.study.speed.timer import SEED, repeated
 from bsm.study.speed.yardsticks import MonoSTFT, plain_loss
+from bsm.study.unofficial import REDUCED_LOSS
 
 RATE = 44100
-# Losses of the reports on the unofficial implementation. Their transforms are as long as their windows; the paper's
-# have at least 2048 samples.
-SEED_LOSS = LossConfig(min_fft=256)
-REDUCED_LOSS = LossConfig(windows=(2048, 1024, 512), min_fft=256, magnitude=True, mean=True, center=False)
+# The loss that the reports on the unofficial implementation start from. Its transforms are as long as its windows.
+SEED_LOSS = LossConfig(min_fft=REDUCED_LOSS.min_fft)
 # The first is what the optimisation report starts from, the second the same with one complex comparison a window.
 DESCRIBED_LOSS, COMPLEX_LOSS = "before: 5 windows, magnitude + real + imaginary", "before: 5 complex windows"
 AFTER_LOSS, EXACT_LOSS = "after: 3 windows, magnitude", "paper, by bsm"

@@ -32,9 +32,10 @@ from bsm.study.meta import parameter_count
 from bsm.study.speed import official
 from bsm.study.speed.parts import DATA, LOSS, OPTIMISER, Clock, timed_parts
 from bsm.study.speed.scan import frames
-from bsm.study.speed.spectra import REDUCED_LOSS, SEED_LOSS
+from bsm.study.speed.spectra import SEED_LOSS
 from bsm.study.speed.timer import SEED, compiling, peak_memory_cuda, repeated, timed, turns
 from bsm.study.speed.yardsticks import MonoSTFT, indexed_loop, plain_loss, replace_scans
+from bsm.study.unofficial import REDUCED_LOSS
 from bsm.train.trainer import AveragedWeights, recompute_blocks
 
 LARGEST = 6 << 30  # bytes that the loops' states may take; larger cases are skipped
