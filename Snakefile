@@ -63,7 +63,6 @@ def sources(*modules):
 def needed(notebook):
     """Return the files that a notebook needs, apart from its source."""
     results = [path for other in NOTEBOOKS if other.about["needs"] != "results" for path in other.files(REPORTS)]
-    beside = [path for name in config.get("beside", []) for path in sorted(Path(f"reports/{name}/results").glob("*.json"))]
     return {
         "nothing": [],
         "songs": [SONGS],
@@ -71,8 +70,7 @@ def needed(notebook):
         "backbones": expand(WEIGHTS, name=BACKBONES, seed=config["seed"]),
         "networks": expand(WEIGHTS, name=BACKBONES, seed=SEEDS),
         "variants": expand(WEIGHTS, name=variants.of_notebook(notebook.name, ABLATIONS), seed=SEEDS),
-        "results": [*results, *rules.structure.output, *(rules.data_loading.output if MADE else []), *beside]
-        + made_by_hand(),
+        "results": [*results, *rules.structure.output, *(rules.data_loading.output if MADE else []), *made_by_hand()],
     }[notebook.about["needs"]]
 
 

@@ -356,12 +356,6 @@ def test_table_markdown():
     assert "| c | – |" in figures.table_markdown(frame.set_index("track")[["uSDR (dB)"]], caption="Scores.")
 
 
-def test_a_notebook_that_was_renamed_is_named_in_the_chain_of_its_results():
-    text = provenance.chain(records.ROOT / "reports/mir1k-subset/results/input_length.json")
-    assert "command: bsm study 08_input_length --profile mir1k-subset" in text
-    assert "(the notebook is now called 05_input_length)" in text
-
-
 def test_provenance_command(tmp_path):
     from click.testing import CliRunner
 

@@ -33,12 +33,11 @@ def tables(text):
     return [CELL.split(line.strip("|")) for line in text.splitlines() if line.startswith("|")]
 
 
-@pytest.mark.parametrize("name", ["demo", "mir1k-subset"])
-def test_report_has_the_fixed_sections_and_every_claim(name, tmp_path):
+def test_report_has_the_fixed_sections_and_every_claim(tmp_path):
     """It is made from the committed results, whatever version of the notebooks wrote them."""
     for folder in ("figures", "results", "tables"):
-        shutil.copytree(ROOT / "reports" / name / folder, tmp_path / folder)
-    text = write_report(Profile.of(name, out=str(tmp_path))).read_text(encoding="utf-8")
+        shutil.copytree(ROOT / "reports/demo" / folder, tmp_path / folder)
+    text = write_report(Profile.of("demo", out=str(tmp_path))).read_text(encoding="utf-8")
     assert re.findall("^## (.+)$", text, re.MULTILINE) == [
         "In a minute",
         "How it was done",
@@ -69,7 +68,7 @@ def test_own_tables_say_what_the_results_say(demo):
     gain = f"{means['BSMamba2'] - means['BS-RoFormer']:.2f}"
     assert re.search(rf"^- BSMamba2 minus BS-RoFormer, paired by song: {gain} \[.+\] dB, better\.$", text, re.MULTILINE)
     lengths = json.loads(demo.result("input_length").read_text())["values"]
-    assert text.count("| as trained |") == len(lengths["trained"]) + 2  # and of MIR-1K's, beside it
+    assert text.count("| as trained |") == len(lengths["trained"])
     (row,) = (
         r for r in lengths["differences"] if r["model"] == "BSMamba2" and r["metric"] == "usdr" and r["window"] == 4
     )
@@ -121,9 +120,8 @@ def test_every_result_stands_by_its_revision(demo, short):
     assert "- `abc` with uncommitted changes: ablation_size, data_loading\n" in text
     clean = ", ".join(name for name in names if name not in ("ablation_size", "data_loading"))
     assert f"- `abc`: {clean}\n" in text
-    # Those of other folders that are shown: longer passes, and real recordings beside the synthesised songs.
-    places = text.split("## Where the numbers come from")[1]
-    assert "speed/model_speed" in places and "mir1k-subset/input_length" in places
+    # Longer passes lie in another folder. They are shown, too.
+    assert "speed/model_speed" in text.split("## Where the numbers come from")[1]
 
 
 def test_what_was_not_measured_is_no_zero(demo, short):

@@ -188,7 +188,7 @@ def test_profiles_and_notebooks_agree(path):
     values = yaml.safe_load(path.read_text())
     assert values["profile"] == path.stem
     known = set(TrainConfig.__dataclass_fields__) | {"train_songs", "valid_songs", "test_songs", "song_seconds", "data"}
-    known |= {"title", "fetch", "skip_bad", "backbones", "beside", "published_weights", "published_dataset"}
+    known |= {"title", "fetch", "skip_bad", "backbones", "published_weights", "published_dataset"}
     known |= {f"ablation_{name}" for name in TrainConfig.__dataclass_fields__}
     for name, notebook in STUDY.items():
         for key in values.keys() & notebook.parameters.keys():

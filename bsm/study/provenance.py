@@ -14,18 +14,6 @@ from bsm.study.records import ROOT, checksum, read_result
 
 _LONG = 12  # digits shown of a checksum
 _MANY = 8  # most inputs that are shown one by one
-_RENAMED = {
-    "00_data": "01_data",
-    "01_train": "04_train",
-    "03_report": "11_report",
-    "04_published_model": "10_published_model",
-    "05_ablation_stft": "08_ablation_stft",
-    "06_ablation_size": "09_ablation_size",
-    "07_step_profile": "03_training_step",
-    "08_input_length": "05_input_length",
-    "09_vocal_occurrence": "06_vocal_occurrence",
-}
-"""Notebooks' present names by those they had up to version 0.1; commands in older results have the old names."""
 
 
 def chain(file: Path) -> str:
@@ -77,7 +65,7 @@ def _result(path: Path) -> list[str]:
         "seed": record.get("seed"),
         "seeds": record["parameters"].get("seeds"),  # of several trainings
         "revision": f"{git['revision']}{dirty}",
-        "command": _command(made["command"]),
+        "command": made["command"],
         "device": f"{made['device']}, {made['threads']} threads; {made['platform']}",
         "took": ", ".join(f"{v:.1f} s {k} time" for k, v in took.items() if v is not None) or None,
         "started": made["started"],
@@ -92,12 +80,6 @@ def _result(path: Path) -> list[str]:
         *(f"  {name}: {value}" for name, value in facts.items() if value is not None),
         *(f"  input: {line}" for line in inputs or ["none" if "inputs" in record else "not recorded"]),
     ]
-
-
-def _command(command: str) -> str:
-    """Return a command as it was given, with its notebook's present name if that has changed."""
-    renamed = [new for old, new in _RENAMED.items() if old in command.split()]
-    return f"{command} (the notebook is now called {renamed[0]})" if renamed else command
 
 
 def _input(name: str, digest: str) -> str:

@@ -13,7 +13,7 @@ import jinja2
 from bsm.config import ModelConfig
 from bsm.files import write_text
 from bsm.stats import summary
-from bsm.study import profiles, repeat
+from bsm.study import repeat
 from bsm.study.claims import ledger
 from bsm.study.cost import benchmarks, cost_table
 from bsm.study.figures import table_markdown
@@ -23,8 +23,8 @@ from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, read_result
 from bsm.study.report_frames import FRAMES, headline
 
-LONGER = Profile({"profile": "speed", "title": "longer passes than a profile has time for, measured by hand"})
-"""Results of notebook ``10_published_model`` that are shown with those of every profile that has ``bench_seconds``."""
+LONGER = Profile({"profile": "speed"})
+"""Longer passes, measured by hand. They stand in the report of every profile that has ``bench_seconds``."""
 ROWS, COLUMNS, WIDTH, WORDS = 20, 7, 132, 15
 """The largest table that fits on a page: rows, columns, characters of a row, words of a cell."""
 _SEPARATOR = re.compile(r"(?<!\\)\|")
@@ -34,8 +34,7 @@ def write_report(settings: Profile) -> Path:
     """Write ``reports/<profile>/report.md`` and return its path.
 
     Every notebook with results has a part of the report: its tables in the report's own form (:data:`FRAMES`), its
-    figures, and its other tables that fit on a page. Then follow its results under other profiles, those that this
-    profile's value ``beside`` names.
+    figures, and its other tables that fit on a page. Then follow its results of :data:`LONGER`, where they belong.
 
     Raises:
         InputError: a result is missing that every profile has.
@@ -61,15 +60,14 @@ def in_notebook(path: Path) -> str:
 
 def _context(settings: Profile) -> dict[str, Any]:
     claims = ledger.lines(settings.profile)
-    names = ["data", "training", "separation_speed", *["published_model"] * ("bench_seconds" in settings.values)]
+    names = ["data", "training", "separation_speed", *["published_model"] * _times_passes(settings)]
     results = {name: read_result(settings.result(name)) for name in names}
     share = summary([r["vocal_share"] for r in results["data"]["values"] if r["split"] == "test"])
     notebooks = [nb for nb in study_notebooks() if nb.about["needs"] != "results" and _has(settings, nb)]
     parts = []
     for nb in notebooks:
-        others = [other for other in _beside(settings) if _has(other, nb)]
-        beside = [{"title": other.data_title} | _part(other, nb, settings.reports) for other in others]
-        parts.append({"title": nb.title, "beside": beside} | _part(settings, nb, settings.reports))
+        longer = _part(LONGER, nb, settings.reports) if _times_passes(settings) and _has(LONGER, nb) else None
+        parts.append({"title": nb.title, "longer": longer} | _part(settings, nb, settings.reports))
     return {
         "settings": settings,
         "claims": claims,
@@ -95,11 +93,8 @@ def fits(text: str) -> bool:
     return len(rows) <= ROWS + 2 and columns <= COLUMNS and width <= WIDTH and words <= WORDS
 
 
-def _beside(settings: Profile) -> list[Profile]:
-    longer = [LONGER] * ("bench_seconds" in settings.values)
-    known = profiles.profiles()
-    named = settings.values.get("beside", [])  # a study without a profile, such as `long`, is named by its folder
-    return [Profile.load(n) if n in known else Profile({"profile": n, "title": n}) for n in named] + longer
+def _times_passes(settings: Profile) -> bool:
+    return "bench_seconds" in settings.values
 
 
 def _has(settings: Profile, notebook: Notebook) -> bool:
@@ -139,7 +134,7 @@ def _revisions(settings: Profile, notebooks: list[Notebook], claims: list[ledger
     """Return, by revision of the code that made them, the results that the report shows or the claims rest on."""
     shown = {name for nb in notebooks for name in nb.saved("values")}
     files = {*settings.reports.glob("results/*.json"), *(ROOT / name for line in claims for name in line.files)}
-    files |= {other.result(name) for other in _beside(settings) for name in shown}
+    files |= {LONGER.result(name) for name in shown} if _times_passes(settings) else set()
     made = defaultdict(list)
     for path in sorted(path for path in files if path.is_file()):
         git, folder = read_result(path)["provenance"]["git"], path.parent.parent

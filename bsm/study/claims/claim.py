@@ -73,9 +73,9 @@ class Source(StrEnum):
     GUIDE = "*Implementation guide to the vocal separation model BSMamba2*"
 
 
-GPU, LONG, DEMO, MIR, PUBLISHED = "gpu", "long", "demo", "mir1k-subset", "published"
-"""Folders of results that the ledger reads: of a GPU, of the long study, of the default profile, of real singing, and
-of the published model (`make published`). :mod:`bsm.study.contributed` has one more."""
+GPU, LONG, DEMO, PUBLISHED = "gpu", "long", "demo", "published"
+"""Folders of results that the ledger reads: of a GPU, of the long study, of the default profile, and of the published
+model (`make published`). :mod:`bsm.study.contributed` has one more."""
 ON_GPU = "make gpu"  # measures all that waits for a GPU
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from bsm.stats import crossed_interval, interval_words
 from bsm.study.assay import assay
-from bsm.study.claims.claim import MIR, PUBLISHED, Finding, Source, Values, Verdict, claim
+from bsm.study.claims.claim import PUBLISHED, Finding, Source, Values, Verdict, claim
 from bsm.study.claims.learning import (
     ARMS,
     BASELINES,
@@ -26,7 +26,6 @@ from bsm.study.occurrence import bins
 
 EDGES = {"duration": (1, 2, 4), "gap": (0.5, 2, 8)}
 """Edges between bins of vocal regions, by their duration and by the gap before them, s."""
-REAL = Values("vocal_occurrence", "regions", profile=MIR, optional=True)
 
 
 @claim(
@@ -39,9 +38,7 @@ REAL = Values("vocal_occurrence", "regions", profile=MIR, optional=True)
             regions=Values("vocal_occurrence", "regions"),
             scores=Values("scores"),
             baselines=BASELINES,
-            real=REAL,
-            long={"regions": Values("songs-1s-regions", "regions", runs=True, arms=tuple(ARMS)), "real": REAL}
-            | LONG_SONGS,
+            long={"regions": Values("songs-1s-regions", "regions", runs=True, arms=tuple(ARMS))} | LONG_SONGS,
         ),
         on_real_singing(
             f"trainings of {THEIRS} on real singing: clips of MIR-1K, two hours of a core",
@@ -59,7 +56,6 @@ def intermittent(
     regions: Records,
     scores: Records = (),
     baselines: Records = (),
-    real: Records = (),
     *,
     shorter: float,
     published: bool = False,
@@ -82,8 +78,6 @@ def intermittent(
         "intermittent vocals.",
         by_bin(gains, "By duration of the region"),
     ]
-    if real:
-        reasons.append(by_bin(advantage(real), "On real singing (MIR-1K, one seed), by duration"))
     found = Finding(Verdict.of(holds, fails), f"{interval_words(gain, ' dB')} in regions under {shorter:g} s", reasons)
     if published:
         return found
