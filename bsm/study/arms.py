@@ -119,12 +119,12 @@ def costs(names: Sequence[str]) -> pd.DataFrame:
 def draw(left: Axes, right: Axes, frame: pd.DataFrame) -> None:
     """Draw uSDR by window, a line per arm; and each arm's gain over no time block with its interval."""
     means = frame.groupby(["system", "window"])["usdr"].mean().unstack()
-    ticks = ["song" if length == WHOLE else f"{length:g}" for length in means]
+    ticks = ["whole" if length == WHOLE else f"{length:g}" for length in means]
     for arm, colour in model_colours(arms(frame)).items():
         left.plot(range(len(ticks)), means.loc[arm], ".-", color=colour, label=NAMES[arm])
     left.axhline(means[WHOLE][EQUALISER], color="0.5", linestyle=":", linewidth=1)
     left.set_xticks(range(len(ticks)), ticks)
-    left.set(xlabel="window (s)", ylabel="uSDR (dB)", title="Mean over songs (dotted: static equaliser)")
+    left.set(xlabel="window (s)", ylabel="uSDR (dB)", title="Means (dotted: static equaliser)")
     right.axhline(0, color="0.5", linestyle=":", linewidth=1)
     interval_plot(right, ticks, {NAMES[arm]: [*gains.values()] for arm, gains in gains_over_none(frame).items()})
     right.set(xlabel="window (s)", ylabel="uSDR gain (dB)", title="Gain over no time block, 95 % intervals")

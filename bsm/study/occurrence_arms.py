@@ -271,7 +271,8 @@ def answer(scores: pd.DataFrame, rows: Rows, changes: Rows) -> str:
         rows: of :func:`compare`.
         changes: of :func:`without`.
     """
-    gate = assay(scores[np.isinf(scores["window"])], trained(scores), NO_TIME)
+    compared = [name for name in trained(scores) if name != NO_TIME]
+    gate = assay(scores[np.isinf(scores["window"])], compared, NO_TIME)
     lines = ["- The assay is sensitive." if gate.sensitive else "- The assay is insensitive: no verdict rests on it."]
     lines += [f"  - {reason}." for reason in gate.reasons]
     inside = [row for row in rows if row["quantity"] == SDR and row["by"] != EVERYWHERE]
