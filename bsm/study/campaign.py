@@ -25,7 +25,8 @@ A YAML file says what to train::
 An *arm* is what is trained: a network with one kind of time block. Results lie in ``results/`` next to that file. A run
 is done when its result is there, so a campaign goes on after any interruption. An arm's learning rate is tuned first:
 the given rates, then half and double the best one, until both are worse than it. ``tuning`` may have ``settings`` of
-its own, such as fewer ``steps``. ``tuning: {as: NAME}`` takes the rates that another experiment has found.
+its own, such as fewer ``steps``. ``tuning: {as: NAME}`` takes the rates that another experiment has found, and with
+``arm: NAME`` the rate of one of its arms.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class Campaign:
             )
         if "as" in tuning:  # another experiment's rates
             other = next(e for e in self.experiments if e["name"] == tuning["as"])
-            return [], self._tuning(other, arm)[1]
+            return [], self._tuning(other, tuning.get("arm", arm))[1]
         settings = {"arm": arm, "seed": tuning["seed"], "asked": False}
         settings |= self._settings(experiment) | tuning.get("settings", {})
         runs: list[Run] = []

@@ -54,6 +54,7 @@ def experiment(
     arm: str,
     seed: int = 0,
     lr: float = 0.0,
+    preset: str = songs.PRESET,
     segment_seconds: float = 1.0,
     steps: int = 2000,
     asked: bool = True,
@@ -67,6 +68,7 @@ def experiment(
         arm: see :func:`bsm.study.songs.experiment`.
         seed: fixes the initial weights and the training segments, which differ from fold to fold.
         lr: highest learning rate.
+        preset: name of the base's size.
         segment_seconds: length of a training segment, s.
         steps: updates of each training.
         asked: False for a training of the first fold that only serves the choice of a learning rate.
@@ -87,7 +89,7 @@ def experiment(
         own_seed = FOLDS * seed + number
         config = songs.train_config(arm, seed=own_seed, lr=lr, segment_seconds=segment_seconds, steps=steps)
         run = folder / "trainings" / f"{path.stem}-fold{number}"
-        model, learned = songs.trained(run, arm, config, split)
+        model, learned = songs.trained(run, songs.model_config(arm, preset), config, split)
         values["history"] += [own | row for row in learned["history"]]
         values["training_seconds"] += learned["training_seconds"]
         settings |= {"parameters": count_parameters(model), "train": config, "model": model.config}

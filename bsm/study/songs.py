@@ -29,6 +29,7 @@ SONGS = {"train": 64, "valid": 8, "test": 64}
 SCORED = 24  # songs of the test split that every model is scored on
 WINDOWS: tuple[float | None, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, None)  # s; None: the whole song
 BATCH = 8  # windows in one forward pass
+PRESET = "study-16k"
 DATA = f"songs of {SECONDS:g} s at 16 kHz, mono, synthesised, version {GENERATOR_VERSION}"
 BASELINES = "baselines"
 SONGS_FOLDER = "songs-16k"
@@ -40,14 +41,15 @@ def corpus(folder: Path) -> dict[str, list[Track]]:
     return {split: load_tracks(folder, split) for split in SONGS}
 
 
-def model_config(arm: str) -> ModelConfig | RoformerConfig:
+def model_config(arm: str, preset: str = PRESET) -> ModelConfig | RoformerConfig:
     """Return the configuration of an arm's network.
 
     Args:
         arm: ``bs-roformer``, a time block in the study's base, or a variant of the base
             (:data:`bsm.study.variants.VARIANTS`).
+        preset: name of the base's size.
     """
-    base = ModelConfig.preset("study-16k")
+    base = ModelConfig.preset(preset)
     return changed(arm, base, TrainConfig())[0] if arm in VARIANTS else network_config(arm, base)
 
 
@@ -61,7 +63,7 @@ def train_config(arm: str, *, seed: int, lr: float, segment_seconds: float, step
     batch = max(1, round(base.batch_size * base.segment_seconds / segment_seconds))
     lengths = {"segment_seconds": segment_seconds, "window_seconds": 2 * segment_seconds, "batch_size": batch}
     config = base.replace(seed=seed, lr=lr, steps=steps, **lengths)
-    return changed(arm, ModelConfig.preset("study-16k"), config)[1] if arm in VARIANTS else config
+    return changed(arm, ModelConfig.preset(PRESET), config)[1] if arm in VARIANTS else config
 
 
 def experiment(
@@ -96,7 +98,7 @@ def experiment(
         values["scores"] = baselines.scores(test, tracks["train"])
     else:
         config = train_config(arm, seed=seed, lr=lr, segment_seconds=segment_seconds, steps=steps)
-        model, values = trained(folder / "trainings" / path.stem, arm, config, tracks)
+        model, values = trained(folder / "trainings" / path.stem, model_config(arm), config, tracks)
         settings |= {"parameters": count_parameters(model), "train": config, "model": model.config}
         if asked:
             values["scores"] = scores(model, test)
@@ -114,14 +116,17 @@ def experiment(
 
 
 def trained(
-    run: Path, arm: str, config: TrainConfig, tracks: Mapping[str, Sequence[Track]]
+    run: Path,
+    model: ModelConfig | RoformerConfig,
+    config: TrainConfig,
+    tracks: Mapping[str, Sequence[Track]],
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Train an arm in the folder of a run.
+    """Train a network in the folder of a run.
 
     Returns:
         The model of the best validation, and the training's ``history`` and ``training_seconds``.
     """
-    train(run, model_config(arm), config, {split: tracks[split] for split in ("train", "valid")}, device="cpu")
+    train(run, model, config, {split: tracks[split] for split in ("train", "valid")}, device="cpu")
     log = read_log(run)
     history = [
         {"update": row["step"], "sdr": row["valid_usdr"], "loss": row["valid_loss"]}
