@@ -37,8 +37,8 @@ def scores(folder: Path, experiment: str) -> pd.DataFrame:
 
     Returns:
         A frame of :func:`bsm.study.compare.tidy`. ``system`` is an arm or a trivial separator; ``window`` is in s,
-        infinite for a whole song. An arm has also ``lr`` and ``minutes``, the time that the trainings of one seed
-        took on one core, beside other work.
+        infinite for a whole song. An arm has also ``lr``, ``parameters``, and ``minutes``, the time that the
+        trainings of one seed took on one core, beside other work.
 
     Raises:
         InputError: There is no finished run, or the trivial separators were not scored.
@@ -50,7 +50,9 @@ def scores(folder: Path, experiment: str) -> pd.DataFrame:
     records = []
     for path in runs:
         run = read_result(path)
-        own = {"lr": run["parameters"]["train"]["lr"], "minutes": run["values"]["training_seconds"] / 60}
+        given = run["parameters"]
+        own = {"lr": given["train"]["lr"], "parameters": given["parameters"]}
+        own |= {"minutes": run["values"]["training_seconds"] / 60}
         records += [own | row for row in of_run(run, run["values"]["scores"])]
     return tidy([*records, *({"window": None} | row for row in read_result(trivial[0])["values"]["scores"])])
 
@@ -72,10 +74,11 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     names = [*arms(frame), *(name for name in VARIANTS if name in means.index)]
     rows = []
     for name in (*names, *means["usdr"].drop(names).sort_values().index):
-        row = {"separator": NAMES.get(name, name), "trainings": "", "rate": "", "minutes": ""}
+        row = {"separator": NAMES.get(name, name), "parameters": "", "trainings": "", "rate": "", "minutes": ""}
         row |= {"uSDR (dB)": means["usdr"][name], "level re target (dB)": means["level"][name], "minus equaliser": ""}
         if name in names:
             own, gain = whole[whole["system"] == name], gain_of(whole, name, EQUALISER)
+            row |= {"parameters": f"{own['parameters'].iloc[0] / 1e6:.2f} M"}
             row |= {"trainings": trainings(own), "rate": f"{own['lr'].iloc[0]:g}"}
             row |= {"minutes": f"{own['minutes'].mean():.1f}", "minus equaliser": words(gain)}
             row |= {"gate": "passes" if beats(gain) else "fails"}

@@ -54,7 +54,9 @@ LONG_SONGS = {
     "baselines": Values("songs-baselines-regions", "scores", runs=True),
 }
 """The long study's scores of 64 songs, whole and in windows of 8 s."""
-REAL = Values("singers-1s", "scores", profile=LONG, optional=True, runs=True)
+SINGERS = "singers-wide"
+"""The long study's experiment on real singing."""
+REAL = Values(SINGERS, "scores", profile=LONG, optional=True, runs=True)
 """Scores by window on real singing, as context for those on synthesised songs."""
 
 
@@ -101,7 +103,7 @@ def gated(found: Finding, gate: Assay) -> Finding:
         trained(scores=Values("ablation_stft", "scores"), baselines=BASELINES),
         on_real_singing(
             "two other losses on real singing: clips of MIR-1K, two hours of a core",
-            scores=Values("singers-1s", "scores", runs=True, arms=("mamba2", REDUCED_LOSS, BLIND_LOSS)),
+            scores=Values(SINGERS, "scores", runs=True, arms=("mamba2", REDUCED_LOSS, BLIND_LOSS)),
         ),
     ],
     margin=MARGIN,

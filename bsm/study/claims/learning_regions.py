@@ -13,6 +13,7 @@ from bsm.study.claims.learning import (
     LONG_SONGS,
     NO_TIME,
     OURS,
+    SINGERS,
     THEIRS,
     Records,
     gated,
@@ -42,8 +43,8 @@ EDGES = {"duration": (1, 2, 4), "gap": (0.5, 2, 8)}
         ),
         on_real_singing(
             f"trainings of {THEIRS} on real singing: clips of MIR-1K, two hours of a core",
-            regions=Values("singers-1s", "regions", runs=True, arms=tuple(ARMS)),
-            scores=Values("singers-1s", "scores", runs=True, arms=(*ARMS, NO_TIME)),
+            regions=Values(SINGERS, "regions", runs=True, arms=tuple(ARMS)),
+            scores=Values(SINGERS, "scores", runs=True, arms=(*ARMS, NO_TIME)),
         ),
         of_published(
             f"a {THEIRS} of the same training, beside the weights (193 MB) and excerpts (147 MB)",
