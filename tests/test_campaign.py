@@ -64,6 +64,17 @@ def test_every_arm_gets_a_seed_before_any_gets_the_next(campaign):
     assert names == ["gap-mamba2-seed2", "gap-none-seed2", "gap-mamba2-seed3", "gap-none-seed3"]
 
 
+def test_runs_without_their_data_wait(tmp_path, monkeypatch):
+    path = tmp_path / "c.yaml"
+    path.write_text(FILE + "  - {name: a, kind: singers, data: clips, arms: [baselines], seeds: [0]}")
+    monkeypatch.setattr(campaigns, "ROOT", tmp_path)
+    waiting = Campaign(path)
+    assert waiting.lacking_data() == [tmp_path / "data/clips"]
+    assert "a-baselines-seed0" not in [run.name for run in waiting.todo()]
+    (tmp_path / "data/clips").mkdir(parents=True)
+    assert not waiting.lacking_data() and "a-baselines-seed0" in [run.name for run in waiting.todo()]
+
+
 def test_seeds_that_choose_rates_are_no_results(campaign, tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text(FILE.replace("[2, 3]", "[2, 100]"))

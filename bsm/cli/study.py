@@ -41,6 +41,8 @@ def campaign(file: Path, cores: int, status: bool) -> None:
     from bsm.study.campaign import Campaign, frozen_checkout, work
 
     todo = Campaign(file)
+    for folder in todo.lacking_data():
+        click.echo(f"{folder}: no such folder; its runs are left out until the songs lie there or are linked", err=True)
     if not status and (failed := work(todo, frozen_checkout(todo.revision), cores)):
         raise click.ClickException(f"{len(failed)} trainings failed: {', '.join(failed)}")
     table = todo.status()

@@ -122,7 +122,13 @@ class Campaign:
 
     def todo(self) -> list[Run]:
         """List the runs that can begin: they have no result yet, and nothing that they need is missing."""
-        return [run for run in self.runs() if run.settings is not None and not self.result(run.name).is_file()]
+        ready = [run for run in self.runs() if run.settings is not None and not self.result(run.name).is_file()]
+        return [run for run in ready if "data" not in run.settings or Path(run.settings["data"]).is_dir()]
+
+    def lacking_data(self) -> list[Path]:
+        """Return the folders of ``data`` that experiments name and that are not here."""
+        named = {experiment["data"] for experiment in self.experiments if "data" in experiment}
+        return [folder for name in sorted(named) if not (folder := ROOT / "data" / name).is_dir()]
 
     def _tuning(self, experiment: dict[str, Any], arm: str) -> tuple[list[Run], float | None]:
         """Return the trainings that choose an arm's learning rate, and the rate once it is known."""
@@ -168,20 +174,19 @@ class Campaign:
         return max(record["sdr"] for record in history[len(history) // 2 :])
 
     def status(self) -> pd.DataFrame:
-        """Return one row per run: ``name``, ``arm``, ``done``, and ``minutes`` of processor time if it is done."""
+        """Return one row per run: ``name``, ``kind``, ``arm``, ``done``, and ``minutes`` of processor time, or NaN."""
         rows = []
         for run in self.runs():
             path = self.result(run.name)
-            minutes = read_result(path)["provenance"]["cpu_seconds"] / 60 if path.is_file() else None
-            rows.append({"name": run.name, "arm": run.arm, "done": path.is_file(), "minutes": minutes})
-        return pd.DataFrame(rows).astype({"minutes": float})
+            minutes = read_result(path)["provenance"]["cpu_seconds"] / 60 if path.is_file() else float("nan")
+            rows.append((run.name, run.kind, run.arm, path.is_file(), minutes))
+        return pd.DataFrame(rows, columns=["name", "kind", "arm", "done", "minutes"])
 
     def minutes_left(self) -> float:
-        """Estimate the processor time of the runs that are left, from finished runs of the same arm, or of any."""
+        """Estimate the processor time of the runs that are left, in minutes, from finished runs of their kind and arm."""
         status = self.status()
-        known = status.groupby("arm")["minutes"].mean()
-        left = status[~status["done"]]["arm"].map(known).fillna(status["minutes"].mean())
-        return float(left.sum())
+        alike, of_kind = (status.groupby(by)["minutes"].transform("mean") for by in (["kind", "arm"], "kind"))
+        return float(alike.fillna(of_kind).fillna(status["minutes"].mean())[~status["done"]].sum())
 
 
 def finished(folder: Path, experiment: str) -> list[Path]:
@@ -231,7 +236,7 @@ def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
                         del running[name]
                         if process.returncode or not campaign.result(name).is_file():
                             failed.append(name)
-                            log.error("%s failed; see %s", name, _log_file(checkout, name))
+                            log.error("%s failed; see %s", name, checkout.parent / "logs" / f"{name}.log")
                         else:
                             log.info("%s is done; about %.0f core-minutes are left", name, campaign.minutes_left())
                 if len(running) < cores:  # only then, because listing the runs reads all results
@@ -250,12 +255,8 @@ def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
             signal.signal(signal.SIGTERM, earlier)
 
 
-def _log_file(checkout: Path, name: str) -> Path:
-    return checkout.parent / "logs" / f"{name}.log"
-
-
 def _start(campaign: Campaign, checkout: Path, run: Run) -> subprocess.Popen:
-    path = _log_file(checkout, run.name)
+    path = checkout.parent / "logs" / f"{run.name}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     arguments = (str(campaign.result(run.name).resolve()), run.kind, str(checkout.parent), run.settings)
     call = f"from bsm.study.campaign import train; train(*{arguments!r})"
