@@ -127,8 +127,8 @@ class Campaign:
 
     def lacking_data(self) -> list[Path]:
         """Return the folders of ``data`` that experiments name and that are not here."""
-        named = {experiment["data"] for experiment in self.experiments if "data" in experiment}
-        return [folder for name in sorted(named) if not (folder := ROOT / "data" / name).is_dir()]
+        named = sorted({ROOT / "data" / experiment["data"] for experiment in self.experiments if "data" in experiment})
+        return [folder for folder in named if not folder.is_dir()]
 
     def _tuning(self, experiment: dict[str, Any], arm: str) -> tuple[list[Run], float | None]:
         """Return the trainings that choose an arm's learning rate, and the rate once it is known."""
@@ -139,7 +139,7 @@ class Campaign:
             raise InputError(
                 f"{self.path}: seed {tuning['seed']} chooses learning rates, so it must not count as a result"
             )
-        if "as" in tuning:  # another experiment's rates
+        if "as" in tuning:
             other = next(e for e in self.experiments if e["name"] == tuning["as"])
             return [], self._tuning(other, tuning.get("arm", arm))[1]
         settings = {"arm": arm, "seed": tuning["seed"], "asked": False}
@@ -149,12 +149,13 @@ class Campaign:
         rates = tuning["rates"]
         while True:
             for rate in rates:
-                name = f"{experiment['name']}-{arm}-lr{rate:g}"
-                runs.append(Run(name, arm, experiment["kind"], settings | {"lr": rate}))
-                scores[rate] = self._validation(name)
+                runs.append(
+                    Run(f"{experiment['name']}-{arm}-lr{rate:g}", arm, experiment["kind"], settings | {"lr": rate})
+                )
+                scores[rate] = self._validation(runs[-1].name)
             if None in scores.values():
                 return runs, None
-            best = max(scores, key=lambda rate: scores[rate])
+            best = max(scores, key=scores.get)
             rates = [rate for rate in (best / 2, best * 2) if rate not in scores]
             if not rates:
                 return runs, best
@@ -183,7 +184,7 @@ class Campaign:
         return pd.DataFrame(rows, columns=["name", "kind", "arm", "done", "minutes"])
 
     def minutes_left(self) -> float:
-        """Estimate the processor time of the runs that are left, in minutes, from finished runs of their kind and arm."""
+        """Estimate the processor time of the runs that are left, minutes, from finished runs of their kind and arm."""
         status = self.status()
         alike, of_kind = (status.groupby(by)["minutes"].transform("mean") for by in (["kind", "arm"], "kind"))
         return float(alike.fillna(of_kind).fillna(status["minutes"].mean())[~status["done"]].sum())
