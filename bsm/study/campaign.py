@@ -149,10 +149,9 @@ class Campaign:
         rates = tuning["rates"]
         while True:
             for rate in rates:
-                runs.append(
-                    Run(f"{experiment['name']}-{arm}-lr{rate:g}", arm, experiment["kind"], settings | {"lr": rate})
-                )
-                scores[rate] = self._validation(runs[-1].name)
+                name = f"{experiment['name']}-{arm}-lr{rate:g}"
+                runs.append(Run(name, arm, experiment["kind"], settings | {"lr": rate}))
+                scores[rate] = self._validation(name)
             if None in scores.values():
                 return runs, None
             best = max(scores, key=scores.get)
