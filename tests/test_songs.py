@@ -31,7 +31,7 @@ def test_a_run_without_one_best_weight(tmp_path):
 
 def finish(folder, name, arm, scores, seed=0):
     values = {"scores": scores, "training_seconds": 120.0}
-    parameters = {"arm": arm, "train": {"lr": 0.002}}
+    parameters = {"arm": arm, "parameters": 240_000, "train": {"lr": 0.002}}
     place = folder / f"{name}-{arm}-seed{seed}.json"
     write_result(
         place, measured="", parameters=parameters, values=values, started=mark(), data="", inputs=[], seed=seed
@@ -57,6 +57,7 @@ def test_what_the_arms_reach_follows_from_the_scores(tmp_path):
     table = arms.table(frame).set_index("separator")
     assert table.loc["BSMamba2", "gate"] == "passes" and table.loc["no time block", "gate"] == "fails"
     assert table.loc["BSMamba2", "minus equaliser"].startswith("3.00 [") and table.loc["BSMamba2", "minutes"] == "2.0"
+    assert table.loc["BSMamba2", "parameters"] == "0.24 M"
     assert table.loc[EQUALISER, "uSDR (dB)"] == pytest.approx(2 + noise.mean())
     by_window = arms.windows(frame).set_index("arm")
     assert by_window.loc["BSMamba2", "1 s"] == f"{5.5 + noise.mean():.2f} (1.80 [1.80, 1.80])"
