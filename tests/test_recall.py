@@ -41,7 +41,7 @@ def test_what_arms_learned_and_remember(folder):
     able = recall.able(found)
     assert set(able["arm"].cat.categories) == {"mamba2", "attention", "lstm"} and len(able) == 3 * 10 * 3 - 3
     assert recall.difference(able, ("mamba2", "gap 4"), ("lstm", "gap 4")).n == 9
-    assert set(recall.comparisons(able)["arm"]) == {"attention, rotary", "lstm"}
+    assert set(recall.comparisons(able)["arm"]) == {"attention", "LSTM"}
     gain = recall.difference(found, ("mamba2", "gap 4"), ("attention", "gap 4"))
     assert 7.8 < gain.low < gain.estimate < gain.high < 8.2 and gain.n == 10
     assert np.isnan(recall.difference(found[found["seed"] == 2], ("mamba2", "gap 4"), ("attention", "gap 4")).low)
@@ -50,12 +50,12 @@ def test_what_arms_learned_and_remember(folder):
 def test_tables_and_figure(folder):
     found = recall.answers(folder, ["gap"])
     table = recall.table(found).set_index("arm")
-    assert table.loc["lstm", "learned"] == "9 of 10" and table.loc["mamba2", "0.5 s"] == "14.0 / 100%"
+    assert table.loc["LSTM", "learned"] == "9 of 10" and table.loc["BSMamba2", "0.5 s"] == "14.0 / 100%"
     assert set(recall.interventions(found)["cut 0.5"]) == {"3.0 / 50%"}
     figure, ax = plt.subplots()
     recall.draw(ax, found)
     lines = [line for line in ax.lines if not line.get_label().startswith("_")]
-    assert [line.get_label() for line in lines] == ["mamba2", "attention, rotary", "lstm", "none"]
+    assert [line.get_label() for line in lines] == ["BSMamba2", "attention", "LSTM", "no time block"]
     assert lines[0].get_ydata() == pytest.approx([14, 12], abs=0.1)
     plt.close(figure)
 

@@ -26,7 +26,7 @@ from bsm.study.variants import VARIANTS
 from bsm.study.windows import shown
 
 BASE, NO_TIME = "mamba2", "none"
-NAMES = {name: variant.asks for name, variant in VARIANTS.items()} | LABELS | {BASE: LABELS["bsmamba2"]}
+NAMES = {name: variant.asks for name, variant in VARIANTS.items()} | LABELS
 WHOLE = np.inf
 LENGTHS = (1.0, 4.0, 16.0, 64.0)
 """Lengths in s for which :func:`costs` counts operations."""
@@ -59,7 +59,7 @@ def scores(folder: Path, experiment: str) -> pd.DataFrame:
 
 def arms(frame: pd.DataFrame) -> list[str]:
     """Return the time blocks and BS-RoFormer of a frame of :func:`scores`, in the order of their names in figures."""
-    return [arm for arm in (BASE, *LABELS) if arm in set(frame["system"])]
+    return [arm for arm in LABELS if arm in set(frame["system"])]
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -58,6 +58,7 @@ NOT_COMPARABLE = "not comparable with the paper's numbers"
 HOLLOW = "hollow: too few songs for an interval"
 MODELS = {
     "bsmamba2": ("BSMamba2", "blue"),
+    "mamba2": ("BSMamba2", "blue"),  # its time block's name
     "bs-roformer": ("BS-RoFormer", "vermilion"),
     "attention": ("attention", "orange"),
     "attention-nopos": ("attention without positions", "yellow"),
@@ -73,7 +74,7 @@ def model_colours(names: Iterable[str]) -> dict[str, str]:
     """Return colours by name: each model has its own, baselines are grey, other names share the remaining colours."""
     names = list(names)
     own = {called: COLOURS[colour] for name, (label, colour) in MODELS.items() for called in (name, label)}
-    own |= {"mamba2": own["bsmamba2"]} | dict.fromkeys(("mixture", "silence", "ideal ratio mask"), "0.5")
+    own |= dict.fromkeys(("mixture", "silence", "ideal ratio mask"), "0.5")
     used = {own[name] for name in names if name in own}
     left = itertools.cycle([colour for colour in COLOURS.values() if colour not in used] or ["0.3"])
     return {name: own[name] if name in own else next(left) for name in names}

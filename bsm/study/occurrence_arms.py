@@ -127,8 +127,7 @@ def read(folder: Path, of: str, field: str = "regions") -> pd.DataFrame:
 
 def trained(frame: pd.DataFrame) -> list[str]:
     """Return the networks of a frame of :func:`read`, the base first."""
-    names = {arms.NAMES[name] for name in (arms.BASE, *figures.LABELS)}
-    return [name for name in frame["system"].unique() if name in names]
+    return [name for name in frame["system"].unique() if name in figures.LABELS.values()]
 
 
 def compare(frame: pd.DataFrame, conditions: Sequence[Condition]) -> list[dict[str, Any]]:

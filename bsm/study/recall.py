@@ -13,14 +13,13 @@ from bsm import cue_gap
 from bsm.errors import InputError
 from bsm.stats import Interval, crossed_interval, interval_words, verdicts
 from bsm.study.campaign import finished
-from bsm.study.figures import model_colours
+from bsm.study.figures import LABELS, model_colours
 from bsm.study.memory import ARMS
 from bsm.study.records import read_result
 
 LEARNED = 0.9
 """The least share of right choices, within the training's range of gaps, of a run that learned to remember."""
 COLOUR = model_colours(ARMS)
-NAMES = {"attention": "attention, rotary", "attention-nopos": "attention, no positions", "bs-roformer": "BS-RoFormer"}
 
 
 def answers(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
@@ -65,7 +64,7 @@ def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
     others = [arm for arm in plain["arm"].cat.categories if arm != "mamba2"]
     asked = plain[["name", "gap"]].drop_duplicates().sort_values("gap").to_numpy()
     gains = [difference(frame, ("mamba2", name), (arm, name)) for arm in others for name, _ in asked]
-    places = [(NAMES.get(arm, arm), f"{gap:g} s") for arm in others for _, gap in asked]
+    places = [(LABELS[arm], f"{gap:g} s") for arm in others for _, gap in asked]
     table = pd.DataFrame(places, columns=["arm", "gap"])
     return table.assign(gain=[interval_words(gain, " dB") for gain in gains], verdict=verdicts(gains))
 
@@ -107,7 +106,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     within = learned(frame)
     for arm, own in gaps(frame).groupby("arm", observed=True):
-        row: dict[str, Any] = {"arm": NAMES.get(arm, arm), "rate": f"{own['lr'].iloc[0]:g}"}
+        row: dict[str, Any] = {"arm": LABELS[arm], "rate": f"{own['lr'].iloc[0]:g}"}
         row["learned"] = f"{int(within[arm].sum())} of {own['seed'].nunique()}"
         for gap, asked in own.groupby("gap"):
             row[f"{gap:g} s"] = _cell(asked)
@@ -119,7 +118,7 @@ def interventions(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per arm: SDR / right choices under each intervention."""
     others = frame[~frame["name"].str.startswith("gap ")]
     text = others.groupby(["arm", "name"], observed=True, sort=False)[["sdr", "right"]].apply(_cell).unstack("name")
-    return text.rename(index=NAMES).reset_index()
+    return text.rename(index=LABELS).reset_index()
 
 
 def _cell(asked: pd.DataFrame) -> str:
@@ -132,7 +131,7 @@ def draw(ax: Axes, frame: pd.DataFrame, value: str = "sdr") -> None:
     for arm, own in plain.groupby("arm", observed=True):
         ax.plot(own["gap"], own[value], ".", color=COLOUR[arm], alpha=0.4, markersize=4)
         means = own.groupby("gap")[value].mean()
-        ax.plot(means.index, means, color=COLOUR[arm], label=NAMES.get(arm, arm))
+        ax.plot(means.index, means, color=COLOUR[arm], label=LABELS[arm])
     longest = plain["longest_gap"].iloc[0]
     ax.axvspan(plain["gap"].min() * 0.9, longest, color="0.9", zorder=0)
     ax.set_xscale("log", base=2)
@@ -184,7 +183,7 @@ def draw_mass(ax: Axes, traces: pd.DataFrame) -> None:
     gaps = sorted(strongest["gap"].unique())
     for shift, (arm, own) in enumerate(strongest.groupby("arm")):
         places = [gaps.index(gap) + 0.15 * shift for gap in own["gap"]]
-        ax.plot(places, own["mass"], "o", color=COLOUR[arm], alpha=0.6, label=NAMES.get(arm, arm))
+        ax.plot(places, own["mass"], "o", color=COLOUR[arm], alpha=0.6, label=LABELS[arm])
     ax.axhline(1, color="0.5", linewidth=0.8, linestyle=":")
     ax.set_xticks(range(len(gaps)), [f"{gap:g} s" for gap in gaps])
     ax.set(xlabel="gap", ylabel="weight on the cue\n(1: as equal weights)", xlim=(-0.5, len(gaps) - 0.5))
