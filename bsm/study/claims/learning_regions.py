@@ -44,7 +44,7 @@ EDGES = {"duration": (1, 2, 4), "gap": (0.5, 2, 8)}
         on_real_singing(
             f"trainings of {THEIRS} on real singing: clips of MIR-1K, two hours of a core",
             regions=Values(SINGERS, "regions", runs=True, arms=tuple(ARMS)),
-            scores=Values(SINGERS, "scores", runs=True, arms=(*ARMS, NO_TIME)),
+            scores=Values(SINGERS, "scores", runs=True, arms=tuple(ARMS)),
         ),
         of_published(
             f"a {THEIRS} of the same training, beside the weights (193 MB) and excerpts (147 MB)",
