@@ -48,8 +48,8 @@ class Contrast(NamedTuple):
     high: float = np.inf
 
 
-# The bins follow from when somebody sings, and were fixed before any network was scored. MIR-1K's clips are short and
-# sung for 84 % of their time.
+# The bins follow from when somebody sings. Those of real singing were fixed before any network was scored by region
+# there. MIR-1K's clips are short, and sung for 84 % of their time.
 CONDITIONS = {
     "songs": (
         Condition("duration of the region", "duration", (1, 2, 4)),
