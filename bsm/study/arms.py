@@ -129,5 +129,8 @@ def draw(left: Axes, right: Axes, frame: pd.DataFrame) -> None:
     left.set_xticks(range(len(ticks)), ticks)
     left.set(xlabel="window (s)", ylabel="uSDR (dB)", title="Means (dotted: static equaliser)")
     right.axhline(0, color="0.5", linestyle=":", linewidth=1)
-    interval_plot(right, ticks, {NAMES[arm]: [*gains.values()] for arm, gains in gains_over_none(frame).items()})
+    over_none = gains_over_none(frame)
+    interval_plot(right, ticks, {NAMES[arm]: [*gains.values()] for arm, gains in over_none.items()})
+    if not over_none:
+        right.text(0.5, 0.5, "not trained: no time block", transform=right.transAxes, ha="center")
     right.set(xlabel="window (s)", ylabel="uSDR gain (dB)", title="Gain over no time block, 95 % intervals")
