@@ -32,6 +32,11 @@ LENGTHS = (1.0, 4.0, 16.0, 64.0)
 """Lengths in s for which :func:`costs` counts operations."""
 
 
+def baselines_of(experiment: str) -> str:
+    """Return the name of the experiment that scores the trivial separators on the same songs or singers."""
+    return f"{experiment.partition('-')[0]}-{BASELINES}"
+
+
 def scores(folder: Path, experiment: str) -> pd.DataFrame:
     """Read the scores of an experiment's finished runs, and of the trivial separators on the same songs.
 
@@ -43,10 +48,10 @@ def scores(folder: Path, experiment: str) -> pd.DataFrame:
     Raises:
         InputError: There is no finished run, or the trivial separators were not scored.
     """
-    same_songs = f"{experiment.partition('-')[0]}-{BASELINES}"
-    runs, trivial = finished(folder, experiment), finished(folder, same_songs)
+    baselines = baselines_of(experiment)
+    runs, trivial = finished(folder, experiment), finished(folder, baselines)
     if not runs or not trivial:
-        raise InputError(f"{folder}: no finished run of {experiment} or {same_songs}; `bsm campaign` trains them")
+        raise InputError(f"{folder}: no finished run of {experiment} or {baselines}; `bsm campaign` trains them")
     records = []
     for path in runs:
         run = read_result(path)

@@ -236,7 +236,7 @@ def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
                         del running[name]
                         if process.returncode or not campaign.result(name).is_file():
                             failed.append(name)
-                            log.error("%s failed; see %s", name, checkout.parent / "logs" / f"{name}.log")
+                            log.error("%s failed; see %s", name, _log_file(checkout, name))
                         else:
                             log.info("%s is done; about %.0f core-minutes are left", name, campaign.minutes_left())
                 if len(running) < cores:  # only then, because listing the runs reads all results
@@ -255,8 +255,12 @@ def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
             signal.signal(signal.SIGTERM, earlier)
 
 
+def _log_file(checkout: Path, name: str) -> Path:
+    return checkout.parent / "logs" / f"{name}.log"
+
+
 def _start(campaign: Campaign, checkout: Path, run: Run) -> subprocess.Popen:
-    path = checkout.parent / "logs" / f"{run.name}.log"
+    path = _log_file(checkout, run.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     arguments = (str(campaign.result(run.name).resolve()), run.kind, str(checkout.parent), run.settings)
     call = f"from bsm.study.campaign import train; train(*{arguments!r})"

@@ -23,7 +23,6 @@ from bsm.study.compare import ROWS, differences, paired, table_of, tidy, words
 from bsm.study.occurrence import AFTER, BEFORE, NAMES, SDR
 from bsm.study.records import read_result
 from bsm.study.song_regions import FIRST, FIRST_NO_PAST, IN_WINDOW, NO_FUTURE, NO_PAST
-from bsm.study.songs import BASELINES
 
 Rows = Sequence[Mapping[str, Any]]
 BASE, NO_TIME = (arms.NAMES[name] for name in (arms.BASE, arms.NO_TIME))
@@ -84,18 +83,13 @@ EVERYWHERE = "all regions"
 LONG_GAP = 4.0  # s; gaps from here on are long
 
 
-def kind_of(experiment: str) -> str:
-    """Return what an experiment's networks hear, by its name: ``songs`` or ``singers``."""
-    return experiment.partition("-")[0]
-
-
 def experiments(of: str) -> tuple[str, str]:
     """Return the names of the measurements of an experiment's networks and of the trivial separators.
 
     On real singing a training's result holds them; on songs they are runs of their own.
     """
-    own, trivial = of, f"{kind_of(of)}-{BASELINES}"
-    return (f"{own}-regions", f"{trivial}-regions") if kind_of(of) == "songs" else (own, trivial)
+    apart = "-regions" * of.startswith("songs-")
+    return of + apart, arms.baselines_of(of) + apart
 
 
 def there(folder: Path, of: str) -> bool:
