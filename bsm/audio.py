@@ -165,7 +165,7 @@ def _check_writing(path: Path, audio: np.ndarray, subtype: str) -> str:
     return "RF64" if audio.size * width > _LARGEST and file_format == "WAV" else file_format
 
 
-def resample(audio: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
+def resample(audio: np.ndarray, source_rate: float, target_rate: float) -> np.ndarray:
     """Resample ``(channels, samples)`` with soxr at high quality. Rates are in Hz.
 
     Returns:

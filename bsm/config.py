@@ -242,6 +242,7 @@ class TrainConfig(_Config):
     seed: int = 0  # of the initial weights and of the sampled segments
     silence_probability: float = 0.1  # that a source is left out of a training mixture
     gain: tuple[float, float] = (0.5, 1.5)  # range of the uniform gain of each source
+    transpose: int = 0  # semitones by which a source is played higher and faster, or lower and slower, at most
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
@@ -250,6 +251,8 @@ class TrainConfig(_Config):
         for name in (*sizes, "keep_best", "max_skipped"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.transpose < 0:
+            raise InputError(f"transpose is {self.transpose} semitones; choose 0 for none, or more")
         known("schedule", self.schedule, SCHEDULES)
         if not 0 <= self.warmup < self.steps:
             raise InputError(f"warmup of {self.warmup} updates: choose 0 to fewer than steps = {self.steps}")

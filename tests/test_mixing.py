@@ -147,6 +147,24 @@ def test_gain_range(tracks):
     assert 0.45 < levels.min() < 0.6 and 1.4 < levels.max() < 1.55
 
 
+def test_transposition_in_semitones(tmp_path):
+    """A source is played at the speeds of whole semitones, the others at speeds of their own."""
+    times = np.arange(8 * RATE) / RATE
+    tone = 0.05 * (1 + times / 8) * np.sin(2 * np.pi * 1000 * times)  # of no steady level, which counts as silence
+    for name in NAMES:
+        audio.write(tmp_path / "song" / f"{name}.wav", tone[None].astype(np.float32), RATE)
+    (track,) = folder_tracks(tmp_path, "train")
+    made = dataset([track], gain=(1.0, 1.0), silence_probability=0, length=80, transpose=2)
+    steps = {"vocals": [], "mixture": []}
+    for mixture, vocals in made:
+        spectrum = np.abs(np.fft.rfft(vocals[0].numpy() * np.hanning(SEGMENT), 1 << 17))
+        steps["vocals"].append(12 * np.log2(spectrum.argmax() * RATE / (1 << 17) / 1000))
+        steps["mixture"].append(float(mixture.std() / vocals.std()))
+    np.testing.assert_allclose(steps["vocals"], np.round(steps["vocals"]), atol=0.02)
+    assert set(np.round(steps["vocals"])) == {-2, -1, 0, 1, 2}
+    assert min(steps["mixture"]) < 2.5 < 2.9 < max(steps["mixture"])  # apart in most mixtures, together in some
+
+
 def test_songs_in_which_a_source_is_silent_are_passed_over(tmp_path):
     make_song(tmp_path / "a", 0, silent=["vocals"])
     make_song(tmp_path / "b", 1)

@@ -54,7 +54,7 @@ def test_a_cross_validation_from_end_to_end(tmp_path, monkeypatch, arm):
             audio.write(data / f"{name}_1_01.wav", both.astype(np.float32), 16000, subtype="PCM_16")
     path = tmp_path / "results" / f"singers-{arm}-seed1.json"
     path.parent.mkdir()
-    singers.experiment(path, folder=tmp_path, data=str(data), arm=arm, seed=1, lr=1e-3, steps=2)
+    singers.experiment(path, folder=tmp_path, data=str(data), arm=arm, seed=1, lr=1e-3, steps=2, transpose=3)
     record = json.loads(path.read_text())
     clips = {file.stem for file in data.glob("*.wav")}
     scores = record["values"]["scores"]
@@ -69,4 +69,5 @@ def test_a_cross_validation_from_end_to_end(tmp_path, monkeypatch, arm):
     runs = sorted((tmp_path / "trainings").iterdir())
     trained = [json.loads(Path(run, "run.json").read_text())["train"] for run in runs]
     assert {train["seed"] for train in trained} == {4, 5, 6, 7}
+    assert {train["transpose"] for train in trained} == {3}
     assert {train["loss"]["blind"] for train in trained} == {arm == "loss-blind"}

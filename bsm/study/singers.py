@@ -57,6 +57,7 @@ def experiment(
     preset: str = songs.PRESET,
     segment_seconds: float = 1.0,
     steps: int = 2000,
+    transpose: int = 0,
     asked: bool = True,
 ) -> None:
     """Train an arm once per fold, score each training's best weights on the singers left out, and write the result.
@@ -71,6 +72,7 @@ def experiment(
         preset: name of the base's size.
         segment_seconds: length of a training segment, s.
         steps: updates of each training.
+        transpose: semitones by which training sources are transposed at most.
         asked: False for a training of the first fold that only serves the choice of a learning rate.
     """
     started = mark()
@@ -87,7 +89,8 @@ def experiment(
             ]
             continue
         own_seed = FOLDS * seed + number
-        config = songs.train_config(arm, seed=own_seed, lr=lr, segment_seconds=segment_seconds, steps=steps)
+        own_settings = {"seed": own_seed, "lr": lr, "segment_seconds": segment_seconds, "steps": steps}
+        config = songs.train_config(arm, transpose=transpose, **own_settings)
         run = folder / "trainings" / f"{path.stem}-fold{number}"
         model, learned = songs.trained(run, songs.model_config(arm, preset), config, split)
         values["history"] += [own | row for row in learned["history"]]

@@ -53,7 +53,9 @@ def model_config(arm: str, preset: str = PRESET) -> ModelConfig | RoformerConfig
     return changed(arm, base, TrainConfig())[0] if arm in VARIANTS else network_config(arm, base)
 
 
-def train_config(arm: str, *, seed: int, lr: float, segment_seconds: float, steps: int) -> TrainConfig:
+def train_config(
+    arm: str, *, seed: int, lr: float, segment_seconds: float, steps: int, transpose: int = 0
+) -> TrainConfig:
     """Return the settings of an arm's training.
 
     The batch is as large as the same seconds of audio per update allow, and at least one segment. A segment comes from
@@ -62,7 +64,7 @@ def train_config(arm: str, *, seed: int, lr: float, segment_seconds: float, step
     base = TrainConfig.preset("study")
     batch = max(1, round(base.batch_size * base.segment_seconds / segment_seconds))
     lengths = {"segment_seconds": segment_seconds, "window_seconds": 2 * segment_seconds, "batch_size": batch}
-    config = base.replace(seed=seed, lr=lr, steps=steps, **lengths)
+    config = base.replace(seed=seed, lr=lr, steps=steps, transpose=transpose, **lengths)
     return changed(arm, ModelConfig.preset(PRESET), config)[1] if arm in VARIANTS else config
 
 

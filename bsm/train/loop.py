@@ -159,6 +159,7 @@ def _batches(trainer: Trainer, tracks: Sequence[Track], segment: int) -> Iterato
         seed=config.seed,
         gain=config.gain,
         silence_probability=config.silence_probability,
+        transpose=config.transpose,
         window_seconds=config.window_seconds,
         length=config.steps * config.update_segments,
     )

@@ -146,7 +146,7 @@ def test_the_paper_preset_is_the_author_s_recipe():
     assert (config.validate_every, config.checkpoint_every) == (epoch, epoch)
     assert (config.lr, config.schedule, config.warmup) == (5e-4, "constant", 0)
     assert (config.clip, config.ema_decay, config.precision, config.segment_seconds) == (3, 0.999, "bf16-mixed", 8)
-    assert (config.silence_probability, config.gain) == (0.1, (0.5, 1.5))
+    assert (config.silence_probability, config.gain, config.transpose) == (0.1, (0.5, 1.5), 0)
     loss = config.loss
     assert (loss.windows, loss.hop_length, loss.min_fft) == ((4096, 2048, 1024, 512, 256), 147, 2048)
     assert (loss.waveform_weight, loss.magnitude, loss.mean) == (10, False, False)
@@ -161,6 +161,7 @@ def test_the_paper_preset_is_the_author_s_recipe():
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"keep_best": 0}, "keep_best must be at least 1"),
         ({"schedule": "zigzag"}, "unknown schedule 'zigzag'; choose one of constant, cosine"),
+        ({"transpose": -1}, "transpose is -1 semitones; choose 0 for none, or more"),
         ({"warmup": 7}, "warmup of 7 updates: choose 0 to fewer than steps = 7"),
     ],
 )
