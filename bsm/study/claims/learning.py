@@ -54,7 +54,7 @@ LONG_SONGS = {
     "baselines": Values("songs-baselines-regions", "scores", runs=True),
 }
 """The long study's scores of 64 songs, whole and in windows of 8 s."""
-SINGERS = "singers-wide"
+SINGERS = "singers-transposed"
 """The long study's experiment on real singing."""
 REAL = Values(SINGERS, "scores", profile=LONG, optional=True, runs=True)
 """Scores by window on real singing, as context for those on synthesised songs."""
