@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bsm import bands
 from bsm.config import ModelConfig, StftConfig, _Config, check_bands
 from bsm.errors import BackendUnavailable, InputError
+from bsm.mamba2 import count_parameters
 from bsm.model import BSMamba2, check_mixture
 
 PARTS = {
@@ -61,8 +62,8 @@ class RoformerConfig(_Config):
         """
         base = cls.like(config)
         with torch.device("meta"):
-            wanted = BSMamba2(config).parameter_counts()["total"]
-            narrow, wide = (BSRoformer(base.replace(dim_head=d)).parameter_counts()["total"] for d in (4, 8))
+            wanted = count_parameters(BSMamba2(config))
+            narrow, wide = (count_parameters(BSRoformer(base.replace(dim_head=d))) for d in (4, 8))
         # The count grows linearly with the heads' width, and that width must be even.
         return base.replace(dim_head=max(4, 4 + 2 * round(2 * (wanted - narrow) / (wide - narrow))))
 
@@ -137,10 +138,8 @@ class BSRoformer(nn.Module):
 
     def parameter_counts(self) -> dict[str, int]:
         """Count the parameters of each part, by BSMamba2's names, and of all (``total``)."""
-        counts = {
-            ours: sum(p.numel() for p in getattr(self.network, name).parameters()) for name, ours in PARTS.items()
-        }
-        return counts | {"total": sum(p.numel() for p in self.parameters())}
+        counts = {ours: count_parameters(getattr(self.network, name)) for name, ours in PARTS.items()}
+        return counts | {"total": count_parameters(self)}
 
 
 def _in_full_precision(_: nn.Module, __: tuple, output: Tensor) -> Tensor:

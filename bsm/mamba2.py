@@ -22,6 +22,11 @@ A_RANGE = (1.0, 16.0)  # initial decay rates, uniform
 EPS = 1e-5
 
 
+def count_parameters(network: nn.Module) -> int:
+    """Return the number of parameters of a network or a part of it."""
+    return sum(p.numel() for p in network.parameters())
+
+
 class SplitLinear(nn.Linear):
     """Linear layer without bias whose output comes in parts: ``(..., dim)`` to ``(..., size)`` for each of ``sizes``.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bsm import fast
 from bsm.config import ModelConfig
-from bsm.mamba2 import BiMamba2Block
+from bsm.mamba2 import BiMamba2Block, count_parameters
 from bsm.stft import STFT
 from bsm.time_blocks import build_time_block
 
@@ -223,6 +223,5 @@ class BSMamba2(nn.Module):
 
     def parameter_counts(self) -> dict[str, int]:
         """Count the parameters of each part and of all (``total``)."""
-        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
-        counts = {name: count for name, count in counts.items() if count}
-        return counts | {"total": sum(counts.values())}
+        counts = {name: count_parameters(part) for name, part in self.named_children()}
+        return {name: count for name, count in counts.items() if count} | {"total": count_parameters(self)}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bsm.baseline import BSRoformer, RoformerConfig
 from bsm.config import TIME_BLOCKS, ModelConfig
 from bsm.errors import InputError, known
+from bsm.mamba2 import count_parameters as count_parameters  # for users, who look for it here
 from bsm.model import BSMamba2
 
 NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
@@ -79,11 +80,6 @@ def from_factory(name: str, mixture: Tensor) -> nn.Module:
     if shape != mixture.shape:
         raise InputError(f"{name}: returns shape {shape}; return the mixture's, {tuple(mixture.shape)}")
     return network
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Return the number of parameters of any network."""
-    return sum(p.numel() for p in network.parameters())
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
