@@ -200,10 +200,7 @@ class LossConfig(_Config):
 
         Windows are rounded to multiples of 4 samples.
         """
-        paper = cls()
-        if rate == 44100:
-            return paper
-        scale = rate / 44100
+        paper, scale = cls(), rate / 44100
         return paper.replace(
             windows=tuple(4 * max(1, round(window * scale / 4)) for window in paper.windows),
             hop_length=max(1, round(paper.hop_length * scale)),

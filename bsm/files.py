@@ -82,7 +82,7 @@ def check_writable(*paths: Path) -> None:
         base = next(parent for parent in path.parents if os.path.lexists(parent))
         if not base.is_dir() or not os.access(base, os.W_OK | os.X_OK):
             raise InputError(f"{path.parent}: cannot be written; name another place with -o")
-        longest = os.pathconf(base, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+        longest = os.pathconf(base, "PC_NAME_MAX")
         for name in path.relative_to(base).parts:
             if (length := len(os.fsencode(name))) > longest:
                 raise InputError(
