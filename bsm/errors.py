@@ -30,11 +30,7 @@ def one_line(error: Exception) -> str:
 
 
 def known(what: str, name: str, names: Iterable[Any]) -> str:
-    """Return a name that is one of the known names.
-
-    Raises:
-        InputError: it is none of them; the message lists them.
-    """
+    """Return a name if it is one of the names; otherwise raise an InputError that lists them."""
     names = list(names)
     if name not in names:
         raise InputError(f"unknown {what} {name!r}; choose one of {', '.join(map(str, names))}")

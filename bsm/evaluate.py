@@ -222,11 +222,7 @@ class Journal:
         return records
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write a record to the file.
-
-        Raises:
-            InputError: The file cannot be written, or the disk is full.
-        """
+        """Write a record to the file. A full disk, or a file that cannot be written, is an InputError."""
         # backslashreplace writes bytes of a track's name that are not UTF-8 as JSON escapes.
         try:
             with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:

@@ -91,11 +91,7 @@ def check_writable(*paths: Path) -> None:
 
 
 def _target(path: Path) -> Path:
-    """Return a path, or the file that it leads to if it is a symbolic link.
-
-    Raises:
-        InputError: that is a folder, a pipe or a device.
-    """
+    """Return a path, or the file behind a symbolic link; a folder, a pipe or a device is an InputError."""
     # Functions of os.path, because Path's methods raise an error for names that are too long.
     if os.path.isdir(path):  # noqa: PTH112
         raise InputError(f"{path}: is a folder; name a file, or another place with -o")

@@ -21,11 +21,7 @@ from bsm.time_blocks import build_time_block
 
 
 def check_mixture(mixture: Tensor, channels: int) -> int:
-    """Return the number of samples of a mixture ``(batch, channels, samples)``.
-
-    Raises:
-        ValueError: the mixture has another number of dimensions or channels, or no samples.
-    """
+    """Return the number of samples of a mixture; any shape but ``(batch, channels, samples)`` is a ValueError."""
     if mixture.ndim != 3 or mixture.shape[1] != channels or mixture.shape[2] == 0:
         raise ValueError(f"mixture must be (batch, channels={channels}, samples >= 1), got {tuple(mixture.shape)}")
     return mixture.shape[2]

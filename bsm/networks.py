@@ -47,8 +47,7 @@ def network_config(name: str, config: ModelConfig) -> ModelConfig | RoformerConf
 def build(config: ModelConfig | RoformerConfig) -> nn.Module:
     """Build the network of a configuration, with random weights.
 
-    Raises:
-        BackendUnavailable: the network is a BS-RoFormer, and the package bs-roformer is not installed.
+    A BS-RoFormer raises BackendUnavailable if the package bs-roformer is not installed.
     """
     return NETWORKS[network_name(config)][1](config)
 

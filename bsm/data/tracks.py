@@ -204,11 +204,7 @@ def open_songs(
 
 
 def check(track: Track) -> None:
-    """Read a song from beginning to end.
-
-    Raises:
-        InputError: a sound is damaged, shorter than its header says, or has NaN or infinite samples.
-    """
+    """Read a song from beginning to end; damage, NaN and infinite samples are an InputError."""
     step = round(_CHECKED_SECONDS * track.rate)
     for start in range(0, track.samples, step):
         stop = min(start + step, track.samples)

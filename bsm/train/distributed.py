@@ -76,11 +76,7 @@ def first_alone(fabric: Fabric, action: Callable[[], T]) -> T:
 
 
 def passes_per_update(config: TrainConfig, processes: int) -> int:
-    """Return the number of forward passes that a process makes in an update.
-
-    Raises:
-        InputError: The processes cannot share the update's segments evenly.
-    """
+    """Return how many passes a process makes in an update; unequal shares of its segments are an InputError."""
     passes, rest = divmod(config.accumulate * config.processes, processes)
     if rest or not passes:
         raise InputError(

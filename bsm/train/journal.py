@@ -119,11 +119,7 @@ def _best(run: Path, step: int) -> Path:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a training state onto the CPU.
-
-    Raises:
-        InputError: The file is damaged, or holds more than tensors and plain values.
-    """
+    """Read a training state onto the CPU; a damaged file, or one with foreign objects, is an InputError."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:

@@ -49,11 +49,7 @@ def save_model(model: nn.Module, path: Path, card: dict[str, Any]) -> Path:
 
 
 def save_tensors(content: dict[str, Any], path: str | Path) -> Path:
-    """Write nested dictionaries of tensors and plain values in PyTorch's format.
-
-    Raises:
-        InputError: the disk is full, or the file cannot be written.
-    """
+    """Write nested dictionaries of tensors and plain values in PyTorch's format; a full disk is an InputError."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(content, file)
@@ -95,11 +91,7 @@ def load_model(path_or_name: str | Path, *, config: ModelConfig | None = None) -
 
 
 def _find_tensors(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the weights in a checkpoint.
-
-    Raises:
-        InputError: there are no named weights, or several entries hold weights.
-    """
+    """Return the weights in a checkpoint, which must be in one place and have names."""
     if {"step", "ranking", "averaged"} <= content.keys():
         raise InputError("a training's checkpoint; give the run's model.safetensors, or a file of its folder best/")
     found = {name: content[name] for name in ENTRIES if isinstance(content.get(name), dict)}
@@ -182,11 +174,7 @@ def _build(tensors: dict[str, Any], network: str, values: dict[str, Any]) -> nn.
 
 
 def _check(wanted: dict[str, Tensor], tensors: dict[str, Any]) -> None:
-    """Compare a file's tensors with those that a model needs in the same layout.
-
-    Raises:
-        InputError: a tensor is missing, is unexpected, has another shape or is no tensor; the message names some.
-    """
+    """Raise an InputError, which names some faults, unless a file's tensors are those that a model needs."""
     faults = []
     if missing := [name for name in wanted if name not in tensors]:
         faults.append(f"{len(missing)} missing: {author.some(missing)}")

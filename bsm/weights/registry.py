@@ -56,11 +56,7 @@ def entries() -> dict[str, Weights]:
 
 
 def entry(name: str) -> Weights:
-    """Return one entry of the list.
-
-    Raises:
-        InputError: no weights have that name.
-    """
+    """Return one entry of the list; any other name is an InputError."""
     return (found := entries())[known("weights", name, found)]
 
 
