@@ -39,8 +39,8 @@ def _has_formula(first: Tensor, *others: Tensor) -> bool:
     return full and first.device.type == "cpu" and torch.is_grad_enabled()
 
 
-def _scale(x: Tensor, eps: float) -> Tensor:
-    """Return the reciprocal root of the mean square plus ``eps``, ``(..., 1)``."""
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """Return the reciprocal root of the last axis' mean square plus ``eps``, ``(..., 1)``."""
     square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
     return square.div_(x.shape[-1]).add_(eps).rsqrt_()
 
@@ -57,7 +57,7 @@ def _gradients(dout: Tensor, x: Tensor, scale: Tensor, weight: Tensor) -> tuple[
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, eps):
-        scale = _scale(x, eps)
+        scale = inverse_rms(x, eps)
         ctx.save_for_backward(x, scale, weight)
         return (x * scale).mul_(weight)
 
@@ -73,7 +73,7 @@ class _GatedRMSNorm(torch.autograd.Function):
         sigmoid = torch.sigmoid(z)
         gate = z * sigmoid  # SiLU
         gated = y * gate
-        scale = _scale(gated, eps)
+        scale = inverse_rms(gated, eps)
         ctx.save_for_backward(y, sigmoid, gate, scale, weight)
         return gated.mul_(scale).mul_(weight)
 
