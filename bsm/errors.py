@@ -29,6 +29,11 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its type if it has no message."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def known(what: str, name: str, names: Iterable[Any]) -> str:
     """Return a name if it is one of the names; otherwise raise an InputError that lists them."""
     names = list(names)

@@ -17,7 +17,7 @@ from torch import distributed
 
 from bsm.config import TrainConfig
 from bsm.devices import choose_device
-from bsm.errors import InputError, known
+from bsm.errors import InputError, known, one_line
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
             precision=precision,
         )
     except (ValueError, RuntimeError, TypeError) as error:  # Fabric's messages name the devices that exist
-        raise InputError(f"device {device!r}: {' '.join(str(error).split())}") from error
+        raise InputError(f"device {device!r}: {one_line(error)}") from error
     fabric.launch()
     return fabric
 

@@ -17,7 +17,7 @@ import torch
 from lightning_fabric.loggers import TensorBoardLogger
 from torch import nn
 
-from bsm.errors import InputError
+from bsm.errors import InputError, first_line
 from bsm.files import write_text
 from bsm.weights.files import save_model
 
@@ -123,9 +123,8 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{path}: damaged training checkpoint ({reason}); move it away to train from the start"
+            f"{path}: damaged training checkpoint ({first_line(error)}); move it away to train from the start"
         ) from error
 
 
