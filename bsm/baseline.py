@@ -55,11 +55,7 @@ class RoformerConfig(_Config):
 
     @classmethod
     def matched(cls, config: ModelConfig) -> RoformerConfig:
-        """Return :meth:`like` with heads so wide that it has about as many parameters as the BSMamba2.
-
-        Raises:
-            BackendUnavailable: bs-roformer is not installed.
-        """
+        """Return :meth:`like` with heads so wide that it has about as many parameters as the BSMamba2."""
         base = cls.like(config)
         with torch.device("meta"):
             wanted = count_parameters(BSMamba2(config))
@@ -72,15 +68,11 @@ class BSRoformer(nn.Module):
     """Separate vocals: mixture ``(batch, channels, samples)`` in, estimated vocals of the same shape out.
 
     The architecture is that of Lu et al. (arXiv 2309.02612), as bs-roformer 1.2 implements it with rotary positions and
-    fused attention. With one residual stream, the package uses no hyper-connections.
+    fused attention. With one residual stream, the package uses no hyper-connections. Without the package, building
+    raises BackendUnavailable.
     """
 
     def __init__(self, config: RoformerConfig) -> None:
-        """Build the network with random weights.
-
-        Raises:
-            BackendUnavailable: bs-roformer is not installed.
-        """
         super().__init__()
         try:
             from bs_roformer.bs_roformer import BSRoformer as Network  # slow to import
@@ -117,16 +109,10 @@ class BSRoformer(nn.Module):
             rotary(torch.arange(rotary.cache_max_seq_len).float(), seq_len=rotary.cache_max_seq_len)
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """Estimate the vocals of a mixture of any length >= 1.
+        """Estimate the vocals of a mixture of any length >= 1 at ``config.sample_rate``, float32.
 
         The package needs more samples than half an FFT, and returns whole hops. So the end is padded with zeros, and
-        cut afterwards.
-
-        Args:
-            mixture: ``(batch, channels, samples)`` at ``config.sample_rate``, float32.
-
-        Raises:
-            ValueError: ``mixture`` has another number of dimensions or channels, or no samples.
+        cut afterwards. Another number of dimensions or channels is a ValueError.
         """
         config, samples = self.config, check_mixture(mixture, self.config.channels)
         hop = config.stft.hop_length

@@ -112,12 +112,8 @@ def alone(lock: Path, busy: str) -> Iterator[None]:
     Child processes do not inherit the lock. The file is not deleted: a process that still had the deleted file open
     would hold a lock that no other process sees.
 
-    Args:
-        lock: the file.
-        busy: what another holder does, for the message, such as "another process trains here".
-
     Raises:
-        InputError: another process holds the lock.
+        InputError: another process holds the lock; the message begins with ``busy``.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+") as file:

@@ -171,10 +171,8 @@ class BSMamba2(nn.Module):
     def forward(self, mixture: Tensor) -> Tensor:
         """Estimate the vocals of a mixture ``(batch, channels, samples)`` of any length >= 1 at ``config.sample_rate``.
 
-        Without gradients, :mod:`bsm.fast` computes the same in less time and memory.
-
-        Raises:
-            ValueError: ``mixture`` has another number of dimensions or channels, or no samples.
+        Without gradients, :mod:`bsm.fast` computes the same in less time and memory. A mixture of another shape is a
+        ValueError.
         """
         samples = check_mixture(mixture, self.config.channels)
         wave = mixture.mean(1, keepdim=True) if self.config.mono else mixture  # (B, C, samples)

@@ -32,12 +32,8 @@ def network_config(name: str, config: ModelConfig) -> ModelConfig | RoformerConf
 
     Args:
         name: one of :data:`NETWORKS`; a BS-RoFormer gets about as many parameters. Or one of
-            :data:`bsm.config.TIME_BLOCKS`: the BSMamba2 with that time block.
+            :data:`bsm.config.TIME_BLOCKS`: the BSMamba2 with that time block. Any other name is an InputError.
         config: the configuration of the BSMamba2.
-
-    Raises:
-        InputError: there is no network of that name.
-        BackendUnavailable: ``name`` is ``bs-roformer``, and that package is not installed.
     """
     if name in TIME_BLOCKS:
         return config.replace(time_block=name)

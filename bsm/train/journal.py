@@ -132,12 +132,7 @@ def load_state(path: Path) -> dict[str, Any]:
 def writing(run: Path, kept: int) -> Iterator[None]:
     """Turn an error of writing in the block into an InputError that names the last checkpoint.
 
-    Args:
-        run: the run's folder.
-        kept: step of the last checkpoint; 0 for none.
-
-    Raises:
-        InputError: the disk is full, or a file cannot be written.
+    ``run`` is the run's folder, and ``kept`` the step of that checkpoint; 0 for none.
     """
     try:
         yield

@@ -92,9 +92,7 @@ def locate(path_or_name: str | Path) -> Path:
 def fetch(name: str, source: str | None = None) -> Path:
     """Fetch named weights into the cache, unless they are there, and return the checked file.
 
-    Args:
-        name: an entry of the list.
-        source: another address (http, https) of the file, or the path of a local file to copy.
+    ``source`` is another address (http, https) of the file, or the path of a local file to copy.
 
     Raises:
         InputError: no weights have that name, or :func:`bsm.download.obtain` fails.
