@@ -22,24 +22,14 @@ ROTARY_BASE = 10_000.0  # as in RoFormer
 
 
 def build_time_block(config: ModelConfig) -> nn.Module:
-    """Build the time block that ``config.time_block`` names.
-
-    ======================  ==========================================================================================
-    ``mamba2``              the paper's: two Mamba2 mixers, forwards and backwards
-    ``attention``           softmax attention with rotary positions, and a feed-forward part
-    ``attention-nopos``     the same without positions
-    ``lstm``                bidirectional LSTM, as in BSRNN
-    ``convolution``         gated convolution over 15 frames, and a feed-forward part
-    ``none``                no time block: frames do not exchange anything
-    ======================  ==========================================================================================
-    """
+    """Build the time block that ``config.time_block`` names."""
     kinds = {
-        "mamba2": BiMamba2Block,
+        "mamba2": BiMamba2Block,  # the paper's
         "attention": AttentionBlock,
-        "attention-nopos": AttentionBlock,
+        "attention-nopos": AttentionBlock,  # without positions
         "lstm": LSTMBlock,
         "convolution": ConvolutionBlock,
-        "none": nn.Identity,
+        "none": nn.Identity,  # frames do not exchange anything
     }
     return kinds[config.time_block](config)
 
