@@ -162,13 +162,10 @@ def _check_writing(path: Path, audio: np.ndarray, subtype: str) -> str:
 
 
 def resample(audio: np.ndarray, source_rate: float, target_rate: float) -> np.ndarray:
-    """Resample ``(channels, samples)`` with soxr at high quality. Rates are in Hz.
+    """Resample ``(channels, samples)`` with soxr at high quality. Rates are in Hz; one of 0 or less is an InputError.
 
     Returns:
         The audio, float32, with ``round(samples * target_rate / source_rate)`` samples.
-
-    Raises:
-        InputError: a rate is not positive.
     """
     if source_rate <= 0 or target_rate <= 0:
         raise InputError(f"sample rates must be positive, not {source_rate} and {target_rate}")
