@@ -113,11 +113,7 @@ def frame_rms(audio: np.ndarray, rate: int, frame: float = _FRAME) -> np.ndarray
 
 
 def vocal_share(regions: Sequence[Region], seconds: float) -> float:
-    """Return the share of ``seconds`` that the regions cover, 0 to 1.
-
-    Raises:
-        InputError: ``seconds`` is not positive.
-    """
+    """Return the share of ``seconds`` that the regions cover, 0 to 1; a length of 0 or less is an InputError."""
     if seconds <= 0:
         raise InputError(f"a share needs a positive length, not {seconds} s")
     return sum(region.duration for region in regions) / seconds

@@ -82,14 +82,10 @@ def bits(path: str | os.PathLike) -> int:
 
 
 def read(path: str | os.PathLike, *, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, int]:
-    """Read an audio file of any format that libsndfile reads, or only the part ``[start, stop)`` of it.
+    """Read an audio file of any format that libsndfile reads, or only the samples ``[start, stop)`` of it.
 
-    Decodes the whole file if it does not state its length. Examples are FLAC from a pipe, and MP3 without a Xing tag.
-
-    Args:
-        path: the file.
-        start: first sample.
-        stop: one past the last sample; default and limit: the end of the file.
+    By default, and at most, ``stop`` is the file's end. The whole file is decoded if it does not state its length, as
+    FLAC from a pipe and MP3 without a Xing tag.
 
     Returns:
         The audio, float32 ``(channels, samples)``, and its rate in Hz.
@@ -166,13 +162,10 @@ def _check_writing(path: Path, audio: np.ndarray, subtype: str) -> str:
 
 
 def resample(audio: np.ndarray, source_rate: float, target_rate: float) -> np.ndarray:
-    """Resample ``(channels, samples)`` with soxr at high quality. Rates are in Hz.
+    """Resample ``(channels, samples)`` with soxr at high quality. Rates are in Hz; one of 0 or less is an InputError.
 
     Returns:
         The audio, float32, with ``round(samples * target_rate / source_rate)`` samples.
-
-    Raises:
-        InputError: a rate is not positive.
     """
     if source_rate <= 0 or target_rate <= 0:
         raise InputError(f"sample rates must be positive, not {source_rate} and {target_rate}")

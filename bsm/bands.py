@@ -25,11 +25,7 @@ COARSE_8K: tuple[int, ...] = (16,) * 4 + (32,) * 4 + (64, 1)
 
 
 def equal(bins: int, bands: int) -> tuple[int, ...]:
-    """Divide ``bins`` into ``bands`` widths that differ by at most one.
-
-    Raises:
-        ValueError: ``bands`` is below 1 or above ``bins``.
-    """
+    """Divide ``bins`` into ``bands`` widths that differ by at most one; a number outside 1..bins is a ValueError."""
     if not 1 <= bands <= bins:
         raise ValueError(f"bands must lie in 1..{bins}, got {bands}")
     edges = [bins * i // bands for i in range(bands + 1)]

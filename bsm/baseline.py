@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bsm import bands
 from bsm.config import ModelConfig, StftConfig, _Config, check_bands
 from bsm.errors import BackendUnavailable, InputError
+from bsm.mamba2 import count_parameters
 from bsm.model import BSMamba2, check_mixture
 
 PARTS = {
@@ -54,15 +55,11 @@ class RoformerConfig(_Config):
 
     @classmethod
     def matched(cls, config: ModelConfig) -> RoformerConfig:
-        """Return :meth:`like` with heads so wide that it has about as many parameters as the BSMamba2.
-
-        Raises:
-            BackendUnavailable: bs-roformer is not installed.
-        """
+        """Return :meth:`like` with heads so wide that it has about as many parameters as the BSMamba2."""
         base = cls.like(config)
         with torch.device("meta"):
-            wanted = BSMamba2(config).parameter_counts()["total"]
-            narrow, wide = (BSRoformer(base.replace(dim_head=d)).parameter_counts()["total"] for d in (4, 8))
+            wanted = count_parameters(BSMamba2(config))
+            narrow, wide = (count_parameters(BSRoformer(base.replace(dim_head=d))) for d in (4, 8))
         # The count grows linearly with the heads' width, and that width must be even.
         return base.replace(dim_head=max(4, 4 + 2 * round(2 * (wanted - narrow) / (wide - narrow))))
 
@@ -71,15 +68,11 @@ class BSRoformer(nn.Module):
     """Separate vocals: mixture ``(batch, channels, samples)`` in, estimated vocals of the same shape out.
 
     The architecture is that of Lu et al. (arXiv 2309.02612), as bs-roformer 1.2 implements it with rotary positions and
-    fused attention. With one residual stream, the package uses no hyper-connections.
+    fused attention. With one residual stream, the package uses no hyper-connections. Without the package, building
+    raises BackendUnavailable.
     """
 
     def __init__(self, config: RoformerConfig) -> None:
-        """Build the network with random weights.
-
-        Raises:
-            BackendUnavailable: bs-roformer is not installed.
-        """
         super().__init__()
         try:
             from bs_roformer.bs_roformer import BSRoformer as Network  # slow to import
@@ -116,16 +109,10 @@ class BSRoformer(nn.Module):
             rotary(torch.arange(rotary.cache_max_seq_len).float(), seq_len=rotary.cache_max_seq_len)
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """Estimate the vocals of a mixture of any length >= 1.
+        """Estimate the vocals of a mixture of any length >= 1 at ``config.sample_rate``, float32.
 
         The package needs more samples than half an FFT, and returns whole hops. So the end is padded with zeros, and
-        cut afterwards.
-
-        Args:
-            mixture: ``(batch, channels, samples)`` at ``config.sample_rate``, float32.
-
-        Raises:
-            ValueError: ``mixture`` has another number of dimensions or channels, or no samples.
+        cut afterwards. Another number of dimensions or channels is a ValueError.
         """
         config, samples = self.config, check_mixture(mixture, self.config.channels)
         hop = config.stft.hop_length
@@ -137,10 +124,8 @@ class BSRoformer(nn.Module):
 
     def parameter_counts(self) -> dict[str, int]:
         """Count the parameters of each part, by BSMamba2's names, and of all (``total``)."""
-        counts = {
-            ours: sum(p.numel() for p in getattr(self.network, name).parameters()) for name, ours in PARTS.items()
-        }
-        return counts | {"total": sum(p.numel() for p in self.parameters())}
+        counts = {ours: count_parameters(getattr(self.network, name)) for name, ours in PARTS.items()}
+        return counts | {"total": count_parameters(self)}
 
 
 def _in_full_precision(_: nn.Module, __: tuple, output: Tensor) -> Tensor:

@@ -35,11 +35,7 @@ class _Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build the configuration from :meth:`to_dict`'s result.
-
-        Raises:
-            InputError: a name that the configuration does not have.
-        """
+        """Build the configuration from :meth:`to_dict`'s result; a name that it does not have is an InputError."""
         fields = {f.name: f for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - set(fields)):
             raise InputError(f"{cls.__name__} has no {', '.join(unknown)}; it has: {', '.join(fields)}")
@@ -87,11 +83,7 @@ _STRUCTURE = {
 
 
 def check_bands(widths: tuple[int, ...], stft: StftConfig) -> None:
-    """Check that band widths, in bins, sum to the bins of a transform.
-
-    Raises:
-        InputError: they do not.
-    """
+    """Raise an InputError unless band widths, in bins, sum to the bins of a transform."""
     if sum(widths) != stft.bins:
         raise InputError(f"bands sum to {sum(widths)} bins, but the STFT has {stft.bins}; change one of the two")
 
@@ -200,10 +192,7 @@ class LossConfig(_Config):
 
         Windows are rounded to multiples of 4 samples.
         """
-        paper = cls()
-        if rate == 44100:
-            return paper
-        scale = rate / 44100
+        paper, scale = cls(), rate / 44100
         return paper.replace(
             windows=tuple(4 * max(1, round(window * scale / 4)) for window in paper.windows),
             hop_length=max(1, round(paper.hop_length * scale)),

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bsm.devices import full_precision
-from bsm.errors import BackendUnavailable
+from bsm.errors import BackendUnavailable, known
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +57,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = Fals
     taps = weight.shape[2]
     if backend == "auto":
         backend = _choose(x.device.type, x.dtype, taps)
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
+    known("convolution backend", backend, ("auto", *BACKENDS))
     if reason := unavailable(backend, x.device.type, x.dtype, taps):
         raise BackendUnavailable(f"convolution backend {backend!r}: {reason}")
     with full_precision(x.device.type):  # the precision is that of the arguments

@@ -76,11 +76,7 @@ def part_of(target: Path) -> Path:
 
 
 def need_space(folder: Path, size: int, what: str) -> None:
-    """Check that a folder's disk has ``size`` free bytes.
-
-    Raises:
-        InputError: it has fewer; the message says how much is free and how much is needed.
-    """
+    """Raise an InputError unless a folder's disk has ``size`` free bytes."""
     free = shutil.disk_usage(folder).free
     if size > free:
         raise InputError(
@@ -144,11 +140,7 @@ def _ask(session: requests.Session, url: str, start: int) -> requests.Response:
 
 
 def _write(url: str, answer: requests.Response, part: Path, start: int, end: int | None, what: str) -> None:
-    """Write an answer that begins at byte ``start`` into ``part``.
-
-    Raises:
-        InputError: the answer differs from bytes that ``part`` already has, so it is another file.
-    """
+    """Write an answer that begins at byte ``start`` into ``part``; other bytes than ``part`` has are an InputError."""
     have = _size(part)
     bar = tqdm(total=end, initial=start, unit="B", unit_scale=True, unit_divisor=1024, desc=what)
     with part.open("a+b") as file, bar:

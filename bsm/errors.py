@@ -29,12 +29,13 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def known(what: str, name: str, names: Iterable[Any]) -> str:
-    """Return a name that is one of the known names.
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its type if it has no message."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
-    Raises:
-        InputError: it is none of them; the message lists them.
-    """
+
+def known(what: str, name: str, names: Iterable[Any]) -> str:
+    """Return a name if it is one of the names; otherwise raise an InputError that lists them."""
     names = list(names)
     if name not in names:
         raise InputError(f"unknown {what} {name!r}; choose one of {', '.join(map(str, names))}")

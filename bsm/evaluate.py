@@ -173,14 +173,11 @@ def _finished(waiting: dict[Future, dict[str, str]], most: int) -> Iterator[dict
 
 
 class Journal:
-    """Keep scores in a file as they are computed, so that a stopped evaluation can resume.
+    """Keep scores in the file ``path`` as they are computed, so that a stopped evaluation can resume.
 
-    The file has JSON lines: first the settings, then one record per line. It writes NaN as ``NaN``, as Python's JSON
-    does. A last line that was cut short is dropped, and its track is scored again.
-
-    Args:
-        path: the file. The first record creates it.
-        settings: JSON values of everything that could change a score. A file with other settings is refused.
+    The file has JSON lines: first ``settings``, JSON values of everything that could change a score, then one record
+    per line. A file with other settings is refused. NaN is written as ``NaN``, as Python's JSON does. A last line that
+    was cut short is dropped, and its track is scored again.
     """
 
     def __init__(self, path: str | Path, settings: dict[str, Any]) -> None:
@@ -222,11 +219,7 @@ class Journal:
         return records
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write a record to the file.
-
-        Raises:
-            InputError: The file cannot be written, or the disk is full.
-        """
+        """Write a record to the file. A full disk, or a file that cannot be written, is an InputError."""
         # backslashreplace writes bytes of a track's name that are not UTF-8 as JSON escapes.
         try:
             with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bsm.mamba2 import EPS, BiMamba2Block, Direction
+from bsm.norm import inverse_rms
 
 if TYPE_CHECKING:
     from bsm.model import BSMamba2, DualPath
@@ -151,8 +152,7 @@ def _folded_direction(direction: Direction, proj: Tensor, rows: int) -> Callable
         y = mixer.scan(*inputs(u).split(sizes, dim=-1))
         y.mul_(gate(u))  # the gate is computed after the scan, so that it takes no memory during the scan
         # The norm's factor scales the result of the projection, which is narrower than ``y``.
-        scale = torch.linalg.vector_norm(y, dim=-1, keepdim=True).square_().div_(y.shape[-1]).add_(EPS).rsqrt_()
-        return out(y).mul_(scale)
+        return out(y).mul_(inverse_rms(y, EPS))
 
     return run
 

@@ -82,7 +82,7 @@ def check_writable(*paths: Path) -> None:
         base = next(parent for parent in path.parents if os.path.lexists(parent))
         if not base.is_dir() or not os.access(base, os.W_OK | os.X_OK):
             raise InputError(f"{path.parent}: cannot be written; name another place with -o")
-        longest = os.pathconf(base, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+        longest = os.pathconf(base, "PC_NAME_MAX")
         for name in path.relative_to(base).parts:
             if (length := len(os.fsencode(name))) > longest:
                 raise InputError(
@@ -91,11 +91,7 @@ def check_writable(*paths: Path) -> None:
 
 
 def _target(path: Path) -> Path:
-    """Return a path, or the file that it leads to if it is a symbolic link.
-
-    Raises:
-        InputError: that is a folder, a pipe or a device.
-    """
+    """Return a path, or the file behind a symbolic link; a folder, a pipe or a device is an InputError."""
     # Functions of os.path, because Path's methods raise an error for names that are too long.
     if os.path.isdir(path):  # noqa: PTH112
         raise InputError(f"{path}: is a folder; name a file, or another place with -o")
@@ -116,12 +112,8 @@ def alone(lock: Path, busy: str) -> Iterator[None]:
     Child processes do not inherit the lock. The file is not deleted: a process that still had the deleted file open
     would hold a lock that no other process sees.
 
-    Args:
-        lock: the file.
-        busy: what another holder does, for the message, such as "another process trains here".
-
     Raises:
-        InputError: another process holds the lock.
+        InputError: another process holds the lock; the message begins with ``busy``.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+") as file:

@@ -111,11 +111,7 @@ def check_windows(window: float, hop: float | None = None, *, whole: bool = Fals
 
 
 def check_channels(channels: int, wanted: int, name: str | Path = "the recording") -> None:
-    """Check that a model can separate a recording: the numbers of channels are equal, or one of the two is 1.
-
-    Raises:
-        InputError: they differ, and neither is 1.
-    """
+    """Raise an InputError unless model and recording have as many channels, or one of the two has one."""
     if channels not in (1, wanted) and wanted != 1:
         raise InputError(f"{name} has {channels} channels; the model takes {wanted}, or mono; mix it down first")
 

@@ -23,8 +23,7 @@ BLOCK_SAMPLES = 1 << 18  # samples of the frames that are transformed together o
 def bsmamba2_loss(estimate: Tensor, target: Tensor, config: LossConfig = LossConfig()) -> Tensor:  # noqa: B008 (frozen)
     """Return the training loss of estimated waveforms ``(..., samples)``, a scalar. The default is the paper's loss.
 
-    Raises:
-        ValueError: the shapes differ.
+    A target of another shape is a ValueError.
     """
     together: dict[int, tuple[int, ...]] = {}  # windows by transform length
     for window in config.windows:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bsm.config import ModelConfig
 from bsm.conv import causal_conv
-from bsm.norm import RMSNorm, gated_rms_norm, split
+from bsm.norm import GatedRMSNorm, RMSNorm, split
 from bsm.scan import scan
 
 DT_RANGE = (1e-3, 1e-1)  # initial step sizes, log-uniform
@@ -22,19 +22,9 @@ A_RANGE = (1.0, 16.0)  # initial decay rates, uniform
 EPS = 1e-5
 
 
-class GatedRMSNorm(nn.Module):
-    """Gate, then normalise: RMSNorm of ``y * silu(z)``.
-
-    The official code calls this ``RMSNormGated`` with ``norm_before_gate`` off.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-
-    def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        """Map ``y`` and its gate ``z``, both ``(..., channels)``, to the same shape."""
-        return gated_rms_norm(y, z, self.weight, EPS)
+def count_parameters(network: nn.Module) -> int:
+    """Return the number of parameters of a network or a part of it."""
+    return sum(p.numel() for p in network.parameters())
 
 
 class SplitLinear(nn.Linear):
@@ -95,7 +85,7 @@ class Mamba2(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(heads))
         self.A_log = nn.Parameter(torch.empty(heads))
         self.D = nn.Parameter(torch.ones(heads))
-        self.norm = GatedRMSNorm(inner)
+        self.norm = GatedRMSNorm(inner, eps=EPS)
         self.out_proj = nn.Linear(inner, config.dim, bias=False)
         self.reset_parameters()
 

@@ -15,17 +15,13 @@ from torch import Tensor, nn
 
 from bsm import fast
 from bsm.config import ModelConfig
-from bsm.mamba2 import BiMamba2Block
+from bsm.mamba2 import BiMamba2Block, count_parameters
 from bsm.stft import STFT
 from bsm.time_blocks import build_time_block
 
 
 def check_mixture(mixture: Tensor, channels: int) -> int:
-    """Return the number of samples of a mixture ``(batch, channels, samples)``.
-
-    Raises:
-        ValueError: the mixture has another number of dimensions or channels, or no samples.
-    """
+    """Return the number of samples of a mixture; any shape but ``(batch, channels, samples)`` is a ValueError."""
     if mixture.ndim != 3 or mixture.shape[1] != channels or mixture.shape[2] == 0:
         raise ValueError(f"mixture must be (batch, channels={channels}, samples >= 1), got {tuple(mixture.shape)}")
     return mixture.shape[2]
@@ -175,10 +171,8 @@ class BSMamba2(nn.Module):
     def forward(self, mixture: Tensor) -> Tensor:
         """Estimate the vocals of a mixture ``(batch, channels, samples)`` of any length >= 1 at ``config.sample_rate``.
 
-        Without gradients, :mod:`bsm.fast` computes the same in less time and memory.
-
-        Raises:
-            ValueError: ``mixture`` has another number of dimensions or channels, or no samples.
+        Without gradients, :mod:`bsm.fast` computes the same in less time and memory. A mixture of another shape is a
+        ValueError.
         """
         samples = check_mixture(mixture, self.config.channels)
         wave = mixture.mean(1, keepdim=True) if self.config.mono else mixture  # (B, C, samples)
@@ -223,6 +217,5 @@ class BSMamba2(nn.Module):
 
     def parameter_counts(self) -> dict[str, int]:
         """Count the parameters of each part and of all (``total``)."""
-        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
-        counts = {name: count for name, count in counts.items() if count}
-        return counts | {"total": sum(counts.values())}
+        counts = {name: count_parameters(part) for name, part in self.named_children()}
+        return {name: count for name, count in counts.items() if count} | {"total": count_parameters(self)}

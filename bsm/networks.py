@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bsm.baseline import BSRoformer, RoformerConfig
 from bsm.config import TIME_BLOCKS, ModelConfig
 from bsm.errors import InputError, known
+from bsm.mamba2 import count_parameters as count_parameters  # for users, who look for it here
 from bsm.model import BSMamba2
 
 NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
@@ -31,12 +32,8 @@ def network_config(name: str, config: ModelConfig) -> ModelConfig | RoformerConf
 
     Args:
         name: one of :data:`NETWORKS`; a BS-RoFormer gets about as many parameters. Or one of
-            :data:`bsm.config.TIME_BLOCKS`: the BSMamba2 with that time block.
+            :data:`bsm.config.TIME_BLOCKS`: the BSMamba2 with that time block. Any other name is an InputError.
         config: the configuration of the BSMamba2.
-
-    Raises:
-        InputError: there is no network of that name.
-        BackendUnavailable: ``name`` is ``bs-roformer``, and that package is not installed.
     """
     if name in TIME_BLOCKS:
         return config.replace(time_block=name)
@@ -46,8 +43,7 @@ def network_config(name: str, config: ModelConfig) -> ModelConfig | RoformerConf
 def build(config: ModelConfig | RoformerConfig) -> nn.Module:
     """Build the network of a configuration, with random weights.
 
-    Raises:
-        BackendUnavailable: the network is a BS-RoFormer, and the package bs-roformer is not installed.
+    A BS-RoFormer raises BackendUnavailable if the package bs-roformer is not installed.
     """
     return NETWORKS[network_name(config)][1](config)
 
@@ -79,11 +75,6 @@ def from_factory(name: str, mixture: Tensor) -> nn.Module:
     if shape != mixture.shape:
         raise InputError(f"{name}: returns shape {shape}; return the mixture's, {tuple(mixture.shape)}")
     return network
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Return the number of parameters of any network."""
-    return sum(p.numel() for p in network.parameters())
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:

@@ -11,28 +11,27 @@ from torch.autograd.function import once_differentiable
 
 
 class RMSNorm(nn.RMSNorm):
-    """``torch.nn.RMSNorm`` over the last axis, computed by :func:`rms_norm`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``(..., channels)``."""
-        return rms_norm(x, self.weight, self.eps)
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Return ``x / sqrt(mean(x^2) + eps) * weight``, the mean over the last axis of ``(..., channels)``.
+    """``torch.nn.RMSNorm`` over the last axis: ``x / sqrt(mean(x^2) + eps) * weight``.
 
     On a CPU in full precision, a formula gives the gradient in fewer passes over memory than PyTorch's autograd.
     """
-    if _has_formula(x, weight):
-        return _RMSNorm.apply(x, weight, eps)
-    return F.rms_norm(x, x.shape[-1:], weight, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``(..., channels)``."""
+        return _RMSNorm.apply(x, self.weight, self.eps) if _has_formula(x, self.weight) else super().forward(x)
 
 
-def gated_rms_norm(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Return :func:`rms_norm` of ``y * silu(z)``; ``y`` and the gate ``z`` are ``(..., channels)``."""
-    if _has_formula(y, z, weight):
-        return _GatedRMSNorm.apply(y, z, weight, eps)
-    return F.rms_norm(y * F.silu(z), y.shape[-1:], weight, eps)
+class GatedRMSNorm(nn.RMSNorm):
+    """Gate, then normalise: :class:`RMSNorm` of ``y * silu(z)``.
+
+    The official code calls this ``RMSNormGated`` with ``norm_before_gate`` off.
+    """
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        """Map ``y`` and its gate ``z``, both ``(..., channels)``, to the same shape."""
+        if _has_formula(y, z, self.weight):
+            return _GatedRMSNorm.apply(y, z, self.weight, self.eps)
+        return super().forward(y * F.silu(z))
 
 
 def _has_formula(first: Tensor, *others: Tensor) -> bool:
@@ -40,8 +39,8 @@ def _has_formula(first: Tensor, *others: Tensor) -> bool:
     return full and first.device.type == "cpu" and torch.is_grad_enabled()
 
 
-def _scale(x: Tensor, eps: float) -> Tensor:
-    """Return the reciprocal root of the mean square plus ``eps``, ``(..., 1)``."""
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """Return the reciprocal root of the last axis' mean square plus ``eps``, ``(..., 1)``."""
     square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
     return square.div_(x.shape[-1]).add_(eps).rsqrt_()
 
@@ -58,7 +57,7 @@ def _gradients(dout: Tensor, x: Tensor, scale: Tensor, weight: Tensor) -> tuple[
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, eps):
-        scale = _scale(x, eps)
+        scale = inverse_rms(x, eps)
         ctx.save_for_backward(x, scale, weight)
         return (x * scale).mul_(weight)
 
@@ -74,7 +73,7 @@ class _GatedRMSNorm(torch.autograd.Function):
         sigmoid = torch.sigmoid(z)
         gate = z * sigmoid  # SiLU
         gated = y * gate
-        scale = _scale(gated, eps)
+        scale = inverse_rms(gated, eps)
         ctx.save_for_backward(y, sigmoid, gate, scale, weight)
         return gated.mul_(scale).mul_(weight)
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bsm.config import ModelConfig
-from bsm.mamba2 import EPS, BiMamba2Block, CausalConv1d
+from bsm.mamba2 import EPS, BiMamba2Block, CausalConv1d, count_parameters
 from bsm.norm import RMSNorm
 
 LOCAL_FRAMES = 15  # taps of a ``convolution`` block: a frame and seven on either side
@@ -22,24 +22,14 @@ ROTARY_BASE = 10_000.0  # as in RoFormer
 
 
 def build_time_block(config: ModelConfig) -> nn.Module:
-    """Build the time block that ``config.time_block`` names.
-
-    ======================  ==========================================================================================
-    ``mamba2``              the paper's: two Mamba2 mixers, forwards and backwards
-    ``attention``           softmax attention with rotary positions, and a feed-forward part
-    ``attention-nopos``     the same without positions
-    ``lstm``                bidirectional LSTM, as in BSRNN
-    ``convolution``         gated convolution over 15 frames, and a feed-forward part
-    ``none``                no time block: frames do not exchange anything
-    ======================  ==========================================================================================
-    """
+    """Build the time block that ``config.time_block`` names."""
     kinds = {
-        "mamba2": BiMamba2Block,
+        "mamba2": BiMamba2Block,  # the paper's
         "attention": AttentionBlock,
-        "attention-nopos": AttentionBlock,
+        "attention-nopos": AttentionBlock,  # without positions
         "lstm": LSTMBlock,
         "convolution": ConvolutionBlock,
-        "none": nn.Identity,
+        "none": nn.Identity,  # frames do not exchange anything
     }
     return kinds[config.time_block](config)
 
@@ -47,7 +37,7 @@ def build_time_block(config: ModelConfig) -> nn.Module:
 def mamba2_parameters(config: ModelConfig) -> int:
     """Count the parameters of the paper's time block. The other blocks choose their width to have as many."""
     with torch.device("meta"):
-        return _count(BiMamba2Block(config))
+        return count_parameters(BiMamba2Block(config))
 
 
 class FeedForward(nn.Module):
@@ -92,7 +82,7 @@ class AttentionBlock(nn.Module):
         )
         self.attention = Attention()
         self.out_proj = nn.Linear(config.d_inner, config.dim, bias=False)
-        self.feed_forward = FeedForward(config.dim, mamba2_parameters(config) - _count(self))
+        self.feed_forward = FeedForward(config.dim, mamba2_parameters(config) - count_parameters(self))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(rows, T, D)`` to the same shape."""
@@ -148,14 +138,10 @@ class ConvolutionBlock(nn.Module):
         self.in_proj = nn.Linear(config.dim, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, LOCAL_FRAMES, padding=LOCAL_FRAMES // 2, groups=inner)
         self.out_proj = nn.Linear(inner, config.dim, bias=False)
-        self.feed_forward = FeedForward(config.dim, mamba2_parameters(config) - _count(self))
+        self.feed_forward = FeedForward(config.dim, mamba2_parameters(config) - count_parameters(self))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(rows, T, D)`` to the same shape."""
         u, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
         y = F.silu(self.conv1d(u.mT).mT) * F.silu(gate)
         return self.feed_forward(x + self.out_proj(y))
-
-
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())

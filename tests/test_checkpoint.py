@@ -20,8 +20,8 @@ from bsm import bands
 from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
 from bsm.model import BSMamba2
-from bsm.weights.author import to_author
-from bsm.weights.files import export_author, load_model, save_model
+from bsm.weights.author import exported, to_author
+from bsm.weights.files import load_model, save_model
 
 SMALL = ModelConfig(
     stft=StftConfig(512), bands=(2, 3, 12, 240), dim=8, depth=2, d_state=4, headdim=4, expand=2, mask_expansion=3
@@ -44,10 +44,14 @@ def model():
     return make()
 
 
+def author_state(model):
+    """The state_dict of the author's checkpoint of a model."""
+    return {f"model.{name}": value for name, value in exported(model).items()}
+
+
 @pytest.fixture
-def author(model, tmp_path):
-    """The author's state_dict."""
-    return torch.load(export_author(model, tmp_path / "exported.ckpt"), weights_only=True)["state_dict"]
+def author(model):
+    return author_state(model)
 
 
 def saved(content, path):
@@ -70,16 +74,14 @@ def test_ours_comes_back_with_and_without_its_card(model, tmp_path):
 
 @pytest.mark.parametrize("config", [SMALL, OWN])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_export_comes_back_bit_equal(config, dtype, tmp_path):
+def test_the_author_layout_comes_back_bit_equal(config, dtype, tmp_path):
     model = make(config).to(dtype)
-    loaded = load_model(export_author(model, tmp_path / "m.ckpt"))
+    loaded = load_model(saved({"state_dict": author_state(model)}, tmp_path / "m.ckpt"), config=config)
     assert same(loaded, model)
     assert loaded.config == config
 
 
-def test_export_has_the_author_names_and_shapes(tmp_path):
-    path = export_author(make(SMALL.replace(depth=1)), tmp_path / "m.ckpt")
-    exported = torch.load(path, weights_only=True)["state_dict"]
+def test_the_author_layout_has_the_author_names_and_shapes():
     dim, inner, state, heads = 8, 16, 4, 4
     expected = {"model.final_norm.gamma": (dim,)}
     for block in ("model.layers.0.0.", "model.layers.0.1."):
@@ -108,7 +110,7 @@ def test_export_has_the_author_names_and_shapes(tmp_path):
             f"{mask}2.weight": (8 * width, 24),
             f"{mask}2.bias": (8 * width,),
         }
-    assert {name: tuple(value.shape) for name, value in exported.items()} == expected
+    assert {name: tuple(value.shape) for name, value in author_state(make(SMALL.replace(depth=1))).items()} == expected
 
 
 @pytest.mark.parametrize(
@@ -126,8 +128,7 @@ def test_export_has_the_author_names_and_shapes(tmp_path):
 @pytest.mark.parametrize("prefix", ["", "model."])
 def test_sizes_follow_from_shapes(config, prefix, tmp_path):
     model = make(config)
-    exported = torch.load(export_author(model, tmp_path / "m.ckpt"), weights_only=True)["state_dict"]
-    bare = {prefix + name.removeprefix("model."): value for name, value in exported.items()}
+    bare = {prefix + name: value for name, value in exported(model).items()}
     for content in (bare, {"state_dict": bare, "epoch": 3}):
         loaded = load_model(saved(content, tmp_path / "bare.ckpt"))
         assert loaded.config == config  # hop 441 and 44.1 kHz are the author's
@@ -138,16 +139,15 @@ def test_sizes_follow_from_shapes(config, prefix, tmp_path):
 
 def test_paper_size_is_recognised(tmp_path):
     model = BSMamba2(ModelConfig.preset("paper"))
-    exported = torch.load(export_author(model, tmp_path / "m.ckpt"), weights_only=True)["state_dict"]
-    loaded = load_model(saved({"state_dict": exported}, tmp_path / "bare.ckpt"))
+    loaded = load_model(saved({"state_dict": author_state(model)}, tmp_path / "bare.ckpt"))
     assert loaded.config == ModelConfig()
     assert same(loaded, model)
 
 
 def test_loading_draws_no_random_numbers(tmp_path):
-    path = export_author(make(OWN), tmp_path / "m.ckpt")
+    path = saved({"state_dict": author_state(make(OWN))}, tmp_path / "m.ckpt")
     before = torch.get_rng_state()
-    loaded = load_model(path)
+    loaded = load_model(path, config=OWN)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(p.requires_grad and p.is_leaf and p.device.type == "cpu" for p in loaded.parameters())
     path.unlink()  # nothing of the file is still mapped
@@ -238,14 +238,16 @@ def test_what_is_no_weights_file_is_called_so(content, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="this system limits no file sizes")
-@pytest.mark.parametrize("call", ["save_model(model, Path('m.safetensors'), {})", "export_author(model, 'm.ckpt')"])
+@pytest.mark.parametrize(
+    "call", ["save_model(model, Path('m.safetensors'), {})", "save_tensors(model.state_dict(), 'm.ckpt')"]
+)
 def test_a_full_disk_is_one_line(call, tmp_path):
     """A limit on file sizes fails as a full disk does."""
     script = f"""
 import resource, signal
 from pathlib import Path
 from bsm import BSMamba2, ModelConfig
-from bsm.weights.files import export_author, save_model
+from bsm.weights.files import save_model, save_tensors
 model = BSMamba2(ModelConfig(dim=8, depth=1, d_state=8, headdim=8, expand=2, mask_expansion=1))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))

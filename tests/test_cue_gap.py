@@ -90,7 +90,7 @@ def test_sung_voices_fill_the_stretches_and_come_again(few_phrases):
 
 
 def test_only_two_kinds_of_voices():
-    with pytest.raises(ValueError, match="one of tones, sung, not 'spoken'"):
+    with pytest.raises(ValueError, match="unknown voices 'spoken'; choose one of tones, sung"):
         Probe(voices="spoken")
 
 
@@ -218,8 +218,6 @@ def test_training_lowers_the_loss_and_repeats():
     assert histories[0] == histories[1]
     losses = [record["loss"] for record in histories[0]]
     assert [record["update"] for record in histories[0]] == [10, 20, 30] and losses[-1] < losses[0]
-    asked = iter([False, False, True])
-    assert train(Filter(), PROBE, SHORT, stop=lambda: next(asked)) == []
 
 
 # ---- the study's interventions (bsm.study.memory)

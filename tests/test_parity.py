@@ -19,7 +19,8 @@ from bsm.config import ModelConfig, StftConfig
 from bsm.mamba2 import Mamba2
 from bsm.model import BSMamba2
 from bsm.stft import STFT
-from bsm.weights.files import export_author, load_model
+from bsm.weights.author import exported
+from bsm.weights.files import load_model
 
 # --- The transcription: numpy, float64, one step at a time, on the author's tensors under the author's names. ---------
 
@@ -170,11 +171,11 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_author_layout_gives_the_author_output(name, tmp_path):
     config, samples = CASES[name]
-    export_author(random_model(config), tmp_path / "author.ckpt")
-    state_dict = torch.load(tmp_path / "author.ckpt", weights_only=True)["state_dict"]
+    state_dict = {f"model.{name}": value for name, value in exported(random_model(config)).items()}
+    torch.save({"state_dict": state_dict}, tmp_path / "author.ckpt")
     wave = np.random.default_rng(1).standard_normal((config.channels, samples))
     want = author_model(state_dict, wave, config.stft.n_fft, config.stft.hop_length)
-    model, mixture = load_model(tmp_path / "author.ckpt"), torch.from_numpy(wave)[None]
+    model, mixture = load_model(tmp_path / "author.ckpt", config=config), torch.from_numpy(wave)[None]
     with torch.no_grad():
         single = relative(model(mixture.float())[0], want)
         double = relative(model.double()(mixture)[0], want)

@@ -379,7 +379,7 @@ def bad(**changes):
         ({"C": lambda v: v["C"].double()}, "C must be floating point like x"),
         ({"D": lambda v: v["D"][:2]}, "D must be"),
         ({"initial_state": lambda v: v["initial_state"][:, :2]}, "initial_state must be"),
-        ({"backend": lambda v: "fastest"}, "backend must be"),
+        ({"backend": lambda v: "fastest"}, "unknown scan backend 'fastest'; choose one of auto, sequential"),
     ],
 )
 def test_bad_input_is_named(change, named):

@@ -12,7 +12,7 @@ from bsm.mamba2 import BiMamba2Block
 from bsm.model import BSMamba2
 from bsm.study import unofficial, variants
 from bsm.study.profiles import Profile
-from bsm.weights.files import export_author, load_model, save_model
+from bsm.weights.files import load_model, save_model
 
 TINY = ModelConfig(
     stft=StftConfig(n_fft=256, hop_length=128),
@@ -177,15 +177,6 @@ def test_real_mask_is_the_described_one():
     assert 0.9 < factors.abs().max() <= 1
     expected = unofficial.UnofficialModel.apply_mask(factors, spec)
     torch.testing.assert_close(network(wave), network.stft.inverse(expected, wave.shape[-1]))
-
-
-@pytest.mark.parametrize(
-    "changes", [{"time_path": "reshaped"}, {"mask": "real"}, {"mono": True}, {"directions": "shared", "merge": "mean"}]
-)
-def test_structures_that_the_author_lacks_are_not_exported(changes, tmp_path):
-    with pytest.raises(InputError, match=f"the author's code has no model with {next(iter(changes))}"):
-        export_author(BSMamba2(TINY.replace(**changes)), tmp_path / "m.ckpt")
-    assert not (tmp_path / "m.ckpt").exists()
 
 
 def test_structures_that_do_not_exist_are_refused():

@@ -13,7 +13,7 @@ from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
 from bsm.model import BSMamba2
 from bsm.weights import registry as weights
-from bsm.weights.files import export_author, load_model, save_model
+from bsm.weights.files import load_model, save_model
 
 MODEL = ModelConfig(stft=StftConfig(64, 16), bands=(2, 3, 12, 16), dim=8, depth=1, d_state=4, headdim=4, expand=2)
 
@@ -22,7 +22,7 @@ MODEL = ModelConfig(stft=StftConfig(64, 16), bands=(2, 3, 12, 16), dim=8, depth=
 def good(tmp_path_factory):
     """A file as it is published."""
     torch.manual_seed(0)
-    return export_author(BSMamba2(MODEL), tmp_path_factory.mktemp("published") / "good.ckpt")
+    return save_model(BSMamba2(MODEL), tmp_path_factory.mktemp("published") / "good.safetensors", {})
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bsm.cue_gap.voices import RATE, VOICES, sung, tone
+from bsm.errors import known
 
 VERSION = 1
 TRAIN, VALID, TEST = range(3)  # first number of a split's seeds
@@ -20,65 +21,40 @@ TRAIN, VALID, TEST = range(3)  # first number of a split's seeds
 class Probe:
     """Settings of the examples of a training, and of the tests that follow it.
 
-    Attributes:
-        longest_gap: longest gap in training, s; also called the training's range.
-        shortest_gap: shortest gap in training, s.
-        longest_lead: longest lead-in in training, s; the shortest is 0.
-        cue: length of the cue, s.
-        play: length of the stretch with both voices, s.
-        voices: one of :data:`bsm.cue_gap.voices.VOICES`.
-
     Raises:
-        ValueError: ``voices`` is none of them.
+        InputError: there are no such voices.
     """
 
-    longest_gap: float = 0.5
-    shortest_gap: float = 0.1
-    longest_lead: float = 1.0
-    cue: float = 0.4
-    play: float = 0.6
-    voices: str = "tones"
+    longest_gap: float = 0.5  # in training, s; also called the training's range
+    shortest_gap: float = 0.1  # in training, s
+    longest_lead: float = 1.0  # lead-in in training, s; the shortest is 0
+    cue: float = 0.4  # length of the cue, s
+    play: float = 0.6  # length of the stretch with both voices, s
+    voices: str = "tones"  # one of bsm.cue_gap.voices.VOICES
 
     def __post_init__(self) -> None:
-        if self.voices not in VOICES:
-            raise ValueError(f"voices must be one of {', '.join(VOICES)}, not {self.voices!r}")
+        known("voices", self.voices, VOICES)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What the examples of a question to a trained network have in common.
+    """What the examples of a question to a trained network have in common."""
 
-    Attributes:
-        gap: length of the gap, s.
-        lead: length of the background before the cue, s.
-        deleted: cut the gap out of the finished example, so that the play stretch follows the cue.
-        swapped: give the cue the other voice's timbre and leave everything else as it is; the target is then the other
-            voice.
-    """
-
-    gap: float
-    lead: float = 0.5
-    deleted: bool = False
-    swapped: bool = False
+    gap: float  # length of the gap, s
+    lead: float = 0.5  # length of the background before the cue, s
+    deleted: bool = False  # cut the gap out of the finished example, so that the play stretch follows the cue
+    swapped: bool = False  # only the cue gets the other voice's timbre; the target is then the other voice
 
 
 @dataclass(frozen=True)
 class Example:
-    """One example; all sounds are float32 ``(samples,)`` at :data:`RATE`.
+    """One example; all sounds are float32 ``(samples,)`` at :data:`RATE`."""
 
-    Attributes:
-        mixture: the input of a network.
-        target: the wanted output: the cue, then silence, then the target's notes.
-        other: the other voice's notes.
-        cue: samples of the cue.
-        play: samples of the stretch with both voices.
-    """
-
-    mixture: np.ndarray
-    target: np.ndarray
-    other: np.ndarray
-    cue: slice
-    play: slice
+    mixture: np.ndarray  # the input of a network
+    target: np.ndarray  # the wanted output: the cue, then silence, then the target's notes
+    other: np.ndarray  # the other voice's notes
+    cue: slice  # samples of the cue
+    play: slice  # samples of the stretch with both voices
 
 
 def background(rng: np.random.Generator, samples: int) -> np.ndarray:

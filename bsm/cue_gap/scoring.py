@@ -18,15 +18,9 @@ BATCH = 20  # examples per forward pass
 
 @dataclass(frozen=True)
 class Question:
-    """A condition under which a trained network is scored.
+    """A condition under which a trained network is scored."""
 
-    Attributes:
-        name: short and unique.
-        condition: of the examples.
-        examples: their number.
-    """
-
-    name: str
+    name: str  # short and unique
     condition: Condition
     examples: int = 200
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -55,9 +54,7 @@ def curriculum(probe: Probe, progress: float) -> float:
     return min(probe.longest_gap, first * 2 ** math.floor(1.5 * progress * (doublings + 1)))
 
 
-def train(
-    network: nn.Module, probe: Probe, config: TrainConfig = TRAINING, *, stop: Callable[[], bool] = lambda: False
-) -> list[dict[str, float]]:
+def train(network: nn.Module, probe: Probe, config: TrainConfig = TRAINING) -> list[dict[str, float]]:
     """Train a network on the probe with AdamW, and leave it with the weights of the best validation.
 
     A validation scores 66 examples: a third each at the shortest gap, at the curriculum's longest gap, and at their
@@ -69,7 +66,6 @@ def train(
         probe: lengths of gaps and lead-ins, and the kind of voices.
         config: number of updates, batch size, learning rate, clipping, validations and loss. Its seed chooses the
             examples. Seed the network's initial weights before you build it.
-        stop: called before each update; the training ends when it returns True.
 
     Returns:
         One record per validation: ``update``, ``loss`` (mean since the last), ``sdr`` (mean, dB), ``right`` (share).
@@ -79,8 +75,6 @@ def train(
     losses, best = [], None
     network.train()
     for update in tqdm(range(config.steps), desc="cue and gap", unit="update", mininterval=10):
-        if stop():
-            break
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate(update)
         longest = curriculum(probe, update / config.steps)

@@ -17,11 +17,7 @@ from bsm.data.tracks import VOCALS, Track, song_track
 
 
 def describe(track: Track, *, threshold_db: float = -40.0) -> dict[str, Any]:
-    """Describe a track.
-
-    Args:
-        track: the track.
-        threshold_db: level above which somebody sings, see :func:`bsm.activity.vocal_regions`.
+    """Describe a track. Somebody sings where the vocals exceed ``threshold_db`` (:func:`bsm.activity.vocal_regions`).
 
     Returns:
         ``track``, ``split``, ``seconds``; ``mixture_db``: RMS of the mixture in dB of full scale; ``lufs``: its

@@ -59,22 +59,14 @@ def example_track(cache: Path) -> Track:
 
 
 def need_ffmpeg(who: str = "decoding MUSDB18 needs") -> None:
-    """Check that ffmpeg is installed.
-
-    Raises:
-        InputError: it is not; the message begins with ``who``.
-    """
+    """Raise an InputError, which begins with ``who``, unless ffmpeg is installed."""
     missing = [tool for tool in ("ffmpeg", "ffprobe") if shutil.which(tool) is None]
     if missing:
         raise InputError(f"{who} {' and '.join(missing)} on PATH; run `apt-get install ffmpeg`")
 
 
 def need_stempeg(who: str = "stem files need") -> ModuleType:
-    """Import stempeg, a package that needs ffmpeg.
-
-    Raises:
-        InputError: the package or ffmpeg is missing; the message begins with ``who``.
-    """
+    """Import stempeg; raise an InputError, which begins with ``who``, if it or ffmpeg is missing."""
     need_ffmpeg(who)
     try:
         import stempeg  # late: the import runs ffmpeg

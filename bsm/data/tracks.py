@@ -106,10 +106,14 @@ class Track:
         return self.samples / self.rate
 
     @property
+    def sounds(self) -> dict[str, Source]:
+        """The sources, and the mixture if it is a sound of its own, by name."""
+        return dict(self.sources) | ({MIXTURE: self.mixture_source} if self.mixture_source else {})
+
+    @property
     def files(self) -> list[Path]:
         """The song's files, each once."""
-        parts = [*self.sources.values(), *([self.mixture_source] if self.mixture_source else [])]
-        return sorted({part.path for part in parts})
+        return sorted({sound.path for sound in self.sounds.values()})
 
     def identity(self) -> dict[str, Any]:
         """Return the song's name, format and checksums as plain JSON values, the same wherever its files lie.
@@ -117,14 +121,13 @@ class Track:
         Raises:
             InputError: a file cannot be read.
         """
-        sounds = dict(self.sources) | ({MIXTURE: self.mixture_source} if self.mixture_source else {})
         checksums = {path: content_checksum(path) for path in self.files}
         return {
             "name": self.name,
             "samples": self.samples,
             "rate": self.rate,
             "channels": self.channels,
-            "files": {name: checksums[sound.path] for name, sound in sorted(sounds.items())},
+            "files": {name: checksums[sound.path] for name, sound in sorted(self.sounds.items())},
         }
 
     def read(self, source: str, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -204,18 +207,11 @@ def open_songs(
 
 
 def check(track: Track) -> None:
-    """Read a song from beginning to end.
-
-    Raises:
-        InputError: a sound is damaged, shorter than its header says, or has NaN or infinite samples.
-    """
+    """Read a song from beginning to end; damage, NaN and infinite samples are an InputError."""
     step = round(_CHECKED_SECONDS * track.rate)
     for start in range(0, track.samples, step):
-        stop = min(start + step, track.samples)
-        for source in track.sources:
-            track.read(source, start, stop)
-        if track.mixture_source is not None:
-            track.mixture(start, stop)
+        for sound in track.sounds.values():
+            sound.read(start, min(start + step, track.samples))
 
 
 def song_track(folder: Path, split: str) -> Track:

@@ -18,7 +18,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from bsm.errors import BackendUnavailable
+from bsm.errors import BackendUnavailable, known
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +89,7 @@ def available(device: str | None = None) -> dict[str, str | None]:
 
 @cache
 def _module(backend: str, device: str) -> ModuleType:
-    if backend not in EXACT + APPROXIMATE:
-        raise ValueError(f"backend must be 'auto' or one of {', '.join(EXACT + APPROXIMATE)}, got {backend!r}")
+    known("scan backend", backend, ("auto", *EXACT, *APPROXIMATE))
     if reason := _unavailable(backend, device):
         raise BackendUnavailable(f"scan backend {backend!r}: {reason}")
     return importlib.import_module(f"bsm.scan.{backend}")

@@ -82,18 +82,10 @@ def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Ten
 def _recurrence(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None) -> Tensor:
     """Run Mamba-1's selective scan by its definition (Gu & Dao 2023, algorithm 2).
 
-    Like the kernel, training keeps the states between segments and recomputes those inside.
-
-    Args:
-        u: input, ``(batch, channels, length)``.
-        delta: step sizes, shaped as ``u``.
-        A: decay rates, ``(channels, state)``.
-        B: input projections, ``(batch, groups, state, length)``.
-        C: output projections, shaped as ``B``.
-        D: weights of the direct term, ``(channels,)``, or None.
-
-    Returns:
-        ``y``, shaped as ``u``.
+    Input ``u``, step sizes ``delta`` and the result are ``(batch, channels, length)``. Decay rates ``A`` are
+    ``(channels, state)``; projections ``B`` and ``C`` are ``(batch, groups, state, length)``; weights ``D`` of the
+    direct term are ``(channels,)``, or None. Like the kernel, training keeps the states between segments and recomputes
+    those inside.
     """
     state = u.new_zeros(u.shape[0], *A.shape)
     outputs = []

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from bsm import bands
 from bsm.config import LossConfig, ModelConfig, StftConfig
 from bsm.loss import bsmamba2_loss, loss_terms
-from bsm.mamba2 import GatedRMSNorm, Mamba2
+from bsm.mamba2 import Mamba2
 from bsm.model import BSMamba2
 from bsm.networks import count_parameters
+from bsm.norm import GatedRMSNorm
 from bsm.study.records import mark, write_result
 from bsm.study.speed.scan import frames
 from bsm.study.speed.spectra import AFTER_LOSS, DESCRIBED_LOSS, EXACT_LOSS, LOSSES, transform_count

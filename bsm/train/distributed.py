@@ -17,7 +17,7 @@ from torch import distributed
 
 from bsm.config import TrainConfig
 from bsm.devices import choose_device
-from bsm.errors import InputError, known
+from bsm.errors import InputError, known, one_line
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
             precision=precision,
         )
     except (ValueError, RuntimeError, TypeError) as error:  # Fabric's messages name the devices that exist
-        raise InputError(f"device {device!r}: {' '.join(str(error).split())}") from error
+        raise InputError(f"device {device!r}: {one_line(error)}") from error
     fabric.launch()
     return fabric
 
@@ -76,11 +76,7 @@ def first_alone(fabric: Fabric, action: Callable[[], T]) -> T:
 
 
 def passes_per_update(config: TrainConfig, processes: int) -> int:
-    """Return the number of forward passes that a process makes in an update.
-
-    Raises:
-        InputError: The processes cannot share the update's segments evenly.
-    """
+    """Return how many passes a process makes in an update; unequal shares of its segments are an InputError."""
     passes, rest = divmod(config.accumulate * config.processes, processes)
     if rest or not passes:
         raise InputError(

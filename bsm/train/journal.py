@@ -17,7 +17,7 @@ import torch
 from lightning_fabric.loggers import TensorBoardLogger
 from torch import nn
 
-from bsm.errors import InputError
+from bsm.errors import InputError, first_line
 from bsm.files import write_text
 from bsm.weights.files import save_model
 
@@ -119,17 +119,12 @@ def _best(run: Path, step: int) -> Path:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a training state onto the CPU.
-
-    Raises:
-        InputError: The file is damaged, or holds more than tensors and plain values.
-    """
+    """Read a training state onto the CPU; a damaged file, or one with foreign objects, is an InputError."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{path}: damaged training checkpoint ({reason}); move it away to train from the start"
+            f"{path}: damaged training checkpoint ({first_line(error)}); move it away to train from the start"
         ) from error
 
 
@@ -137,12 +132,7 @@ def load_state(path: Path) -> dict[str, Any]:
 def writing(run: Path, kept: int) -> Iterator[None]:
     """Turn an error of writing in the block into an InputError that names the last checkpoint.
 
-    Args:
-        run: the run's folder.
-        kept: step of the last checkpoint; 0 for none.
-
-    Raises:
-        InputError: the disk is full, or a file cannot be written.
+    ``run`` is the run's folder, and ``kept`` the step of that checkpoint; 0 for none.
     """
     try:
         yield

@@ -108,11 +108,7 @@ def _updates(
     batches: Iterator[tuple[Tensor, Tensor]],
     validation: Sequence[tuple[Tensor, Tensor]],
 ) -> None:
-    """Make the remaining updates; the first process writes log, best weights and checkpoints.
-
-    Raises:
-        InputError, FloatingPointError, Stopped: as :func:`train`.
-    """
+    """Make the remaining updates; the first process writes log, best weights and checkpoints."""
     config, first = trainer.config, trainer.fabric.is_global_zero
     kept = trainer.step  # the step of the last checkpoint
     with writing(run, kept):

@@ -140,11 +140,7 @@ class Trainer:
         return [[p.start, p.stop] for p in parts] or [[first, first + self.config.update_segments]]
 
     def check(self) -> None:
-        """Raise an error if too many updates in a row were skipped.
-
-        Raises:
-            FloatingPointError: ``config.max_skipped`` updates in a row were skipped.
-        """
+        """Raise a FloatingPointError if ``config.max_skipped`` updates in a row were skipped."""
         if self.skipped_in_row >= self.config.max_skipped:
             first = self.step - self.skipped_in_row + 1
             raise FloatingPointError(
@@ -201,8 +197,7 @@ class Trainer:
     def load(self, state: dict[str, Any], path: Path) -> None:
         """Restore a state, read from the file ``path``. Another number of processes may have written it.
 
-        Raises:
-            InputError: the state does not fit this training.
+        A state that does not fit this training is an InputError.
         """
         try:
             self.step, self.seconds, self.skipped = state["step"], state["seconds"], state["skipped"]

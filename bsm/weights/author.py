@@ -18,7 +18,6 @@ from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
 from bsm.model import band_groups
 
-PREFIX = "model."
 NAMED = 4  # how many tensors a message names before it counts the rest
 TRANSFORMS = ("featurizer.", "inverse_featurizer.", "multi_featurizer.", "augmentations.")
 """Names of other parts of the Lightning module: transforms whose Hann windows are saved with it."""
@@ -60,11 +59,11 @@ def to_author(state: dict[str, Tensor], bands: tuple[int, ...]) -> dict[str, Ten
     return made
 
 
-def exported(model: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    """Return copies of a BSMamba2's tensors on the CPU in the author's layout, with a prefix before each name."""
+def exported(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of a BSMamba2's tensors on the CPU in the author's layout, as :func:`to_author` names them."""
     # Copies, because torch.save would store a whole group of bands with each view of it.
     return {
-        prefix + name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in to_author(model.state_dict(), model.config.bands).items()
     }
 

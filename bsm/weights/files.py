@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from bsm.config import ModelConfig
 from bsm.errors import InputError, known
 from bsm.files import replacing, write_text
-from bsm.model import BSMamba2
 from bsm.networks import NETWORKS, build, network_name
 from bsm.weights import author
 from bsm.weights.inert import read_checkpoint
@@ -50,35 +49,13 @@ def save_model(model: nn.Module, path: Path, card: dict[str, Any]) -> Path:
 
 
 def save_tensors(content: dict[str, Any], path: str | Path) -> Path:
-    """Write nested dictionaries of tensors and plain values in PyTorch's format.
-
-    Raises:
-        InputError: the disk is full, or the file cannot be written.
-    """
+    """Write nested dictionaries of tensors and plain values in PyTorch's format; a full disk is an InputError."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:  # PyTorch reports the consequence of a failure to write
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
     return Path(path)
-
-
-def export_author(model: BSMamba2, path: str | Path) -> Path:
-    """Write weights for the author's loader: a ``state_dict`` whose names begin with ``model.``.
-
-    The entry ``bsm`` holds our configuration, because the layout has neither sample rate nor hop. So :func:`load_model`
-    gives back the same model, bit for bit. The author's own code reads only models with the paper's ``headdim``,
-    ``d_state``, ``expand`` and other fixed sizes.
-
-    Raises:
-        InputError: the model has a structure that the author's code lacks.
-    """
-    if model.config.ablated:
-        changed = ", ".join(f"{name} {getattr(model.config, name)!r}" for name in model.config.ablated)
-        raise InputError(f"{path}: the author's code has no model with {changed}; use save_model")
-    return save_tensors(
-        {"state_dict": author.exported(model, author.PREFIX), "bsm": json.dumps(model.config.to_dict())}, path
-    )
 
 
 def load_model(path_or_name: str | Path, *, config: ModelConfig | None = None) -> nn.Module:
@@ -101,7 +78,10 @@ def load_model(path_or_name: str | Path, *, config: ModelConfig | None = None) -
     """
     path = locate(path_or_name)
     try:
-        tensors, text = _read_safetensors(path) if _is_safetensors(path) else _find_tensors(read_checkpoint(path))
+        if _is_safetensors(path):
+            tensors, text = _read_safetensors(path)
+        else:
+            tensors, text = _find_tensors(read_checkpoint(path)), None
         if config and text:
             raise InputError("holds its own configuration; load it without another one")
         network, values = _configuration(text)
@@ -110,12 +90,8 @@ def load_model(path_or_name: str | Path, *, config: ModelConfig | None = None) -
         raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
-def _find_tensors(content: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """Return the weights in a checkpoint, and the configuration that :func:`export_author` adds.
-
-    Raises:
-        InputError: there are no named weights, or several entries hold weights.
-    """
+def _find_tensors(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the weights in a checkpoint, which must be in one place and have names."""
     if {"step", "ranking", "averaged"} <= content.keys():
         raise InputError("a training's checkpoint; give the run's model.safetensors, or a file of its folder best/")
     found = {name: content[name] for name in ENTRIES if isinstance(content.get(name), dict)}
@@ -126,7 +102,7 @@ def _find_tensors(content: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         raise InputError(
             f"holds no weights by name, but {author.some(map(repr, content))}; load a checkpoint of this model"
         )
-    return tensors, content.get("bsm")
+    return tensors
 
 
 def _bare(tensors: dict[Any, Any]) -> dict[str, Any]:
@@ -198,11 +174,7 @@ def _build(tensors: dict[str, Any], network: str, values: dict[str, Any]) -> nn.
 
 
 def _check(wanted: dict[str, Tensor], tensors: dict[str, Any]) -> None:
-    """Compare a file's tensors with those that a model needs in the same layout.
-
-    Raises:
-        InputError: a tensor is missing, is unexpected, has another shape or is no tensor; the message names some.
-    """
+    """Raise an InputError, which names some faults, unless a file's tensors are those that a model needs."""
     faults = []
     if missing := [name for name in wanted if name not in tensors]:
         faults.append(f"{len(missing)} missing: {author.some(missing)}")

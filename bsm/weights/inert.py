@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import torch
 
-from bsm.errors import InputError
+from bsm.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         more = "damaged" if zipped else "one from before PyTorch 1.6 that holds more than tensors"
         raise InputError(f"{path}: not a weights file, or {more}; give a checkpoint of this model") from error
     except Exception as error:  # a damaged file may raise any error; none of its code has run
-        why = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise InputError(f"{path}: damaged, or not a weights file ({why}); fetch or copy it again") from error
+        raise InputError(
+            f"{path}: damaged, or not a weights file ({first_line(error)}); fetch or copy it again"
+        ) from error
     if foreign:
         log.info("%s: skipped objects that are not tensors: %s", path, ", ".join(sorted(foreign)))
     if not isinstance(content, dict):

@@ -56,11 +56,7 @@ def entries() -> dict[str, Weights]:
 
 
 def entry(name: str) -> Weights:
-    """Return one entry of the list.
-
-    Raises:
-        InputError: no weights have that name.
-    """
+    """Return one entry of the list; any other name is an InputError."""
     return (found := entries())[known("weights", name, found)]
 
 
@@ -96,9 +92,7 @@ def locate(path_or_name: str | Path) -> Path:
 def fetch(name: str, source: str | None = None) -> Path:
     """Fetch named weights into the cache, unless they are there, and return the checked file.
 
-    Args:
-        name: an entry of the list.
-        source: another address (http, https) of the file, or the path of a local file to copy.
+    ``source`` is another address (http, https) of the file, or the path of a local file to copy.
 
     Raises:
         InputError: no weights have that name, or :func:`bsm.download.obtain` fails.

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib import metadata
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from tqdm import tqdm
@@ -31,7 +30,7 @@ from bsm.versions import GENERATOR_VERSION
 __all__ = ["FIRST_SEED", "GENERATOR_VERSION", "STEMS", "make_corpus", "render_song"]
 
 #: Split -> its first seed. The splits share neither seeds nor words, instruments or voices.
-FIRST_SEED = MappingProxyType({"train": 1000, "valid": 2000, "test": 3000})
+FIRST_SEED = {"train": 1000, "valid": 2000, "test": 3000}
 
 log = logging.getLogger(__name__)
 

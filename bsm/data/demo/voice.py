@@ -82,11 +82,7 @@ WORDS = tuple(dict.fromkeys(_LYRICS.split()))
 
 
 def optional(package: str) -> ModuleType:
-    """Import a package that only demo songs need.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """Import a package that only demo songs need; it is an InputError if it is not installed."""
     try:
         return import_module(package)
     except ImportError as error:
