@@ -12,7 +12,7 @@ from bsm.study import compare, input_length, occurrence
 from bsm.study.compare import CORRECTED, corrected, counted, paired, tables, words
 from bsm.study.figures import LABELS
 
-METRICS = compare.METRICS | {"si_sdr": "SI-SDR (dB)"}
+METRICS = {name: compare.LABELS[name] for name in ("usdr", "csdr", "si_sdr")}
 OURS = LABELS["bsmamba2"]
 Frames = list[tuple[pd.DataFrame, str]]  # tables with their captions
 
