@@ -43,9 +43,9 @@ def measure(
     """Measure everything about a step.
 
     Args:
-        preset: size of the steps before and after (:data:`step.VARIANTS`), with ``batch`` segments of ``seconds``.
-        seconds: see ``preset``.
-        batch: see ``preset``.
+        preset: size of the steps before and after (:data:`step.VARIANTS`).
+        seconds: length of their segments.
+        batch: number of their segments.
         repeats: rounds.
         sizes: (preset, s, segments) of the steps by scan backend. Backends that cannot run are named and left out;
             large models are measured with the first alone.
