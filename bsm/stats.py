@@ -45,11 +45,6 @@ class Interval(NamedTuple):
         return self._replace(estimate=-self.estimate, low=-self.high, high=-self.low)
 
 
-def interval_text(low: float, high: float, digits: int = 2) -> str:
-    """Write an interval for a table; a dash if there were too few values for one."""
-    return "–" if np.isnan(low) or np.isnan(high) else f"{low:.{digits}f} to {high:.{digits}f}"
-
-
 def interval_words(interval: Interval, unit: str = "", digits: int | None = None) -> str:
     """Write an estimate and its interval, if it has one: ``20.9x [19.1, 23.3]``.
 

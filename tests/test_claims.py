@@ -212,7 +212,6 @@ def test_no_verdict_rests_on_a_timing_during_which_other_work_ran(tmp_path, wall
     found = judged(tmp_path)["scan-8x (CPU)"].finding
     assert found.verdict == verdict and found.measured.startswith("30.0x")
     assert ("It was measured while other work ran; run `bsm study 02_scan_backends`" in found.reasons[0]) == (wall > 1)
-    assert "not recorded" not in " ".join(found.reasons)
     alone = [quiet(r, wall=2.0 if r["backend"] == "sequential" else 1.0) for r in results["scan_backends"]["speed"]]
     put(tmp_path, {"scan_backends": {"speed": alone}})
     assert judged(tmp_path)["scan-8x (CPU)"].finding.verdict == SUPPORTED  # the disturbed case is only context
@@ -223,14 +222,6 @@ def test_a_gpus_timing_waits_and_counts(tmp_path):
     speed = [r | {"processor_seconds": None} for r in of_a_gpu()["scan"]["speed"]]
     put(tmp_path, {"scan": {"speed": speed}}, GPU, {"device": "cuda"})
     assert judged(tmp_path)["scan-8x (GPU)"].finding.verdict == SUPPORTED
-
-
-def test_earlier_timings_count_and_say_what_they_lack(tmp_path):
-    put(tmp_path, benchmark())
-    found = judged(tmp_path)
-    for name in ("scan-8x (CPU)", "conv-3x (CPU)", "bench-25ms (CPU)", "compile-20 (CPU)"):
-        assert found[name].finding.verdict in (SUPPORTED, NOT_SUPPORTED)
-        assert "Quietness was not recorded" in found[name].finding.reasons[-1]
 
 
 def test_every_cpu_timing_names_the_records_that_it_rests_on():

@@ -153,7 +153,7 @@ def shorter(monkeypatch):
     monkeypatch.setattr(step.BiMamba2Block, "compile", lambda block: None)
     cases = scan.cases
     monkeypatch.setattr(scan, "cases", lambda seconds, batch, config, band_rows: cases(seconds, 1, config, 1))
-    monkeypatch.setattr(scan, "peak_memory", lambda *_, **__: 1000)
+    monkeypatch.setattr(scan, "fresh", lambda *_: 1000)
     monkeypatch.setattr(scan, "scaling", lambda **_: {})
 
 

@@ -18,7 +18,8 @@ import torch
 
 from bsm.errors import InputError
 from bsm.stats import crossed_interval
-from bsm.study import compare, figures, provenance, records, repeat, scans
+from bsm.study import compare, figures, provenance, records, repeat
+from bsm.study.speed import scan
 
 mpl.use("Agg")
 
@@ -142,9 +143,9 @@ def test_a_trainings_device_is_told_by_its_checkpoint(tmp_path):
 
 def test_the_short_trainings_use_the_scans_of_the_device_they_run_on(monkeypatch):
     asked = []
-    lacking = dict.fromkeys(scans.EXACT, "needs a GPU") | {"chunked": None}
-    monkeypatch.setattr(scans.bench, "available", lambda device: asked.append(device) or lacking)
-    assert scans.bench.exact_backends() == ["chunked"] and asked == ["cpu"]
+    lacking = dict.fromkeys(scan.EXACT, "needs a GPU") | {"chunked": None}
+    monkeypatch.setattr(scan, "available", lambda device: asked.append(device) or lacking)
+    assert scan.exact_backends() == ["chunked"] and asked == ["cpu"]
 
 
 def test_git_revision_and_dirty_flag(tmp_path, monkeypatch):

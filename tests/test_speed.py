@@ -243,7 +243,7 @@ def test_a_gpus_memory_is_read_off_a_second_run(monkeypatch):
     runs = []
     monkeypatch.setattr(scan, "inputs", lambda *_, **__: {"x": torch.zeros(4)})
     monkeypatch.setattr(scan, "run", lambda *prepared: runs.append(prepared))
-    monkeypatch.setattr(timer, "peak_memory_cuda", lambda work: (work(), len(runs))[1])
+    monkeypatch.setattr(scan, "peak_memory_cuda", lambda work: (work(), len(runs))[1])
     monkeypatch.setattr(scan, "exact_backends", lambda device: ["chunked"])
     found = scan.memory([0.1], device="cuda")
     assert [r["peak_bytes"] for r in found] == [2, 4]

@@ -75,4 +75,3 @@ def test_memory_is_told_or_not(monkeypatch, tmp_path):
     monkeypatch.setattr(timer, "_CLEAR", tmp_path / "missing")
     ran = []
     assert timer.resident(lambda: ran.append(1)) is None and ran == [1]
-    assert timer.peak_memory(int, int, (), warm_up=()) is None

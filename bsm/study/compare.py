@@ -16,8 +16,16 @@ from bsm.stats import Interval, crossed_interval, interval_words, verdict, verdi
 
 NAMES = ("system", "model", "variant", "separator")
 """The fields in which records of various origins name the system that was scored."""
-METRICS = {"usdr": "uSDR (dB)", "csdr": "cSDR (dB)"}
-"""The paper's measures, with their names and unit in tables and figures."""
+LABELS = {
+    "usdr": "uSDR (dB)",
+    "csdr": "cSDR (dB)",
+    "si_sdr": "SI-SDR (dB)",
+    "bleedless": "bleedless (0-100)",
+    "fullness": "fullness (0-100)",
+}
+"""Measures, with their names and unit in tables and figures."""
+METRICS = {name: LABELS[name] for name in ("usdr", "csdr")}
+"""The paper's measures."""
 ROWS = ["song", "track", "region"]
 """Index of a table of :func:`table`; ``song`` is the cluster (:func:`cluster_of`)."""
 UNTRAINED = ""

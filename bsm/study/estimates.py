@@ -87,13 +87,10 @@ def references(root: Path) -> list[Track]:
 
 
 def score_regions(root: Path, estimates: Mapping[str, Path], output: Path, *, threshold_db: float = -40.0) -> str:
-    """Measure systems' estimates; write the values (JSON) and a figure (PNG) next to them; return the table as text.
+    """Measure systems' estimates, given by name and folder; return the table as text.
 
-    Args:
-        root: see :func:`references`.
-        estimates: name of a system -> folder of its files.
-        output: the result file.
-        threshold_db: level above which a voice sounds, dB re the loudest frames.
+    The values are written to ``output`` (JSON), and a figure (PNG) next to them. A voice sounds above ``threshold_db``,
+    dB re the loudest frames. For ``root`` see :func:`references`.
 
     Raises:
         InputError: An estimate is missing or does not fit its reference; found before anything is measured.

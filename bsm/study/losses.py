@@ -16,7 +16,7 @@ from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.data.tracks import VOCALS, Track
 from bsm.loss import bsmamba2_loss, loss_terms
 from bsm.metrics import usdr
-from bsm.stats import Interval, bootstrap_interval, interval_text
+from bsm.stats import Interval, bootstrap_interval, interval_words
 from bsm.study.figures import interval_plot
 from bsm.study.speed.spectra import loss_table, timed_losses
 from bsm.study.variants import BASE, STFT, VARIANTS, changed
@@ -92,14 +92,9 @@ def blindness_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """List the losses of wrong estimates, relative to that of silence."""
     columns = {f"{kind}, spectral terms": found for kind, found in relative(records).items()}
     columns[f"{FLIPPED}, with the waveform's"] = relative(records, "total")[FLIPPED]
-    words = {title: [_words(interval) for interval in found.values()] for title, found in columns.items()}
+    words = {title: [*map(interval_words, found.values())] for title, found in columns.items()}
     names = next(iter(columns.values()))
     return pd.DataFrame({"loss": [VARIANTS[name].asks for name in names]} | words)
-
-
-def _words(interval: Interval) -> str:
-    ends = interval_text(interval.low, interval.high)
-    return f"{interval.estimate:.2f}" + ("" if ends == "–" else f" ({ends})")
 
 
 def draw_blindness(ax: Axes, records: Sequence[dict[str, Any]]) -> None:

@@ -220,17 +220,10 @@ def after_onset(
     regions: Records, responses: Sequence[float], edges: Sequence[float]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Compare models in the first milliseconds after an onset, and in stretches further and further from it."""
-    everyone = {"all": regions}
-    first = [
-        row | {"group": f"first {ms:g} ms"} for ms in responses for row in compare(regions, first_ms(ms), everyone)
-    ]
+    first = [row for ms in responses for row in compare(regions, first_ms(ms), {f"first {ms:g} ms": regions})]
     names = [f"{a:g} to {b:g} s" for a, b in zip(edges, edges[1:], strict=False)] + [f"{edges[-1]:g} s on"]
-    distant = [
-        row | {"group": name}
-        for start, name in zip(edges, names, strict=True)
-        for row in compare(regions, since_onset(start), everyone)
-    ]
-    return first, distant
+    stretches = dict(zip(edges, names, strict=True))
+    return first, [row for a, name in stretches.items() for row in compare(regions, since_onset(a), {name: regions})]
 
 
 def by_model(records: Records, quantity: str, models: Sequence[str]) -> dict[str, pd.DataFrame]:

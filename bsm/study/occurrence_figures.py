@@ -18,6 +18,8 @@ from bsm.study.occurrence import AFTER, BEFORE, LEAKAGE, NAMES, SDR, by_model
 Records = Sequence[dict[str, Any]]
 LOWEST = -80.0
 """The lowest error on the timeline, dB."""
+FRAME = 0.05
+"""Length of the timeline's frames whose level is taken, s."""
 
 
 def draw_bins(ax: Axes, rows: Records, field: str = "means") -> None:
@@ -99,41 +101,33 @@ def timeline(
     estimates: Mapping[str, np.ndarray],
     rate: int,
     regions: Sequence[Region],
-    *,
-    frame: float = 0.05,
 ) -> Figure:
     """Draw one song over time: levels of the mixture, the true vocals and every estimate, and levels of the errors.
 
-    Args:
-        name: of the song.
-        mixture: ``(channels, samples)``, like all signals.
-        vocals: the true vocals.
-        estimates: estimated vocals by model.
-        rate: Hz.
-        regions: where somebody sings; they are shaded.
-        frame: length in s of the frames whose level is taken.
+    All signals are ``(channels, samples)`` at ``rate`` Hz; ``estimates`` are by model. Regions, where somebody sings,
+    are shaded.
     """
     heights = [*[1] * (2 + len(estimates)), 1.8]
     drawn, axes = plt.subplots(len(heights), 1, figsize=(7.5, 1.1 * sum(heights)), sharex=True, height_ratios=heights)
     drawn.suptitle(name, fontsize=10)
     colours = {"mixture": "0.5", "true vocals": "0.15"} | figures.model_colours(estimates)
-    times = (np.arange(len(frame_rms(mixture, rate, frame))) + 0.5) * frame
-    top = max(frame_rms(mixture, rate, frame).max(), 1e-5)
+    times = (np.arange(len(frame_rms(mixture, rate, FRAME))) + 0.5) * FRAME
+    top = max(frame_rms(mixture, rate, FRAME).max(), 1e-5)
     for ax in axes:
         figures.mark_regions(ax, [(region.start, region.stop) for region in regions])
     for ax, (title, signal) in zip(
         axes, ({"mixture": mixture, "true vocals": vocals} | estimates).items(), strict=False
     ):
-        level = frame_rms(signal, rate, frame)
+        level = frame_rms(signal, rate, FRAME)
         ax.fill_between(times, -level, level, color=colours[title], linewidth=0)
         ax.set(ylim=(-top, top), yticks=[])
         ax.set_title(f"{title} (RMS)", loc="left", fontsize="small")
     last = axes[-1]
     for model, estimate in estimates.items():
-        level = 20 * np.log10(np.maximum(frame_rms(estimate - vocals, rate, frame) / top, 10 ** (LOWEST / 20)))
+        level = 20 * np.log10(np.maximum(frame_rms(estimate - vocals, rate, FRAME) / top, 10 ** (LOWEST / 20)))
         last.plot(times, level, color=colours[model], linewidth=1, label=model)
     last.set(xlabel="time (s)", xlim=(0, vocals.shape[1] / rate), ylim=(LOWEST, 5), ylabel="error (dB)")
-    said = f"error re the mixture's loudest {1000 * frame:g} ms; shaded: {len(regions)} vocal regions"
+    said = f"error re the mixture's loudest {1000 * FRAME:g} ms; shaded: {len(regions)} vocal regions"
     last.set_title(said, loc="left", fontsize="small")
     figures.name_lines(last)
     return drawn

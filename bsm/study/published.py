@@ -17,7 +17,7 @@ from bsm.errors import InputError
 from bsm.evaluate import METRICS, Journal, digest, fingerprint
 from bsm.files import sha256
 from bsm.stats import FEWEST, bootstrap_interval
-from bsm.study.compare import counted, paired, tables, words
+from bsm.study.compare import LABELS, counted, paired, tables, words
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
 from bsm.versions import SCORING
@@ -36,13 +36,6 @@ NOTE = (
 """The note below a table of scores."""
 WINDOW = 8.0  # s, without overlap: the author's evaluation
 TEST_HOURS = 3.0  # MUSDB18-HQ's test songs last longer; excerpts of them in the same layout do not
-LABELS = {
-    "usdr": "uSDR (dB)",
-    "csdr": "cSDR (dB)",
-    "si_sdr": "SI-SDR (dB)",
-    "bleedless": "bleedless (0-100)",
-    "fullness": "fullness (0-100)",
-}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from bsm.study import compare, input_length, occurrence
 from bsm.study.compare import CORRECTED, corrected, counted, paired, tables, words
 from bsm.study.figures import LABELS
 
-METRICS = compare.METRICS | {"si_sdr": "SI-SDR (dB)"}
+METRICS = {name: compare.LABELS[name] for name in ("usdr", "csdr", "si_sdr")}
 OURS = LABELS["bsmamba2"]
 Frames = list[tuple[pd.DataFrame, str]]  # tables with their captions
 
@@ -56,12 +56,11 @@ def headline(records: Sequence[Mapping[str, Any]]) -> list[str]:
 def windows(values: Mapping[str, Any]) -> Frames:
     """List scores by window, and the difference from the window that was trained on."""
     trained = values["trained"]
-    rows = input_length.differences(values["scores"], values.get("against", trained))
+    rows = input_length.differences(values["scores"], values["against"])
     some = counted(rows[0]) if rows else "nothing to compare"
-    filled = "" if "seconds" in values["scores"][0] else "; last windows beyond a song's end were filled with silence"
     note = (
         f"Scores by window, {some}; differences from the training's window, and with overlap from the same "
-        f"window without; {CORRECTED}{filled}"
+        f"window without; {CORRECTED}"
     )
     return [(input_length.score_table(values["scores"], rows, trained), note)]
 

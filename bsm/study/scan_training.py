@@ -19,7 +19,6 @@ from bsm.errors import InputError
 from bsm.loss import bsmamba2_loss
 from bsm.model import BSMamba2
 from bsm.scan.feedthrough import CHUNK
-from bsm.stats import interval_text
 from bsm.study.speed.scan import frames
 
 REFERENCE = "sequential"
@@ -93,7 +92,7 @@ def table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
         apart = np.asarray(record["loss"]) / reference - 1
         later = 100 * apart[len(apart) // 2 :]  # updates are not independent
         exact = max(np.abs(apart).max(), record["weights"]) <= ROUNDING
-        above = "–" if exact else f"{later.mean():.2f} ({interval_text(later.min(), later.max())})"
+        above = "–" if exact else f"{later.mean():.2f} [{later.min():.2f}, {later.max():.2f}]"
         row = {"scan": record["backend"], "last loss": record["loss"][-1]}
         row |= {"losses differ by at most": f"{np.abs(apart).max():.1e}"}
         row |= {"weights differ by": f"{record['weights']:.1e}", "loss above the reference, second half (%)": above}

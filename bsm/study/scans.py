@@ -1,4 +1,4 @@
-"""What notebook ``02_scan_backends`` measures and shows of the scans: error and time, memory, and the direct term."""
+"""What notebook ``02_scan_backends`` shows of the scans: error and time, memory, and the direct term."""
 
 from __future__ import annotations
 
@@ -23,37 +23,10 @@ from bsm.stats import interval_words, ratio
 from bsm.study import figures
 from bsm.study.compare import paired, tables, words
 from bsm.study.speed import blocks
-from bsm.study.speed import scan as bench
 
 YARDSTICKS = {"sequential": "x careful loop", "loop, indexed": "x indexed loop", "textbook": "x textbook"}
 """What the backends' speed is compared with, and the columns' names."""
 _CASE = ["axis", "rows", "length", "pass"]
-
-
-def measure(
-    seconds: Sequence[float],
-    memory_seconds: Sequence[float],
-    frames: Sequence[int],
-    *,
-    rows: int,
-    band_rows: int,
-    block_seconds: float,
-    repeats: int,
-    compile_block: bool,
-) -> dict[str, Any]:
-    """Measure errors, times and memory of every backend, and what surrounds a scan.
-
-    Lengths of audio are in s. ``frames`` are those of a short and a long sequence, between which times are compared.
-    There are ``rows`` sequences on the time axis and ``band_rows`` on the band axis.
-    """
-    return {
-        "speed": bench.speed(seconds, batch=rows, band_rows=band_rows, repeats=repeats),
-        "memory": bench.memory(memory_seconds, batch=rows, band_rows=band_rows),
-        **bench.scaling(frames, seconds=max(seconds), batch=rows, repeats=repeats),
-        "conv": blocks.conv([block_seconds], batch=rows, repeats=repeats),
-        "block": blocks.block(block_seconds, repeats=repeats),
-        "compile": blocks.compiled(repeats=repeats) if compile_block else None,
-    }
 
 
 def table(speed: Sequence[dict[str, Any]]) -> pd.DataFrame:

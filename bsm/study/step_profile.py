@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from bsm.config import ModelConfig
 from bsm.scan import available
-from bsm.stats import Interval, interval_text, interval_words, of_rounds, ratio
+from bsm.stats import Interval, interval_words, of_rounds, ratio
 from bsm.study.claims import exact
 from bsm.study.figures import COLOURS, reach
 from bsm.study.meta import GIB, parameter_count, step_memory
@@ -43,9 +43,9 @@ def measure(
     """Measure everything about a step.
 
     Args:
-        preset: size of the steps before and after (:data:`step.VARIANTS`), with ``batch`` segments of ``seconds``.
-        seconds: see ``preset``.
-        batch: see ``preset``.
+        preset: size of the steps before and after (:data:`step.VARIANTS`).
+        seconds: length of their segments.
+        batch: number of their segments.
         repeats: rounds.
         sizes: (preset, s, segments) of the steps by scan backend. Backends that cannot run are named and left out;
             large models are measured with the first alone.
@@ -92,8 +92,7 @@ def claims_table(variants: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _mean(times: Sequence[float]) -> str:
-    interval = of_rounds(times)
-    return f"{interval.estimate:.3f} ({interval_text(interval.low, interval.high, 3)})"
+    return interval_words(of_rounds(times), digits=3)
 
 
 def shares(record: dict[str, Any], *parts: str) -> Interval:

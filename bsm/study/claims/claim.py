@@ -209,17 +209,8 @@ def judge_ratio(interval: Interval, low: float, high: float = np.inf) -> Verdict
 
 
 def undisturbed(finding: Finding, test: Test) -> Finding:
-    """Return a finding whose CPU timings count; no verdict rests on a timing during which other work ran.
-
-    Early records do not say whether other work ran. They count, and the reasons say that this is not known.
-    """
-    if test.evidence != Evidence.CPU_TIMING:
+    """Return a finding whose CPU timings count; no verdict rests on a timing during which other work ran."""
+    if test.evidence != Evidence.CPU_TIMING or all(map(is_quiet, finding.timings)):
         return finding
-    told = [record for record in finding.timings if "processor_seconds" in record]
-    if not all(is_quiet(record) for record in told):
-        reason = f"It was measured while other work ran; run `{test.command}` again on a quiet machine."
-        return replace(finding, verdict=Verdict.INCONCLUSIVE, reasons=(reason, *finding.reasons))
-    if len(told) < len(finding.timings):
-        reason = "Quietness was not recorded: other work may have run during these rounds."
-        return replace(finding, reasons=(*finding.reasons, reason))
-    return finding
+    reason = f"It was measured while other work ran; run `{test.command}` again on a quiet machine."
+    return replace(finding, verdict=Verdict.INCONCLUSIVE, reasons=(reason, *finding.reasons))

@@ -6,9 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +24,7 @@ from bsm.errors import InputError
 from bsm.stats import interval_words, ratio
 from bsm.study.records import ROOT
 from bsm.study.speed import revision
-from bsm.study.speed.timer import Rounds, is_quiet, turns
+from bsm.study.speed.timer import is_quiet, turns
 
 ROFORMER = "BS-RoFormer"
 NETWORKS = (*TIME_BLOCKS, ROFORMER)
@@ -102,81 +103,67 @@ def measure(folder: Path, pairs: Sequence[tuple[str, str]], *, repeats: int = 5)
             raise InputError(f"{path}: no checkout of this project; it has no bsm/__init__.py")
     records = []
     for size, network in tqdm(pairs, desc="training steps", unit="case"):
+        case = _case(size, network)
         with ExitStack() as stack:
-            made = {name: stack.enter_context(_Revision(path, size, network)) for name, path in folders.items()}
-            able = {name: process for name, process in made.items() if process.lacks is None}
-            for _ in range(WARM_UP):
-                for process in able.values():
-                    process.step()
-            times = turns({name: process.step for name, process in able.items()}, repeats) if able else None
-            records += [
-                {"size": size, "network": network, "revision": name} | process.record(name, times)
-                for name, process in made.items()
-            ]
+            made = {name: stack.enter_context(_training(path, case)) for name, path in folders.items()}
+            able = [name for name, (_, told) in made.items() if "lacks" not in told]
+            steps: dict[str, list[dict[str, Any]]] = {name: [] for name in able}
+
+            def take(name: str, made: dict = made, steps: dict = steps) -> tuple[float, float]:
+                ask, _ = made[name]
+                steps[name].append(ask("step"))
+                return tuple(steps[name][-1]["seconds"])
+
+            for name in able * WARM_UP:
+                take(name)
+            times = turns({name: partial(take, name) for name in able}, repeats) if able else None
+        for name, (_, told) in made.items():
+            record = {"size": size, "network": network, "revision": name}
+            if name not in able:
+                records.append(record | {"lacks": told["lacks"]})
+                continue
+            kept = [steps[name][WARM_UP + turn] for turn in times.kept]
+            parts = {part: [step["parts"][part] for step in kept] for part in revision.PARTS}
+            memory = {"peak_bytes": steps[name][-1]["peak_bytes"], "base_bytes": told["base_bytes"]}
+            records.append(record | times.of(name) | {"parts": parts} | memory)
     return records
 
 
-class _Revision:
-    """A process that trains a network of one revision."""
+def _case(size: str, network: str) -> dict[str, Any]:
+    """Return what :func:`bsm.study.speed.revision.train` gets."""
+    chosen, other = SIZES[size], network == ROFORMER
+    config = RoformerConfig.like(chosen.config) if other else chosen.config.replace(time_block=network)
+    return {
+        "network": ROFORMER if other else "BSMamba2",
+        "config": _changed(config),
+        "loss": _changed(chosen.loss),
+        "batch": chosen.batch,
+        "seconds": chosen.seconds,
+        "threads": torch.get_num_threads(),
+    }
 
-    def __init__(self, folder: Path, size: str, network: str) -> None:
-        self.folder, chosen = folder, SIZES[size]
-        other = network == ROFORMER
-        config = RoformerConfig.like(chosen.config) if other else chosen.config.replace(time_block=network)
-        case = {
-            "network": ROFORMER if other else "BSMamba2",
-            "config": _changed(config),
-            "loss": _changed(chosen.loss),
-            "batch": chosen.batch,
-            "seconds": chosen.seconds,
-            "threads": torch.get_num_threads(),
-        }
-        self.steps: list[dict[str, Any]] = []
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", revision.__file__],  # -P: the script's own folder holds no packages
-            env=os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": str(case["threads"])},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.told = self._ask(case)
-        self.lacks = self.told.get("lacks")
-        if not Path(self.told["package"]).is_relative_to(folder):
-            self.__exit__()
-            raise InputError(f"{folder}: Python imported {self.told['package']} instead of this revision")
 
-    def __enter__(self) -> Self:
-        return self
+@contextmanager
+def _training(folder: Path, case: dict[str, Any]) -> Iterator[tuple[Callable[[Any], dict[str, Any]], dict[str, Any]]]:
+    """Start a process that trains with the revision in a folder; yield what asks it, and its answer to the case."""
+    command = [sys.executable, "-P", revision.__file__]  # -P: the script's own folder holds no packages
+    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": str(case["threads"])}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
 
-    def __exit__(self, *_: object) -> None:
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
+        def ask(line: Any) -> dict[str, Any]:
+            answer = b""
+            with suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(line).encode() + b"\n")
+                answer = process.stdout.readline()
+            if not answer:
+                raise InputError(f"{folder}: its training ended early; the lines above say why")
+            return json.loads(answer)
 
-    def step(self) -> tuple[float, float]:
-        """Take one step; return its wall and processor time, s."""
-        self.steps.append(self._ask("step"))
-        return tuple(self.steps[-1]["seconds"])
-
-    def record(self, name: str, times: Rounds | None) -> dict[str, Any]:
-        """Return this revision's part of a record."""
-        if self.lacks is not None or times is None:
-            return {"lacks": self.lacks}
-        kept = [self.steps[WARM_UP + turn] for turn in times.kept]
-        parts = {part: [step["parts"][part] for step in kept] for part in revision.PARTS}
-        memory = {"peak_bytes": self.steps[-1]["peak_bytes"], "base_bytes": self.told["base_bytes"]}
-        return times.of(name) | {"parts": parts} | memory
-
-    def _ask(self, line: Any) -> dict[str, Any]:
-        try:
-            self.process.stdin.write(json.dumps(line) + "\n")
-            self.process.stdin.flush()
-            answer = self.process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            raise InputError(f"{self.folder}: its training ended early; the lines above say why")
-        return json.loads(answer)
+        told = ask(case)
+        if not Path(told["package"]).is_relative_to(folder):
+            raise InputError(f"{folder}: Python imported {told['package']} instead of this revision")
+        yield ask, told
 
 
 def _changed(config: ModelConfig | RoformerConfig | LossConfig) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -54,63 +54,46 @@ def loading(
         segment = round(span * tracks[0].rate) if tracks else 0
         if not 1 <= segment <= longest:
             raise InputError(f"segments of {segment} samples cannot be measured here; choose 1 to {longest}")
-        with _copies(tracks, segment) as copies:
-            for functions, segments in (
-                (_loaders(tracks, segment, batch, items), items),
-                (_reads(copies), len(copies)),
-            ):
+        with tempfile.TemporaryDirectory() as folder:
+            starts = _copies(tracks, segment, Path(folder))
+            cases = (_loaders(tracks, segment, batch, items), items), (_reads(starts, segment), len(starts))
+            for functions, segments in cases:
                 times = repeated(functions, repeats, waits=True)
                 speed += times.records("case", {"audio_seconds": span, "segments": segments})
     return {"speed": speed, "cores": os.cpu_count()}
 
 
-def _loaders(tracks: Sequence[Track], segment: int, batch: int, items: int) -> dict[str, Callable[[], None]]:
+def _loaders(tracks: Sequence[Track], segment: int, batch: int, items: int) -> dict[str, Callable[[], Any]]:
     """Return functions that load mixtures: with persistent workers, and with workers started anew every round."""
     load = partial(DataLoader, MixingDataset(tracks, segment=segment, seed=SEED, length=items), batch_size=batch)
     loaders = {f"{n} workers": load(num_workers=n, persistent_workers=n > 0) for n in WORKERS}
     loaders[RESTARTED] = load(num_workers=2)
-    return {case: partial(_each, lambda _: None, loader) for case, loader in loaders.items()}
+    return {case: partial(deque, loader, maxlen=0) for case, loader in loaders.items()}  # which keeps nothing
 
 
-class _Copy(NamedTuple):
-    """A song's vocals in a file of each format, and the first and last sample of the segment to read."""
+def _copies(tracks: Sequence[Track], segment: int, folder: Path) -> dict[Path, int]:
+    """Write the vocals of some songs as 16-bit WAV and FLAC; draw a segment of each.
 
-    wav: Path
-    flac: Path
-    start: int
-    stop: int
-
-    def read(self, suffix: str) -> np.ndarray:
-        return audio.read(getattr(self, suffix), start=self.start, stop=self.stop)[0]
-
-    def cut(self, suffix: str) -> np.ndarray:
-        return audio.read(getattr(self, suffix))[0][:, self.start : self.stop]
-
-
-@contextmanager
-def _copies(tracks: Sequence[Track], segment: int) -> Iterator[list[_Copy]]:
-    """Write the vocals of some songs as 16-bit files, and draw a segment of each."""
-    rng = np.random.default_rng(SEED)
-    with tempfile.TemporaryDirectory() as folder:
-        copies = []
-        for number in rng.choice(len(tracks), min(DRAWN, len(tracks)), replace=False):
-            track, start = tracks[number], int(rng.integers(tracks[number].samples - segment + 1))
-            wav, flac = (Path(folder) / f"{number}.{suffix}" for suffix in ("wav", "flac"))
-            for path in (wav, flac):
-                audio.write(path, track.read(VOCALS).clip(-1, 1), track.rate, subtype="PCM_16")
-            copies.append(_Copy(wav, flac, start, start + segment))
-        yield copies
+    Returns:
+        The segment's first sample, by the path of the WAV file. The FLAC file lies next to it.
+    """
+    rng, starts = np.random.default_rng(SEED), {}
+    for number in rng.choice(len(tracks), min(DRAWN, len(tracks)), replace=False):
+        track, path = tracks[number], folder / f"{number}.wav"
+        starts[path] = int(rng.integers(track.samples - segment + 1))
+        for copy in (path, path.with_suffix(".flac")):
+            audio.write(copy, track.read(VOCALS).clip(-1, 1), track.rate, subtype="PCM_16")
+    return starts
 
 
-def _reads(copies: Sequence[_Copy]) -> dict[str, Callable[[], None]]:
-    """Return functions that get segments: by reading them alone, and by cutting them out of their whole files."""
-    functions: dict[str, Callable[[], None]] = {}
-    for suffix in ("wav", "flac"):
-        functions[f"{suffix}, whole file"] = partial(_each, lambda copy, suffix=suffix: copy.cut(suffix), copies)
-        functions[f"{suffix}, segment"] = partial(_each, lambda copy, suffix=suffix: copy.read(suffix), copies)
-    return functions
+def _reads(starts: Mapping[Path, int], segment: int) -> dict[str, Callable[[], list[np.ndarray]]]:
+    """Return functions that get the segments: by reading them alone, and by cutting them out of their whole files."""
 
+    def alone(suffix: str) -> list[np.ndarray]:
+        return [audio.read(p.with_suffix(suffix), start=s, stop=s + segment)[0] for p, s in starts.items()]
 
-def _each(function: Callable[[Any], Any], items: Iterable[Any]) -> None:
-    for item in items:
-        function(item)
+    def cut(suffix: str) -> list[np.ndarray]:
+        return [audio.read(p.with_suffix(suffix))[0][:, s : s + segment] for p, s in starts.items()]
+
+    functions = {"whole file": cut, "segment": alone}
+    return {f"{kind}, {how}": partial(f, f".{kind}") for kind in ("wav", "flac") for how, f in functions.items()}

@@ -68,17 +68,15 @@ def separation(
         ``costs``: one record per profiled length, model and operation, see :func:`_profile`.
     """
     speed = []
-    for span in seconds:
+    for span in tqdm(seconds, desc="passes of whole networks", unit="length"):
         memory: dict[str, list[tuple[int | None, int | None]]] = {name: [] for name in models}
-        with tqdm(desc=f"{span:g} s of audio", unit="pass") as bar:
 
-            def take(name: str, span: float = span, memory: dict = memory, bar: tqdm = bar) -> tuple[float, float]:
-                times, found = fresh(_measure, name, preset, span, threads)
-                memory[name].append(found or (None, None))
-                bar.update()
-                return times
+        def take(name: str, span: float = span, memory: dict = memory) -> tuple[float, float]:
+            times, found = fresh(_measure, name, preset, span, threads)
+            memory[name].append(found or (None, None))
+            return times
 
-            times = turns({name: partial(take, name) for name in models}, repeats)
+        times = turns({name: partial(take, name) for name in models}, repeats)
         for name in models:
             base, peak = zip(*(memory[name][turn] for turn in times.kept), strict=True)
             sizes = {"peak_bytes": list(peak), "base_bytes": list(base)}

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bsm.config import ModelConfig, TrainConfig
 from bsm.errors import InputError
-from bsm.stats import Interval, interval_text, of_rounds
+from bsm.stats import Interval, interval_words, of_rounds
 from bsm.study.claims.exact import EPOCHS, STEPS
 from bsm.study.meta import GIB, operations, parameter_count, step_memory
 from bsm.study.profiles import Profile
@@ -116,15 +116,14 @@ def plan(todo: Sequence[Work], path: Path | None, device: str) -> tuple[pd.DataF
     for work in todo:
         file, record, step = choose(path, work.preset, device)
         update = update_seconds(step, work)
-        hours = [v * work.updates / 3600 for v in update[:3]]
+        ends = {name: getattr(update, name) * work.updates / 3600 for name in ("estimate", "low", "high")}
         row = {
             "training": work.name,
             "preset": work.preset,
             "updates": work.updates,
             "segments": f"{work.segments} x {work.seconds:g} s",
             "s an update": update.estimate,
-            "hours": hours[0],
-            "interval": interval_text(*hours[1:], digits=1),
+            "hours": interval_words(update._replace(**ends), digits=1),
             "batch": work.batch,
         }
         for name, checkpointing in (("GiB", False), ("GiB, checkpointing", True)):

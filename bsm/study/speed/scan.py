@@ -16,7 +16,7 @@ from tqdm import tqdm
 from bsm.config import ModelConfig
 from bsm.scan import EXACT, available, scan
 from bsm.study.speed import peers
-from bsm.study.speed.timer import SEED, matmul_rate, peak_memory, repeated
+from bsm.study.speed.timer import SEED, fresh, matmul_rate, peak_memory_cuda, repeated, resident
 from bsm.study.speed.yardsticks import indexed_loop, textbook
 
 log = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ def memory(
     config: ModelConfig = PAPER,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """Measure the memory that a scan takes above its inputs, forward + backward (:func:`peak_memory`).
+    """Measure the memory that a scan takes above its inputs, forward + backward.
 
     The inputs include the gradient of the output.
 
@@ -184,24 +184,32 @@ def memory(
     for axis, rows, length in tqdm(cases(seconds, batch, config, band_rows), desc="scan memory", unit="case"):
         size = sum(v.nbytes for v in inputs(rows, length, config).values())
         for name in (name for name in names if tried(name, rows, length, device)):
-            case, small = (name, config, rows, length), (name, config, 1, 8)
-            peak = peak_memory(_prepare, _run, case, warm_up=small, device=device)
+            case = name, config, rows, length, device
+            peak = fresh(_peak_bytes, *case) if device == "cpu" else _peak_bytes(*case)
             records.append(
                 {"axis": axis, "rows": rows, "length": length, "backend": name, "input_bytes": size, "peak_bytes": peak}
             )
     return records
 
 
-def _prepare(name: str, config: ModelConfig, rows: int, length: int, device: str = "cpu") -> tuple[Any, ...]:
-    values = inputs(rows, length, config, device=device)
-    prepared = function_of(name), values, weights_like(values["x"])
+def _peak_bytes(name: str, config: ModelConfig, rows: int, length: int, device: str) -> int | None:
+    """Measure by how many bytes one pass raises memory above its inputs; None where the system does not report it.
+
+    On a CPU this is resident memory of the process, which must be fresh: in a used one, the allocator would hand out
+    freed memory again without a rise. A first pass loads libraries, with small inputs, or tunes a GPU's kernels.
+    """
+
+    def one_pass(rows: int, length: int) -> Callable[[], Any]:
+        values = inputs(rows, length, config, device=device)
+        return partial(run, function_of(name), values, weights_like(values["x"]))
+
     if device != "cpu":
-        _run(prepared)  # kernels are tuned at first, in memory of their own
-    return prepared
-
-
-def _run(prepared: tuple[Any, ...]) -> None:
-    run(*prepared)
+        take = one_pass(rows, length)
+        take()
+        return peak_memory_cuda(take)
+    one_pass(1, 8)()
+    found = resident(one_pass(rows, length))
+    return found and found[1] - found[0]
 
 
 def scaling(

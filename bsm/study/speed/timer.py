@@ -156,23 +156,6 @@ def resident(run: Callable[[], Any]) -> tuple[int, int] | None:
     return before, _status("VmHWM")
 
 
-def peak_memory(
-    prepare: Callable[..., Any], run: Callable[[Any], Any], args: tuple, *, warm_up: tuple, device: str = "cpu"
-) -> int | None:
-    """Measure by how many bytes ``run(prepare(*args))`` raises memory above what ``prepare`` returns.
-
-    On a CPU, this is resident memory in a fresh process: in a used one, the allocator would hand out freed memory again
-    without a rise. ``run(prepare(*warm_up))`` comes first, with small inputs, so that libraries are loaded. Both
-    functions must be importable. On a GPU, ``prepare`` gets the device as well; see :func:`peak_memory_cuda`.
-
-    Returns:
-        Bytes, or None where the system does not report memory.
-    """
-    if device != "cpu":
-        return peak_memory_cuda(partial(run, prepare(*args, device)))
-    return fresh(_raised, prepare, run, args, warm_up) if _CLEAR.exists() else None
-
-
 def peak_memory_cuda(run: Callable[[], Any]) -> int:
     """Measure by how many bytes ``run()`` raises the memory that PyTorch has allocated on the GPU."""
     finish()
@@ -181,13 +164,6 @@ def peak_memory_cuda(run: Callable[[], Any]) -> int:
     run()
     finish()
     return torch.cuda.max_memory_allocated() - before
-
-
-def _raised(prepare: Callable, run: Callable, args: tuple, warm_up: tuple) -> int | None:
-    run(prepare(*warm_up))
-    prepared = prepare(*args)
-    found = resident(lambda: run(prepared))
-    return found and found[1] - found[0]
 
 
 def _status(field: str) -> int:
