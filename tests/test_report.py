@@ -33,11 +33,17 @@ def tables(text):
     return [CELL.split(line.strip("|")) for line in text.splitlines() if line.startswith("|")]
 
 
-def test_report_has_the_fixed_sections_and_every_claim(tmp_path):
-    """It is made from the committed results, whatever version of the notebooks wrote them."""
-    for folder in ("figures", "results", "tables"):
-        shutil.copytree(ROOT / "reports/demo" / folder, tmp_path / folder)
-    text = write_report(Profile.of("demo", out=str(tmp_path))).read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The demo profile's report from the committed results, whatever version of the notebooks wrote them."""
+    folder = tmp_path_factory.mktemp("whole")
+    for name in ("figures", "results", "tables"):
+        shutil.copytree(ROOT / "reports/demo" / name, folder / name)
+    return write_report(Profile.of("demo", out=str(folder)))
+
+
+def test_report_has_the_fixed_sections_and_every_claim(whole):
+    text = whole.read_text(encoding="utf-8")
     assert re.findall("^## (.+)$", text, re.MULTILINE) == [
         "In a minute",
         "How it was done",
@@ -53,14 +59,14 @@ def test_report_has_the_fixed_sections_and_every_claim(tmp_path):
     for name in CLAIMS:
         assert f"`{name}`" in text
     for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
-        assert (tmp_path / link).is_file()
+        assert (whole.parent / link).is_file()
     for row in tables(text):
         assert len(row) <= report.COLUMNS and sum(len(cell.replace("\\", "")) for cell in row) <= report.WIDTH
         assert all(len(cell.split()) <= report.WORDS for cell in row), row
 
 
-def test_own_tables_say_what_the_results_say(demo):
-    text = write_report(demo).read_text()
+def test_own_tables_say_what_the_results_say(demo, whole):
+    text = whole.read_text(encoding="utf-8")
     scores = json.loads(demo.result("scores").read_text())["values"]
     usdr = {name: [r["usdr"] for r in scores if r["separator"] == name] for name in ("BSMamba2", "BS-RoFormer")}
     means = {name: sum(values) / len(values) for name, values in usdr.items()}
@@ -92,9 +98,10 @@ def test_figures_of_the_report_show_in_a_notebook(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def short(monkeypatch):
-    """Reports without tables of their own, whose intervals take seconds."""
+def short(committed, monkeypatch):
+    """Reports without tables of their own, and with claims that were judged before: intervals take seconds."""
     monkeypatch.setattr(report, "FRAMES", {})
+    monkeypatch.setattr(report.ledger, "lines", lambda profile: committed)
 
 
 def test_report_follows_its_results(demo, short):
