@@ -172,16 +172,6 @@ def test_a_notebook_refuses_what_does_not_fit(study, given, message):
         Notebook.find("tiny").fitting(given, "tiny.ipynb")
 
 
-def test_a_failed_notebooks_partial_copy_is_written_whole_or_not_at_all(study, tmp_path, monkeypatch):
-    make(study / "broken.ipynb", "1 / 0")
-    written = []
-    replacing = run.replacing
-    monkeypatch.setattr(run, "replacing", lambda path: written.append(path) or replacing(path))
-    with pytest.raises(run.NotebookFailed):
-        run.run_notebook("broken", tmp_path / "out.ipynb", profile="smoke")
-    assert written == [tmp_path / "out.ipynb", tmp_path / "out.failed.ipynb"]
-
-
 def test_a_value_out_of_range_is_refused_by_name():
     saving.in_range(0, most_songs=0, cost_repeats=2)
     saving.in_range(0, 3, example=3)
