@@ -219,39 +219,37 @@ def test_what_fits_on_a_page(rows, fit):
 
 
 @pytest.fixture
-def more(demo, monkeypatch, tmp_path):
-    """A notebook of its own, with a result, a narrow table, a wide one and a figure."""
+def part(demo, short, monkeypatch, tmp_path):
+    """What the report says of a notebook with a result, a narrow table, a wide one and a figure; it is made anew."""
     saves = {"extra": ["values"], "costs": ["table"], "wide": ["table"], "scores": ["figure"]}
     cells = [{"cell_type": "markdown", "metadata": {}, "source": ["# More\n"]}]
     content = {"nbformat": 4, "metadata": {"bsm": {"needs": "songs", "saves": saves}}, "cells": cells}
     path = tmp_path / "12_more.ipynb"
     path.write_text(json.dumps(content))
-    demo.result("extra").write_text("{}")
+    monkeypatch.setattr(report, "study_notebooks", lambda: [Notebook(path)])
+    shutil.copy(demo.result("training"), demo.result("extra"))
     (tmp_path / "tables/costs.md").write_text("| costs |\n")
     (tmp_path / "tables/wide.md").write_text("|" + " wide |" * 20 + "\n")
-    return Notebook(path)
+    return lambda: write_report(demo).read_text().split("## Results")[1].split("\n## Claims")[0]
 
 
-def test_a_notebook_adds_its_part(demo, more):
-    part = report._part(demo, more, demo.reports)
-    assert part["tables"] == ["| costs |\n"]
-    assert part["figures"] == [("scores", "figures/scores.png")]
-    assert (part["wider"], part["lacking"]) == (["tables/wide.md"], [])
+def test_a_notebook_adds_its_part(demo, part):
+    shown = part()
+    assert "### More\n" in shown and "| costs |\n" in shown and "![scores](figures/scores.png)" in shown
+    assert "Wider tables: `tables/wide.md`." in shown and "| wide |" not in shown and "Not made yet" not in shown
     demo.figure("scores").unlink()
-    assert report._part(demo, more, demo.reports)["lacking"] == ["scores"]
-    assert report._has(demo, more)
+    assert "Not made yet: scores." in part()
     demo.result("extra").unlink()
-    assert not report._has(demo, more)
+    assert "### More\n" not in part()
 
 
-def test_results_of_another_profile_stand_beside(demo, more, tmp_path):
-    other = Profile({"profile": "other", "title": "Other", "data": "x", "out": tmp_path / "other"})
-    assert not report._has(other, more)
-    shutil.copytree(tmp_path / "figures", tmp_path / "other/figures")
-    part = report._part(other, more, demo.reports)
-    assert part["figures"] == [("scores", "other/figures/scores.png")]
-    assert report._part(other, more, tmp_path / "own")["figures"] == [("scores", "../other/figures/scores.png")]
-    assert part["lacking"] == ["costs", "wide"]
+def test_longer_passes_in_another_folder_stand_beside(part, monkeypatch, tmp_path):
+    monkeypatch.setattr(report, "LONGER", Profile({"profile": "longer", "out": tmp_path / "longer"}))
+    assert "#### Longer passes" not in part()
+    for name in ("figures", "results"):
+        shutil.copytree(tmp_path / name, tmp_path / "longer" / name)
+    shown = part().split("#### Longer passes")[1]
+    assert "![scores](longer/figures/scores.png)" in shown and "Not made yet: costs, wide." in shown
 
 
 def test_every_result_and_table_of_the_report_is_one_that_a_notebook_saves():
