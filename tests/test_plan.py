@@ -123,8 +123,8 @@ def test_files_that_do_not_fit(tmp_path):
 
 
 def test_command(tmp_path):
-    path = result(tmp_path / "step.json", measured("paper"))
-    done = CliRunner().invoke(cli, ["plan", "--preset", "paper", "--device", "cpu", "--from", str(path)])
+    path = result(tmp_path / "step.json", measured())
+    done = CliRunner().invoke(cli, ["plan", "--preset", "tiny", "--device", "cpu", "--from", str(path)])
     assert done.exit_code == 0, done.output
     assert "100 epochs x 430 steps of 30 segments" in done.output
     assert "profile demo" in done.output
