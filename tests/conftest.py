@@ -134,6 +134,14 @@ def small_model(small_config):
 
 
 @pytest.fixture(scope="session")
+def committed():
+    """The claims as the committed results judge them, which takes seconds."""
+    from bsm.study.claims import ledger
+
+    return ledger.lines()
+
+
+@pytest.fixture(scope="session")
 def write_song():
     """Return the function that writes a song: a folder with one file of noise per source."""
 

@@ -13,7 +13,6 @@ from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
 from bsm.scan.feedthrough import CHUNK
-from bsm.stats import crossed_interval
 from bsm.study import ablation, figures, losses, scan_training, sizes
 from bsm.study.profiles import Profile
 from bsm.study.subjects import Subject, own_runs
@@ -50,42 +49,6 @@ def records(gains, songs=6, seeds=(0, 1, 2)):
                 value = level + seed + gain + spread + 0.01 * (seed - np.mean(seeds))
                 rows.append({"track": f"song {song}", "variant": name, "seed": seed, "usdr": value})
     return rows
-
-
-def test_crossed_interval_covers_songs_and_seeds():
-    table = np.add.outer(np.linspace(-1, 1, 40), [0.0, 0.0, 0.0]) + 2
-    songs = crossed_interval(table)
-    assert songs.estimate == pytest.approx(2) and songs.low < 2 < songs.high
-    luck = crossed_interval(table + [-1.0, 0.0, 1.0])
-    assert luck.high - luck.low > 2 * (songs.high - songs.low)  # seeds that disagree widen it
-    one = crossed_interval(table[:, :1])
-    assert one.high - one.low == pytest.approx(songs.high - songs.low, rel=0.1)
-    theory = 2 * 1.96 * table[:, 0].std() / math.sqrt(40)
-    assert one.high - one.low == pytest.approx(theory, rel=0.1)
-    assert one == crossed_interval(table[:, :1])
-
-
-@pytest.mark.parametrize(("song", "training", "rest"), [(0.0, 1.0, 0.1), (1.0, 1.0, 0.5), (1.0, 0.0, 0.5)])
-def test_crossed_interval_covers_what_it_says_also_where_three_trainings_differ(song, training, rest):
-    """The bootstrap alone covers the first case in three quarters of all studies."""
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(200):
-        table = song * rng.normal(size=(8, 1)) + training * rng.normal(size=3) + rest * rng.normal(size=(8, 3))
-        found = crossed_interval(table, resamples=1000)
-        covered += found.low <= 0 <= found.high
-    assert covered / 200 > 0.88  # 0.95 less what 200 studies of 8 songs may miss
-
-
-def test_crossed_interval_drops_songs_and_wants_some():
-    found = crossed_interval([[1.0, 2.0], [3.0, None], [5.0, 6.0]])
-    assert (found.n, found.dropped, found.estimate) == (4, 2, 3.5)
-    assert math.isnan(found.low)  # of two songs
-    assert crossed_interval([[1.0, 2.0]] * 5).low == pytest.approx(1.5 - 12.706 * 0.5, abs=1e-3)  # t of two seeds
-    assert math.isnan(crossed_interval([[1.0, 2.0]]).low)
-    assert math.isnan(crossed_interval(np.zeros((0, 2))).estimate)
-    with pytest.raises(ValueError, match="must be \\(songs, seeds\\)"):
-        crossed_interval([1.0, 2.0])
 
 
 def test_differences_are_paired_over_songs_and_seeds():

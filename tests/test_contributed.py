@@ -87,16 +87,16 @@ def test_each_fault_is_refused_in_a_sentence(changes, match, tmp_path):
     with pytest.raises(InputError, match=rf"mine\.json: .*{match}") as caught:
         read_contributed(path)
     assert "\n" not in str(caught.value)
-    assert check(tmp_path) == [str(caught.value)]
-    done = CliRunner().invoke(cli, ["claims", "check", "--reports", str(tmp_path)])
-    assert done.exit_code == 1 and str(caught.value) in done.output
 
 
 def test_every_faulty_file_is_named(tmp_path):
     put(tmp_path, changed({"summary": None}), "a")
     put(tmp_path, EXAMPLE, "b")
     (tmp_path / "contributed" / "c.json").write_text("{")
-    assert [re.search(r"(\w)\.json", fault)[1] for fault in check(tmp_path)] == ["a", "c"]
+    faults = check(tmp_path)
+    assert [re.search(r"(\w)\.json", fault)[1] for fault in faults] == ["a", "c"]
+    done = CliRunner().invoke(cli, ["claims", "check", "--reports", str(tmp_path)])
+    assert done.exit_code == 1 and all(fault in done.output for fault in faults)
 
 
 # --- The rule --------------------------------------------------------------------------------------------------------

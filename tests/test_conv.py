@@ -11,7 +11,7 @@ from bsm import conv
 from bsm.conv import BACKENDS, causal_conv, unavailable
 from bsm.errors import BackendUnavailable
 
-RUNNABLE = ["auto", *(name for name in BACKENDS if unavailable(name, "cpu") is None)]
+RUNNABLE = [name for name in BACKENDS if unavailable(name, "cpu") is None]
 
 
 def definition(x, weight, bias, reverse):
@@ -38,8 +38,7 @@ def draw(length, taps, channels=6, batch=2, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("taps", [1, 2, 3, 4])
-@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 62, 65])
+@pytest.mark.parametrize(("length", "taps"), [(1, 4), (3, 1), (3, 4), (5, 3), (65, 2), (65, 4)])
 @pytest.mark.parametrize("backend", RUNNABLE)
 def test_agrees_with_the_definition(backend, length, taps, reverse):
     inputs, dout = draw(length, taps)
@@ -51,7 +50,7 @@ def test_agrees_with_the_definition(backend, length, taps, reverse):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("length", [5, 16, 17, 33, 64])
+@pytest.mark.parametrize("length", [5, 16, 33])  # rows in groups; one piece; pieces and a rest
 @pytest.mark.parametrize("grad", [False, True])
 def test_pieces_join_without_a_seam(monkeypatch, grad, length, reverse):
     """Long sequences are worked through in pieces, short ones in groups of rows."""

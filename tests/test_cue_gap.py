@@ -42,7 +42,7 @@ def brightness(sound):
     return power[round(1400 / RATE * len(sound)) :].sum() / power.sum()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     gap=st.floats(0.05, 3),
     lead=st.floats(0, 2),

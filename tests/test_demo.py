@@ -1,6 +1,4 @@
-import hashlib
 import json
-import subprocess
 import sys
 from itertools import pairwise
 
@@ -22,7 +20,7 @@ RATE = 44100
 
 @pytest.fixture(scope="module")
 def songs():
-    return {seed: render_song(seed, SECONDS) for seed in (1000, 1001, 2000, 3000)}
+    return {seed: render_song(seed, SECONDS) for seed in (1000, 1001, 2000)}
 
 
 def test_mixture_is_the_exact_sum(songs):
@@ -56,17 +54,11 @@ def test_songs_differ(songs):
     assert len(set(mixtures)) == len(mixtures)
 
 
-def test_same_song_after_others_and_in_another_process(songs):
-    # `songs` rendered this seed after another and before two more; espeak-ng carries state from word to word.
+def test_same_song_after_others(songs):
+    # `songs` rendered this seed after another and before one more; espeak-ng carries state from word to word.
     again = render_song(1001, SECONDS)
     for name, stem in songs[1001].items():
         np.testing.assert_array_equal(again[name], stem)
-    code = (
-        f"import hashlib; from bsm.data.demo import render_song; s = render_song(1001, {SECONDS});"
-        "print(hashlib.sha256(s['mixture'].tobytes() + s['vocals'].tobytes()).hexdigest())"
-    )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert printed.strip() == hashlib.sha256(again["mixture"].tobytes() + again["vocals"].tobytes()).hexdigest()
 
 
 def test_other_rate_and_length():
@@ -111,7 +103,7 @@ def test_gaps_and_phrases_are_independent():
     assert abs(np.corrcoef(np.log(pairs).T)[0, 1]) < 0.1
 
 
-@pytest.mark.parametrize("seconds", [6, 8, 10, 30])
+@pytest.mark.parametrize("seconds", [6, 30])
 def test_every_song_has_a_phrase_and_a_gap(seconds):
     for spans in spans_of(seconds, range(1000, 1100)):
         assert len(spans) >= 1 and max(gaps_of(spans, seconds)) > 0.45
@@ -278,7 +270,7 @@ def test_record_cannot_name_folders_elsewhere(tmp_path, rendered):
     assert (tmp_path / "precious").is_dir()
 
 
-def test_processes_give_the_same_songs(tmp_path, songs):
+def test_other_processes_give_the_same_songs(tmp_path, songs):
     make_corpus(tmp_path, songs={"train": 2}, seconds=SECONDS, processes=2)
     for track, seed in zip(load_tracks(tmp_path, "train"), (1000, 1001), strict=True):
         for name in demo.STEMS:

@@ -34,7 +34,7 @@ def relative(got, want):
     return float((got - want).norm() / want.norm())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     structure=st.sampled_from(STRUCTURES),
     samples=st.integers(1, 900),
@@ -90,7 +90,7 @@ def test_later_weights_are_used():
                 parameter *= 1.5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     rows=st.integers(1, 40),
     hint=st.integers(1, 5000),

@@ -150,7 +150,7 @@ def counted(monkeypatch):
 
 @pytest.mark.parametrize(("suffix", "subtype"), [(".wav", "PCM_16"), (".wav", "FLOAT"), (".flac", "PCM_16")])
 def test_a_segment_touches_only_its_bytes(tmp_path, counted, suffix, subtype):
-    samples, wanted = 40 * 44100, 44100
+    samples, wanted = 12 * 44100, 44100
     path = tmp_path / f"vocals{suffix}"
     audio.write(path, noise(0, samples), 44100, subtype=subtype)
     track = Track("a", "train", {"vocals": AudioFile(path)})
@@ -158,7 +158,7 @@ def test_a_segment_touches_only_its_bytes(tmp_path, counted, suffix, subtype):
     size = path.stat().st_size
     assert whole >= size
     share = size * wanted / samples
-    for start in (0, 900_001, samples - wanted):
+    for start in (0, 200_001, samples - wanted):
         touched = counted(lambda start=start: track.read("vocals", start, start + wanted))
         # A FLAC has no index: its frames are found by halving, some buffers of 16 KiB each.
         assert share <= touched <= share + (64 if suffix == ".wav" else 512) * 1024

@@ -42,7 +42,7 @@ def value_and_gradient(function, estimate, target, *arguments, **options):
 
 @pytest.mark.parametrize(
     "shape",
-    [(1, 2, 11025), (2, 1, 4097), (3, 2, 2049), (1, 2, 5000), (2, 2, 2048), (1, 1, 200), (1, 1, 1), (4000,), (3, 2500)],
+    [(2, 1, 4097), (3, 2, 2049), (2, 2, 2048), (1, 1, 1), (4000,), (3, 2500)],
     ids=str,
 )
 def test_equals_the_literal_loss(shape):

@@ -214,7 +214,7 @@ def configs(draw):
     )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(config=configs(), seed=st.integers(0, 99))
 def test_there_and_back_nothing_is_lost(config, seed, tmp_path_factory):
     folder = tmp_path_factory.mktemp("msst")

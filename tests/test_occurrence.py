@@ -8,7 +8,6 @@ import pytest
 
 from bsm.activity import Region
 from bsm.errors import InputError
-from bsm.stats import crossed_interval
 from bsm.study import occurrence as study
 from bsm.study import occurrence_figures as plots
 
@@ -259,30 +258,3 @@ def test_timeline_draws_every_signal():
         f"{name} (RMS)" for name in ("mixture", "true vocals", "a", "b")
     ]
     plt.close(figure)
-
-
-def test_clusters_widen_an_interval():
-    """Values that are one per song in truth: the interval is that of the songs, not of ten times as many values."""
-    songs = np.random.default_rng(0).normal(size=30)
-    values, names = np.repeat(songs, 10)[:, None], np.repeat(np.arange(30), 10)
-    interval = crossed_interval(values, names)
-    assert interval.n == 300
-    assert interval.estimate == pytest.approx(songs.mean())
-    expected = 2 * 1.96 * songs.std(ddof=1) / math.sqrt(30)
-    assert interval.high - interval.low == pytest.approx(expected, rel=0.15)
-    one = crossed_interval([[1.0], [2.0], [float("nan")]], ["a", "a", "b"])
-    assert (one.n, one.dropped) == (2, 1)
-    assert math.isnan(one.low)
-    with pytest.raises(ValueError, match="3 rows of values need as many"):
-        crossed_interval([[1.0], [2.0], [3.0]], ["a", "b"])
-
-
-def test_two_parts_of_songs_are_set_against_each_other():
-    rng = np.random.default_rng(0)
-    level = np.repeat(rng.normal(0, 5, 20), 2)  # of the song: cancels
-    short = np.tile([True, False], 20)
-    values = (level + np.where(short, 1.0, 0.0) + 0.1 * rng.normal(size=40))[:, None]
-    found = crossed_interval(values, np.repeat(np.arange(20), 2), against=~short)
-    assert found.estimate == pytest.approx(1, abs=0.1)
-    assert 0.8 < found.low < found.estimate < found.high < 1.2
-    assert math.isnan(crossed_interval(values, against=np.zeros(40, bool)).estimate)  # nothing to set it against

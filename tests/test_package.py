@@ -14,16 +14,23 @@ def python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "from bsm import separate; import bsm.inference",
-        "import bsm.inference; from bsm import separate",
-        "from bsm.inference import separate; import bsm",
-    ],
-)
-def test_separate_is_the_function_whatever_was_imported_first(code):
-    done = python(f"{code}; import bsm; assert bsm.separate is separate and callable(separate)")
+ORDERS = """
+import sys
+for order in (
+    "from bsm import separate; import bsm.inference",
+    "import bsm.inference; from bsm import separate",
+    "from bsm.inference import separate; import bsm",
+):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "bsm"]:
+        del sys.modules[name]
+    exec(order)
+    import bsm
+    assert bsm.separate is separate and callable(separate), order
+"""
+
+
+def test_separate_is_the_function_whatever_was_imported_first():
+    done = python(ORDERS)
     assert done.returncode == 0, done.stderr
 
 

@@ -153,18 +153,15 @@ def relative(got, want):
 
 
 CASES = {
-    "mono": (small(channels=1), 200),
     "stereo": (small(), 200),
-    "multiple of the hop": (small(), 14 * 20),
     "just long enough": (small(), 33),
-    "deep": (small(depth=3), 150),
     "wide": (small(dim=24, headdim=8, d_state=16, expand=4, mask_expansion=4), 301),
     "one head": (small(dim=12, headdim=36, expand=3, d_state=5, mask_expansion=1), 123),
-    "heads of one channel": (small(headdim=1, expand=1), 90),
-    "two taps": (small(d_conv=2, depth=2), 177),
-    "mono, deep, hop of half a window": (small(channels=1, depth=2, stft=StftConfig(64, 32)), 500),
+    "heads of one channel, a multiple of the hop": (small(headdim=1, expand=1), 14 * 20),
+    "two taps, deep": (small(d_conv=2, depth=3), 177),
+    "mono, hop of half a window": (small(channels=1, stft=StftConfig(64, 32)), 500),
     "the paper's transform and bands": (small(stft=StftConfig(), bands=bands.PAPER, dim=16), 9000),
-    "long": (small(channels=1), 5001),
+    "long": (small(channels=1), 3001),
 }
 
 
@@ -197,8 +194,7 @@ def torchaudio_transforms():
     return transforms
 
 
-@pytest.mark.parametrize("samples", [1025, 4410, 9999, 44100])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("samples", "dtype"), [(1025, torch.float64), (4410, torch.float64), (9999, torch.float32)])
 def test_stft_agrees_with_torchaudio(samples, dtype):
     transforms = torchaudio_transforms()
     config = StftConfig()
@@ -338,7 +334,8 @@ def test_a_direction_of_the_authors_modules_computes_the_same():
 
 
 def test_parameters_of_the_paper_model():
-    model = BSMamba2(ModelConfig.preset("paper"))
+    with torch.device("meta"):
+        model = BSMamba2(ModelConfig.preset("paper"))
     counts = model.parameter_counts()
     assert counts.pop("total") == sum(counts.values()) == 48_098_188
     dim, numbers = 256, [4 * width for width in bands.PAPER]
@@ -432,12 +429,10 @@ def test_any_shape(length, channels, batch, seed):
     torch.testing.assert_close(alone, with_graph, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("length", [1, 33, 400])
-def test_silence_stays_silent(length, channels, dtype):
-    model = random_model(small(channels=channels, depth=2)).to(dtype)
-    mixture = torch.zeros(2, channels, length, dtype=dtype)
+@pytest.mark.parametrize(("length", "channels"), [(1, 2), (33, 1), (400, 2)])
+def test_silence_stays_silent(length, channels):
+    model = random_model(small(channels=channels, depth=2))
+    mixture = torch.zeros(2, channels, length)
     estimate = model(mixture)
     assert torch.equal(estimate, mixture)
     (estimate - 1).abs().sum().backward()

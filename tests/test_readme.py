@@ -17,6 +17,11 @@ from bsm.study.records import ROOT, mark, write_result
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.fixture(autouse=True)
+def judged_once(committed, monkeypatch):
+    monkeypatch.setattr(ledger, "lines", lambda: committed)
+
+
 def test_its_figures_are_those_of_the_results(tmp_path):
     copy = Path(shutil.copy(ROOT / "README.md", tmp_path))
     assert not readme.refresh_readme(Profile.load("demo"), copy), "run `bsm readme`"
@@ -30,9 +35,9 @@ def test_it_is_read_in_a_few_minutes():
     assert cells and max(len(cell.split()) for cell in cells) <= readme.WORDS + 1  # and the dots where one is cut
 
 
-def test_what_we_found_has_five_rows_and_one_of_them_is_blocked():
+def test_what_we_found_has_five_rows_and_one_of_them_is_blocked(committed):
     (found,) = re.findall(r"## What we found\n\n<!-- claims: (.+) -->", TEXT)
-    judged = {line.claim.id: line.finding.verdict for line in ledger.lines()}
+    judged = {line.claim.id: line.finding.verdict for line in committed}
     verdicts = [judged[name] for name in found.split()]
     assert len(verdicts) == 5 and "blocked" in verdicts
 

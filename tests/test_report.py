@@ -33,11 +33,17 @@ def tables(text):
     return [CELL.split(line.strip("|")) for line in text.splitlines() if line.startswith("|")]
 
 
-def test_report_has_the_fixed_sections_and_every_claim(tmp_path):
-    """It is made from the committed results, whatever version of the notebooks wrote them."""
-    for folder in ("figures", "results", "tables"):
-        shutil.copytree(ROOT / "reports/demo" / folder, tmp_path / folder)
-    text = write_report(Profile.of("demo", out=str(tmp_path))).read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The demo profile's report from the committed results, whatever version of the notebooks wrote them."""
+    folder = tmp_path_factory.mktemp("whole")
+    for name in ("figures", "results", "tables"):
+        shutil.copytree(ROOT / "reports/demo" / name, folder / name)
+    return write_report(Profile.of("demo", out=str(folder)))
+
+
+def test_report_has_the_fixed_sections_and_every_claim(whole):
+    text = whole.read_text(encoding="utf-8")
     assert re.findall("^## (.+)$", text, re.MULTILINE) == [
         "In a minute",
         "How it was done",
@@ -53,14 +59,14 @@ def test_report_has_the_fixed_sections_and_every_claim(tmp_path):
     for name in CLAIMS:
         assert f"`{name}`" in text
     for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
-        assert (tmp_path / link).is_file()
+        assert (whole.parent / link).is_file()
     for row in tables(text):
         assert len(row) <= report.COLUMNS and sum(len(cell.replace("\\", "")) for cell in row) <= report.WIDTH
         assert all(len(cell.split()) <= report.WORDS for cell in row), row
 
 
-def test_own_tables_say_what_the_results_say(demo):
-    text = write_report(demo).read_text()
+def test_own_tables_say_what_the_results_say(demo, whole):
+    text = whole.read_text(encoding="utf-8")
     scores = json.loads(demo.result("scores").read_text())["values"]
     usdr = {name: [r["usdr"] for r in scores if r["separator"] == name] for name in ("BSMamba2", "BS-RoFormer")}
     means = {name: sum(values) / len(values) for name, values in usdr.items()}
@@ -92,9 +98,10 @@ def test_figures_of_the_report_show_in_a_notebook(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def short(monkeypatch):
-    """Reports without tables of their own, whose intervals take seconds."""
+def short(committed, monkeypatch):
+    """Reports without tables of their own, and with claims that were judged before: intervals take seconds."""
     monkeypatch.setattr(report, "FRAMES", {})
+    monkeypatch.setattr(report.ledger, "lines", lambda profile: committed)
 
 
 def test_report_follows_its_results(demo, short):
@@ -212,39 +219,37 @@ def test_what_fits_on_a_page(rows, fit):
 
 
 @pytest.fixture
-def more(demo, monkeypatch, tmp_path):
-    """A notebook of its own, with a result, a narrow table, a wide one and a figure."""
+def part(demo, short, monkeypatch, tmp_path):
+    """What the report says of a notebook with a result, a narrow table, a wide one and a figure; it is made anew."""
     saves = {"extra": ["values"], "costs": ["table"], "wide": ["table"], "scores": ["figure"]}
     cells = [{"cell_type": "markdown", "metadata": {}, "source": ["# More\n"]}]
     content = {"nbformat": 4, "metadata": {"bsm": {"needs": "songs", "saves": saves}}, "cells": cells}
     path = tmp_path / "12_more.ipynb"
     path.write_text(json.dumps(content))
-    demo.result("extra").write_text("{}")
+    monkeypatch.setattr(report, "study_notebooks", lambda: [Notebook(path)])
+    shutil.copy(demo.result("training"), demo.result("extra"))
     (tmp_path / "tables/costs.md").write_text("| costs |\n")
     (tmp_path / "tables/wide.md").write_text("|" + " wide |" * 20 + "\n")
-    return Notebook(path)
+    return lambda: write_report(demo).read_text().split("## Results")[1].split("\n## Claims")[0]
 
 
-def test_a_notebook_adds_its_part(demo, more):
-    part = report._part(demo, more, demo.reports)
-    assert part["tables"] == ["| costs |\n"]
-    assert part["figures"] == [("scores", "figures/scores.png")]
-    assert (part["wider"], part["lacking"]) == (["tables/wide.md"], [])
+def test_a_notebook_adds_its_part(demo, part):
+    shown = part()
+    assert "### More\n" in shown and "| costs |\n" in shown and "![scores](figures/scores.png)" in shown
+    assert "Wider tables: `tables/wide.md`." in shown and "| wide |" not in shown and "Not made yet" not in shown
     demo.figure("scores").unlink()
-    assert report._part(demo, more, demo.reports)["lacking"] == ["scores"]
-    assert report._has(demo, more)
+    assert "Not made yet: scores." in part()
     demo.result("extra").unlink()
-    assert not report._has(demo, more)
+    assert "### More\n" not in part()
 
 
-def test_results_of_another_profile_stand_beside(demo, more, tmp_path):
-    other = Profile({"profile": "other", "title": "Other", "data": "x", "out": tmp_path / "other"})
-    assert not report._has(other, more)
-    shutil.copytree(tmp_path / "figures", tmp_path / "other/figures")
-    part = report._part(other, more, demo.reports)
-    assert part["figures"] == [("scores", "other/figures/scores.png")]
-    assert report._part(other, more, tmp_path / "own")["figures"] == [("scores", "../other/figures/scores.png")]
-    assert part["lacking"] == ["costs", "wide"]
+def test_longer_passes_in_another_folder_stand_beside(part, monkeypatch, tmp_path):
+    monkeypatch.setattr(report, "LONGER", Profile({"profile": "longer", "out": tmp_path / "longer"}))
+    assert "#### Longer passes" not in part()
+    for name in ("figures", "results"):
+        shutil.copytree(tmp_path / name, tmp_path / "longer" / name)
+    shown = part().split("#### Longer passes")[1]
+    assert "![scores](longer/figures/scores.png)" in shown and "Not made yet: costs, wide." in shown
 
 
 def test_every_result_and_table_of_the_report_is_one_that_a_notebook_saves():

@@ -19,7 +19,7 @@ from bsm.scan import APPROXIMATE, EXACT, available, scan
 NAMES = ("x", "dt", "A", "B", "C", "D", "initial_state")
 RUNNABLE = [name for name in EXACT if available("cpu")[name] is None]
 FAST = [name for name in RUNNABLE if name not in ("sequential", "selective")]  # the others go step by step
-LENGTHS = (1, 2, 62, 63, 64, 65, 500, 801)
+LENGTHS = (1, 2, 63, 64, 65, 801)
 
 
 def make(batch, length, heads=4, headdim=8, state=16, groups=1, decay=None, seed=0, dtype=torch.float64):
@@ -93,14 +93,15 @@ def problem(length, groups=1, reverse=False, decay=None):
 
 
 def agreement_cases():
-    """Every backend, length, number of groups and direction; slow where it goes step by step through a long one."""
+    """Every backend and length, in both directions, of which one has two groups; all four pairs at one length.
+
+    It is slow where a backend goes step by step through a long one.
+    """
     for backend in RUNNABLE:
         for length in LENGTHS:
-            for groups in (1, 2):
-                for reverse in (False, True):
-                    slow = length > 65 and (backend not in FAST or reverse != (groups == 2))
-                    marks = pytest.mark.slow if slow else ()
-                    yield pytest.param(backend, length, groups, reverse, marks=marks)
+            marks = pytest.mark.slow if length > 65 and backend not in FAST else ()
+            for groups, reverse in [(1, False), (2, True), *[(1, True), (2, False)] * (length == 65)]:
+                yield pytest.param(backend, length, groups, reverse, marks=marks)
 
 
 @pytest.mark.parametrize(("backend", "length", "groups", "reverse"), list(agreement_cases()))
@@ -123,8 +124,8 @@ def test_agrees_at_the_sizes_of_the_model(backend):
     compare(values, backend, expected=expected)
 
 
-@pytest.mark.parametrize("length", [2, 64, 200])
-@pytest.mark.parametrize("decay", [(0, 0), (0, 0.1), (0, 3), (1, 8), (0, 50), (50, 50), (500, 500)])
+@pytest.mark.parametrize("length", [2, 150])
+@pytest.mark.parametrize("decay", [(0, 0), (0, 0.1), (0, 3), (0, 50), (500, 500)])
 @pytest.mark.parametrize("backend", RUNNABLE)
 def test_any_decay(backend, decay, length):
     values, expected = problem(length, decay=decay)
@@ -143,10 +144,9 @@ def test_heads_of_every_kind_together(backend, reverse):
 
 
 @pytest.mark.parametrize("decay", [(0, 0.9), (0.45, 0.55), (0, 1.9), (0.8, 1), (1.7, 2.1)])
-@pytest.mark.parametrize("seed", range(3))
-def test_gradient_of_A_where_the_factored_form_loses_digits(decay, seed):
+def test_gradient_of_A_where_the_factored_form_loses_digits(decay):
     """It is a difference of nearly equal sums there: 3e-4 was seen before it was computed otherwise."""
-    compare(make(2, 130, heads=2, headdim=64, state=128, decay=decay, seed=seed), "chunked", gradients=5e-5)
+    compare(make(2, 130, heads=2, headdim=64, state=128, decay=decay), "chunked", gradients=5e-5)
 
 
 @pytest.mark.parametrize("backend", FAST)

@@ -11,7 +11,6 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -21,7 +20,6 @@ import bsm
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def tracked() -> list[Path]:
@@ -84,20 +82,6 @@ def test_the_container_makes_the_same_environment_and_runs_the_study():
     assert all((ROOT / name).exists() for line in copied for name in line.split())
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert not {"bsm", "notebooks", "data_manifest", "reports", "pyproject.toml"} & set(ignored)
-
-
-def test_readme_names_the_doors():
-    text = (ROOT / "README.md").read_text()
-    assert "make reproduce" in text
-    assert "make test" in text
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_hold_no_outputs_and_one_parameters_cell(path):
-    cells = nbformat.read(path, as_version=4).cells
-    code = [cell for cell in cells if cell.cell_type == "code"]
-    assert not any(cell.outputs or cell.execution_count for cell in code)
-    assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
 
 
 def test_no_registry_and_no_machine_path_in_git():

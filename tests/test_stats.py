@@ -1,5 +1,7 @@
 """Intervals: coverage, repeatability, the degenerate cases and several comparisons at once."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -102,6 +104,67 @@ def test_few_values_are_covered_by_the_interval_of_a_mean():
     rng = np.random.default_rng(0)
     found = [bootstrap_interval(rng.normal(size=5), resamples=500) for _ in range(300)]
     assert np.mean([interval.low <= 0 <= interval.high for interval in found]) > 0.91
+
+
+def test_crossed_interval_covers_songs_and_seeds():
+    table = np.add.outer(np.linspace(-1, 1, 40), [0.0, 0.0, 0.0]) + 2
+    songs = crossed_interval(table)
+    assert songs.estimate == pytest.approx(2) and songs.low < 2 < songs.high
+    luck = crossed_interval(table + [-1.0, 0.0, 1.0])
+    assert luck.high - luck.low > 2 * (songs.high - songs.low)  # seeds that disagree widen it
+    one = crossed_interval(table[:, :1])
+    assert one.high - one.low == pytest.approx(songs.high - songs.low, rel=0.1)
+    theory = 2 * 1.96 * table[:, 0].std() / math.sqrt(40)
+    assert one.high - one.low == pytest.approx(theory, rel=0.1)
+    assert one == crossed_interval(table[:, :1])
+
+
+@pytest.mark.parametrize(("song", "training", "rest"), [(0.0, 1.0, 0.1), (1.0, 1.0, 0.5), (1.0, 0.0, 0.5)])
+def test_crossed_interval_covers_what_it_says_also_where_three_trainings_differ(song, training, rest):
+    """The bootstrap alone covers the first case in three quarters of all studies."""
+
+    def draw(rng):
+        return song * rng.normal(size=(8, 1)) + training * rng.normal(size=3) + rest * rng.normal(size=(8, 3))
+
+    assert covered(draw, studies=200) > 0.88  # 0.95 less what 200 studies of 8 songs may miss
+
+
+def test_crossed_interval_drops_songs_and_wants_some():
+    found = crossed_interval([[1.0, 2.0], [3.0, None], [5.0, 6.0]])
+    assert (found.n, found.dropped, found.estimate) == (4, 2, 3.5)
+    assert math.isnan(found.low)  # of two songs
+    assert crossed_interval([[1.0, 2.0]] * 5).low == pytest.approx(1.5 - 12.706 * 0.5, abs=1e-3)  # t of two seeds
+    assert math.isnan(crossed_interval([[1.0, 2.0]]).low)
+    assert math.isnan(crossed_interval(np.zeros((0, 2))).estimate)
+    with pytest.raises(ValueError, match="must be \\(songs, seeds\\)"):
+        crossed_interval([1.0, 2.0])
+
+
+def test_clusters_widen_an_interval():
+    """Values that are one per song in truth: the interval is that of the songs, not of ten times as many values."""
+    songs = np.random.default_rng(0).normal(size=30)
+    values, names = np.repeat(songs, 10)[:, None], np.repeat(np.arange(30), 10)
+    interval = crossed_interval(values, names)
+    assert interval.n == 300
+    assert interval.estimate == pytest.approx(songs.mean())
+    expected = 2 * 1.96 * songs.std(ddof=1) / math.sqrt(30)
+    assert interval.high - interval.low == pytest.approx(expected, rel=0.15)
+    one = crossed_interval([[1.0], [2.0], [float("nan")]], ["a", "a", "b"])
+    assert (one.n, one.dropped) == (2, 1)
+    assert math.isnan(one.low)
+    with pytest.raises(ValueError, match="3 rows of values need as many"):
+        crossed_interval([[1.0], [2.0], [3.0]], ["a", "b"])
+
+
+def test_two_parts_of_songs_are_set_against_each_other():
+    rng = np.random.default_rng(0)
+    level = np.repeat(rng.normal(0, 5, 20), 2)  # of the song: cancels
+    short = np.tile([True, False], 20)
+    values = (level + np.where(short, 1.0, 0.0) + 0.1 * rng.normal(size=40))[:, None]
+    found = crossed_interval(values, np.repeat(np.arange(20), 2), against=~short)
+    assert found.estimate == pytest.approx(1, abs=0.1)
+    assert 0.8 < found.low < found.estimate < found.high < 1.2
+    assert math.isnan(crossed_interval(values, against=np.zeros(40, bool)).estimate)  # nothing to set it against
 
 
 @pytest.mark.parametrize(("far", "given"), [(1, False), (4, False), (5, True), (9, False)])

@@ -1,6 +1,7 @@
 """The rules that run again after a change, a failure or a kill, and the requests to a cluster.
 
-The workflow's commands are stand-ins that only write the promised files.
+The workflow's commands are stand-ins that only write the promised files. Snakemake takes seconds to plan, so all but
+one of these tests are slow; `.ci/run` runs them.
 """
 
 import json
@@ -129,99 +130,57 @@ OTHERS = {
 ALL = SCORED | OTHERS | {REPORT}  # what a new version of the package's results makes anew
 
 
+SMOKE = "notebooks/profiles/smoke.yaml"
+MADE = {"songs", "data_loading"}  # by the generator of songs
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "old", "new", "reruns", "stays"),
     [
-        # A parameter of a notebook, of the training; a version; a module; a notebook; the text of a rule.
+        # A parameter of a notebook, of two, of the training, of none; a version; a module; a notebook; a rule's text.
+        (SMOKE, "scan_repeats: 1", "scan_repeats: 2", {"notebook_02_scan_backends", REPORT}, None),
         (
-            "notebooks/profiles/smoke.yaml",
-            "scan_repeats: 1",
-            "scan_repeats: 2",
-            {"notebook_02_scan_backends", REPORT},
-            None,
-        ),
-        pytest.param(
-            "notebooks/profiles/smoke.yaml",
+            SMOKE,
             "song_seconds",
             "threshold_db: -30.0\nsong_seconds",
             {"notebook_01_data", "notebook_06_vocal_occurrence", REPORT},
             None,
-            marks=pytest.mark.slow,
         ),
-        pytest.param(
-            "notebooks/profiles/smoke.yaml",
+        (
+            SMOKE,
             "\nsteps: 6",
             "\nsteps: 7",
             TRAINED | SCORED | {"notebook_02_scan_backends", REPORT},
             {"songs", "notebook_03_training_step"} | NO_MODEL,
-            marks=pytest.mark.slow,
         ),
-        pytest.param(
-            "notebooks/profiles/smoke.yaml",
-            "\nsteps: 6",
-            "\nworkers: 1\nsteps: 6",
-            set(),
-            None,
-            marks=pytest.mark.slow,
-        ),
+        (SMOKE, "\nsteps: 6", "\nworkers: 1\nsteps: 6", set(), None),
         ("bsm/versions.py", "SCORING = 1", "SCORING = 2", ALL, None),
+        ("bsm/versions.py", "RECIPE = 1", "RECIPE = 2", TRAINED | ALL | {"structure"}, None),
         (
-            "bsm/versions.py",
-            "RECIPE = 1",
-            "RECIPE = 2",
-            TRAINED | ALL | {"structure"},
-            None,
-        ),
-        pytest.param(
             "bsm/versions.py",
             "GENERATOR_VERSION = 3",
             "GENERATOR_VERSION = 4",
-            {
-                "songs",
-                "notebook_03_training_step",
-                "notebook_02_scan_backends",
-                "notebook_01_data",
-                "data_loading",
-                REPORT,
-            }
-            | TRAINED
-            | SCORED,
+            MADE | TRAINED | ALL - {"notebook_00_model", "notebook_07_cue_and_gap"},
             None,
-            marks=pytest.mark.slow,
         ),
         ("bsm/metrics.py", '"""', '"""Changed. ', set(), None),
-        pytest.param(
+        (
             "bsm/study/ablation.py",
             '"""',
             '"""Changed. ',
             {"notebook_08_ablation_stft", "notebook_09_ablation_size", REPORT},
             None,
-            marks=pytest.mark.slow,
         ),
-        pytest.param(
-            "bsm/study/claims/exact.py",
-            '"""Claims that',
-            '"""All claims that',
-            {REPORT},
-            None,
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
+        ("bsm/study/claims/exact.py", '"""Claims that', '"""All claims that', {REPORT}, None),
+        (
             "notebooks/05_input_length.ipynb",
             "# How long",
             "# For how long",
             {"notebook_05_input_length", REPORT},
             None,
-            marks=pytest.mark.slow,
         ),
-        pytest.param(
-            "Snakefile",
-            "bsm.study.structure {output}",
-            "bsm.study.structure  {output}",
-            {"structure", REPORT},
-            None,
-            marks=pytest.mark.slow,
-        ),
+        ("Snakefile", "bsm.study.structure {output}", "bsm.study.structure  {output}", {"structure", REPORT}, None),
     ],
 )
 def test_a_change_reruns_what_depends_on_it_and_nothing_else(study, path, old, new, reruns, stays):
@@ -234,15 +193,16 @@ def test_a_change_reruns_what_depends_on_it_and_nothing_else(study, path, old, n
         assert not planned & stays
 
 
-@pytest.mark.parametrize("path", ["reports/smoke/results/repeat.json", "reports/speed/tables/model_speed.md"])
-def test_what_is_measured_by_hand_is_in_the_report_once_it_is_there(study, path):
-    made = study.folder / path
-    made.parent.mkdir(parents=True, exist_ok=True)
-    made.write_text("")
-    try:
-        assert study.planned() == {REPORT}
-    finally:
-        made.unlink()
+@pytest.mark.slow
+def test_what_is_measured_by_hand_is_in_the_report_once_it_is_there(study):
+    for path in ("reports/smoke/results/repeat.json", "reports/speed/tables/model_speed.md"):
+        made = study.folder / path
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.write_text("")
+        try:
+            assert study.planned() == {REPORT}
+        finally:
+            made.unlink()
     assert study.planned() == set()
 
 
@@ -294,7 +254,8 @@ def test_a_killed_run_is_recovered_by_what_make_resume_does(study):
         assert all(path.exists() for path in made)
 
 
-@pytest.mark.parametrize("cluster", ["slurm", pytest.param("kubernetes", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", ["slurm", "kubernetes"])
 def test_cluster_profiles(study, cluster):
     """The whole graph can be planned for a cluster, and every job has its request."""
     plugin = {"slurm": "slurm", "kubernetes": "cluster_generic"}[cluster]

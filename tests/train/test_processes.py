@@ -22,7 +22,7 @@ from bsm.errors import InputError
 from bsm.loss import bsmamba2_loss
 from bsm.train import Stopped, read_log, train
 from bsm.train.distributed import passes_per_update, rank_segments
-from runs import CONFIG, MODEL, ROFORMER, assert_same_weights, finished, fork, kill_at_loss, without_times
+from runs import CONFIG, MODEL, ROFORMER, assert_same_weights, copy_of, finished, fork, kill_at_loss, without_times
 
 JOINED = CONFIG.replace(processes=2)  # 8 segments an update: 4 passes in one process, 2 in each of two
 
@@ -127,45 +127,47 @@ def test_two_processes_train_as_one_and_read_each_segment_once(alone, together):
     first, second = ([int(line) for line in (together.parent / f"read {rank}").read_text().split()] for rank in (0, 1))
     assert sorted(first + second) == list(range(7 * 8))
     assert (first[:4], second[:4]) == ([0, 1, 4, 5], [2, 3, 6, 7])
-
-
-def test_one_process_writes(together):
+    # And one of them wrote.
     assert len(list((together / "tensorboard").iterdir())) == 1
     assert len(read_log(together)) == 7
 
 
-@pytest.mark.parametrize("first", [1, 2])
-def test_resumed_in_another_number_of_processes(alone, tracks, tmp_path, first):
-    """Killed in the sixth update, the run resumes after step 4 in the other number of processes."""
+def test_resumed_in_two_processes_after_one(alone, tracks, tmp_path):
     run = tmp_path / "run"
-    if first == 1:
 
-        def action():
-            kill_at_loss(5 * 4 + 2)
-            train(run, MODEL, JOINED, tracks, device="cpu")
-
-        assert finished(fork(action)) == -signal.SIGKILL
-        both_train(run, tracks)
-    else:
-
-        def action(rank):
-            kill_at_loss(5 * 2 + 2)
-            train(run, MODEL, JOINED, tracks, device="cpu")
-
-        assert in_two(action) == [-signal.SIGKILL] * 2
-        assert torch.load(run / "state.ckpt", weights_only=True)["step"] == 4
+    def action():
+        kill_at_loss(5 * 4 + 2)  # in the sixth update
         train(run, MODEL, JOINED, tracks, device="cpu")
+
+    assert finished(fork(action)) == -signal.SIGKILL
+    both_train(run, tracks)
     assert_close_run(run, alone)
 
 
-def test_resumed_in_two_is_exact(together, tracks, tmp_path):
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, tracks):
+    """A run of two processes that were killed in the sixth update."""
+    run = tmp_path_factory.mktemp("killed") / "run"
+
     def action(rank):
         kill_at_loss(5 * 2 + 2)
-        train(tmp_path / "run", MODEL, JOINED, tracks, device="cpu")
+        train(run, MODEL, JOINED, tracks, device="cpu")
 
     assert in_two(action) == [-signal.SIGKILL] * 2
-    both_train(tmp_path / "run", tracks)
-    assert_same_weights(tmp_path / "run", together)
+    assert torch.load(run / "state.ckpt", weights_only=True)["step"] == 4
+    return run
+
+
+def test_resumed_in_one_process_after_two(alone, killed, tracks, tmp_path):
+    run = copy_of(killed, tmp_path)
+    train(run, MODEL, JOINED, tracks, device="cpu")
+    assert_close_run(run, alone)
+
+
+def test_resumed_in_two_is_exact(together, killed, tracks, tmp_path):
+    run = copy_of(killed, tmp_path)
+    both_train(run, tracks)
+    assert_same_weights(run, together)
 
 
 def test_all_skip_what_is_not_finite_in_one(tracks, tmp_path):
