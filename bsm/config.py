@@ -165,7 +165,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny-16k": {"stft": StftConfig(744, 320), **_16K, **_TINY},
     # The study's base: coarser bands, and frames every 22.5 ms. It learns most per minute of a CPU core.
     "study-16k": {"stft": StftConfig(720, 360), **_16K, "bands": bands.COARSE_16K, **_TINY},
-    # The base with twice the channels, for real singing, where the base learns too little.
+    # The base with twice the channels. It is no better on singers that it never heard (the report's table singer_arms).
     "wide-16k": {"stft": StftConfig(720, 360), **_16K, "bands": bands.COARSE_16K, **_TINY, "dim": 64},
     # For the probe of memory (bsm.cue_gap): 10 bands, frames every 32 ms.
     "probe-8k": {"sample_rate": 8000, "channels": 1, "stft": StftConfig(512, 256), "bands": bands.COARSE_8K, **_TINY},

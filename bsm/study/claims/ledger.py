@@ -90,8 +90,9 @@ def _judged(claim: Claim, test: Test, profile: str, reports: Path) -> Line:
             found = [_values(path, reports, test, wanted) for path in paths]
             lacking = campaign.lacking(paths, wanted.result, wanted.arms)
             if lacking or not found:
-                name = "runs of " * wanted.runs + _shown(own, reports).removesuffix(".json" * wanted.runs)
-                raise _Missing(f"There is no {name} yet" + f": {', '.join(lacking)}" * bool(lacking))
+                file = _shown(own, reports)
+                absent = f"are no runs of {file.removesuffix('.json')}" if wanted.runs else f"is no {file}"
+                raise _Missing(f"There {absent} yet" + f": {', '.join(lacking)}" * bool(lacking))
         except _Missing:
             if wanted.optional:
                 continue
