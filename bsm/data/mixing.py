@@ -98,8 +98,10 @@ class MixingDataset(Dataset):
             if rng.random() < self._silence_probability:
                 continue
             stop = min(start + round(self._segment * speed), track.samples)
-            played = audio.resample(track.read(source, start, stop), track.rate * speed, track.rate)
-            sound = gain * _pad(played[:, : self._segment], self._segment)
+            sound = track.read(source, start, stop)
+            if speed != 1:
+                sound = audio.resample(sound, track.rate * speed, track.rate)[:, : self._segment]
+            sound = gain * _pad(sound, self._segment)
             mixture += sound
             if source == VOCALS:
                 vocals = sound
