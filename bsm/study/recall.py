@@ -114,6 +114,18 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def ranges(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Put the tables (:func:`table`) of experiments with different training gaps together, shortest gaps first."""
+    tables = []
+    for frame in frames:
+        own = table(frame)
+        own.insert(1, "training gaps", f"{frame['longest_gap'].iloc[0]:g} s")
+        tables.append(own)
+    whole = pd.concat(tables)
+    by_gap = sorted(whole.columns[4:], key=lambda name: float(name.removesuffix(" s")))
+    return whole[[*whole.columns[:4], *by_gap]].sort_values("arm", kind="stable").fillna("")
+
+
 def interventions(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per arm: SDR / right choices under each intervention."""
     others = frame[~frame["name"].str.startswith("gap ")]
