@@ -236,7 +236,7 @@ def plan_outputs(
     for song in songs:
         audio.info(song)
         paths = _outputs(song, folder)
-        if (other := song_of.setdefault(real(paths[0]), song)) != song:
+        if real(other := song_of.setdefault(real(paths[0]), song)) != real(song):
             raise InputError(f"{other} and {song} would both be written to {paths[0]}; separate them one by one")
         # Path.exists would raise OSError for a name that is too long.
         if skip_existing and all(os.path.exists(path) and real(path) not in given for path in paths):  # noqa: PTH110

@@ -373,6 +373,7 @@ def test_one_output_of_two_songs_is_known_however_their_folder_is_written(tmp_pa
     for other in (Path("a.flac"), tmp_path / "a.flac", Path("link/a.flac")):
         with pytest.raises(InputError, match=r"a.wav and .*a.flac would both be written to .*a.vocals.wav"):
             plan_outputs([Path("a.wav"), other], None)
+    assert len(plan_outputs([Path("a.wav"), tmp_path / "a.wav"], None)) == 2  # one song, named twice
 
 
 @pytest.mark.parametrize("name", ["mix.vocals.wav", "mix.accompaniment.wav"])
