@@ -146,7 +146,8 @@ def test_the_paper_preset_is_the_author_s_recipe():
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"keep_best": 0}, "keep_best must be at least 1"),
         ({"schedule": "zigzag"}, "unknown schedule 'zigzag'; choose one of constant, cosine"),
-        ({"transpose": -1}, "transpose is -1 semitones; choose 0 for none, or more"),
+        ({"transpose": -1}, "transpose must be at least 0, not -1"),
+        ({"workers": -1}, "workers must be at least 0, not -1"),
         ({"warmup": 7}, "warmup of 7 updates: choose 0 to fewer than steps = 7"),
     ],
 )
