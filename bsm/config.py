@@ -237,11 +237,10 @@ class TrainConfig(_Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         sizes = "steps", "batch_size", "accumulate", "processes", "validate_every", "checkpoint_every"
-        for name in (*sizes, "keep_best", "max_skipped"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.transpose < 0:
-            raise InputError(f"transpose is {self.transpose} semitones; choose 0 for none, or more")
+        least = dict.fromkeys((*sizes, "keep_best", "max_skipped"), 1) | {"workers": 0, "transpose": 0}
+        for name, number in least.items():
+            if getattr(self, name) < number:
+                raise InputError(f"{name} must be at least {number}, not {getattr(self, name)}")
         known("schedule", self.schedule, SCHEDULES)
         if not 0 <= self.warmup < self.steps:
             raise InputError(f"warmup of {self.warmup} updates: choose 0 to fewer than steps = {self.steps}")

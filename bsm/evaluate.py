@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
@@ -129,10 +130,10 @@ def evaluate(
 def _scored(
     jobs: Sequence[tuple[Track, str]], separators: dict[str, Separator], processes: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield the jobs' records in the order in which they are finished."""
+    """Yield the jobs' records in order, each as soon as it and those before it are finished."""
     if not jobs:
         return
-    waiting: dict[Future, dict[str, str]] = {}
+    waiting = deque()  # a job's name and future
     # Spawned, because a forked process would inherit the locks of PyTorch's threads. Each process computes in one
     # thread: separation needs the other cores.
     pool = ProcessPoolExecutor(
@@ -146,10 +147,13 @@ def _scored(
             except InputError as error:
                 raise InputError(f"{track.name}: {error}") from error
             future = pool.submit(score, track.read("vocals"), estimate, track.rate)
-            waiting[future] = {"track": track.name, "separator": name}
-            del estimate, future  # now the queue alone holds the estimate, and frees it after scoring
-            yield from _finished(waiting, most=processes)
-        yield from _finished(waiting, most=0)
+            waiting.append(({"track": track.name, "separator": name}, future))
+            del estimate  # now the pool alone holds it, and frees it after scoring
+            while waiting and (len(waiting) > processes or waiting[0][1].done()):
+                job, future = waiting.popleft()
+                yield job | future.result()
+        for job, future in waiting:
+            yield job | future.result()
     except BrokenProcessPool as error:
         if started.exception():
             raise InputError(
@@ -160,16 +164,6 @@ def _scored(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _finished(waiting: dict[Future, dict[str, str]], most: int) -> Iterator[dict[str, Any]]:
-    """Yield the records of finished jobs; wait until at most ``most`` jobs are left."""
-    while waiting:
-        ready, _ = wait(waiting, timeout=0 if len(waiting) <= most else None, return_when=FIRST_COMPLETED)
-        if not ready:
-            return
-        for future in ready:
-            yield waiting.pop(future) | future.result()
 
 
 class Journal:

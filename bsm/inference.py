@@ -6,13 +6,13 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from bsm import audio, fast
@@ -143,7 +143,11 @@ def _windowed(model: BSMamba2, wave: Tensor, size: int, step: int, batch_size: i
     weights = torch.zeros(padded.shape[-1])
     starts = range(0, count * step, step)
     per_pass = max(1, batch_size // batch)
-    with _progress(model, -(-count // per_pass), progress):
+    label = progress if isinstance(progress, str) else "separate"
+    form = "{l_bar}{bar}| {elapsed}<{remaining}"
+    bar = tqdm(total=-(-count // per_pass), desc=label, bar_format=form, disable=not progress)
+    inside = isinstance(model, BSMamba2)  # then the bar moves within a pass, too
+    with bar, fast.progress(bar.update) if inside else contextlib.nullcontext():
         for first in range(0, count, per_pass):
             group = starts[first : first + per_pass]
             windows = torch.stack([padded[..., s : s + size] for s in group])  # (windows, b, c, size)
@@ -151,27 +155,9 @@ def _windowed(model: BSMamba2, wave: Tensor, size: int, step: int, batch_size: i
             for start, part in zip(group, estimate, strict=True):
                 total[..., start : start + size] += part * weight
                 weights[start : start + size] += weight
+            if not inside:
+                bar.update()
     return (total / weights)[..., :samples]
-
-
-@contextlib.contextmanager
-def _progress(model: nn.Module, passes: int, shown: bool | str) -> Iterator[None]:
-    """Show a progress bar over forward passes. BSMamba2 moves it within a pass, any other network after each pass."""
-    if not shown:
-        yield
-        return
-    name = shown if isinstance(shown, str) else "separate"
-    with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=passes, desc=name, bar_format="{l_bar}{bar}| {elapsed}<{remaining}"))
-
-        def count(*_: object) -> None:  # a hook's return value other than None would replace the network's output
-            bar.update()
-
-        if isinstance(model, BSMamba2):
-            stack.enter_context(fast.progress(bar.update))
-        else:
-            stack.callback(model.register_forward_hook(count).remove)
-        yield
 
 
 # ---- files
@@ -236,7 +222,7 @@ def plan_outputs(
     for song in songs:
         audio.info(song)
         paths = _outputs(song, folder)
-        if (other := song_of.setdefault(paths[0], song)) != song:
+        if real(other := song_of.setdefault(real(paths[0]), song)) != real(song):
             raise InputError(f"{other} and {song} would both be written to {paths[0]}; separate them one by one")
         # Path.exists would raise OSError for a name that is too long.
         if skip_existing and all(os.path.exists(path) and real(path) not in given for path in paths):  # noqa: PTH110

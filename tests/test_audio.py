@@ -68,11 +68,6 @@ def test_resampled_length_is_exact(channels, samples, source, target):
     assert made.dtype == np.float32
 
 
-def test_resample_rejects_bad_rate():
-    with pytest.raises(InputError, match="positive"):
-        audio.resample(noise(1, 10), 0, 44100)
-
-
 def bad_files(folder):
     """Unusable files, and what the message must say about each."""
     (folder / "text.wav").write_text("no audio at all")
@@ -127,11 +122,6 @@ def test_unusable_writes(tmp_path, name, sound, message):
     with pytest.raises(InputError, match=message):
         audio.write(tmp_path / name, sound, 44100)
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
-
-
-def test_missing_folders_are_made(tmp_path):
-    audio.write(tmp_path / "new" / "folder" / "a.wav", noise(1, 10), 8000)
-    assert audio.info(tmp_path / "new" / "folder" / "a.wav").samples == 10
 
 
 @pytest.mark.parametrize(
@@ -256,21 +246,6 @@ def test_resolution_of_sample_formats(tmp_path):
     for subtype, expected in {"PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "FLOAT": 24}.items():
         soundfile.write(tmp_path / "a.wav", noise(1, 10).T, 8000, subtype=subtype)
         assert audio.bits(tmp_path / "a.wav") == expected
-
-
-def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
-    path, sound = tmp_path / "a.wav", noise(1, 100)
-    audio.write(path, sound, 8000)
-
-    def fail(file, *_args, **_kwargs):
-        Path(os.fsdecode(file)).write_bytes(b"half")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(soundfile, "write", fail)
-    with pytest.raises(InputError, match="no space left"):
-        audio.write(path, noise(1, 100, seed=1), 8000)
-    np.testing.assert_array_equal(audio.read(path)[0], sound)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
 
 
 def test_clipping_is_logged(tmp_path, caplog):

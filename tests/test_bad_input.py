@@ -1,7 +1,6 @@
 """Bad songs and bad places: each is named, and none is skipped unless asked."""
 
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -33,13 +32,6 @@ def good(folder, **options):
     return folder
 
 
-def cut_flac(folder):
-    (folder / "vocals.wav").unlink()
-    soundfile.write(folder / "vocals.flac", noise(0).T, RATE)
-    whole = (folder / "vocals.flac").read_bytes()
-    (folder / "vocals.flac").write_bytes(whole[: len(whole) // 2])
-
-
 def noisy_flac(folder):
     """Its header is whole, its frames are not."""
     (folder / "vocals.wav").unlink()
@@ -53,10 +45,6 @@ def empty(folder):
     soundfile.write(folder / "other.wav", np.zeros((0, 2)), RATE)
 
 
-def no_bytes(folder):
-    (folder / "other.wav").write_bytes(b"")
-
-
 def not_a_number(folder):
     sound = noise(0)
     sound[0, 5000] = np.nan
@@ -67,6 +55,10 @@ def mono_part(folder):
     audio.write(folder / "other.wav", noise(1, channels=1), RATE)
 
 
+def faster_part(folder):
+    audio.write(folder / "other.wav", noise(1), 2 * RATE)
+
+
 def short_part(folder):
     audio.write(folder / "other.wav", noise(1, samples=7999), RATE)
 
@@ -75,22 +67,14 @@ def without_vocals(folder):
     (folder / "vocals.wav").unlink()
 
 
-def cut_wav(folder):
-    """A copy that was broken off: the header still promises all samples."""
-    whole = (folder / "other.wav").read_bytes()
-    (folder / "other.wav").write_bytes(whole[: len(whole) // 2])
-
-
 BAD = {
-    cut_flac: r"vocals\.flac: (damaged audio file|not an audio file)",
     noisy_flac: r"vocals\.flac: damaged audio file",
     empty: r"other\.wav: audio file without samples; give",
-    no_bytes: r"other\.wav: not an audio file",
     not_a_number: r"vocals\.wav: has NaN or infinite samples; export it again",
     mono_part: r"other\.wav \(8000 samples, 16000 Hz, 1 channels\) differs .*; make the song's files equal",
+    faster_part: r"other\.wav \(8000 samples, 32000 Hz, 2 channels\) differs .*; make the song's files equal",
     short_part: r"other\.wav \(7999 samples.* differs from vocals\.wav.*; make the song's files equal",
     without_vocals: r"song without vocals; add vocals\.wav",
-    cut_wav: r"other\.wav: damaged audio file: ends after",
 }
 
 
@@ -172,14 +156,6 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(InputError, match=r"cache/falcon69/\w+.wav: cannot be written .*; make room there, or make it"):
         musdb18.example_track(tmp_path / "cache")
-
-
-def test_a_folder_that_may_not_be_written(tmp_path):
-    if os.geteuid() == 0:
-        pytest.skip("root may write everywhere")
-    tmp_path.chmod(0o555)
-    with pytest.raises(InputError, match=r"a\.wav: cannot be written"):
-        audio.write(tmp_path / "a.wav", noise(0), RATE)
 
 
 FULL = """

@@ -286,15 +286,6 @@ def test_separate_refuses_bad_options(separate, tmp_path, option):
     assert tree(tmp_path) == ["a.wav"]
 
 
-def test_pipes_are_neither_read_nor_replaced(separate, tmp_path):
-    for name in ("in.wav", "a.vocals.wav"):
-        os.mkfifo(tmp_path / name)
-    write_noise(tmp_path / "a.wav")
-    assert_refused(separate("in.wav"), "in.wav: a pipe or device cannot be read; save the sound to a file")
-    assert_refused(separate("a.wav", "--overwrite"), "a.vocals.wav: is a pipe or a device; name a file to write to")
-    assert (tmp_path / "a.vocals.wav").is_fifo()
-
-
 def test_a_console_that_cannot_print_a_name(tmp_path):
     run = [sys.executable, "-m", "bsm", "provenance", "歌.json"]
     environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(ROOT)}
@@ -386,14 +377,6 @@ def test_separate_without_weights_takes_the_small_model_of_the_package_and_says_
     done = command("separate", tmp_path / "a.wav")
     assert done.status == 0 and "--weights" in next(line for line in done.err if "synthesised songs" in line)
     assert (tmp_path / "a.vocals.wav").is_file()
-
-
-def test_separate_with_weights_that_are_not_there(tmp_path, monkeypatch, capsys):
-    write_noise(tmp_path / "a.wav")
-    assert in_process(monkeypatch, "separate", "--weights", tmp_path / "none.safetensors", tmp_path / "a.wav") == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "no such weights file" in line
-    assert "make reproduce" in line
 
 
 # ---- the other commands

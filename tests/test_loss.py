@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -40,6 +42,14 @@ def value_and_gradient(function, estimate, target, *arguments, **options):
     return loss, torch.autograd.grad(loss, estimate)[0]
 
 
+def assert_equals(definition, estimate, target, config=LossConfig()):  # noqa: B008 (frozen)
+    """The loss and its gradient are those of a definition, in float64."""
+    loss, gradient = value_and_gradient(bsmamba2_loss, estimate, target, config)
+    expected, expected_gradient = value_and_gradient(definition, estimate, target)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-12 * expected_gradient.abs().max().item())
+
+
 @pytest.mark.parametrize(
     "shape",
     [(2, 1, 4097), (3, 2, 2049), (2, 2, 2048), (1, 1, 1), (4000,), (3, 2500)],
@@ -47,20 +57,14 @@ def value_and_gradient(function, estimate, target, *arguments, **options):
 )
 def test_equals_the_literal_loss(shape):
     estimate, target = signals(*shape)
-    loss, gradient = value_and_gradient(bsmamba2_loss, estimate, target)
-    expected, expected_gradient = value_and_gradient(literal, estimate, target)
-    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
-    torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-12 * expected_gradient.abs().max().item())
+    assert_equals(literal, estimate, target)
 
 
 @given(st.integers(1, 5000), st.integers(1, 2), st.integers(1, 2))
 @settings(max_examples=6, deadline=None)
 def test_equals_the_literal_loss_at_any_length(samples, channels, batch):
     estimate, target = signals(batch, channels, samples, seed=samples)
-    loss, gradient = value_and_gradient(bsmamba2_loss, estimate, target)
-    expected, expected_gradient = value_and_gradient(literal, estimate, target)
-    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
-    torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-12 * expected_gradient.abs().max().item())
+    assert_equals(literal, estimate, target)
 
 
 @pytest.mark.parametrize(
@@ -69,11 +73,9 @@ def test_equals_the_literal_loss_at_any_length(samples, channels, batch):
 def test_other_transforms_equal_the_literal_ones(options):
     estimate, target = signals(2, 2, 6000)
     windows = (1024, 511, 256)  # an odd window, too
-    loss, gradient = value_and_gradient(bsmamba2_loss, estimate, target, LossConfig(windows=windows, **options))
     literally = {"hop" if name == "hop_length" else name: value for name, value in options.items()}
-    expected, expected_gradient = value_and_gradient(literal, estimate, target, windows, **literally)
-    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
-    torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-12 * expected_gradient.abs().max().item())
+    expected = partial(literal, windows=windows, **literally)
+    assert_equals(expected, estimate, target, LossConfig(windows=windows, **options))
 
 
 def test_an_upstream_factor_reaches_the_gradient():
@@ -122,14 +124,11 @@ def test_variants():
 def test_magnitude_equals_its_literal_form():
     estimate, target = signals(1, 2, 5000)
     config = LossConfig(magnitude=True, waveform_weight=0.0)
-    loss, gradient = value_and_gradient(bsmamba2_loss, estimate, target, config)
 
     def magnitudes(estimate, target):
         return sum((spectrum(estimate, w).abs() - spectrum(target, w).abs()).abs().mean() for w in WINDOWS)
 
-    expected, expected_gradient = value_and_gradient(magnitudes, estimate, target)
-    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
-    torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-12 * expected_gradient.abs().max().item())
+    assert_equals(magnitudes, estimate, target, config)
 
 
 def test_magnitude_is_blind_to_a_sign_flip_and_the_papers_loss_is_not():

@@ -127,11 +127,6 @@ SPOILT = {
         lambda r: rewrite(r / TWO / "drums.wav", lambda x: np.concatenate([x[:-1], x[-1:] + 0.01])),
         ["mixture.wav: not the sum of bass, drums, vocals"],
     ),
-    "empty file": (lambda r: (r / TWO / "bass.wav").write_bytes(b""), ["bass.wav: unreadable: not an audio file"]),
-    "no samples": (
-        lambda r: rewrite(r / TWO / "bass.wav", lambda x: x[:0]),
-        ["bass.wav: unreadable: audio file without samples"],
-    ),
     "NaN": (
         lambda r: rewrite(
             r / TWO / "bass.wav", lambda x: np.where(np.arange(len(x))[:, None] == 9999, np.nan, x), subtype="FLOAT"
@@ -162,18 +157,6 @@ def test_all_faults_of_a_song_are_named_at_once(root):
     for part in ("bass.wav: unreadable", "drums.wav: 16000 Hz", "mixture.wav: missing", "vocals.wav: silent"):
         assert part in found
     assert len(faults("set")) == 4
-
-
-def test_damaged_flac(root):
-    song = root / "test" / "Three"
-    sound, _ = soundfile.read(song / "bass.wav")
-    (song / "bass.wav").unlink()
-    soundfile.write(song / "bass.flac", sound, RATE)
-    assert faults("set") == []
-    whole = (song / "bass.flac").read_bytes()
-    (song / "bass.flac").write_bytes(whole[: len(whole) // 2])
-    (fault,) = faults("set")
-    assert f"{song / 'bass.flac'}: unreadable: damaged audio file" in fault
 
 
 @pytest.mark.parametrize("dither", [0, 2.0**-15])

@@ -241,7 +241,7 @@ def test_unknown_name():
     for ask in (weights.fetch, weights.entry):
         with pytest.raises(InputError, match="'nope'; choose one of own, published"):
             ask("nope")
-    with pytest.raises(InputError, match="no such weights file.*own, published"):
+    with pytest.raises(InputError, match="no such weights file; .*`make reproduce`.*own, published"):
         load_model("nope")
 
 

@@ -119,11 +119,9 @@ def validation_segments(
         ``(mixture, vocals)`` of each segment, float32 ``(channels, segment)``, song by song.
 
     Raises:
-        InputError: there are no tracks, they differ in rate, channels or sources, or a size is below 1.
+        InputError: there are no tracks, or they differ in rate, channels or sources.
     """
     _check_alike(tracks)
-    if segment < 1 or per_track < 1:
-        raise InputError(f"validation needs at least one sample and one segment, not {segment} and {per_track}")
     made = []
     for track in tracks:
         room = max(0, track.samples - segment)

@@ -159,10 +159,9 @@ def split_tracks(root: Path, split: str, skipped: dict[str, str] | None = None, 
     chosen = [name for name in sorted(songs) if split == "test" or held_out.holds(name) == (split == "valid")]
     if not chosen:
         raise InputError(f"MUSDB18: no songs of split {split!r}; {FETCH}")
+    _check_count(root / _folder(split), len(songs), sample=stems)  # before songs are read to their end
     make = _stem_track if stems else _hq_track
-    tracks = open_songs({name: songs[name] for name in chosen}, make, split, skipped)
-    _check_count(root / _folder(split), len(songs), sample=stems)
-    return tracks
+    return open_songs({name: songs[name] for name in chosen}, make, split, skipped)
 
 
 def _stem_track(path: Path, split: str) -> Track:

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -110,18 +110,14 @@ def _seeds(songs: Mapping[str, int]) -> dict[str, int]:
 
 
 def _run(jobs: list[tuple], processes: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Render jobs in parallel; yield each song's name and record entry when it is done."""
+    """Render jobs in parallel; yield each song's name and record entry, in order."""
     processes = min(processes or os.cpu_count() or 1, len(jobs))
     if processes == 1:
         yield from (_render_to(*job) for job in jobs)
         return
     # Spawn: the state of espeak-ng and torch does not survive a fork.
-    executor = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        for done in as_completed([executor.submit(_render_to, *job) for job in jobs]):
-            yield done.result()
-    finally:
-        executor.shutdown(cancel_futures=True)
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_render_to, *zip(*jobs, strict=True))
 
 
 def _render_to(root: Path, name: str, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
