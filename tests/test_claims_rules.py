@@ -9,6 +9,7 @@ from bsm.study.baselines import EQUALISER
 from bsm.study.claims import data, exact, learning, learning_regions, memory, scan, step
 from bsm.study.claims import published as paper
 from bsm.study.claims.claim import Verdict, judge_ratio
+from bsm.study.figures import LABELS
 from bsm.study.speed import data as bench
 from bsm.study.speed import spectra
 from bsm.study.speed.parts import OPTIMISER, SCAN
@@ -203,8 +204,8 @@ def windows(changes, *, without_time=2.0, reshaped=-3.0, seconds=48.0):
     made = []
     for window, gain in ({1.0: 0.0, 16.0: 0.0} | changes | {2.0: 0.0}).items():
         means = {"BSMamba2": 5.0 + gain, "none": without_time, "time-reshaped": 4.0 + reshaped * (window != 2)}
-        made += trained(means, field="model", window=window, hop=window)
-    return made, {"BSMamba2": 2.0}, [{"track": f"song {s}", "seconds": seconds} for s in range(6)]
+        made += trained(means, field="model", window=window, hop=window, seconds=seconds)
+    return made, {"BSMamba2": 2.0}
 
 
 LENGTHS = {"shortest": 1, "longest": 16}
@@ -231,18 +232,18 @@ def test_stability_is_not_seen_by_an_insensitive_assay():
 
 
 def test_stability_names_what_the_roformer_loses():
-    made, segments, songs = windows({})
+    made, segments = windows({})
     for window, mean in ((1.0, 4.8), (2.0, 5.0), (16.0, 3.5)):
         made += trained({"BS-RoFormer": mean}, field="model", window=window, hop=window)
-    reasons = learning.stable_1_16(made, segments, songs, baselines(), **LENGTHS).reasons
+    reasons = learning.stable_1_16(made, segments, baselines(), **LENGTHS).reasons
     assert any(r.startswith("As context, BS-RoFormer changes at most -1.") and r.endswith("at 16 s.") for r in reasons)
 
 
 def test_a_window_that_is_padding_is_not_of_its_length():
     """Songs of 24 s have no second window of 16 s, so nothing is known of 16 s."""
-    made, segments, songs = windows({16.0: -9.0}, seconds=24.0)
-    assert 16.0 not in learning.windows_of(made, songs) and 8.0 not in learning.windows_of(made, songs)
-    assert learning.stable_1_16(made, segments, songs, baselines(), **LENGTHS).verdict == INCONCLUSIVE
+    made, segments = windows({16.0: -9.0}, seconds=24.0)
+    assert 16.0 not in learning.windows_of(made) and 2.0 in learning.windows_of(made)
+    assert learning.stable_1_16(made, segments, baselines(), **LENGTHS).verdict == INCONCLUSIVE
     assert learning.share_of_sound(24, 8) == 1 and learning.share_of_sound(24, 16) == 0.75
     assert learning.share_of_sound(7.9, 0.5) > 0.98
 
@@ -278,6 +279,8 @@ def test_intermittent_vocals_need_an_advantage_of_their_own(short, long, verdict
     found = learning_regions.intermittent(regions(short, long), scores, baselines(), shorter=2)
     assert found.verdict == verdict
     assert learning_regions.intermittent(regions(short, long), scores, shorter=2).measured == INSENSITIVE
+    named = [row | {"separator": LABELS.get(row["separator"], row["separator"])} for row in scores]  # as 04_train does
+    assert learning_regions.intermittent(regions(short, long), named, baselines(), shorter=2) == found
     alone = regions(short, long, models=(learning.OURS,))
     assert learning_regions.intermittent(alone, scores, baselines(), shorter=2).verdict == BLOCKED
     assert learning_regions.intermittent(regions(short, long), shorter=2, published=True).verdict == verdict

@@ -41,7 +41,9 @@ def run(*arguments):
 def test_two_systems_are_compared_by_region(songs):
     done = run(songs / "songs", songs / "good", songs / "bad", "-o", songs / "out/r.json")
     assert done.exit_code == 0 and (songs / "out/r.png").is_file()
-    values = json.loads((songs / "out/r.json").read_text())["values"]
+    record = json.loads((songs / "out/r.json").read_text())
+    assert set(record["inputs"]) == {str(songs / name) for name in ("songs", "good", "bad")}
+    values = record["values"]
     assert len(values["regions"]) == 2 * 6 * 3 and len(values["songs"]) == 12
     rows = {(row["quantity"], row["group"]): row for row in values["comparisons"]}
     everywhere = rows["sdr", "all"]

@@ -155,15 +155,6 @@ def test_differences_are_paired_over_songs_and_seeds():
             assert (row["n"], row["tracks"], row["songs"], row["seeds"]) == (12, 6, 6, 2)
 
 
-def test_clips_of_a_song_are_drawn_together():
-    made = [r | {"song": f"song {int(r['track'].split()[1]) // 2}"} for r in records(GAINS, songs=12)]
-    row = study.differences(made, {"BSMamba2": 2.0})[0]
-    assert (row["tracks"], row["songs"]) == (12, 6)
-    assert study.counted(row) == "n = 12 of 6 songs x 2 seeds"
-    alone = study.differences([r | {"song": r["track"]} for r in made], {"BSMamba2": 2.0})[0]
-    assert row["high"] - row["low"] > 1.15 * (alone["high"] - alone["low"])
-
-
 def test_results_read_back_give_the_same_differences():
     """A result file has null for the whole song's infinity and for an undefined score."""
     made = records(GAINS)

@@ -34,7 +34,7 @@ def own(tmp_path, monkeypatch, write_song):
         for song in "ab":
             write_song(tmp_path / "data/own" / split / song, 8000 / 44100)
     (tmp_path / "own.yaml").write_text(json.dumps(VALUES))
-    return lambda **values: Profile.of(str(tmp_path / "own.yaml"), **values)
+    return lambda **values: Profile.load(str(tmp_path / "own.yaml"), **values)
 
 
 def songs(profile, **options):
@@ -84,8 +84,8 @@ def test_a_backbone_may_be_another_time_block():
 
 def test_only_the_papers_data_and_model_are_comparable():
     assert [name for name in NAMES if Profile.load(name).comparable] == ["paper"]
-    assert not Profile.of("paper", model="small").comparable
-    assert not Profile.of("paper", skip_bad=True).comparable
+    assert not Profile.load("paper", model="small").comparable
+    assert not Profile.load("paper", skip_bad=True).comparable
 
 
 def test_songs_that_are_there_are_checked(own, caplog):

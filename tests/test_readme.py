@@ -80,7 +80,7 @@ def test_the_two_commands_are_measured(tmp_path):
 
 
 def test_the_commands_table_shows_what_was_measured_or_dashes(tmp_path):
-    settings = Profile.of("demo", out=str(tmp_path))
+    settings = Profile.load("demo", out=str(tmp_path))
     assert "| `make test` | – | – | – |" in doors.table(settings) and "not measured yet" in doors.table(settings)
     taken = {"seconds": 90.0, "peak_bytes": 2**31, "disk_bytes": 2**30, "status": 0}
     given = {"measured": "s", "parameters": {"cores": 2}, "values": {"test": taken}, "started": mark(), "data": "songs"}

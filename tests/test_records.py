@@ -388,6 +388,7 @@ def test_a_comparison_names_the_files_it_read(tmp_path, monkeypatch):
     for name in ("ours", "theirs"):
         for result in ("both", "repeat", name):
             write(tmp_path / name / "results" / f"{result}.json")
-    monkeypatch.setattr(repeat.Profile, "load", lambda name: repeat.Profile.of("demo", out=str(tmp_path / "ours")))
+    own = repeat.Profile.load("demo", out=str(tmp_path / "ours"))
+    monkeypatch.setattr(repeat.Profile, "load", lambda name: own)
     found = records.read_result(repeat.write("demo", tmp_path / "theirs"))["inputs"]
     assert {name.rsplit("/", 3)[1] + name.rsplit("/", 1)[1] for name in found} == {"oursboth.json", "theirsboth.json"}

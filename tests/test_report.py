@@ -22,7 +22,7 @@ def demo(tmp_path):
     """The demo profile with a copy of its reports."""
     for name in ("benchmarks", "figures", "results", "tables"):
         shutil.copytree(ROOT / "reports/demo" / name, tmp_path / name)
-    return Profile.of("demo", out=str(tmp_path))
+    return Profile.load("demo", out=str(tmp_path))
 
 
 CELL = re.compile(r"(?<!\\)\|")
@@ -39,7 +39,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     for name in ("figures", "results", "tables"):
         shutil.copytree(ROOT / "reports/demo" / name, folder / name)
-    return write_report(Profile.of("demo", out=str(folder)))
+    return write_report(Profile.load("demo", out=str(folder)))
 
 
 def test_report_has_the_fixed_sections_and_every_claim(whole):

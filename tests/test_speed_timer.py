@@ -33,15 +33,16 @@ def scripted(**times):
 
 def test_quiet_rounds_are_not_repeated():
     found = turns(scripted(a=[1.0, 1.1, 9.0], b=[2.0, 2.1, 9.0]), 2)
-    assert found == Rounds({"a": [1.0, 1.1], "b": [2.0, 2.1]}, {"a": [1.0, 1.1], "b": [2.0, 2.1]}, [0, 1], 0)
+    times = {"a": [1.0, 1.1], "b": [2.0, 2.1]}
+    assert found == Rounds(times, times, {"a": [(), ()], "b": [(), ()]}, 0)
     assert found.of("b") == {"seconds": [2.0, 2.1], "processor_seconds": [2.0, 2.1], "rounds_repeated": 0}
     assert found.of()["seconds"] == {"a": [1.0, 1.1], "b": [2.0, 2.1]} and is_quiet(found.of())
 
 
 def test_a_disturbed_round_is_measured_again_for_all_cases():
-    found = turns(scripted(a=[1.0, (3.0, 1.0), 1.1], b=[2.0, 2.1, 2.2]), 2)
+    found = turns(scripted(a=[(1.0, 1.0, "first"), (3.0, 1.0, "second"), (1.1, 1.1, "third")], b=[2.0, 2.1, 2.2]), 2)
     assert found.seconds == {"a": [1.0, 1.1], "b": [2.0, 2.2]}
-    assert (found.kept, found.repeated) == ([0, 2], 1)
+    assert (found.found["a"], found.repeated) == ([("first",), ("third",)], 1)
     assert is_quiet(found.of("a")) and is_quiet(found.of("b"))
 
 

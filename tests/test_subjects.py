@@ -137,7 +137,7 @@ def test_songs_of_any_folder(settings, tmp_path, monkeypatch, write_song):
     title, tracks, comparable = subjects.songs(settings, str(tmp_path / "mine"))
     assert (title, [t.name for t in tracks], comparable) == ("songs: mine", ["song"], False)
     # A few songs named like MUSDB18-HQ's are not its test set.
-    monkeypatch.setattr(subjects, "open_tracks", lambda root, split: ("MUSDB18-HQ", tracks))
-    assert subjects.songs(settings, "hq") == ("MUSDB18-HQ", tracks, False)
+    monkeypatch.setattr(published, "open_tracks", lambda root, split: ("MUSDB18-HQ", tracks))
+    assert subjects.songs(settings, "hq") == ("excerpts of MUSDB18-HQ: hq", tracks, False)
     monkeypatch.setattr(published, "TEST_HOURS", 1e-9)
-    assert subjects.songs(settings, "hq")[2]
+    assert subjects.songs(settings, "hq") == ("MUSDB18-HQ", tracks, True)

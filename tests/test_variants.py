@@ -204,11 +204,11 @@ def test_mel_bands():
 
 
 def test_a_profile_trains_variants_its_own_way():
-    settings = Profile.of("smoke", steps=9, ablation_steps=4, ablation_lr=0.5)
+    settings = Profile.load("smoke", steps=9, ablation_steps=4, ablation_lr=0.5)
     model, train = settings.variant_config("mono")
     assert (train.steps, train.lr, train.seed) == (4, 0.5, settings.seed)
     assert model == settings.model_config().replace(mono=True)
     assert settings.train_config().steps == 9
     assert settings.run_folder(3, "mono").name == f"mono-{settings.model}-seed3"
     with pytest.raises(InputError, match="TrainConfig has no stepps"):
-        Profile.of("smoke", ablation_stepps=4).variant_config("mono")
+        Profile.load("smoke", ablation_stepps=4).variant_config("mono")

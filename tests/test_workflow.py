@@ -209,4 +209,4 @@ def test_the_notebook_and_the_command_train_the_same_run(path):
     assert set(profile.values) & set(TrainConfig.__dataclass_fields__) <= set(defaults)
     fitting = {name: value for name, value in defaults.items() if name in TrainConfig.__dataclass_fields__}
     passed = {name: profile.values.get(name, value) for name, value in fitting.items()}
-    assert Profile.of(path.stem, **passed).train_config() == profile.train_config()
+    assert Profile.load(path.stem, **passed).train_config() == profile.train_config()

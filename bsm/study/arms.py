@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from bsm.errors import InputError
 from bsm.stats import Interval
-from bsm.study import meta
+from bsm.study import figures, meta
 from bsm.study.assay import beats, gain_of, trainings
 from bsm.study.baselines import EQUALISER
 from bsm.study.campaign import finished, of_run
 from bsm.study.compare import tidy, words
-from bsm.study.figures import LABELS, interval_plot, model_colours
-from bsm.study.records import read_result
+from bsm.study.figures import LABELS
 from bsm.study.songs import BASELINES, model_config
 from bsm.study.variants import VARIANTS
 from bsm.study.windows import shown
@@ -49,17 +49,16 @@ def scores(folder: Path, experiment: str) -> pd.DataFrame:
         InputError: There is no finished run, or the trivial separators were not scored.
     """
     baselines = baselines_of(experiment)
-    runs, trivial = finished(folder, experiment), finished(folder, baselines)
+    runs, trivial = ([*finished(folder, name).values()] for name in (experiment, baselines))
     if not runs or not trivial:
         raise InputError(f"{folder}: no finished run of {experiment} or {baselines}; `bsm campaign` trains them")
     records = []
-    for path in runs:
-        run = read_result(path)
+    for run in runs:
         given = run["parameters"]
         own = {"lr": given["train"]["lr"], "parameters": given["parameters"]}
         own |= {"minutes": run["values"]["training_seconds"] / 60}
         records += [own | row for row in of_run(run, run["values"]["scores"])]
-    return tidy([*records, *({"window": None} | row for row in read_result(trivial[0])["values"]["scores"])])
+    return tidy([*records, *({"window": None} | row for row in trivial[0]["values"]["scores"])])
 
 
 def arms(frame: pd.DataFrame) -> list[str]:
@@ -124,18 +123,22 @@ def costs(names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def draw(left: Axes, right: Axes, frame: pd.DataFrame) -> None:
+@figures.style()
+def figure(frame: pd.DataFrame) -> Figure:
     """Draw uSDR by window, a line per arm; and each arm's gain over no time block with its interval."""
+    drawn, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4))
     means = frame.groupby(["system", "window"])["usdr"].mean().unstack()
     ticks = ["whole" if length == WHOLE else f"{length:g}" for length in means]
-    for arm, colour in model_colours(arms(frame)).items():
+    for arm, colour in figures.model_colours(arms(frame)).items():
         left.plot(range(len(ticks)), means.loc[arm], ".-", color=colour, label=NAMES[arm])
     left.axhline(means[WHOLE][EQUALISER], color="0.5", linestyle=":", linewidth=1)
     left.set_xticks(range(len(ticks)), ticks)
     left.set(xlabel="window (s)", ylabel="uSDR (dB)", title="Means (dotted: static equaliser)")
     right.axhline(0, color="0.5", linestyle=":", linewidth=1)
     over_none = gains_over_none(frame)
-    interval_plot(right, ticks, {NAMES[arm]: [*gains.values()] for arm, gains in over_none.items()})
+    figures.interval_plot(right, ticks, {NAMES[arm]: [*gains.values()] for arm, gains in over_none.items()})
     if not over_none:
         right.text(0.5, 0.5, "not trained: no time block", transform=right.transAxes, ha="center")
     right.set(xlabel="window (s)", ylabel="uSDR gain (dB)", title="Gain over no time block, 95 % intervals")
+    figures.legend_above(drawn, left)
+    return drawn

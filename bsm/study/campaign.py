@@ -37,7 +37,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,17 +189,17 @@ class Campaign:
         return float(alike.fillna(of_kind).fillna(status["minutes"].mean())[~status["done"]].sum())
 
 
-def finished(folder: Path, experiment: str) -> list[Path]:
-    """List the result files of an experiment's finished runs, one per arm and seed; trainings that tune are no runs."""
-    found = []
+def finished(folder: Path, experiment: str) -> dict[Path, dict[str, Any]]:
+    """Read the results of an experiment's finished runs, one per arm and seed; trainings that tune are no runs."""
+    found = {}
     for path in sorted(folder.glob(f"{experiment}-*-seed*.json")):
         record = read_result(path)
         if path.stem == f"{experiment}-{record['parameters'].get('arm')}-seed{record['seed']}":
-            found.append(path)  # not another experiment's, whose name begins with this one's
+            found[path] = record  # not another experiment's, whose name begins with this one's
     return found
 
 
-def lacking(paths: Sequence[Path], experiment: str, arms: Sequence[str]) -> list[str]:
+def lacking(paths: Collection[Path], experiment: str, arms: Sequence[str]) -> list[str]:
     """Return the arms that have no run among the :func:`finished` runs of an experiment."""
     return [arm for arm in arms if not any(path.name.startswith(f"{experiment}-{arm}-seed") for path in paths)]
 

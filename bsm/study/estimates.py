@@ -112,7 +112,7 @@ def score_regions(root: Path, estimates: Mapping[str, Path], output: Path, *, th
         values={"regions": regions, "songs": songs, "comparisons": rows},
         started=started,
         data=str(root),
-        inputs=[],
+        inputs=[root, *estimates.values()],
     )
     figure = figure_of_durations(by_duration)
     figures.save(figure, output.with_suffix(".png"))

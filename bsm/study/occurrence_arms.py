@@ -21,7 +21,6 @@ from bsm.study.baselines import EQUALISER
 from bsm.study.campaign import finished, lacking, of_run
 from bsm.study.compare import ROWS, differences, paired, table_of, tidy, words
 from bsm.study.occurrence import AFTER, BEFORE, NAMES, SDR
-from bsm.study.records import read_result
 from bsm.study.song_regions import FIRST, FIRST_NO_PAST, IN_WINDOW, NO_FUTURE, NO_PAST
 
 Rows = Sequence[Mapping[str, Any]]
@@ -112,7 +111,7 @@ def read(folder: Path, of: str, field: str = "regions") -> pd.DataFrame:
         A frame of :func:`bsm.study.compare.tidy`: the base first, then the other networks, then the trivial separators.
         ``system`` is the name in figures. ``share`` is in per cent.
     """
-    runs = [read_result(path) for name in experiments(of) for path in finished(folder, name)]
+    runs = [run for name in experiments(of) for run in finished(folder, name).values()]
     frame = tidy([row for run in runs for row in of_run(run, run["values"].get(field, []))])
     order = list(dict.fromkeys([*arms.arms(frame), *frame["system"]]))
     frame = frame.sort_values("system", key=lambda systems: systems.map(order.index), kind="stable")

@@ -56,17 +56,15 @@ def load_profile(profile: str | Path) -> dict[str, Any]:
 class Profile:
     """A profile's values, and the folders, data and configurations that follow from them.
 
-    A notebook makes one with its own parameters (:meth:`of`), so that values from papermill's command line count.
+    A notebook makes one with its own parameters (:meth:`load`), so that values from papermill's command line count.
     """
 
     values: dict[str, Any]
 
     @classmethod
-    def of(cls, profile: str | Path, **parameters: Any) -> Self:
+    def load(cls, profile: str | Path, **parameters: Any) -> Self:
         """Read a profile (:func:`load_profile`); parameters override its values."""
         return cls(load_profile(profile) | parameters)
-
-    load = of
 
     def __getattr__(self, name: str) -> Any:
         try:

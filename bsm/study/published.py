@@ -84,17 +84,16 @@ def case(settings: Profile, name: str = "", dataset: str = "", *, window: float 
         weights.locate(path)
     if not dataset and (own := settings.values.get("published_dataset")):
         dataset = str(ROOT / own)  # a kernel may have been started in another folder
-    layout, tracks = _songs(dataset, missing)
+    data, tracks, paper_songs = _songs(dataset, missing)
     if (window, hop) != (WINDOW, WINDOW):
         missing.append(f"The published scores are of windows of {WINDOW:g} s without overlap.")
     kept = None
     if tracks is None:
         tracks, data = settings.tracks()["test"], settings.data_title
     else:
-        data = layout if layout == "MUSDB18-HQ" else f"{layout}: {Path(dataset).name}"
         own = {"weights_sha256": checksum or sha256(path), "window": window, "hop": hop}
         kept = journal(settings, "published", tracks, **own)
-    paper_data = (layout, window, hop) == ("MUSDB18-HQ", WINDOW, WINDOW)
+    paper_data = paper_songs and window == hop == WINDOW
     shown = "BSMamba2 of this profile" if not name else Path(name).name
     terms = next((w.terms for w in weights.entries().values() if checksum and w.sha256 == checksum), "")
     return Case(path, shown, tracks, data, tuple(missing), paper_data, kept, terms)
@@ -134,22 +133,33 @@ def published_songs(layout: str, tracks: Sequence[Track]) -> bool:
     return layout == "MUSDB18-HQ" and sum(track.seconds for track in tracks) >= TEST_HOURS * 3600
 
 
-def _songs(dataset: str, missing: list[str]) -> tuple[str, list[Track] | None]:
-    """Return layout and test songs of a folder, or None; note where they are not MUSDB18-HQ's."""
+def open_songs(dataset: str) -> tuple[str, list[Track], bool]:
+    """Open the test songs of a data set.
+
+    Returns:
+        The name of the data, the songs, and whether the published scores are of these songs.
+    """
+    layout, tracks = open_tracks(dataset, "test")
+    if published_songs(layout, tracks):
+        return layout, tracks, True
+    return f"{'excerpts of ' * (layout == 'MUSDB18-HQ')}{layout}: {Path(dataset).name}", tracks, False
+
+
+def _songs(dataset: str, missing: list[str]) -> tuple[str, list[Track] | None, bool]:
+    """Open songs (:func:`open_songs`), or return None for them; note where they are not MUSDB18-HQ's."""
+    found = "", None, False
     try:
-        layout, tracks = open_tracks(dataset, "test") if dataset else ("", None)
+        found = open_songs(dataset) if dataset else found
     except InputError as error:
         missing.append(f"Songs: {error}.")
-        return "", None
-    if layout == "MUSDB18-HQ" and not published_songs(layout, tracks):
-        layout = "excerpts of MUSDB18-HQ"
-    if layout != "MUSDB18-HQ":
+        return found
+    if not found[2]:
         missing.append(
             "The published scores are of the 50 test songs of MUSDB18-HQ (22.7 GB, zenodo.org/records/3338373, for "
             "educational purposes only): unpack it and name its folder as `dataset`. Excerpts cannot settle the score "
             "of a whole song."
         )
-    return layout, tracks
+    return found
 
 
 def score_table(records: Sequence[dict[str, Any]], *, published: bool) -> pd.DataFrame:

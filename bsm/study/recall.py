@@ -15,7 +15,6 @@ from bsm.stats import Interval, crossed_interval, interval_words, verdicts
 from bsm.study.campaign import finished
 from bsm.study.figures import LABELS, model_colours
 from bsm.study.memory import ARMS
-from bsm.study.records import read_result
 
 LEARNED = 0.9
 """The least share of right choices, within the training's range of gaps, of a run that learned to remember."""
@@ -49,7 +48,7 @@ def answers(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
 
 
 def _results(folder: Path, experiments: Sequence[str]) -> list[dict[str, Any]]:
-    records = [read_result(path) for name in experiments for path in finished(folder, name)]
+    records = [record for name in experiments for record in finished(folder, name).values()]
     return [record for record in records if record["parameters"]["arm"] in ARMS]
 
 

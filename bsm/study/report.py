@@ -20,13 +20,14 @@ from bsm.study.figures import table_markdown
 from bsm.study.meta import parameter_count
 from bsm.study.notebook import KINDS, NOTEBOOKS, Notebook, study_notebooks
 from bsm.study.profiles import Profile
+from bsm.study.readme import WORDS
 from bsm.study.records import ROOT, read_result
 from bsm.study.report_frames import FRAMES, headline
 
 LONGER = Profile({"profile": "speed"})
 """Longer passes, measured by hand. They stand in the report of every profile that has ``bench_seconds``."""
-ROWS, COLUMNS, WIDTH, WORDS = 20, 7, 132, 15
-"""The largest table that fits on a page: rows, columns, characters of a row, words of a cell."""
+ROWS, COLUMNS, WIDTH = 20, 7, 132
+"""The largest table that fits on a page: rows, columns, characters of a row; and :data:`WORDS` in a cell."""
 _SEPARATOR = re.compile(r"(?<!\\)\|")
 
 

@@ -44,7 +44,7 @@ def open_study(name: str, namespace: dict[str, Any]) -> tuple[Profile, Save]:
     if "out" in values:
         values["out"] = results_folder(notebook, values)
     namespace.update(values)
-    settings = Profile.of(values["profile"], **{k: v for k, v in values.items() if k != "profile"})
+    settings = Profile.load(values["profile"], **{k: v for k, v in values.items() if k != "profile"})
     return settings, Save(notebook, settings, values)
 
 

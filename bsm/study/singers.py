@@ -84,9 +84,7 @@ def experiment(
     for number, split in enumerate(dealt if asked else dealt[:1]):
         own: dict[str, Any] = {"fold": number}
         if arm == songs.BASELINES:
-            values["scores"] += [
-                own | song_regions.rounded(row) for row in baselines.scores(split["test"], split["train"])
-            ]
+            values["scores"] += [own | songs.rounded(row) for row in baselines.scores(split["test"], split["train"])]
             continue
         own_seed = FOLDS * seed + number
         own_settings = {"seed": own_seed, "lr": lr, "segment_seconds": segment_seconds, "steps": steps}
@@ -127,8 +125,8 @@ def measure(model: nn.Module, tracks: Sequence[Track]) -> dict[str, list[dict[st
         for window, separate in separators.items():
             estimate = separate(track)
             scores = {metric.__name__: metric(vocals, estimate) for metric in baselines.METRICS}
-            found["scores"].append(song_regions.rounded({"track": track.name, "window": window} | scores))
+            found["scores"].append(songs.rounded({"track": track.name, "window": window} | scores))
             if window is None:
                 records = song_regions.regions_of(mixture, vocals, estimate, track.rate, sung)
-                found["regions"] += [song_regions.rounded({"track": track.name} | record) for record in records]
+                found["regions"] += [songs.rounded({"track": track.name} | record) for record in records]
     return found

@@ -29,6 +29,7 @@ from bsm.study import baselines, occurrence, songs
 from bsm.study.carriers import Cut, carriers, replaced
 from bsm.study.occurrence import AFTER, BEFORE, SDR, first_ms
 from bsm.study.records import checksum, mark, write_result
+from bsm.study.songs import rounded
 from bsm.weights.files import load_model
 
 WINDOW = 8.0  # s; the paper trains on windows of this length, and the guide separates in them
@@ -222,8 +223,3 @@ def _score(
     vocals: np.ndarray, estimate: np.ndarray, window: float | None = None, hop: float | None = None
 ) -> dict[str, Any]:
     return {"window": window, "hop": hop, "usdr": usdr(vocals, estimate)}
-
-
-def rounded(record: dict[str, Any]) -> dict[str, Any]:
-    """Round the floats of a record to three decimals."""
-    return {name: round(value, 3) if isinstance(value, float) else value for name, value in record.items()}

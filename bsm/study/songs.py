@@ -164,5 +164,10 @@ def scores(model: nn.Module, tracks: list[Track]) -> list[dict[str, Any]]:
     for window in WINDOWS:
         separators = {"": separator(model, window)}
         for track, _, own in baselines.scored(tracks, separators, *baselines.METRICS, doing=f"windows of {window} s"):
-            records.append({"track": track, "window": window} | {name: round(value, 3) for name, value in own.items()})
+            records.append(rounded({"track": track, "window": window} | own))
     return records
+
+
+def rounded(record: dict[str, Any]) -> dict[str, Any]:
+    """Round the floats of a record to three decimals."""
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in record.items()}

@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.evaluate import Separator, model_separator
@@ -19,7 +18,7 @@ from bsm.stats import FEWEST
 from bsm.study.compare import cluster_of
 from bsm.study.figures import LABELS
 from bsm.study.profiles import Profile
-from bsm.study.published import published_songs
+from bsm.study.published import open_songs
 from bsm.weights import registry as weights
 from bsm.weights.files import load_model
 
@@ -132,11 +131,7 @@ def songs(settings: Profile, dataset: str = "") -> tuple[str, list[Track], bool]
     Returns:
         The name of the data, the songs, and whether the paper's scores are of these songs.
     """
-    if not dataset:
-        return settings.data_title, settings.tracks()["test"], settings.comparable
-    layout, tracks = open_tracks(dataset, "test")
-    whole = published_songs(layout, tracks)
-    return layout if layout == "MUSDB18-HQ" else f"{layout}: {Path(dataset).name}", tracks, whole
+    return open_songs(dataset) if dataset else (settings.data_title, settings.tracks()["test"], settings.comparable)
 
 
 def described(found: Sequence[Subject]) -> str:

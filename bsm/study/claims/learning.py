@@ -31,6 +31,7 @@ from bsm.study.claims.claim import (
     judge_ratio,
 )
 from bsm.study.compare import differences, paired, table_of, tidy
+from bsm.study.figures import LABELS
 from bsm.study.input_length import tables_of
 from bsm.study.songs import SECONDS
 
@@ -44,6 +45,8 @@ DEGRADING = ("time-reshaped", "attention")
 frames; the second meets positions that it never saw."""
 ARMS = {"mamba2": OURS, "bs-roformer": THEIRS}
 """The long study's name of an arm -> its name in the results of a profile."""
+SAME = ARMS | {LABELS[NO_TIME]: NO_TIME}
+"""Names of one network in different results -> the name that the rules use."""
 LONG_SEGMENTS = {OURS: 1.0}  # s, of the long study's experiment `songs-1s`
 METRICS = {"usdr": "uSDR", "csdr": "cSDR"}
 FILLED = 0.9
@@ -82,8 +85,8 @@ def on_real_singing(needs: str, **inputs: Values) -> Test:
 
 
 def scored(*records: Records) -> pd.DataFrame:
-    """Return records of scores as one tidy frame."""
-    return pd.concat([tidy(part).replace({"system": ARMS}) for part in records if part])
+    """Return records of scores as one tidy frame, with one name for each network (:data:`SAME`)."""
+    return pd.concat([tidy(part).replace({"system": SAME}) for part in records if part])
 
 
 def gated(found: Finding, gate: Assay) -> Finding:
@@ -126,19 +129,15 @@ def share_of_sound(seconds: float, window: float) -> float:
     return seconds / (np.ceil(round(seconds / window, 6)) * window)
 
 
-def windows_of(scores: Records, songs: Records) -> dict[float, pd.DataFrame]:
+def windows_of(scores: Records) -> dict[float, pd.DataFrame]:
     """Return by window the scores without overlap of the tracks that fill their windows.
 
     A last window that is padded with zeros shows less than its length: a song of 24 s has no second window of 16 s.
-
-    Args:
-        scores: records by window. Those of present versions have the ``seconds`` of a song that were scored.
-        songs: records of songs, with ``seconds``, for the others. By default songs are as long as the long study's.
+    Records without the ``seconds`` that were scored are of the long study's songs.
     """
-    lengths = {song["track"]: song["seconds"] for song in songs}
     filled = []
     for record in scores:
-        window, seconds = record["window"], record.get("seconds", lengths.get(record["track"], SECONDS))
+        window, seconds = record["window"], record.get("seconds", SECONDS)
         plain = window is not None and record.get("hop", window) == window
         if plain and share_of_sound(seconds, window) >= FILLED:
             filled.append(record)
@@ -160,7 +159,6 @@ def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: f
         trained(
             scores=Values("input_length", "scores"),
             segments=Values("input_length", "trained"),
-            songs=Values("data"),
             baselines=BASELINES,
             real=REAL,
             long={
@@ -181,7 +179,6 @@ def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: f
 def stable_1_16(
     scores: Records,
     segments: Mapping[str, float] = LONG_SEGMENTS,
-    songs: Records = (),
     baselines: Records = (),
     real: Records = (),
     *,
@@ -196,7 +193,7 @@ def stable_1_16(
     control: a change that is seen counts, but if none is seen, the claim is not settled.
     """
     own = segments[OURS]
-    frames = {w: frame for w, frame in windows_of(scores, songs).items() if shortest <= w <= longest}
+    frames = {w: frame for w, frame in windows_of(scores).items() if shortest <= w <= longest}
     if own not in frames:
         return Finding(Verdict.BLOCKED, "", (f"Windows of {own:g} s, as in training, were not scored.",))
     changes = {(w, m): change(frames, OURS, w, own, m) for w in frames if w != own for m in METRICS if m in frames[own]}

@@ -85,10 +85,13 @@ def _judged(claim: Claim, test: Test, profile: str, reports: Path) -> Line:
             continue
         folder = reports / (wanted.profile or profile) / "results"
         own = folder / f"{wanted.result}.json"
-        paths = campaign.finished(folder, wanted.result) if wanted.runs else [own] if own.is_file() else []
+        if wanted.runs:
+            read = campaign.finished(folder, wanted.result)
+        else:
+            read = {own: read_result(own)} if own.is_file() else {}
         try:
-            found = [_values(path, reports, test, wanted) for path in paths]
-            lacking = campaign.lacking(paths, wanted.result, wanted.arms)
+            found = [_values(path, record, reports, test, wanted) for path, record in read.items()]
+            lacking = campaign.lacking(read, wanted.result, wanted.arms)
             if lacking or not found:
                 file = _shown(own, reports)
                 absent = f"are no runs of {file.removesuffix('.json')}" if wanted.runs else f"is no {file}"
@@ -98,7 +101,7 @@ def _judged(claim: Claim, test: Test, profile: str, reports: Path) -> Line:
                 continue
             raise
         given[name] = [record for values, _ in found for record in values] if wanted.runs else found[0][0]
-        files |= dict.fromkeys(_shown(path, reports) for path in paths)
+        files |= dict.fromkeys(_shown(path, reports) for path in read)
         devices |= dict.fromkeys(device for _, device in found)
     try:
         finding = claim.judge(**given, **claim.thresholds, **test.options)
@@ -112,19 +115,19 @@ def _shown(path: Path, reports: Path) -> str:
     return path.relative_to(reports.parent).as_posix()
 
 
-def _values(path: Path, reports: Path, test: Test, wanted: Values) -> tuple[Any, str]:
-    """Return what a test wants of a result file, and the device that it was measured on."""
-    record = read_result(path)
+def _values(path: Path, record: dict[str, Any], reports: Path, test: Test, wanted: Values) -> tuple[Any, str]:
+    """Return what a test wants of a result file's record, and the device that it was measured on."""
+    file = _shown(path, reports)
     if path.parent.parent.name == GPU and not on_gpu(record["parameters"]):
         device = record["parameters"].get("device", "not given")
-        raise _Missing(f"{_shown(path, reports)} was not measured on a GPU (its parameters.device is {device})")
+        raise _Missing(f"{file} was not measured on a GPU (its parameters.device is {device})")
     if test.comparable_only and not record["comparable_with_paper"]:
-        raise _Missing(f"{_shown(path, reports)} is not comparable with the paper")
+        raise _Missing(f"{file} is not comparable with the paper")
     values = record["values"]
     for key in wanted.field.split(".") if wanted.field else ():
         values = values.get(key) if isinstance(values, dict) else None
     if values is None:
-        raise _Missing(f"{_shown(path, reports)} has no {wanted.field}")
+        raise _Missing(f"{file} has no {wanted.field}")
     if wanted.runs:
         values = campaign.of_run(record, values)
     return values, record["provenance"].get("device")

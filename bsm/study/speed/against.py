@@ -107,26 +107,25 @@ def measure(folder: Path, pairs: Sequence[tuple[str, str]], *, repeats: int = 5)
         with ExitStack() as stack:
             made = {name: stack.enter_context(_training(path, case)) for name, path in folders.items()}
             able = [name for name, (_, told) in made.items() if "lacks" not in told]
-            steps: dict[str, list[dict[str, Any]]] = {name: [] for name in able}
-
-            def take(name: str, made: dict = made, steps: dict = steps) -> tuple[float, float]:
-                ask, _ = made[name]
-                steps[name].append(ask("step"))
-                return tuple(steps[name][-1]["seconds"])
-
+            steps = {name: partial(_step, ask) for name, (ask, _) in made.items() if name in able}
             for name in able * WARM_UP:
-                take(name)
-            times = turns({name: partial(take, name) for name in able}, repeats) if able else None
+                steps[name]()
+            times = turns(steps, repeats)
         for name, (_, told) in made.items():
             record = {"size": size, "network": network, "revision": name}
             if name not in able:
                 records.append(record | {"lacks": told["lacks"]})
                 continue
-            kept = [steps[name][WARM_UP + turn] for turn in times.kept]
-            parts = {part: [step["parts"][part] for step in kept] for part in revision.PARTS}
-            memory = {"peak_bytes": steps[name][-1]["peak_bytes"], "base_bytes": told["base_bytes"]}
+            parts = {part: [own[part] for own, _ in times.found[name]] for part in revision.PARTS}
+            memory = {"peak_bytes": times.found[name][-1][1], "base_bytes": told["base_bytes"]}
             records.append(record | times.of(name) | {"parts": parts} | memory)
     return records
+
+
+def _step(ask: Callable[[Any], dict[str, Any]]) -> tuple[float, float, dict[str, float], int | None]:
+    """Ask a process of :func:`_training` for a step; return its times, its parts' and the peak of its memory so far."""
+    told = ask("step")
+    return *told["seconds"], told["parts"], told["peak_bytes"]
 
 
 def _case(size: str, network: str) -> dict[str, Any]:

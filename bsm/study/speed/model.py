@@ -69,17 +69,11 @@ def separation(
     """
     speed = []
     for span in tqdm(seconds, desc="passes of whole networks", unit="length"):
-        memory: dict[str, list[tuple[int | None, int | None]]] = {name: [] for name in models}
-
-        def take(name: str, span: float = span, memory: dict = memory) -> tuple[float, float]:
-            times, found = fresh(_measure, name, preset, span, threads)
-            memory[name].append(found or (None, None))
-            return times
-
-        times = turns({name: partial(take, name) for name in models}, repeats)
+        measures = {name: partial(fresh, _measure, name, preset, span, threads) for name in models}
+        times = turns(measures, repeats)
         for name in models:
-            base, peak = zip(*(memory[name][turn] for turn in times.kept), strict=True)
-            sizes = {"peak_bytes": list(peak), "base_bytes": list(base)}
+            base, peak = map(list, zip(*times.found[name], strict=True))
+            sizes = {"peak_bytes": peak, "base_bytes": base}
             speed.append({"audio_seconds": span, "model": name} | times.of(name) | sizes)
     pairs = [(name, preset, span, threads) for span in profile_seconds for name in models]
     return {"speed": speed, "costs": [cost for pair in pairs for cost in fresh(_profile, *pair)]}
@@ -98,12 +92,12 @@ def _prepared(name: str, preset: str, seconds: float, threads: int) -> Callable[
     return torch.inference_mode()(lambda: model(mixture))
 
 
-def _measure(name: str, preset: str, seconds: float, threads: int) -> tuple[tuple[float, float], Any]:
-    """Return the times of one pass, and the memory before it and its peak as :func:`resident` gives them."""
+def _measure(name: str, preset: str, seconds: float, threads: int) -> tuple[float, float, int | None, int | None]:
+    """Return the times of one pass (:func:`timed`), and memory before it and at its peak (:func:`resident`) or None."""
     run = _prepared(name, preset, seconds, threads)
     times: list[tuple[float, float]] = []
     memory = resident(lambda: times.append(timed(run)))
-    return times[0], memory
+    return *times[0], *(memory or (None, None))
 
 
 def _profile(name: str, preset: str, seconds: float, threads: int) -> list[dict[str, Any]]:

@@ -175,17 +175,9 @@ def breakdown(
         dataset = MixingDataset(folder_tracks(folder, "train"), segment=segment, seed=SEED, length=length)
         loader = DataLoader(dataset, batch_size=batch)  # in this process, so that its time is counted
         steps = {v.name: Step(v, model, config, loader, device=device) for v in fitting}
-        clocks: dict[str, list[Clock]] = {name: [] for name in steps}
-
-        def take(name: str) -> tuple[float, float]:
-            clocks[name].append(clock := Clock())
-            _, processor = timed(partial(steps[name], clock))
-            return sum(clock.seconds.values()), processor  # the parts add up to the whole
-
-        for name in tqdm(steps, desc=f"warm up {preset}, {seconds:g} s, batch {batch}", unit="step"):
-            steps[name]()
-        times = turns({name: partial(take, name) for name in steps}, repeats)
-        kept = {name: [own[turn].seconds for turn in times.kept] for name, own in clocks.items()}
+        for step in tqdm(steps.values(), desc=f"warm up {preset}, {seconds:g} s, batch {batch}", unit="step"):
+            step()
+        times = turns({name: partial(_by_part, step) for name, step in steps.items()}, repeats)
     return [
         {
             "variant": v.name,
@@ -196,13 +188,21 @@ def breakdown(
             "precision": precision,
             "parameters": parameter_count(model),
             "parts": [
-                {"part": part, "direction": direction, "seconds": [clock[part, direction] for clock in kept[v.name]]}
-                for part, direction in dict.fromkeys(key for clock in kept[v.name] for key in clock)
+                {"part": part, "direction": direction, "seconds": [clock[part, direction] for (clock,) in rounds]}
+                for part, direction in dict.fromkeys(key for (clock,) in rounds for key in clock)
             ],
         }
         | times.of(v.name)
         for v in fitting
+        for rounds in [times.found[v.name]]
     ]
+
+
+def _by_part(step: Step) -> tuple[float, float, dict[tuple[str, str], float]]:
+    """Take a step; return its wall time, which is the sum of its parts, its processor time, and the parts' seconds."""
+    clock = Clock()
+    _, processor = timed(partial(step, clock))
+    return sum(clock.seconds.values()), processor, clock.seconds
 
 
 def part_seconds(record: dict[str, Any], *names: str) -> np.ndarray:

@@ -30,13 +30,13 @@ class Rounds:
         seconds: wall time of every kept round, s, by case.
         processor_seconds: processor time of this process in these rounds, s, by case; None for cases that wait for a
             GPU, a disk or other processes.
-        kept: numbers of the kept rounds, among all that were measured.
+        found: what the measurements returned beside their times in these rounds, by case.
         repeated: rounds measured beyond the number asked for, because others were disturbed.
     """
 
     seconds: dict[Any, list[float]]
     processor_seconds: dict[Any, list[float]] | None
-    kept: list[int]
+    found: dict[Any, list[tuple[Any, ...]]]
     repeated: int
 
     def of(self, case: Any = None) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def timed(function: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - started[0], time.process_time() - started[1]
 
 
-def turns(measures: Mapping[Any, Callable[[], tuple[float, float]]], repeats: int, *, waits: bool = False) -> Rounds:
+def turns(measures: Mapping[Any, Callable[[], tuple[Any, ...]]], repeats: int, *, waits: bool = False) -> Rounds:
     """Take measurements in turn, round after round, so that a slow spell affects all of them.
 
     A round in which any case was disturbed (:func:`disturbed`) is measured again, until there are ``repeats`` quiet
@@ -78,11 +78,12 @@ def turns(measures: Mapping[Any, Callable[[], tuple[float, float]]], repeats: in
     then says so.
 
     Args:
-        measures: functions by case; each returns a wall time and a processor time, s, as :func:`timed` does.
+        measures: functions by case; each returns a wall time and a processor time, s, as :func:`timed` does, and may
+            return more.
         repeats: number of kept rounds.
         waits: the cases wait for a disk or other processes, so processor times say nothing; always true on a GPU.
     """
-    taken: list[dict[Any, tuple[float, float]]] = []
+    taken: list[dict[Any, tuple[Any, ...]]] = []
     quiet: list[int] = []
 
     def times(case: Any, rounds: Sequence[int]) -> list[list[float]]:
@@ -97,7 +98,8 @@ def turns(measures: Mapping[Any, Callable[[], tuple[float, float]]], repeats: in
     others = [turn for turn in range(len(taken)) if turn not in quiet]
     kept = sorted([*quiet, *others][:repeats])
     wall, own = ({case: times(case, kept)[clock] for case in measures} for clock in (0, 1))
-    return Rounds(wall, None if waits else own, kept, len(taken) - repeats)
+    found = {case: [taken[turn][case][2:] for turn in kept] for case in measures}
+    return Rounds(wall, None if waits else own, found, len(taken) - repeats)
 
 
 def disturbed(seconds: Sequence[float], processor_seconds: Sequence[float] | None = None) -> list[bool]:
