@@ -243,7 +243,7 @@ def feedthrough_dominant(shares: list[dict[str, Any]], *, share: float) -> Findi
         f"a share of {interval_words(trained)}; random weights {interval_words(random)}",
         (
             f"The share is ||D u|| / ||y||, over the mixers of a small model; dominant means more than {share:g}.",
-            "Random weights do not have it, so training made it." if told else same,
+            "Random weights would get another verdict." if told else same,
             f"Leaving out the state between chunks changes the time path by {interval_words(lost, ' %')}. Whether that "
             "costs quality, only a network that needs its memory can tell.",
         ),
