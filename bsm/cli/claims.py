@@ -20,7 +20,10 @@ def claims() -> None:
 @claims.command()
 @_reports
 def check(reports: Path | None) -> None:
-    """Check contributed results, judge all claims again, and exit with status 1 if CLAIMS.md differs."""
+    """Judge all claims again, and compare CLAIMS.md.
+
+    It checks contributed results first. The exit status is 1 if CLAIMS.md differs.
+    """
     from bsm.study.claims import ledger
 
     reports = reports or ledger.REPORTS
@@ -35,7 +38,7 @@ def check(reports: Path | None) -> None:
 @claims.command()
 @_reports
 def render(reports: Path | None) -> None:
-    """Judge all claims by the results, and write CLAIMS.md and the README's table."""
+    """Judge all claims; write CLAIMS.md and the README's tables."""
     from bsm.study.claims import ledger
     from bsm.study.profiles import Profile
     from bsm.study.readme import refresh_readme
@@ -52,7 +55,10 @@ def render(reports: Path | None) -> None:
 @click.option("--contributor", required=True, help="Your name, or your group's.")
 @click.option("--system", required=True, help="What was measured, such as the network and whose weights.")
 def contribute(reports: Path | None, result: Path, contributor: str, system: str) -> None:
-    """Add RESULT, a file of `bsm evaluate`, to the contributed results, by which claims are also judged."""
+    """Add RESULT, a file of `bsm evaluate`, to the results.
+
+    It goes to reports/contributed, by which claims are judged, too.
+    """
     from bsm.study.claims.ledger import REPORTS
     from bsm.study.contributed import contribute
 
@@ -62,7 +68,10 @@ def contribute(reports: Path | None, result: Path, contributor: str, system: str
 @claims.command()
 @_reports
 def count(reports: Path | None) -> None:
-    """Count memory and operations of the paper's model, with tensors that have no values. Takes about a minute."""
+    """Count memory and operations of the paper's model.
+
+    The tensors have no values. It takes about a minute.
+    """
     from bsm.study import meta
     from bsm.study.claims.exact import TENSORS
     from bsm.study.claims.ledger import REPORTS

@@ -57,10 +57,11 @@ def data_fetch(name: str, source: str | None) -> None:
 @click.argument("name_or_path")
 @click.option("--fill", is_flag=True, help="Enter measured sizes and checksums that the manifest has as unverified.")
 def data_verify(name_or_path: str, fill: bool) -> None:
-    """Read the data set NAME, or the songs in a folder, to the end; print every fault; exit with status 1 on a fault.
+    """Read a data set or a folder of songs, and print every fault.
 
-    Faults are missing and unknown songs; missing, damaged and truncated files; wrong rates; unequal lengths; NaN;
-    silent vocals; and mixtures that are not the sum of their sources.
+    Every file is read to its end. The exit status is 1 if there is a fault. Faults are missing and unknown songs;
+    missing, damaged and truncated files; wrong rates; unequal lengths; NaN; silent vocals; and mixtures that are not
+    the sum of their sources.
     """
     from bsm.data.check import verify
 
@@ -76,7 +77,7 @@ def data_verify(name_or_path: str, fill: bool) -> None:
 @data.command("describe")
 @click.argument("name_or_path")
 def data_describe(name_or_path: str) -> None:
-    """Print a table of the tracks of the data set NAME, or of a folder."""
+    """Print a table of the tracks of a data set or folder."""
     from bsm.data.describe import table
 
     click.echo(table(name_or_path).to_string(index=False, float_format="%.2f"))
@@ -93,7 +94,7 @@ def data_prepare(profile: str) -> None:
 
 @click.group()
 def weights() -> None:
-    """List, fetch and locate weights that have a name."""
+    """List, fetch, locate and convert weights."""
 
 
 @weights.command("list")
@@ -109,7 +110,9 @@ def weights_list() -> None:
 @click.argument("name")
 @click.option("--from", "source", help="Another address of the file, or a local path.")
 def weights_fetch(name: str, source: str | None) -> None:
-    """Fetch the weights NAME into the cache (BSM_CACHE, or the platform's), and check size and SHA-256.
+    """Fetch the weights NAME into the cache, and check them.
+
+    The cache is BSM_CACHE, or the platform's. Size and SHA-256 are checked.
 
     Repeat an interrupted call to continue its download.
     """
@@ -122,7 +125,7 @@ def weights_fetch(name: str, source: str | None) -> None:
 @weights.command("path")
 @click.argument("name")
 def weights_path(name: str) -> None:
-    """Print the path of the weights NAME; fail if they are not here."""
+    """Print the path of the weights NAME, if they are here."""
     from bsm.weights.registry import entry, locate
 
     entry(name)  # a name, not a path
@@ -134,7 +137,9 @@ def weights_path(name: str) -> None:
 @click.argument("target", type=PATH)
 @click.option("--config", type=PATH, help="YAML file that belongs to a checkpoint of Music-Source-Separation-Training.")
 def weights_convert(source: str, target: Path, config: Path | None) -> None:
-    """Convert the weights SOURCE, a file, run or name, to this package's layout or Music-Source-Separation-Training's.
+    """Convert weights to the other project's layout, or to ours.
+
+    The other project is Music-Source-Separation-Training. SOURCE is a file, a run or a name.
 
     TARGET.safetensors is ours, with a card (JSON). TARGET.ckpt is for that project's inference.py, with a YAML file. A
     network that the other project cannot build is refused, with the name of each field.

@@ -78,7 +78,7 @@ def assay(scores: pd.DataFrame, arms: Sequence[str], control: str) -> Assay:
             continue
         gain, runs = gain_of(scores, arm, EQUALISER), trainings(scores[scores["system"] == arm])
         passed.append(beats(gain) and runs >= TRAININGS)
-        wanted = f"needs {BEATS:g} dB, its low end {AT_LEAST:g} dB, {TRAININGS} trainings"
+        wanted = f"a verdict needs {BEATS:g} dB, a low end of {AT_LEAST:g} dB, and {TRAININGS} trainings"
         reasons.append(f"`{arm}` minus {EQUALISER}, {runs} training(s): {interval_words(gain, ' dB')} ({wanted})")
     if control in known and arms[0] in known:
         loss = gain_of(scores, arms[0], control)

@@ -266,7 +266,8 @@ def answer(scores: pd.DataFrame, rows: Rows, changes: Rows) -> str:
     compared = [name for name in trained(scores) if name != NO_TIME]
     gate = assay(scores[np.isinf(scores["window"])], compared, NO_TIME)
     lines = ["- The assay is sensitive." if gate.sensitive else "- The assay is insensitive: no verdict rests on it."]
-    lines += [f"  - {reason}." for reason in gate.reasons]
+    where = "real singing" if "fold" in scores else "the long study's synthesised songs"
+    lines += [f"  - This is about {where}.", *(f"  - {reason}." for reason in gate.reasons)]
     inside = [row for row in rows if row["quantity"] == SDR and row["by"] != EVERYWHERE]
     for other in trained(scores)[1:]:
         whole = next(row["differences"][other] for row in rows if row["by"] == EVERYWHERE)

@@ -14,9 +14,10 @@ from bsm.config import ModelConfig
 from bsm.files import write_text
 from bsm.stats import summary
 from bsm.study import repeat
+from bsm.study.baselines import EQUALISER
 from bsm.study.claims import ledger
 from bsm.study.cost import benchmarks, cost_table
-from bsm.study.figures import table_markdown
+from bsm.study.figures import LABELS, table_markdown
 from bsm.study.meta import parameter_count
 from bsm.study.notebook import KINDS, NOTEBOOKS, Notebook, study_notebooks
 from bsm.study.profiles import Profile
@@ -63,6 +64,8 @@ def _context(settings: Profile) -> dict[str, Any]:
     claims = ledger.lines(settings.profile)
     names = ["data", "training", "separation_speed", *["published_model"] * _times_passes(settings)]
     results = {name: read_result(settings.result(name)) for name in names}
+    trivial = [r["usdr"] for r in read_result(settings.result("baselines"))["values"] if r["separator"] == EQUALISER]
+    scored = read_result(settings.result("scores"))["values"]
     share = summary([r["vocal_share"] for r in results["data"]["values"] if r["split"] == "test"])
     notebooks = [nb for nb in study_notebooks() if nb.about["needs"] != "results" and _has(settings, nb)]
     parts = []
@@ -80,7 +83,11 @@ def _context(settings: Profile) -> dict[str, Any]:
         "parts": parts,
         "measured": benchmarks(settings),
         "paper_size": parameter_count(ModelConfig.preset("paper")),
-        "headline": headline(read_result(settings.result("scores"))["values"]),
+        "headline": headline(scored),
+        "labels": LABELS,
+        "equaliser": summary(trivial)["mean"],
+        "ours": summary([r["usdr"] for r in scored if r["separator"] == LABELS["bsmamba2"]])["mean"],
+        "verdicts": ledger.Verdict,
         "repeat": repeat.shown(settings),
     }
 

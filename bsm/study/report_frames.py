@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bsm.study import compare, input_length, occurrence
+from bsm.study import compare, input_length, occurrence, recall
 from bsm.study.compare import CORRECTED, corrected, counted, paired, tables, words
 from bsm.study.figures import LABELS
 
@@ -85,6 +85,25 @@ def published(values: Mapping[str, Any]) -> Frames:
     return [(pd.DataFrame(rows), f"Published scores, of the 50 test songs of MUSDB18-HQ; {status}")]
 
 
+def probe(values: Sequence[Mapping[str, Any]]) -> Frames:
+    """List what every network scores on the probe of memory: after each gap, and under each control."""
+    frame = pd.DataFrame(values)
+    arms = [arm for arm in recall.ARMS if arm in set(frame["arm"])]
+    means = frame.groupby(["name", "arm"], sort=False)[["sdr", "right"]].mean()
+    cells = means.apply(lambda row: f"{row['sdr']:.1f} / {row['right']:.0%}", axis=1).unstack("arm")
+    order = sorted(
+        cells.index, key=lambda name: (not name.startswith("gap "), name.split()[:-1], float(name.split()[-1]))
+    )
+    shown = cells.loc[order, arms].rename(columns=LABELS).rename_axis(index="question (s)", columns=None).reset_index()
+    note = (
+        "SDR in dB / right choices on the probe, means over seeds. `gap`: time between cue and play. Controls: `lead`, "
+        "background before the cue instead of a long gap; `deleted`, the gap is cut out of the example; `swapped`, the "
+        "cue has the other timbre, and the other voice is the target; `cut`, the network carries nothing through the "
+        "gap; `sharpened`, attention's logits scaled for the length"
+    )
+    return [(shown, note)]
+
+
 class Own(NamedTuple):
     """How the report makes tables from one of a notebook's results.
 
@@ -104,7 +123,8 @@ class Own(NamedTuple):
 FRAMES: dict[str, list[Own]] = {
     "04_train": [Own("scores", held_out, ("scores", "differences"))],
     "05_input_length": [Own("input_length", windows, ("input_length",))],
-    "06_vocal_occurrence": [Own("vocal_occurrence", regions, ("vocal_occurrence_duration",), ("duration_bins",))],
+    "06_vocal_occurrence": [Own("vocal_occurrence", regions, ("vocal_occurrence_answer",), ("duration_bins",))],
+    "07_cue_and_gap": [Own("cue_gap", probe, ("cue_gap", "cue_gap_interventions"))],
     "10_published_model": [Own("published_model", published)],
 }
 """By notebook."""

@@ -154,7 +154,7 @@ def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: f
     "stable-1-16",
     "Scores are stable over input lengths of 1 to 16 s",
     figure="1 to 16 s",
-    source=(Source.GUIDE,),
+    source=(Source.PAPER, Source.GUIDE),
     tests=[
         trained(
             scores=Values("input_length", "scores"),
@@ -258,7 +258,7 @@ def nonoverlap_8(scores: Records, baselines: Records = (), *, window: float, mar
         return Finding(Verdict.BLOCKED, "", (f"Windows of {window:g} s were not scored with overlap.",))
     gain = gains[window]
     verdict = judge_ratio(gain, -np.inf, margin)
-    reasons = (f"Half of each window overlaps; suffices means that this gains at most {margin:g} dB.",)
+    reasons = (f"Half of each window overlaps; windows suffice if the overlap gains at most {margin:g} dB.",)
     frame = scored([r for r in scores if r["window"] == r["hop"] == window], baselines)
     found = Finding(verdict, f"overlap gains {interval_words(gain, ' dB')} uSDR", reasons)
     return gated(found, assay(frame, [OURS], NO_TIME))

@@ -31,9 +31,9 @@ EDGES = {"duration": (1, 2, 4), "gap": (0.5, 2, 8)}
 
 @claim(
     "intermittent",
-    "It is better than BS-RoFormer where vocals are intermittent",
+    "BSMamba2 is better than BS-RoFormer where vocals are intermittent",
     figure="better",
-    source=(Source.GUIDE,),
+    source=(Source.PAPER, Source.GUIDE),
     tests=[
         trained(
             regions=Values("vocal_occurrence", "regions"),
@@ -75,7 +75,7 @@ def intermittent(
     gain, more = crossed_interval(gains[short], owners[short]), crossed_interval(gains, owners, against=~short)
     holds, fails = gain.low > 0 and more.low > 0, gain.high < 0 or more.high < 0
     reasons = [
-        f"Which is {interval_words(more, ' dB')} more than in longer regions; an advantage everywhere says nothing of "
+        f"This is {interval_words(more, ' dB')} more than in longer regions; an advantage everywhere says nothing of "
         "intermittent vocals.",
         by_bin(gains, "By duration of the region"),
     ]

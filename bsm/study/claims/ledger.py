@@ -16,6 +16,7 @@ import pandas as pd
 from bsm.errors import InputError
 from bsm.files import write_text
 from bsm.study import campaign, contributed
+from bsm.study.assay import BEATS
 from bsm.study.claims import data, exact, learning, learning_regions, memory, published, scan, step  # noqa: F401 (registers the claims)
 from bsm.study.claims.claim import CLAIMS, GPU, LONG, Claim, Evidence, Finding, Test, Values, Verdict, undisturbed
 from bsm.study.figures import table_markdown
@@ -29,6 +30,17 @@ SOURCES = (
     "Apart from the paper, the sources are Korean documents of the unofficial implementation "
     "chynggi/Mamba2MeetsSilence. Their titles are translated."
 )
+
+TERMS = f"""\
+- **Small models**: small networks that were trained here. `base` is the paper's design at that size.
+- **Static equaliser**: one gain per frequency, fitted to the training songs. It has learned nothing about voices.
+- **Positive control**: a system that lacks what the question is about, so it must lose. `none` has no time blocks; the
+  loss of `loss-blind` compares spectra with silence.
+- **The assay is insensitive**: the small models cannot show such a difference, so the measured one counts for nothing.
+  They beat the static equaliser by less than {BEATS:g} dB of uSDR, or are too few, or the control does not lose.
+- **Long study**: the trainings of `reports/long/campaign.yaml`; other small models are those of `make reproduce`.
+- **Described**: rebuilt from the text of the documents and the source of the unofficial implementation.
+- **Thresholds**: the limits that the rule of a claim takes."""
 
 
 class Line(NamedTuple):
@@ -195,7 +207,8 @@ def page(judged: Sequence[Line]) -> str:
 
     def listed(verdict: str) -> str:
         where = {Evidence.CPU_TIMING: "On a CPU, without a GPU's kernels: "}
-        return "\n".join(f"- {where.get(x.evidence, '')}{x.claim.text}." for x in found[verdict]) or "- None."
+        said = dict.fromkeys(f"- {where.get(x.evidence, '')}{x.claim.text}." for x in found[verdict])
+        return "\n".join(said) or "- None."
 
     sections = [
         "# Claims",
@@ -203,13 +216,15 @@ def page(judged: Sequence[Line]) -> str:
         "## In a minute",
         f"Supported:\n\n{listed(Verdict.SUPPORTED)}",
         f"Not supported:\n\n{listed(Verdict.NOT_SUPPORTED)}",
-        f"In contradiction with themselves:\n\n{listed(Verdict.INCONSISTENT)}",
-        f"Measured, but the measurement cannot tell:\n\n{listed(Verdict.INCONCLUSIVE)}",
+        f"Inconsistent, because the claim contradicts itself:\n\n{listed(Verdict.INCONSISTENT)}",
+        f"Inconclusive, because the measurement cannot tell:\n\n{listed(Verdict.INCONCLUSIVE)}",
         "## All tests",
         short_table(judged),
         blocked_table(judged),
         "A verdict follows from result files by a rule (`bsm/study/claims/`). `bsm claims render` writes this page, "
         f"`bsm claims check` judges again. {SOURCES}",
+        "## Terms",
+        TERMS,
         "## Claim by claim",
         *(_section([x for x in judged if x.claim is claim]) for claim in _claims()),
     ]

@@ -50,13 +50,18 @@ def memory(answers: Sequence[Mapping[str, Any]], *, learned: float) -> Finding:
     found = recall.difference(frame, (OURS, ENDPOINT), (THEIRS, ENDPOINT))
     control = recall.difference(frame, (OURS, f"gap {RANGE:g}"), (OURS, f"cut {RANGE:g}"))
     verdict = Verdict.of(found.low > 0, found.high < 0)
+    right = frame.groupby(["name", "arm"])["right"].mean()
+    shares = [f"`{arm}` {100 * right[ENDPOINT, arm]:.0f} %" for arm in (OURS, THEIRS)]
     reasons = [
+        "A cue holds the target's timbre, a gap follows, and then the target sounds together with another voice. "
         f"SDR of `{OURS}` minus `{THEIRS}` after a gap of 4 s, trained with gaps up to {RANGE:g} s; this endpoint was "
         f"stated before the runs.",
         f"The unit is the seed; both arms learned in {len(seeds)} of {len(both)} seeds.",
-        f"Positive control: with its memory cut in the gap, `{OURS}` loses {interval_words(control, ' dB')}.",
+        f"Right choices after that gap, of two voices: {', '.join(shares)}.",
+        f"Positive control: with its memory cut in a gap of {RANGE:g} s, `{OURS}` loses "
+        f"{interval_words(control, ' dB')}.",
     ]
-    for gap in (1, 2):
+    for gap in (gap for gap in (1, 2, 8) if f"gap {gap}" in set(frame["name"])):
         between = recall.difference(frame, (OURS, f"gap {gap}"), (THEIRS, f"gap {gap}"))
         reasons.append(f"Exploratory: after {gap} s the difference is {interval_words(between, ' dB')}.")
     if not control.low > 0:

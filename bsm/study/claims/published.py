@@ -20,7 +20,7 @@ SPREAD = "Whether the published cSDR is a mean or a median over songs is not sta
     "sdr-1103",
     "The published model reaches a cSDR of 11.03 dB and a uSDR of 10.70 dB on MUSDB18-HQ",
     figure="11.03, 10.70 dB",
-    source=(Source.GUIDE,),
+    source=(Source.PAPER, Source.GUIDE),
     tests=[
         Test(
             "MUSDB18-HQ",

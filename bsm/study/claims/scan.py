@@ -123,8 +123,7 @@ def bench_25ms(
     reasons = [
         f"One block, {lengths[every]} frames, the best of {len(times[every])} rounds.",
         f"A model has a row for each band: {frames[every]:,.0f} frames/s.",
-        f"One row alone takes {times[one].min():.2f} ms, {frames[one]:,.0f} frames/s. So the claim's two figures are "
-        "those of one row.",
+        f"One row alone takes {times[one].min():.2f} ms, {frames[one]:,.0f} frames/s.",
         "The document gives them as the output to expect, and names no GPU.",
     ]
     if operations:
@@ -235,13 +234,16 @@ def feedthrough_dominant(shares: list[dict[str, Any]], *, share: float) -> Findi
     lost = bootstrap_interval(100 * long["without_state"])
     verdict = judge_ratio(trained, share)
     told = judge_ratio(random, share) != verdict
+    same = (
+        "Random weights have it, too: it comes from the initial values, D = 1 and small steps dt. It does not tell "
+        "what a trained scan needs its state for."
+    )
     return Finding(
         verdict if told or verdict == Verdict.NOT_SUPPORTED else Verdict.INCONCLUSIVE,
         f"a share of {interval_words(trained)}; random weights {interval_words(random)}",
         (
             f"The share is ||D u|| / ||y||, over the mixers of a small model; dominant means more than {share:g}.",
-            "Random weights have the same share: it comes from the initial values, D = 1 and small steps dt, and says "
-            "nothing of what a trained scan needs its state for.",
+            "Random weights would get another verdict." if told else same,
             f"Leaving out the state between chunks changes the time path by {interval_words(lost, ' %')}. Whether that "
             "costs quality, only a network that needs its memory can tell.",
         ),
