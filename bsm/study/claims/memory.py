@@ -26,7 +26,7 @@ OURS, THEIRS = "mamba2", "attention"
         Test(
             "the probe of memory, tones",
             Evidence.SMALL,
-            {"answers": Values("cue-gap-0.5", "answers", profile=LONG, runs=True)},
+            {"answers": Values("cue-gap-0.5", "answers", profile=LONG, runs=True, arms=(OURS, THEIRS))},
             needs="the long study's trainings",
             command="bsm campaign reports/long/campaign.yaml",
         )
