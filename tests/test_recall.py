@@ -5,7 +5,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from bsm.errors import InputError
-from bsm.study import recall
+from bsm.study import figures, recall
 from bsm.study.records import mark, write_result
 
 
@@ -57,6 +57,29 @@ def test_tables_and_figure(folder):
     lines = [line for line in ax.lines if not line.get_label().startswith("_")]
     assert [line.get_label() for line in lines] == ["BSMamba2", "attention", "LSTM", "no time block"]
     assert lines[0].get_ydata() == pytest.approx([14, 12], abs=0.1)
+    plt.close(figure)
+
+
+def test_ranges_of_training_gaps(folder):
+    found = recall.answers(folder, ["gap"])
+    longer = found.assign(longest_gap=2.0, gap=found["gap"] * 4)
+    table = recall.ranges([found, longer])
+    assert [*table.columns] == ["arm", "training gaps", "rate", "learned", "0.5 s", "2 s", "4 s", "16 s"]
+    own = table[table["arm"] == "BSMamba2"].set_index("training gaps")
+    assert own.loc["0.5 s", "0.5 s"] == own.loc["2 s", "2 s"] == "14.0 / 100%"
+    assert own.loc["0.5 s", "16 s"] == own.loc["2 s", "0.5 s"] == ""
+
+
+@pytest.mark.parametrize("entries", [1, 3, 6, 11])
+def test_a_legend_fits_into_its_figure(entries):
+    with figures.style():
+        figure, ax = plt.subplots(figsize=(7, 3))
+        for entry in range(entries):
+            ax.plot([0, 1], label=f"a network called {entry}")
+        figures.legend_above(figure, ax)
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == entries
+    assert legend.get_window_extent().width <= figure.bbox.width
     plt.close(figure)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import numbers
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -237,9 +238,14 @@ def reach(intervals: Sequence[Interval]) -> np.ndarray:
 
 
 def legend_above(figure: Figure, ax: Axes) -> None:
-    """Put the legend of ``ax`` above all panels of the figure."""
+    """Put the legend of ``ax`` above all panels of the figure, in as few rows as its width allows."""
     handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize="small")
+    for rows in range(1, len(labels) + 1):
+        columns = math.ceil(len(labels) / rows)
+        legend = figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize="small")
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def table_markdown(
