@@ -286,6 +286,15 @@ def test_separate_refuses_bad_options(separate, tmp_path, option):
     assert tree(tmp_path) == ["a.wav"]
 
 
+def test_pipes_are_neither_read_nor_replaced(separate, tmp_path):
+    for name in ("in.wav", "a.vocals.wav"):
+        os.mkfifo(tmp_path / name)
+    write_noise(tmp_path / "a.wav")
+    assert_refused(separate("in.wav"), "in.wav: a pipe or device cannot be read; save the sound to a file")
+    assert_refused(separate("a.wav", "--overwrite"), "a.vocals.wav: is a pipe or a device; name a file to write to")
+    assert (tmp_path / "a.vocals.wav").is_fifo()
+
+
 def test_a_console_that_cannot_print_a_name(tmp_path):
     run = [sys.executable, "-m", "bsm", "provenance", "歌.json"]
     environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(ROOT)}

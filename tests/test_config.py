@@ -10,6 +10,7 @@ from bsm.baseline import RoformerConfig
 from bsm.config import LossConfig, ModelConfig, StftConfig, TrainConfig
 from bsm.errors import InputError
 
+PRESETS = ("paper", "vram", "small", "tiny")
 PRESETS_16K = ("small-16k", "tiny-16k")
 
 
@@ -167,3 +168,11 @@ def test_what_does_not_fit_is_refused(make, match):
 def test_values_of_the_wrong_type(kind, values, message):
     with pytest.raises(InputError, match=message):
         kind(**values)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_have_bands_that_cover_the_bins(name):
+    config = ModelConfig.preset(name)
+    assert sum(config.bands) == config.stft.bins == 1025
+    assert config.heads * config.headdim == config.d_inner
+    assert (config.sample_rate, config.channels) == (44100, 2)

@@ -1,9 +1,11 @@
 """Every convolution backend against the definition, with SiLU applied exactly once."""
 
 import logging
+import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bsm import conv
 from bsm.conv import BACKENDS, causal_conv, unavailable
@@ -61,6 +63,37 @@ def test_pieces_join_without_a_seam(monkeypatch, grad, length, reverse):
     if grad:
         for g, w in zip(torch.autograd.grad(got, inputs, dout), torch.autograd.grad(want, inputs, dout), strict=True):
             torch.testing.assert_close(g, w, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_without_gradients_silu_is_in_place(dtype):
+    """Also where the arguments are parameters: nothing needs the sigmoid afterwards."""
+    inputs, _ = draw(40, 4, dtype=dtype)
+    want = causal_conv(*inputs, backend="shifted")
+    with torch.no_grad(), Operations() as ran:
+        got = causal_conv(*inputs, backend="shifted")
+    torch.testing.assert_close(got, want)
+    assert "aten::silu_" in ran.names and "aten::silu" not in ran.names
+
+
+class Operations(TorchDispatchMode):
+    """Note the names of what runs inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.name())
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("backend", RUNNABLE)
+def test_silu_is_applied_once(backend):
+    """With a weight of one and no bias the convolution is the identity, so the output is silu(x), not silu(silu(x))."""
+    x = torch.linspace(-4, 4, 9, dtype=torch.float64).reshape(1, 9, 1)
+    y = causal_conv(x, torch.ones(1, 1, 1).double(), torch.zeros(1).double(), backend=backend).flatten()
+    assert [round(float(v), 9) for v in y] == [round(v / (1 + math.exp(-v)), 9) for v in range(-4, 5)]
 
 
 @pytest.mark.parametrize("backend", RUNNABLE)

@@ -132,6 +132,16 @@ def test_broken_off_download_of_unknown_size_goes_on(home, publish):
     assert_whole(home)
 
 
+def test_another_file_is_refused(home, publish):
+    """What else a server may send is in the tests of weights, which come by the same download."""
+    publish(zipped(MEMBERS), "altered")
+    refuse("not the recorded file: MD5 [0-9a-f]{32} where [0-9a-f]{32} is recorded; kept as .*refused")
+    assert not (home / "data" / "set").exists()
+    publish(zipped(MEMBERS))
+    fetch.fetch("set")
+    assert_whole(home)
+
+
 def test_empty_answer_of_unknown_size(publish):
     publish(b"", "empty", size=None, checksum=None)
     refuse("offers 0 bytes")
@@ -298,6 +308,12 @@ def test_a_folder_that_lacks_songs_of_the_manifest_is_not_complete(home, publish
     refuse(r"data/set: incomplete: .*test/b: missing \(test\); move the folder away, and fetch set again")
     (home / "data" / "set" / "fetched.json").write_text("{")
     refuse(r"fetched.json: damaged .*; move its folder away, and fetch it again")
+
+
+def test_from_another_address(home, publish, url):
+    publish(zipped(MEMBERS), "missing")
+    fetch.fetch("set", f"{url}/good")
+    assert_whole(home)
 
 
 def test_what_is_not_ours_is_left_alone(home, publish):
