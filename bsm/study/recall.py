@@ -108,7 +108,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
         row: dict[str, Any] = {"arm": LABELS[arm], "rate": f"{own['lr'].iloc[0]:g}"}
         row["learned"] = f"{int(within[arm].sum())} of {own['seed'].nunique()}"
         for gap, asked in own.groupby("gap"):
-            row[f"{gap:g} s"] = _cell(asked)
+            row[f"{gap:g} s"] = cell(asked)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -128,11 +128,12 @@ def ranges(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def interventions(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per arm: SDR / right choices under each intervention."""
     others = frame[~frame["name"].str.startswith("gap ")]
-    text = others.groupby(["arm", "name"], observed=True, sort=False)[["sdr", "right"]].apply(_cell).unstack("name")
+    text = others.groupby(["arm", "name"], observed=True, sort=False)[["sdr", "right"]].apply(cell).unstack("name")
     return text.rename(index=LABELS).reset_index()
 
 
-def _cell(asked: pd.DataFrame) -> str:
+def cell(asked: pd.DataFrame) -> str:
+    """Return the mean SDR (dB) and the share of right choices of some answers, as tables show them."""
     return f"{asked['sdr'].mean():.1f} / {asked['right'].mean():.0%}"
 
 

@@ -89,8 +89,7 @@ def probe(values: Sequence[Mapping[str, Any]]) -> Frames:
     """List what every network scores on the probe of memory: after each gap, and under each control."""
     frame = pd.DataFrame(values)
     arms = [arm for arm in recall.ARMS if arm in set(frame["arm"])]
-    means = frame.groupby(["name", "arm"], sort=False)[["sdr", "right"]].mean()
-    cells = means.apply(lambda row: f"{row['sdr']:.1f} / {row['right']:.0%}", axis=1).unstack("arm")
+    cells = frame.groupby(["name", "arm"], sort=False)[["sdr", "right"]].apply(recall.cell).unstack("arm")
     order = sorted(
         cells.index, key=lambda name: (not name.startswith("gap "), name.split()[:-1], float(name.split()[-1]))
     )
