@@ -60,14 +60,17 @@ def test_tables_and_figure(folder):
     plt.close(figure)
 
 
-def test_ranges_of_training_gaps(folder):
+def test_experiments_stand_together(folder):
     found = recall.answers(folder, ["gap"])
     longer = found.assign(longest_gap=2.0, gap=found["gap"] * 4)
-    table = recall.ranges([found, longer])
+    table = recall.together({"0.5 s": found, "2 s": longer}, "training gaps")
     assert [*table.columns] == ["arm", "training gaps", "rate", "learned", "0.5 s", "2 s", "4 s", "16 s"]
     own = table[table["arm"] == "BSMamba2"].set_index("training gaps")
     assert own.loc["0.5 s", "0.5 s"] == own.loc["2 s", "2 s"] == "14.0 / 100%"
     assert own.loc["0.5 s", "16 s"] == own.loc["2 s", "0.5 s"] == ""
+    drawn = recall.figure({"short": found, "long": longer})
+    assert [ax.get_title() for ax in drawn.axes] == ["short", "long"]
+    plt.close(drawn)
 
 
 @pytest.mark.parametrize("entries", [1, 3, 6, 11])
@@ -88,6 +91,7 @@ def test_another_experiment_whose_name_begins_alike_is_not_read(folder):
         path.rename(path.with_name(path.name.replace("gap-", "gap-long-")))
     assert "lstm" not in set(recall.answers(folder, ["gap"])["arm"])
     assert set(recall.answers(folder, ["gap-long"])["arm"]) == {"lstm"}
+    assert [*recall.of_each(folder, ["gap-long", "other"])] == ["gap-long"]
 
 
 def test_no_results(tmp_path):

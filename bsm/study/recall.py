@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from bsm import cue_gap
 from bsm.errors import InputError
 from bsm.stats import Interval, crossed_interval, interval_words, verdicts
+from bsm.study import figures
 from bsm.study.campaign import finished
 from bsm.study.figures import LABELS, model_colours
 from bsm.study.memory import ARMS
@@ -32,16 +35,27 @@ def answers(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
     Raises:
         InputError: There is no finished run.
     """
+    records = _results(folder, experiments)
+    if not records:
+        raise InputError(f"{folder}: no finished run of {', '.join(experiments)}; `bsm campaign` trains them")
+    return _frame(records)
+
+
+def of_each(folder: Path, experiments: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Read the :func:`answers` of each experiment apart, by name. Experiments without a finished run are left out."""
+    found = {name: _results(folder, [name]) for name in experiments}
+    return {name: _frame(records) for name, records in found.items() if records}
+
+
+def _frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     rows = []
-    for record in _results(folder, experiments):
+    for record in records:
         parameters = record["parameters"]
         run = {"arm": parameters["arm"], "seed": record["seed"], "lr": parameters["train"]["lr"]}
         run["longest_gap"] = parameters["probe"]["longest_gap"]
         for answer in record["values"]["answers"]:
             asked = {key: value for key, value in answer.items() if key not in ("sdr", "target", "other")}
             rows.append(run | asked | cue_gap.summary(answer))
-    if not rows:
-        raise InputError(f"{folder}: no finished run of {', '.join(experiments)}; `bsm campaign` trains them")
     frame = pd.DataFrame(rows)
     frame["arm"] = pd.Categorical(frame["arm"], [arm for arm in ARMS if arm in set(frame["arm"])])
     return frame.sort_values(["arm", "seed", "gap"], ignore_index=True)
@@ -113,12 +127,12 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ranges(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Put the tables (:func:`table`) of experiments with different training gaps together, shortest gaps first."""
+def together(frames: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:
+    """Put the tables (:func:`table`) of experiments together, sorted by arm. The keys go into a column of that name."""
     tables = []
-    for frame in frames:
+    for name, frame in frames.items():
         own = table(frame)
-        own.insert(1, "training gaps", f"{frame['longest_gap'].iloc[0]:g} s")
+        own.insert(1, column, name)
         tables.append(own)
     whole = pd.concat(tables)
     by_gap = sorted(whole.columns[4:], key=lambda name: float(name.removesuffix(" s")))
@@ -151,6 +165,18 @@ def draw(ax: Axes, frame: pd.DataFrame, value: str = "sdr") -> None:
     ax.set_xticks(ticks, [f"{gap:g}" for gap in ticks])
     ax.text(longest * 0.95, ax.get_ylim()[0], " training", ha="right", va="bottom", color="0.4", fontsize="small")
     ax.set(xlabel="gap between cue and play (s)")
+
+
+@figures.style()
+def figure(frames: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw SDR against the gap (:func:`draw`), a panel per experiment. The keys are the titles."""
+    drawn, axes = plt.subplots(1, len(frames), figsize=(7, 3.4), sharey=True, squeeze=False)
+    for ax, (title, frame) in zip(axes[0], frames.items(), strict=True):
+        draw(ax, frame)
+        ax.set_title(title)
+    axes[0, 0].set_ylabel("SDR in the play stretch (dB)")
+    figures.legend_above(drawn, axes[0, 0])
+    return drawn
 
 
 def kept(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
