@@ -64,12 +64,10 @@ def _tracks(root: Path) -> list[Track]:
     if any(root.glob(f"{VOCALS}.*")):  # the folder of one song
         return [song_track(root, "test")]
     splits = [split for split in SPLITS if (root / split).is_dir()] or ["test"]
-    layout, tracks = open_tracks(root, splits[0])
+    layout, tracks = open_tracks(root, splits[-1])
     if layout != "songs":  # a published data set has all splits
-        splits, tracks = list(SPLITS), open_tracks(root, SPLITS[0])[1]
-    for split in splits[1:]:
-        tracks += open_tracks(root, split)[1]
-    return tracks
+        splits = list(SPLITS)
+    return [*(track for split in splits[:-1] for track in open_tracks(root, split)[1]), *tracks]
 
 
 def _db(power: float) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ DEFINITIONS = {
     "fullness": "that of Music-Source-Separation-Training, with its default settings",
 }
 """This package's metrics in words, for ``contribution.metrics``. Claims count no score that is defined otherwise."""
-PATTERNS = {"date": r"\d{4}-[01]\d-[0-3]\d", "weights_sha256": "[0-9a-f]{64}"}
+CHECKSUM = re.compile("[0-9a-f]{64}")
 ROUNDED = 0.005  # dB by which a stated mean or median may differ: two decimals
 
 
@@ -60,10 +61,9 @@ def _check(path: Path, record: Mapping[str, Any]) -> None:
     )
     for name in ABOUT:
         need(isinstance(about.get(name), str) and about[name].strip() != "", f"contribution.{name} must be a text")
-    for name, pattern in PATTERNS.items():
-        need(
-            re.fullmatch(pattern, about[name]) is not None, f"contribution.{name} is {about[name]!r}, not as {pattern}"
-        )
+    need(_is_date(about["date"]), f"contribution.date is {about['date']!r}, not a date YYYY-MM-DD")
+    checksum = about["weights_sha256"]
+    need(CHECKSUM.fullmatch(checksum) is not None, f"contribution.weights_sha256 is {checksum!r}, not 64 hex digits")
     metrics = about.get("metrics")
     defined = isinstance(metrics, dict) and metrics and all(isinstance(d, str) and d for d in metrics.values())
     need(defined, "contribution.metrics must define each metric in words")
@@ -86,6 +86,13 @@ def _check(path: Path, record: Mapping[str, Any]) -> None:
             given = stated.get(statistic) if isinstance(stated, dict) else None
             near = isinstance(given, int | float) and abs(given - value) <= ROUNDED * (statistic != "n") + 1e-9
             need(near, f"summary.{name}.{statistic} is {given!r}, but the tracks give {value:.6g}")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def of_weights(name: str, reports: Path) -> dict[Path, dict[str, Any]]:

@@ -8,7 +8,6 @@ first, so that its downloads are not counted.
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from bsm.memory import peak_bytes
 from bsm.study.figures import table_markdown
 from bsm.study.profiles import DEFAULT, Profile
 from bsm.study.records import ROOT, mark, read_result, write_result
@@ -33,9 +33,8 @@ def measure(command: list[str], folder: Path = ROOT) -> dict[str, Any]:
     began = time.monotonic()
     status = subprocess.run(command, cwd=folder).returncode
     seconds = time.monotonic() - began
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return {"seconds": seconds, "peak_bytes": peak, "disk_bytes": size, "status": status}
+    return {"seconds": seconds, "peak_bytes": peak_bytes(children=True), "disk_bytes": size, "status": status}
 
 
 def table(settings: Profile) -> str:

@@ -69,9 +69,10 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
     Each has ``step``, ``loss``, ``grad_norm``, ``lr``, ``seconds``, ``waited`` (s spent waiting for data) and
     ``memory_mb`` (peak so far). An update with a validation also has ``valid_loss`` and ``valid_usdr``. A skipped
-    update has ``skipped``, the unused segments as [first, end) pairs. A number that was not finite is NaN.
+    update has ``skipped``, the unused segments as [first, end) pairs. A number that was not finite is NaN. Half a line
+    at the end, which a killed run leaves behind, is left out.
     """
-    lines = (run / "log.jsonl").read_text().splitlines()
+    lines = [line for line in (run / "log.jsonl").read_text().splitlines(keepends=True) if line.endswith("\n")]
     return [{k: math.nan if v is None else v for k, v in json.loads(line).items()} for line in lines]
 
 

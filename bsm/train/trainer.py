@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from bsm.config import TrainConfig
 from bsm.errors import InputError
 from bsm.loss import bsmamba2_loss
+from bsm.memory import peak_bytes
 from bsm.metrics import usdr
 from bsm.networks import blocks
 from bsm.train.distributed import StopRequest, pass_segments, passes_per_update
@@ -152,7 +152,7 @@ class Trainer:
         """Return the peak memory so far, MB: the GPU's, or this process's on a CPU."""
         if self.fabric.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.fabric.device) / 1e6
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+        return peak_bytes() / 1e6
 
     @torch.no_grad()
     def validate(self, segments: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:

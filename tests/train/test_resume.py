@@ -120,6 +120,9 @@ def test_a_killed_process_goes_on_where_it_stopped(whole, tracks, tmp_path, mome
 
     assert forked(action) == -signal.SIGKILL
     assert not (run / "model.safetensors").exists()
+    if (run / "log.jsonl").is_file():
+        steps = [record["step"] for record in read_log(run)]  # half a line at the end does no harm
+        assert steps == [*range(1, len(steps) + 1)]
     train(run, MODEL, CONFIG, tracks, device="cpu")
     assert_same_run(run, whole)
     assert not list(run.rglob(".*"))  # half-written files are gone
