@@ -23,8 +23,9 @@ def peak_bytes(*, children: bool = False) -> int:
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory for later arrays of this process; return whether the setting was made.
 
-    A training allocates and frees arrays thousands of times a second. By default, glibc returns large blocks to the system at once, and the system clears each page that it hands out
-    again. That takes about a tenth of a training step on a CPU. Other C libraries have no such setting.
+    A training allocates and frees arrays thousands of times a second. By default, glibc returns large blocks to the
+    system at once, and the system clears each page that it hands out again. That takes about a tenth of a training step
+    on a CPU. Other C libraries have no such setting.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
