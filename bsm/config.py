@@ -201,6 +201,7 @@ class LossConfig(_Config):
 
 
 SCHEDULES = ("constant", "cosine")
+OPTIMIZERS = ("adamw", "muon")
 NO_EFFECT = ("workers", "checkpoint_every", "keep_best", "max_skipped", "checkpoint_gradients")
 """Fields of :class:`TrainConfig` that do not change a training's weights. A run may go on with other values of them."""
 
@@ -215,7 +216,8 @@ class TrainConfig(_Config):
     processes: int = 1  # for which `accumulate` is meant; with another number, each makes more or fewer passes
     segment_seconds: float = 8.0  # length of a training segment
     window_seconds: float | None = None  # length of the window that must be active; None: that of the segment
-    lr: float = 5e-4  # AdamW learning rate, the highest of the schedule
+    optimizer: str = "adamw"  # or muon, see bsm.train.muon
+    lr: float = 5e-4  # learning rate, the highest of the schedule
     schedule: str = "constant"  # or cosine, which falls to 0 at the last update
     warmup: int = 0  # updates over which the learning rate first rises linearly
     clip: float = 3.0  # largest norm of the gradient
@@ -242,6 +244,7 @@ class TrainConfig(_Config):
             if getattr(self, name) < number:
                 raise InputError(f"{name} must be at least {number}, not {getattr(self, name)}")
         known("schedule", self.schedule, SCHEDULES)
+        known("optimizer", self.optimizer, OPTIMIZERS)
         if not 0 <= self.warmup < self.steps:
             raise InputError(f"warmup of {self.warmup} updates: choose 0 to fewer than steps = {self.steps}")
 

@@ -1,4 +1,4 @@
-"""The updates of a training: accumulated gradients, clipping, AdamW, averaged weights, validation."""
+"""The updates of a training: accumulated gradients, clipping, the optimiser, averaged weights, validation."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from bsm.metrics import usdr
 from bsm.networks import blocks
 from bsm.train.distributed import StopRequest, pass_segments, passes_per_update
 from bsm.train.journal import Ranking
+from bsm.train.muon import make_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Trainer:
         self.fabric, self.config = fabric, config
         self.passes = passes_per_update(config, fabric.world_size)
         model.to(fabric.device)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True)
+        optimizer = make_optimizer(model, config)
         self.averaged = AveragedWeights(model, config.ema_decay)
         self.parameters = list(model.parameters())
         if config.checkpoint_gradients:

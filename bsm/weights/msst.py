@@ -204,6 +204,8 @@ def _write_training(sections: dict[str, Any], given: Mapping[str, Any], rate: in
     if train.precision in ("16-mixed", "32-true"):
         done.add("precision")
         sections["training"]["use_amp"] = train.precision == "16-mixed"
+    if train.optimizer == "adamw":
+        done.add("optimizer")
     if train.schedule == "constant" and not train.warmup:
         done |= {"schedule", "warmup"}
     if left := [name for name in given if name not in done]:

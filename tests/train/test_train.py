@@ -146,6 +146,7 @@ def test_the_paper_preset_is_the_author_s_recipe():
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"keep_best": 0}, "keep_best must be at least 1"),
         ({"schedule": "zigzag"}, "unknown schedule 'zigzag'; choose one of constant, cosine"),
+        ({"optimizer": "sgd"}, "unknown optimizer 'sgd'; choose one of adamw, muon"),
         ({"transpose": -1}, "transpose must be at least 0, not -1"),
         ({"workers": -1}, "workers must be at least 0, not -1"),
         ({"warmup": 7}, "warmup of 7 updates: choose 0 to fewer than steps = 7"),
