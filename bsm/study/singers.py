@@ -53,12 +53,9 @@ def experiment(
     data: str,
     arm: str,
     seed: int = 0,
-    lr: float = 0.0,
     preset: str = songs.PRESET,
-    segment_seconds: float = 1.0,
-    steps: int = 2000,
-    transpose: int = 0,
     asked: bool = True,
+    **settings: Any,
 ) -> None:
     """Train an arm once per fold, score each training's best weights on the singers left out, and write the result.
 
@@ -68,32 +65,27 @@ def experiment(
         data: folder of MIR-1K's clips, or of a part of them.
         arm: see :func:`bsm.study.songs.experiment`.
         seed: fixes the initial weights and the training segments, which differ from fold to fold.
-        lr: highest learning rate.
         preset: name of the base's size.
-        segment_seconds: length of a training segment, s.
-        steps: updates of each training.
-        transpose: semitones by which training sources are transposed at most.
         asked: False for a training of the first fold that only serves the choice of a learning rate.
+        settings: of each training (:func:`bsm.study.songs.train_config`).
     """
     started = mark()
     clips = [track for split in SPLITS for track in open_tracks(Path(data), split)[1]]
     dealt = folds(clips)
     # The folder is outside the checkout that trains, so that its name would be that of a place on this machine.
-    settings: dict[str, Any] = {"arm": arm, "songs_sha256": checksum(data), "folds": FOLDS}
+    given: dict[str, Any] = {"arm": arm, "songs_sha256": checksum(data), "folds": FOLDS}
     values: dict[str, Any] = {"scores": [], "regions": [], "history": [], "training_seconds": 0.0}
     for number, split in enumerate(dealt if asked else dealt[:1]):
         own: dict[str, Any] = {"fold": number}
         if arm == songs.BASELINES:
             values["scores"] += [own | songs.rounded(row) for row in baselines.scores(split["test"], split["train"])]
             continue
-        own_seed = FOLDS * seed + number
-        own_settings = {"seed": own_seed, "lr": lr, "segment_seconds": segment_seconds, "steps": steps}
-        config = songs.train_config(arm, transpose=transpose, **own_settings)
+        config = songs.train_config(arm, seed=FOLDS * seed + number, **settings)
         run = folder / "trainings" / f"{path.stem}-fold{number}"
         model, learned = songs.trained(run, songs.model_config(arm, preset), config, split)
         values["history"] += [own | row for row in learned["history"]]
         values["training_seconds"] += learned["training_seconds"]
-        settings |= {"parameters": count_parameters(model), "train": config, "model": model.config}
+        given |= {"parameters": count_parameters(model), "train": config, "model": model.config}
         if asked:
             measured = measure(model, split["test"])
             values |= {name: values[name] + [own | row for row in rows] for name, rows in measured.items()}
@@ -101,7 +93,7 @@ def experiment(
         path,
         measured="real singing: uSDR, SI-SDR and level of the output relative to the target's, dB, clip by clip, each "
         "by a training that never heard its singer; SDR of each vocal region, dB",
-        parameters=settings,
+        parameters=given,
         values={name: value for name, value in values.items() if value},
         seed=seed,
         started=started,

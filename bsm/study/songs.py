@@ -53,10 +53,8 @@ def model_config(arm: str, preset: str = PRESET) -> ModelConfig | RoformerConfig
     return changed(arm, base, TrainConfig())[0] if arm in VARIANTS else network_config(arm, base)
 
 
-def train_config(
-    arm: str, *, seed: int, lr: float, segment_seconds: float, steps: int, transpose: int = 0
-) -> TrainConfig:
-    """Return the settings of an arm's training.
+def train_config(arm: str, *, segment_seconds: float = 1.0, **settings: Any) -> TrainConfig:
+    """Return an arm's training: the preset ``study`` with the given ``settings``, fields of TrainConfig.
 
     The batch is as large as the same seconds of audio per update allow, and at least one segment. A segment comes from
     a window of twice its length in which the source sounds for more than half of the time.
@@ -64,7 +62,7 @@ def train_config(
     base = TrainConfig.preset("study")
     batch = max(1, round(base.batch_size * base.segment_seconds / segment_seconds))
     lengths = {"segment_seconds": segment_seconds, "window_seconds": 2 * segment_seconds, "batch_size": batch}
-    config = base.replace(seed=seed, lr=lr, steps=steps, transpose=transpose, **lengths)
+    config = base.replace(**lengths, **settings)
     return changed(arm, ModelConfig.preset(PRESET), config)[1] if arm in VARIANTS else config
 
 
@@ -74,10 +72,8 @@ def experiment(
     folder: Path,
     arm: str,
     seed: int = 0,
-    lr: float = 0.0,
-    segment_seconds: float = 1.0,
-    steps: int = 4000,
     asked: bool = True,
+    **settings: Any,
 ) -> None:
     """Train an arm on the songs, score its best weights, and write the result and the weights.
 
@@ -86,29 +82,27 @@ def experiment(
         folder: holds the ``songs`` and the ``trainings``, from whose checkpoints an interrupted run goes on.
         arm: one of :func:`model_config`, or ``baselines``, which scores the trivial separators.
         seed: of the initial weights and the training segments.
-        lr: highest learning rate.
-        segment_seconds: length of a training segment, s.
-        steps: updates.
         asked: False for a training that only serves the choice of a learning rate.
+        settings: of the training (:func:`train_config`).
     """
     started, tracks = mark(), corpus(folder / SONGS_FOLDER)
     test = tracks["test"][:SCORED]
     # The folder lies outside the checkout, so its path would name a place on this machine: its checksum stands for it.
-    settings: dict[str, Any] = {"arm": arm, "songs_sha256": checksum(folder / SONGS_FOLDER)}
+    given: dict[str, Any] = {"arm": arm, "songs_sha256": checksum(folder / SONGS_FOLDER)}
     values: dict[str, Any] = {}
     if arm == BASELINES:
         values["scores"] = baselines.scores(test, tracks["train"])
     else:
-        config = train_config(arm, seed=seed, lr=lr, segment_seconds=segment_seconds, steps=steps)
+        config = train_config(arm, seed=seed, **settings)
         model, values = trained(folder / "trainings" / path.stem, model_config(arm), config, tracks)
-        settings |= {"parameters": count_parameters(model), "train": config, "model": model.config}
+        given |= {"parameters": count_parameters(model), "train": config, "model": model.config}
         if asked:
             values["scores"] = scores(model, test)
             save_model(model, path.with_suffix(".safetensors"), {"data": DATA, "seed": seed, "arm": arm})
     write_result(
         path,
         measured="songs: uSDR, SI-SDR and level of the output relative to the target's, dB, song by song",
-        parameters=settings,
+        parameters=given,
         values=values,
         seed=seed,
         started=started,
