@@ -163,7 +163,8 @@ def draw(ax: Axes, frame: pd.DataFrame, value: str = "sdr") -> None:
     ax.set_xscale("log", base=2)
     ticks = sorted(plain["gap"].unique())
     ax.set_xticks(ticks, [f"{gap:g}" for gap in ticks])
-    ax.text(longest * 0.95, ax.get_ylim()[0], " training", ha="right", va="bottom", color="0.4", fontsize="small")
+    place = {"transform": ax.get_xaxis_transform(), "ha": "right", "va": "bottom"}  # at the bottom of the axes
+    ax.text(longest * 0.95, 0, "training", color="0.4", fontsize="small", **place)
     ax.set(xlabel="gap between cue and play (s)")
 
 
