@@ -332,3 +332,10 @@ def test_what_is_no_network_is_named(tmp_path, name, message):
     with pytest.raises(InputError, match=message):
         memory.benchmark(tmp_path / "a.json", name, seed=0, lr=1e-3, longest_gap=0.5, steps=2)
     assert not (tmp_path / "a.json").exists()
+
+
+@pytest.mark.parametrize("back", [0, 7, 100])
+def test_receptive_field(back):
+    filters = nn.Sequential(nn.ConstantPad1d((back, 3), 0.0), nn.Conv1d(1, 1, back + 4))
+    assert cue_gap.receptive_field(filters, seconds=0.1) == (back / cue_gap.RATE, 3 / cue_gap.RATE)
+    assert all(parameter.grad is None for parameter in filters.parameters())

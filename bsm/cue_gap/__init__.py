@@ -13,7 +13,7 @@ The generator has a :data:`VERSION`. The same version, seed and index give the s
 """
 
 from bsm.cue_gap.examples import TEST, VERSION, Condition, Example, Probe, example, mixtures_and_targets
-from bsm.cue_gap.scoring import ENDPOINT, Question, answer, questions, score, summary
+from bsm.cue_gap.scoring import ENDPOINT, Question, answer, questions, receptive_field, score, summary
 from bsm.cue_gap.training import TRAINING, curriculum, train, training_batch
 from bsm.cue_gap.voices import LEVEL, RATE, tone
 
@@ -33,6 +33,7 @@ __all__ = [
     "example",
     "mixtures_and_targets",
     "questions",
+    "receptive_field",
     "score",
     "summary",
     "tone",

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bsm.cue_gap.examples import TEST, Condition, Probe, example, mixtures_and_targets
+from bsm.cue_gap.voices import RATE
 from bsm.metrics import usdr
 
 ENDPOINT = 8  # gap of the main question, as a multiple of the longest training gap
@@ -95,3 +96,18 @@ def score(
             for name, voice in (("target", target), ("other", other)):
                 scores[name].append(float(heard @ voice / (voice @ voice)))
     return scores
+
+
+def receptive_field(network: nn.Module, seconds: float = 4.0) -> tuple[float, float]:
+    """Measure from how far the input reaches the output at one moment: s before it, and s after it.
+
+    The gradient with respect to random noise tells. ``seconds`` is the noise's length, with the moment in the middle. A
+    network that depends on all of its input gives half of the length on either side.
+    """
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, 1, round(seconds * RATE), generator=generator).requires_grad_()
+    moment = noise.shape[-1] // 2
+    network.eval()(noise)[0, 0, moment].backward()
+    reached = noise.grad[0, 0].nonzero().flatten().tolist()
+    network.zero_grad()
+    return (moment - min(reached)) / RATE, (max(reached) - moment) / RATE
