@@ -339,3 +339,7 @@ def test_receptive_field(back):
     filters = nn.Sequential(nn.ConstantPad1d((back, 3), 0.0), nn.Conv1d(1, 1, back + 4))
     assert cue_gap.receptive_field(filters, seconds=0.1) == (back / cue_gap.RATE, 3 / cue_gap.RATE)
     assert all(parameter.grad is None for parameter in filters.parameters())
+    with torch.no_grad():
+        filters[1].weight.zero_()
+    with pytest.raises(InputError, match="does not depend on its input"):
+        cue_gap.receptive_field(filters, seconds=0.1)

@@ -11,6 +11,7 @@ from torch import nn
 
 from bsm.cue_gap.examples import TEST, Condition, Probe, example, mixtures_and_targets
 from bsm.cue_gap.voices import RATE
+from bsm.errors import InputError
 from bsm.metrics import usdr
 
 ENDPOINT = 8  # gap of the main question, as a multiple of the longest training gap
@@ -103,6 +104,9 @@ def receptive_field(network: nn.Module, seconds: float = 4.0) -> tuple[float, fl
 
     The gradient with respect to random noise tells. ``seconds`` is the noise's length, with the moment in the middle. A
     network that depends on all of its input gives half of the length on either side.
+
+    Raises:
+        InputError: the output does not depend on the input.
     """
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(1, 1, round(seconds * RATE), generator=generator).requires_grad_()
@@ -110,4 +114,6 @@ def receptive_field(network: nn.Module, seconds: float = 4.0) -> tuple[float, fl
     network.eval()(noise)[0, 0, moment].backward()
     reached = noise.grad[0, 0].nonzero().flatten().tolist()
     network.zero_grad()
+    if not reached:
+        raise InputError("the network's output does not depend on its input, so it has no receptive field")
     return (moment - min(reached)) / RATE, (max(reached) - moment) / RATE
