@@ -89,18 +89,24 @@ def probe(values: Sequence[Mapping[str, Any]]) -> Frames:
     """List what every network scores on the probe of memory: after each gap, and under each control."""
     frame = pd.DataFrame(values)
     arms = [arm for arm in recall.ARMS if arm in set(frame["arm"])]
-    cells = frame.groupby(["name", "arm"], sort=False)[["sdr", "right"]].apply(recall.cell).unstack("arm")
-    order = sorted(
-        cells.index, key=lambda name: (not name.startswith("gap "), name.split()[:-1], float(name.split()[-1]))
-    )
-    shown = cells.loc[order, arms].rename(columns=LABELS).rename_axis(index="question (s)", columns=None).reset_index()
+    cells = frame.groupby(["name", "arm"], sort=False)[["sdr", "right"]].apply(recall.cell).unstack("arm")[arms]
+    cells = cells.rename(columns=LABELS)
+    order = sorted(cells.index, key=lambda name: (name.split()[:-1], float(name.split()[-1])))
+    gaps = [name for name in order if name.startswith("gap ")]
+    by_arm = cells.loc[gaps].T.rename(columns=lambda name: f"{name.removeprefix('gap ')} s")
+    by_control = cells.drop(index=gaps).loc[[name for name in order if name not in gaps]]
+    by_control = by_control.drop(columns=[LABELS[arm] for arm in ("none", "convolution")], errors="ignore")
+    score = "SDR in dB / right choices on the probe, means over seeds"
     note = (
-        "SDR in dB / right choices on the probe, means over seeds. `gap`: time between cue and play. Controls: `lead`, "
-        "background before the cue instead of a long gap; `deleted`, the gap is cut out of the example; `swapped`, the "
-        "cue has the other timbre, and the other voice is the target; `cut`, the network carries nothing through the "
-        "gap; `sharpened`, attention's logits scaled for the length"
+        f"{score}, of the networks with a memory. The number is in s. `lead`: background before the cue instead of a "
+        "long gap; `deleted`: the gap is cut out of the example; `swapped`: the cue has the other timbre, so the other "
+        "voice is the target; `cut`: the network carries nothing through the gap; `sharpened`: attention's logits are "
+        "scaled for the length"
     )
-    return [(shown, note)]
+    return [
+        (by_arm.rename_axis(index="network", columns=None).reset_index(), f"{score}, by the gap between cue and play"),
+        (by_control.rename_axis(index="control", columns=None).reset_index(), note),
+    ]
 
 
 class Own(NamedTuple):
