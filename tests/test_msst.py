@@ -285,13 +285,15 @@ def test_their_loss_is_ours_by_another_factor(tmp_path):
     assert sections["training"]["grad_clip"] == train.clip / 4.0
 
 
-def test_a_loss_or_schedule_that_they_lack_is_named(tmp_path, caplog):
+def test_training_settings_that_they_lack_are_named(tmp_path, caplog):
     caplog.set_level("INFO")
-    _, path = export_msst(random_model(SMALL), tmp_path / "m.ckpt", TrainConfig.preset("study").to_dict())
+    train = TrainConfig.preset("study").replace(optimizer="muon")
+    _, path = export_msst(random_model(SMALL), tmp_path / "m.ckpt", train.to_dict())
     left = caplog.text.partition("not exported: ")[2]
-    assert all(name in left for name in ("loss", "clip", "schedule", "warmup"))
+    assert all(name in left for name in ("loss", "clip", "schedule", "warmup", "optimizer", "lr"))
     written = yaml.load(path.read_text(), yaml.FullLoader)
-    assert "grad_clip" not in written["training"] and "multi_stft_hop_size" not in written["model"]
+    assert not {"grad_clip", "optimizer", "lr"} & written["training"].keys()
+    assert "multi_stft_hop_size" not in written["model"]
 
 
 # --- Their files -----------------------------------------------------------------------------------------------------

@@ -187,11 +187,10 @@ def _write_training(sections: dict[str, Any], given: Mapping[str, Any], rate: in
     """Enter the training settings that mean the same in MSST; log the names of the others."""
     train = TrainConfig.from_dict(dict(given))
     loss, epochs = train.loss, math.ceil(train.steps / train.validate_every)
-    done = {*_SAME, "lr", "segment_seconds", "steps", "validate_every", "gain"}
+    done = {*_SAME, "segment_seconds", "steps", "validate_every", "gain"}
     sections["audio"]["chunk_size"] = round(train.segment_seconds * rate)
     sections["training"] |= {name: getattr(train, ours) for ours, name in _SAME.items()}
-    sections["training"] |= {"optimizer": "adamw", "lr": train.lr, "num_epochs": epochs}
-    sections["training"] |= {"num_steps": train.validate_every * train.accumulate}
+    sections["training"] |= {"num_epochs": epochs, "num_steps": train.validate_every * train.accumulate}
     sections["training"] |= {"patience": epochs, "reduce_factor": 0.95}  # so that the rate stays constant
     sections["augmentations"] = {"enable": True, "loudness": True}
     sections["augmentations"] |= {"loudness_min": train.gain[0], "loudness_max": train.gain[1]}
@@ -205,7 +204,8 @@ def _write_training(sections: dict[str, Any], given: Mapping[str, Any], rate: in
         done.add("precision")
         sections["training"]["use_amp"] = train.precision == "16-mixed"
     if train.optimizer == "adamw":
-        done.add("optimizer")
+        done |= {"optimizer", "lr"}
+        sections["training"] |= {"optimizer": train.optimizer, "lr": train.lr}
     if train.schedule == "constant" and not train.warmup:
         done |= {"schedule", "warmup"}
     if left := [name for name in given if name not in done]:
