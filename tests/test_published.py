@@ -148,6 +148,10 @@ def test_excerpts_in_the_layout_of_musdb_are_not_musdb(settings, author, musdb, 
     found = published.case(settings, str(author), str(musdb))
     assert found.status == "blocked"
     assert "excerpts" in found.data
+    titles = [published.songs_title(layout, found.tracks) for layout in ("MUSDB18-HQ", "MIR-1K")]
+    assert titles == ["excerpts of MUSDB18-HQ", "MIR-1K"]
+    monkeypatch.setattr(published, "TEST_HOURS", 0.5 / 3600)
+    assert published.songs_title("MUSDB18-HQ", found.tracks) == "MUSDB18-HQ"
 
 
 def test_scores_that_are_kept_are_of_one_evaluation(settings, tmp_path):

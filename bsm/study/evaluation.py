@@ -15,7 +15,7 @@ from bsm.evaluate import METRICS, Journal, digest, evaluate, fingerprint, fittin
 from bsm.files import check_writable, sha256
 from bsm.inference import check_windows
 from bsm.stats import bootstrap_interval, summary
-from bsm.study.published import WINDOW, published_songs
+from bsm.study.published import WINDOW, published_songs, songs_title
 from bsm.study.records import mark, write_result
 from bsm.versions import SCORING
 from bsm.weights.files import load_model
@@ -94,13 +94,14 @@ def evaluate_weights(
         values = [record[name] for record in records]
         median = bootstrap_interval(values, np.median)  # published scores are means or medians
         rows[name] = summary(values) | {"median_low": median.low, "median_high": median.high}
+    title = songs_title(layout, tracks) if split == "test" else layout
     as_published = split == "test" and not whole and window == hop == WINDOW
     write_result(
         output,
         measured="scores per track: uSDR, cSDR, SI-SDR in dB, bleedless and fullness from 0 to 100",
         parameters=settings | {"weights": str(weights), "skipped": skipped, "device": device},
         values=records,
-        data=f"{layout}, {split}" if layout != "songs" else str(root),
+        data=str(root) if layout == "songs" else f"{title}, {split}",
         started=started,
         inputs=[root],
         comparable_with_paper=as_published and published_songs(layout, tracks) and not skipped,

@@ -133,6 +133,12 @@ def published_songs(layout: str, tracks: Sequence[Track]) -> bool:
     return layout == "MUSDB18-HQ" and sum(track.seconds for track in tracks) >= TEST_HOURS * 3600
 
 
+def songs_title(layout: str, tracks: Sequence[Track]) -> str:
+    """Name test songs in a result: short ones in the layout of MUSDB18-HQ are excerpts of it."""
+    excerpts = layout == "MUSDB18-HQ" and not published_songs(layout, tracks)
+    return f"excerpts of {layout}" if excerpts else layout
+
+
 def open_songs(dataset: str) -> tuple[str, list[Track], bool]:
     """Open the test songs of a data set.
 
@@ -142,7 +148,7 @@ def open_songs(dataset: str) -> tuple[str, list[Track], bool]:
     layout, tracks = open_tracks(dataset, "test")
     if published_songs(layout, tracks):
         return layout, tracks, True
-    return f"{'excerpts of ' * (layout == 'MUSDB18-HQ')}{layout}: {Path(dataset).name}", tracks, False
+    return f"{songs_title(layout, tracks)}: {Path(dataset).name}", tracks, False
 
 
 def _songs(dataset: str, missing: list[str]) -> tuple[str, list[Track] | None, bool]:
