@@ -216,7 +216,7 @@ class TrainConfig(_Config):
     processes: int = 1  # for which `accumulate` is meant; with another number, each makes more or fewer passes
     segment_seconds: float = 8.0  # length of a training segment
     window_seconds: float | None = None  # length of the window that must be active; None: that of the segment
-    optimizer: str = "adamw"  # or muon, see bsm.train.muon
+    optimizer: str = "adamw"  # or muon, see bsm.optimizer
     lr: float = 5e-4  # learning rate, the highest of the schedule
     schedule: str = "constant"  # or cosine, which falls to 0 at the last update
     warmup: int = 0  # updates over which the learning rate first rises linearly

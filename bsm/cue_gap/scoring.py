@@ -108,12 +108,11 @@ def receptive_field(network: nn.Module, seconds: float = 4.0) -> tuple[float, fl
     Raises:
         InputError: the output does not depend on the input.
     """
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(1, 1, round(seconds * RATE), generator=generator).requires_grad_()
+    noise = torch.randn(1, 1, round(seconds * RATE), generator=torch.Generator().manual_seed(0))
+    noise = noise.to(next(network.parameters(), noise).device).requires_grad_()
     moment = noise.shape[-1] // 2
-    network.eval()(noise)[0, 0, moment].backward()
-    reached = noise.grad[0, 0].nonzero().flatten().tolist()
-    network.zero_grad()
+    (gradient,) = torch.autograd.grad(network.eval()(noise)[0, 0, moment], noise)
+    reached = gradient[0, 0].nonzero().flatten().tolist()
     if not reached:
         raise InputError("the network's output does not depend on its input, so it has no receptive field")
     return (moment - min(reached)) / RATE, (max(reached) - moment) / RATE

@@ -15,6 +15,7 @@ from bsm.cue_gap.examples import TRAIN, VALID, VERSION, Condition, Probe, exampl
 from bsm.cue_gap.scoring import score, summary
 from bsm.cue_gap.voices import RATE
 from bsm.loss import bsmamba2_loss
+from bsm.optimizer import make_optimizer
 
 TRAINING = TrainConfig(
     steps=2000,
@@ -55,7 +56,7 @@ def curriculum(probe: Probe, progress: float) -> float:
 
 
 def train(network: nn.Module, probe: Probe, config: TrainConfig = TRAINING) -> list[dict[str, float]]:
-    """Train a network on the probe with AdamW, and leave it with the weights of the best validation.
+    """Train a network on the probe, and leave it with the weights of the best validation.
 
     A validation scores 66 examples: a third each at the shortest gap, at the curriculum's longest gap, and at their
     geometric mean. Only validations of the training's second half can be the best: earlier ones have shorter gaps.
@@ -64,13 +65,13 @@ def train(network: nn.Module, probe: Probe, config: TrainConfig = TRAINING) -> l
         network: maps ``(batch, 1, samples)`` at :data:`RATE` to the same shape. It is trained in place, on the device
             of its parameters.
         probe: lengths of gaps and lead-ins, and the kind of voices.
-        config: number of updates, batch size, learning rate, clipping, validations and loss. Its seed chooses the
-            examples. Seed the network's initial weights before you build it.
+        config: number of updates, batch size, optimiser, learning rate, clipping, validations and loss. Its seed
+            chooses the examples. Seed the network's initial weights before you build it.
 
     Returns:
         One record per validation: ``update``, ``loss`` (mean since the last), ``sdr`` (mean, dB), ``right`` (share).
     """
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, fused=True)
+    optimizer = make_optimizer(network, config)
     history: list[dict[str, float]] = []
     losses, best = [], None
     network.train()

@@ -94,7 +94,7 @@ def probe(values: Sequence[Mapping[str, Any]]) -> Frames:
     order = sorted(cells.index, key=lambda name: (name.split()[:-1], float(name.split()[-1])))
     gaps = [name for name in order if name.startswith("gap ")]
     by_arm = cells.loc[gaps].T.rename(columns=lambda name: f"{name.removeprefix('gap ')} s")
-    by_control = cells.drop(index=gaps).loc[[name for name in order if name not in gaps]]
+    by_control = cells.loc[[name for name in order if name not in gaps]]
     by_control = by_control.drop(columns=[LABELS[arm] for arm in ("none", "convolution")], errors="ignore")
     score = "SDR in dB / right choices on the probe, means over seeds"
     note = (

@@ -18,6 +18,7 @@ from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.loss import bsmamba2_loss
 from bsm.model import BSMamba2
+from bsm.optimizer import make_optimizer
 from bsm.scan.feedthrough import CHUNK
 from bsm.study.speed.scan import frames
 
@@ -62,7 +63,7 @@ def _train(
     torch.manual_seed(config.seed)
     network = BSMamba2(model).double()
     start = nn.utils.parameters_to_vector(network.parameters()).detach().clone()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, fused=True)
+    optimizer = make_optimizer(network, config)
     length = config.steps * config.batch_size
     dataset = MixingDataset(tracks, segment=segment, seed=config.seed, length=length)
     losses = []

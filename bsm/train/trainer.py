@@ -23,9 +23,9 @@ from bsm.loss import bsmamba2_loss
 from bsm.memory import peak_bytes
 from bsm.metrics import usdr
 from bsm.networks import blocks
+from bsm.optimizer import make_optimizer
 from bsm.train.distributed import StopRequest, pass_segments, passes_per_update
 from bsm.train.journal import Ranking
-from bsm.train.muon import make_optimizer
 
 log = logging.getLogger(__name__)
 

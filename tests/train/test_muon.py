@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bsm.model import BandLinear
+from bsm.optimizer import Muon, orthogonal
 from bsm.train import train
-from bsm.train.muon import Muon, orthogonal
-from runs import CONFIG, MODEL, assert_same_run, interrupt_after
+from runs import CONFIG, MODEL, Interrupted, assert_same_run, interrupt_after
 
 sizes = st.integers(2, 40)
 
@@ -77,7 +77,7 @@ def test_stacked_matrices_are_updated_one_by_one():
 def test_a_training_with_muon_resumes_bit_for_bit(tracks, tmp_path, monkeypatch):
     config = CONFIG.replace(optimizer="muon")
     train(tmp_path / "whole", MODEL, config, tracks, device="cpu")
-    with monkeypatch.context() as patched, pytest.raises(Exception, match="^$"):
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
         interrupt_after(patched, 5)
         train(tmp_path / "run", MODEL, config, tracks, device="cpu")
     train(tmp_path / "run", MODEL, config, tracks, device="cpu")

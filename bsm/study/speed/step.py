@@ -27,6 +27,7 @@ from bsm.data.tracks import folder_tracks
 from bsm.loss import bsmamba2_loss
 from bsm.mamba2 import BiMamba2Block
 from bsm.model import BSMamba2
+from bsm.optimizer import make_optimizer
 from bsm.scan import available
 from bsm.study.meta import parameter_count
 from bsm.study.speed import official
@@ -103,7 +104,7 @@ class Step:
             for block in self.model.dual_path.modules():
                 if isinstance(block, BiMamba2Block):
                     block.compile()  # region by region: the whole network in one piece takes many times as long
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, fused=True)
+        self.optimizer = make_optimizer(self.model, config)
 
     def __call__(self, clock: Clock | None = None) -> None:
         """Take one update. A clock, if given, counts the time of each part and slows the step a little."""

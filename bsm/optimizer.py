@@ -1,4 +1,4 @@
-"""Muon, an optimiser that learns in fewer updates than AdamW: every update of a weight matrix is made orthogonal."""
+"""The optimiser of a training: AdamW, or Muon, which makes every update of a weight matrix orthogonal."""
 
 from __future__ import annotations
 
