@@ -190,13 +190,21 @@ class LossConfig(_Config):
     def at_rate(cls, rate: int) -> Self:
         """Return the paper's loss for another sample rate in Hz: windows and hop have the same durations.
 
-        Windows are rounded to multiples of 4 samples.
+        A window is the nearest multiple of 8 without a prime factor above 5, up to 4 % away at 16 kHz: a Fourier
+        transform of 744 = 24 x 31 samples takes seven times as long as one of 720.
         """
+        from scipy.fft import next_fast_len, prev_fast_len
+
+        def nearest(samples: float) -> int:
+            eighth = max(1, round(samples / 8))
+            around = (8 * find(eighth, real=True) for find in (prev_fast_len, next_fast_len))
+            return min(around, key=lambda length: abs(length - samples))
+
         paper, scale = cls(), rate / 44100
         return paper.replace(
-            windows=tuple(4 * max(1, round(window * scale / 4)) for window in paper.windows),
+            windows=tuple(nearest(window * scale) for window in paper.windows),
             hop_length=max(1, round(paper.hop_length * scale)),
-            min_fft=4 * max(1, round(paper.min_fft * scale / 4)),
+            min_fft=nearest(paper.min_fft * scale),
         )
 
 

@@ -52,7 +52,7 @@ def _mel_bands() -> Size:
     """Return a small network for 16 kHz with 20 bands equally wide in mel, and a loss of three windows."""
     tiny = ModelConfig.preset("tiny-16k")
     config = tiny.replace(stft=StftConfig(1024, 512), bands=bands.mel(513, 20, 16000))
-    return Size(config, LossConfig.at_rate(16000).replace(windows=(1486, 372, 92)))
+    return Size(config, LossConfig.at_rate(16000).replace(windows=(1440, 360, 96)))
 
 
 SIZES = {
