@@ -6,7 +6,7 @@ import pytest
 from bsm.stats import bootstrap_interval
 from bsm.study.assay import INSENSITIVE
 from bsm.study.baselines import EQUALISER
-from bsm.study.claims import data, exact, learning, learning_regions, memory, scan, step
+from bsm.study.claims import data, exact, learning, learning_regions, probe, scan, step
 from bsm.study.claims import published as paper
 from bsm.study.claims.claim import Verdict, judge_ratio
 from bsm.study.figures import LABELS
@@ -341,19 +341,19 @@ def test_memory_is_judged_at_its_endpoint(ours, theirs, verdict):
     answers = [
         a for s in seeds for arm, sdr in (("mamba2", ours), ("attention", theirs)) for a in recalled(arm, s, sdr)
     ]
-    found = memory.memory(answers, learned=0.9)
+    found = probe.memory(answers, learned=0.9)
     assert found.verdict == verdict and "learned in 6 of 6 seeds" in found.reasons[1]
 
 
 def test_a_seed_that_did_not_learn_says_nothing_about_memory():
     answers = [a for s in range(6) for arm in ("mamba2", "attention") for a in recalled(arm, s, 9, learned=s > 0)]
-    assert "learned in 5 of 6 seeds" in memory.memory(answers, learned=0.9).reasons[1]
+    assert "learned in 5 of 6 seeds" in probe.memory(answers, learned=0.9).reasons[1]
     nobody = [a for arm in ("mamba2", "attention") for a in recalled(arm, 0, 9, learned=False)]
-    assert memory.memory(nobody, learned=0.9).measured == "no seed learned"
+    assert probe.memory(nobody, learned=0.9).measured == "no seed learned"
 
 
 def test_memory_needs_a_control_that_loses():
     arms = (("mamba2", 12), ("attention", 6))
     answers = [a for s in range(6) for arm, sdr in arms for a in recalled(arm, s, sdr, cut=14)]
-    found = memory.memory(answers, learned=0.9)
+    found = probe.memory(answers, learned=0.9)
     assert found.verdict == INCONCLUSIVE and "the probe shows nothing" in found.reasons[-1]

@@ -30,7 +30,7 @@ from bsm.cue_gap import (
 from bsm.errors import InputError
 from bsm.loss import bsmamba2_loss
 from bsm.networks import from_factory
-from bsm.study import carriers, memory
+from bsm.study.long import carriers, probe
 
 PROBE = Probe()
 SHORT = TRAINING.replace(steps=30, seed=1, lr=1e-2, batch_size=2, warmup=2, validate_every=10)
@@ -220,7 +220,7 @@ def test_training_lowers_the_loss_and_repeats():
     assert [record["update"] for record in histories[0]] == [10, 20, 30] and losses[-1] < losses[0]
 
 
-# ---- the study's interventions (bsm.study.memory)
+# ---- the study's interventions (bsm.study.long.probe)
 
 
 def tokens(model, seconds):
@@ -230,7 +230,7 @@ def tokens(model, seconds):
 @pytest.mark.parametrize("arm", ["mamba2", "lstm", "attention", "attention-nopos"])
 def test_a_cut_memory_carries_nothing_across(arm):
     """With the memory cut in a gap, the output after it does not depend on what came before it."""
-    model = memory.network(arm, seed=0).eval()
+    model = probe.network(arm, seed=0).eval()
     frame, hop = 40, model.config.stft.hop_length
     first, second = tokens(model, 3), tokens(model, 3)
     second[..., : 20 * hop] *= -0.3  # far before the cut: short convolutions and frames reach over it
@@ -246,22 +246,22 @@ def test_a_cut_memory_carries_nothing_across(arm):
 
 @pytest.mark.parametrize("arm", ["none", "convolution", "bs-roformer"])
 def test_arms_without_a_memory_cannot_be_cut(arm):
-    with pytest.raises(ValueError, match="no memory"), carriers.replaced(memory.network(arm, seed=0), id):
+    with pytest.raises(ValueError, match="no memory"), carriers.replaced(probe.network(arm, seed=0), id):
         pass
 
 
 def test_traces_follow_the_cue():
-    (mamba, _) = carriers.traces(memory.network("mamba2", seed=0).eval(), PROBE, 0.5, pairs=2)
+    (mamba, _) = carriers.traces(probe.network("mamba2", seed=0).eval(), PROBE, 0.5, pairs=2)
     assert mamba["times"] == [0, 0.1, 0.25, 0.5] and len(mamba["half_life"]) == 2
     assert mamba["difference"] == sorted(mamba["difference"], reverse=True) and mamba["difference"][0] > 0.05
-    (attention, _) = carriers.traces(memory.network("attention", seed=0).eval(), PROBE, 0.5, pairs=2)
+    (attention, _) = carriers.traces(probe.network("attention", seed=0).eval(), PROBE, 0.5, pairs=2)
     assert attention["mass"] == pytest.approx([attention["uniform"]] * 2, rel=0.2)  # before training
-    assert carriers.traces(memory.network("none", seed=0).eval(), PROBE, 0.5, pairs=2) == []
+    assert carriers.traces(probe.network("none", seed=0).eval(), PROBE, 0.5, pairs=2) == []
 
 
 def test_questions_reach_the_endpoint():
-    for arm in memory.ARMS:
-        changed = memory.interventions(arm, Probe(2.0))
+    for arm in probe.ARMS:
+        changed = probe.interventions(arm, Probe(2.0))
         asked = cue_gap.questions(Probe(2.0)) + [question for question, _ in changed]
         assert len({question.name for question in asked}) == len(asked)
         (end,) = (question for question in asked if question.examples == 400)
@@ -273,7 +273,7 @@ def test_questions_reach_the_endpoint():
 def test_answers_hold_every_example(swapped):
     condition = Condition(0.25, swapped=swapped)
     question = cue_gap.Question("q", condition, 6)
-    found = memory.answer(memory.network("none", seed=0), question, PROBE)
+    found = probe.answer(probe.network("none", seed=0), question, PROBE)
     assert found["frames"] == round(1.75 * RATE / 256) and found["swapped"] is swapped
     assert [len(found[name]) for name in ("sdr", "target", "other")] == [6, 6, 6]
     assert cue_gap.summary(found)["examples"] == 6
@@ -330,7 +330,7 @@ def test_the_networks_of_the_docs_fit(tmp_path, monkeypatch, name):
 )
 def test_what_is_no_network_is_named(tmp_path, name, message):
     with pytest.raises(InputError, match=message):
-        memory.benchmark(tmp_path / "a.json", name, seed=0, lr=1e-3, longest_gap=0.5, steps=2)
+        probe.benchmark(tmp_path / "a.json", name, seed=0, lr=1e-3, longest_gap=0.5, steps=2)
     assert not (tmp_path / "a.json").exists()
 
 

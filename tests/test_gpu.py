@@ -19,7 +19,7 @@ from bsm.mamba2 import Mamba2
 from bsm.model import BSMamba2
 from bsm.norm import RMSNorm
 from bsm.scan import EXACT, available, chunked
-from bsm.study import gpu, meta, parity
+from bsm.study import counts, gpu, kernel_errors
 from bsm.study.claims import ledger
 from bsm.study.claims.claim import GPU, ON_GPU
 from bsm.study.gpu import DONE, FAILED, LEFT_OUT, STOPPED, Part
@@ -180,7 +180,7 @@ def test_every_tensor_of_a_step_lies_on_the_device(monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda _: None)
     spectra.losses(0.1, batch=1, repeats=1, device="meta")
     spectra.transforms(0.1, batch=1, repeats=1, device="meta")
-    with meta.Allocations():  # the step's inverse transform asks for values without it
+    with counts.Allocations():  # the step's inverse transform asks for values without it
         (record,) = step.breakdown([step.BEFORE], "tiny", seconds=0.1, batch=1, repeats=1, device="meta")
     assert record["variant"] == step.BEFORE.name
 
@@ -205,7 +205,7 @@ def test_a_backend_that_fails_is_in_the_result_and_the_others_are_measured(monke
         raise RuntimeError("out of resource: shared memory")
 
     monkeypatch.setattr(chunked, "scan", broken)
-    found = parity.measure(tf32=False, seconds=0.05, rows=1, preset="tiny", device="cpu")["scan"]
+    found = kernel_errors.measure(tf32=False, seconds=0.05, rows=1, preset="tiny", device="cpu")["scan"]
     failed = [r for r in found if r["backend"] == "chunked"]
     assert {r["failed"] for r in failed} == {"RuntimeError: out of resource: shared memory"}
     assert all(r["output_error"] < 0.1 for r in found if r["backend"] != "chunked")

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from bsm.cli import cli
 from bsm.config import ModelConfig, TrainConfig
 from bsm.errors import InputError
-from bsm.study.meta import GIB, parameter_count, step_memory
+from bsm.study.counts import GIB, parameter_count, step_memory
 from bsm.study.profiles import Profile
 from bsm.study.records import mark, write_result
 from bsm.study.speed import parts, plan

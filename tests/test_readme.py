@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from bsm.errors import InputError
-from bsm.study import doors, readme
+from bsm.study import commands, readme
 from bsm.study.claims import ledger
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, mark, write_result
@@ -25,7 +25,7 @@ def judged_once(committed, monkeypatch):
 def test_its_figures_are_those_of_the_results(tmp_path):
     copy = Path(shutil.copy(ROOT / "README.md", tmp_path))
     assert not readme.refresh_readme(Profile.load("demo"), copy), "run `bsm readme`"
-    assert re.findall("<!-- (claims|tally|doors)", TEXT) == ["claims", "doors", "tally", "claims"]
+    assert re.findall("<!-- (claims|tally|commands)", TEXT) == ["claims", "commands", "tally", "claims"]
 
 
 def test_it_is_read_in_a_few_minutes():
@@ -74,16 +74,16 @@ def test_cells_are_cut_between_clauses():
 def test_the_two_commands_are_measured(tmp_path):
     (tmp_path / "file").write_bytes(bytes(1000))
     code = "import time; x = bytearray(200 * 2**20); x[::4096] = bytes([1]) * len(x[::4096]); time.sleep(0.3)"
-    taken = doors.measure([sys.executable, "-c", code], tmp_path)
+    taken = commands.measure([sys.executable, "-c", code], tmp_path)
     assert taken["status"] == 0 and taken["disk_bytes"] == 1000
     assert taken["seconds"] >= 0.3 and taken["peak_bytes"] > 200 * 2**20
 
 
 def test_the_commands_table_shows_what_was_measured_or_dashes(tmp_path):
     settings = Profile.load("demo", out=str(tmp_path))
-    assert "| `make test` | – | – | – |" in doors.table(settings) and "not measured yet" in doors.table(settings)
+    assert "| `make test` | – | – | – |" in commands.table(settings) and "not measured yet" in commands.table(settings)
     taken = {"seconds": 90.0, "peak_bytes": 2**31, "disk_bytes": 2**30, "status": 0}
     given = {"measured": "s", "parameters": {"cores": 2}, "values": {"test": taken}, "started": mark(), "data": "songs"}
-    write_result(settings.result("doors"), **given, inputs=[])
-    assert "| `make test` | 1.5 | 2.0 | 1.0 |" in doors.table(settings)
-    assert "2 cores of " in doors.table(settings)
+    write_result(settings.result("commands"), **given, inputs=[])
+    assert "| `make test` | 1.5 | 2.0 | 1.0 |" in commands.table(settings)
+    assert "2 cores of " in commands.table(settings)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from bsm.scan import _mamba_ssm, scan
-from bsm.study import meta
+from bsm.study import counts
 from test_scan import NAMES, error, make, run
 
 MISSING = _mamba_ssm.missing("triton", "mamba_ssm", "einops")
@@ -186,13 +186,15 @@ def main() -> None:
 
 
 def kept_bytes(official):
-    meta.CHUNK = official.CHUNK
+    counts.CHUNK = official.CHUNK
     values = make(2, 70, heads=2, headdim=16, seed=0)
     inputs = [values[name].float().requires_grad_() for name in NAMES[:6]]
     options = {"initial_state": None, "reverse": False, "final_state": False}
     return {
-        "triton": meta.saved_bytes(lambda *args: official.scan(*args, **options)[0], *inputs),
-        "stand-in": meta.saved_bytes(meta.KernelScan.apply, *(v.detach().to("meta").requires_grad_() for v in inputs)),
+        "triton": counts.saved_bytes(lambda *args: official.scan(*args, **options)[0], *inputs),
+        "stand-in": counts.saved_bytes(
+            counts.KernelScan.apply, *(v.detach().to("meta").requires_grad_() for v in inputs)
+        ),
     }
 
 

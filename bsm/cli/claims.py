@@ -72,7 +72,7 @@ def count(reports: Path | None) -> None:
 
     The tensors have no values. It takes about a minute.
     """
-    from bsm.study import meta
+    from bsm.study import counts
     from bsm.study.claims.exact import TENSORS
     from bsm.study.claims.ledger import REPORTS
     from bsm.study.records import mark, write_result
@@ -81,8 +81,8 @@ def count(reports: Path | None) -> None:
     write_result(
         (reports or REPORTS) / TENSORS / "results" / "tensors.json",
         measured="bytes of a training step and of what scans keep; operations of a block",
-        parameters={"precision": "32-true", "frames": meta.FRAMES, "block_frames": meta.BLOCK_FRAMES},
-        values=meta.measure(),
+        parameters={"precision": "32-true", "frames": counts.FRAMES, "block_frames": counts.BLOCK_FRAMES},
+        values=counts.measure(),
         started=started,
         data="none: tensors without values",
         inputs=(),

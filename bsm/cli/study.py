@@ -71,7 +71,7 @@ def cue_gap(network: str, output: Path, **settings: Any) -> None:
 
     from bsm.cue_gap import summary
     from bsm.files import check_writable
-    from bsm.study.memory import benchmark
+    from bsm.study.long.probe import benchmark
 
     check_writable(output)
     answers = benchmark(output, network, **settings)

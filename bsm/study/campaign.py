@@ -61,10 +61,9 @@ class Run:
     Attributes:
         name: of its result file, without suffix.
         arm: what is trained.
-        kind: ``cue-gap`` (:func:`bsm.study.memory.experiment`), ``songs`` (:func:`bsm.study.songs.experiment`),
-            ``regions`` (:func:`bsm.study.song_regions.experiment`) or ``singers``
-            (:func:`bsm.study.singers.experiment`).
-        settings: arguments of that function; None while its learning rate or the weights that it measures are missing.
+        kind: which ``experiment`` of :mod:`bsm.study.long`: ``cue-gap`` (of its module ``probe``), ``songs``,
+            ``regions`` or ``singers``.
+        settings: arguments of the experiment; None while its learning rate or the weights that it measures are missing.
     """
 
     name: str
@@ -279,14 +278,14 @@ def train(result: str, kind: str, folder: str, settings: dict[str, Any]) -> None
     import torch
 
     from bsm.memory import keep_freed_memory
-    from bsm.study import memory, singers, song_regions, songs
+    from bsm.study.long import probe, regions, singers, songs
 
     torch.set_num_threads(1)
     keep_freed_memory()
     if kind == "cue-gap":
-        memory.experiment(Path(result), **settings)
+        probe.experiment(Path(result), **settings)
     else:
-        experiments = {"songs": songs, "regions": song_regions, "singers": singers}
+        experiments = {"songs": songs, "regions": regions, "singers": singers}
         experiments[kind].experiment(Path(result), folder=Path(folder), **settings)
 
 

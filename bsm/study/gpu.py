@@ -23,7 +23,8 @@ from bsm import conv
 from bsm.cue_gap import Probe
 from bsm.errors import InputError, known
 from bsm.scan import available
-from bsm.study import memory, parity, step_profile
+from bsm.study import kernel_errors, step_profile
+from bsm.study.long import probe
 from bsm.study.processes import process_group
 from bsm.study.records import ROOT, mark, write_result
 from bsm.study.speed import blocks, official, scan, step
@@ -102,7 +103,7 @@ PARTS = (
         Part(
             name,
             f"relative errors of all backends, float32 {words} TF32 and bfloat16",
-            parity.measure,
+            kernel_errors.measure,
             {"seconds": 4.0, "rows": 2, "preset": "paper", "tf32": tf32},
             seconds=100,
             kernels=("triton", "selective", "causal-conv1d"),
@@ -130,11 +131,11 @@ PARTS = (
     *(
         Part(
             f"cue_gap_{arm}",
-            memory.MEASURED,
-            memory.measure,
+            probe.MEASURED,
+            probe.measure,
             {"arm": arm, "seed": 2, "lr": lr, "longest_gap": 0.5, "steps": 2000},  # a run of reports/long on CPUs
             seconds=120,
-            data=memory.data_title(Probe(0.5)),
+            data=probe.data_title(Probe(0.5)),
         )
         for arm, lr in (("mamba2", 0.002), ("attention", 0.004))
     ),

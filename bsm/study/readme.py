@@ -1,7 +1,7 @@
 """The parts of the README that are made from results: everything between a marker and ``<!-- end -->``.
 
 Markers are ``<!-- claims: ID ID -->``, a table of these claims; ``<!-- tally -->``, the number of claims by verdict;
-``<!-- doors -->``, time and memory of the README's two commands.
+``<!-- commands -->``, time and memory of the README's two commands.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bsm.errors import known
 from bsm.files import write_text
-from bsm.study import doors
+from bsm.study import commands
 from bsm.study.claims import ledger
 from bsm.study.figures import table_markdown
 from bsm.study.profiles import Profile
@@ -21,7 +21,7 @@ from bsm.study.records import ROOT
 README = ROOT / "README.md"
 WORDS = 15
 """The most words of a cell."""
-_PART = re.compile(r"(<!-- (claims|tally|doors):? ?([^>]*?) ?-->\n).*?(?=<!-- end -->)", re.DOTALL)
+_PART = re.compile(r"(<!-- (claims|tally|commands):? ?([^>]*?) ?-->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def refresh_readme(settings: Profile, readme: Path = README) -> bool:
@@ -38,8 +38,8 @@ def refresh_readme(settings: Profile, readme: Path = README) -> bool:
 
 
 def _made(settings: Profile, kind: str, what: str) -> str:
-    if kind == "doors":
-        return doors.table(settings)
+    if kind == "commands":
+        return commands.table(settings)
     judged = ledger.lines()
     return f"{ledger.tally(judged)}.\n" if kind == "tally" else claims_table(judged, what.split())
 

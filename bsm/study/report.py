@@ -17,8 +17,8 @@ from bsm.study import repeat
 from bsm.study.baselines import EQUALISER
 from bsm.study.claims import ledger
 from bsm.study.cost import benchmarks, cost_table
+from bsm.study.counts import parameter_count
 from bsm.study.figures import LABELS, table_markdown
-from bsm.study.meta import parameter_count
 from bsm.study.notebook import KINDS, NOTEBOOKS, Notebook, study_notebooks
 from bsm.study.profiles import Profile
 from bsm.study.readme import WORDS

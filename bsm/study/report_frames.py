@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bsm.study import compare, input_length, occurrence, recall
+from bsm.study import compare, input_length, occurrence
 from bsm.study.compare import CORRECTED, corrected, counted, paired, tables, words
 from bsm.study.figures import LABELS
+from bsm.study.long import probe_tables
 
 METRICS = {name: compare.LABELS[name] for name in ("usdr", "csdr", "si_sdr")}
 OURS = LABELS["bsmamba2"]
@@ -88,8 +89,8 @@ def published(values: Mapping[str, Any]) -> Frames:
 def probe(values: Sequence[Mapping[str, Any]]) -> Frames:
     """List what every network scores on the probe of memory: after each gap, and under each control."""
     frame = pd.DataFrame(values)
-    arms = [arm for arm in recall.ARMS if arm in set(frame["arm"])]
-    cells = frame.groupby(["name", "arm"], sort=False)[["sdr", "right"]].apply(recall.cell).unstack("arm")[arms]
+    arms = [arm for arm in probe_tables.ARMS if arm in set(frame["arm"])]
+    cells = frame.groupby(["name", "arm"], sort=False)[["sdr", "right"]].apply(probe_tables.cell).unstack("arm")[arms]
     cells = cells.rename(columns=LABELS)
     order = sorted(cells.index, key=lambda name: (name.split()[:-1], float(name.split()[-1])))
     gaps = [name for name in order if name.startswith("gap ")]

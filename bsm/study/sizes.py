@@ -16,8 +16,8 @@ from bsm import bands
 from bsm.config import ModelConfig, TrainConfig
 from bsm.model import BSMamba2
 from bsm.stats import interval_words, ratio
+from bsm.study.counts import KEPT, kept_bytes, operations, parameter_count
 from bsm.study.figures import COLOURS
-from bsm.study.meta import KEPT, kept_bytes, operations, parameter_count
 from bsm.study.speed.timer import repeated
 from bsm.study.variants import BASE, VARIANTS, changed
 

@@ -14,8 +14,8 @@ from bsm.config import ModelConfig
 from bsm.scan import available
 from bsm.stats import Interval, interval_words, of_rounds, ratio
 from bsm.study.claims import exact
+from bsm.study.counts import GIB, parameter_count, step_memory
 from bsm.study.figures import COLOURS, reach
-from bsm.study.meta import GIB, parameter_count, step_memory
 from bsm.study.speed import spectra, step
 from bsm.study.speed.parts import CONV, DATA, ELEMENTWISE, LOSS, OPTIMISER, PARTS, PRODUCTS, SCAN, STFT
 
@@ -132,7 +132,7 @@ def facts_table(results: dict[str, Any]) -> pd.DataFrame:
 
 
 def memory_table(presets: Sequence[str]) -> pd.DataFrame:
-    """List the memory of training steps of some sizes in GiB (:func:`bsm.study.meta.step_memory`)."""
+    """List the memory of training steps of some sizes in GiB (:func:`bsm.study.counts.step_memory`)."""
     loads = [(seconds, batch, recompute) for seconds, batch in LOADS for recompute in (False, True)]
     found = pd.DataFrame([step_memory(preset, *load) for preset in presets for load in loads])
     names = {"preset": "preset", "audio_seconds": "segment (s)", "batch": "batch", "checkpointing": "checkpointing"}

@@ -1,7 +1,7 @@
 """Claims that definitions, counts and arithmetic settle, the same on every machine.
 
 The unofficial implementation was read in its source; what is counted, compared and run is a literal model of that
-description (:mod:`bsm.study.structure`). Memory is counted from tensors without values (:mod:`bsm.study.meta`).
+description (:mod:`bsm.study.structure`). Memory is counted from tensors without values (:mod:`bsm.study.counts`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from bsm.study.claims.claim import Evidence, Finding, Source, Test, Values, Verdict, claim, computed, on_gpu
-from bsm.study.meta import GIB
+from bsm.study.counts import GIB
 
 STEP_SECONDS = {"optimisation report": (60, 12), "summary": (61, 12.5), "analysis": (63, 13)}
 """Seconds of a training step before and after, by document."""

@@ -33,7 +33,7 @@ from bsm.study.claims.claim import (
 from bsm.study.compare import differences, paired, table_of, tidy
 from bsm.study.figures import LABELS
 from bsm.study.input_length import tables_of
-from bsm.study.songs import SECONDS
+from bsm.study.long.songs import SECONDS
 
 Records = Sequence[Mapping[str, Any]]
 OURS, THEIRS = "BSMamba2", "BS-RoFormer"
@@ -78,7 +78,7 @@ def of_published(needs: str, **inputs: Values) -> Test:
 
 
 def on_real_singing(needs: str, **inputs: Values) -> Test:
-    """Return a test by small models that the campaign trained on real singing (:mod:`bsm.study.singers`)."""
+    """Return a test by small models that the campaign trained on real singing (:mod:`bsm.study.long.singers`)."""
     given = inputs | {"baselines": Values("singers-baselines", "scores", runs=True)}
     command = "bsm campaign reports/long/campaign.yaml"
     return Test("small models, real singing", Evidence.SMALL, given, (LONG,), needs, command)

@@ -17,7 +17,7 @@ from bsm.errors import InputError
 from bsm.files import write_text
 from bsm.study import campaign, contributed
 from bsm.study.assay import BEATS
-from bsm.study.claims import data, exact, learning, learning_regions, memory, published, scan, step  # noqa: F401 (registers the claims)
+from bsm.study.claims import data, exact, learning, learning_regions, probe, published, scan, step  # noqa: F401 (registers the claims)
 from bsm.study.claims.claim import CLAIMS, GPU, LONG, Claim, Evidence, Finding, Test, Values, Verdict, undisturbed
 from bsm.study.figures import table_markdown
 from bsm.study.records import ROOT, on_gpu, read_result

@@ -13,7 +13,7 @@ from bsm.config import ModelConfig, TrainConfig
 from bsm.errors import InputError
 from bsm.stats import Interval, interval_words, of_rounds
 from bsm.study.claims.exact import EPOCHS, STEPS
-from bsm.study.meta import GIB, operations, parameter_count, step_memory
+from bsm.study.counts import GIB, operations, parameter_count, step_memory
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, plain, read_result
 from bsm.study.speed.parts import DATA, LOSS, OPTIMISER

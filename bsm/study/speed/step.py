@@ -29,7 +29,7 @@ from bsm.mamba2 import BiMamba2Block
 from bsm.model import BSMamba2
 from bsm.optimizer import make_optimizer
 from bsm.scan import available
-from bsm.study.meta import parameter_count
+from bsm.study.counts import parameter_count
 from bsm.study.speed import official
 from bsm.study.speed.parts import DATA, LOSS, OPTIMISER, Clock, timed_parts
 from bsm.study.speed.scan import frames

@@ -1,8 +1,8 @@
-"""What the two commands of the README take: ``python -m bsm.study.doors reproduce``, or ``test``, measures one.
+"""What the two commands of the README take: ``python -m bsm.study.commands reproduce``, or ``test``, measures one.
 
-Runs ``make reproduce`` or ``make test`` in this checkout and writes ``reports/demo/results/doors.json``: the time that
-passed, the memory of the largest process, and the disk that the checkout then takes. In a fresh clone, run `make env`
-first, so that its downloads are not counted.
+Runs ``make reproduce`` or ``make test`` in this checkout and writes ``reports/demo/results/commands.json``: the time
+that passed, the memory of the largest process, and the disk that the checkout then takes. In a fresh clone, run
+`make env` first, so that its downloads are not counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bsm.study.profiles import DEFAULT, Profile
 from bsm.study.records import ROOT, mark, read_result, write_result
 
 TARGETS = ("reproduce", "test")
-_NAME = "doors"
+_NAME = "commands"
 
 
 def measure(command: list[str], folder: Path = ROOT) -> dict[str, Any]:

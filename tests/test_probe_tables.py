@@ -5,7 +5,8 @@ import pytest
 from matplotlib import pyplot as plt
 
 from bsm.errors import InputError
-from bsm.study import figures, recall
+from bsm.study import figures
+from bsm.study.long import probe_tables
 from bsm.study.records import mark, write_result
 
 
@@ -33,27 +34,27 @@ def folder(tmp_path):
 
 
 def test_what_arms_learned_and_remember(folder):
-    found = recall.answers(folder, ["gap"])
-    assert len(found) == 3 * 10 * 3 + 10 * 2 and recall.endpoint(found) == "gap 4"
-    learned = recall.learned(found)
+    found = probe_tables.answers(folder, ["gap"])
+    assert len(found) == 3 * 10 * 3 + 10 * 2 and probe_tables.endpoint(found) == "gap 4"
+    learned = probe_tables.learned(found)
     assert learned["mamba2"].all() and not learned["none"].any()
     assert learned["lstm"].to_dict() == {2: False} | dict.fromkeys(range(3, 12), True)
-    able = recall.able(found)
+    able = probe_tables.able(found)
     assert set(able["arm"].cat.categories) == {"mamba2", "attention", "lstm"} and len(able) == 3 * 10 * 3 - 3
-    assert recall.difference(able, ("mamba2", "gap 4"), ("lstm", "gap 4")).n == 9
-    assert set(recall.comparisons(able)["arm"]) == {"attention", "LSTM"}
-    gain = recall.difference(found, ("mamba2", "gap 4"), ("attention", "gap 4"))
+    assert probe_tables.difference(able, ("mamba2", "gap 4"), ("lstm", "gap 4")).n == 9
+    assert set(probe_tables.comparisons(able)["arm"]) == {"attention", "LSTM"}
+    gain = probe_tables.difference(found, ("mamba2", "gap 4"), ("attention", "gap 4"))
     assert 7.8 < gain.low < gain.estimate < gain.high < 8.2 and gain.n == 10
-    assert np.isnan(recall.difference(found[found["seed"] == 2], ("mamba2", "gap 4"), ("attention", "gap 4")).low)
+    assert np.isnan(probe_tables.difference(found[found["seed"] == 2], ("mamba2", "gap 4"), ("attention", "gap 4")).low)
 
 
 def test_tables_and_figure(folder):
-    found = recall.answers(folder, ["gap"])
-    table = recall.table(found).set_index("arm")
+    found = probe_tables.answers(folder, ["gap"])
+    table = probe_tables.table(found).set_index("arm")
     assert table.loc["LSTM", "learned"] == "9 of 10" and table.loc["BSMamba2", "0.5 s"] == "14.0 / 100%"
-    assert set(recall.interventions(found)["cut 0.5"]) == {"3.0 / 50%"}
+    assert set(probe_tables.interventions(found)["cut 0.5"]) == {"3.0 / 50%"}
     figure, ax = plt.subplots()
-    recall.draw(ax, found)
+    probe_tables.draw(ax, found)
     lines = [line for line in ax.lines if not line.get_label().startswith("_")]
     assert [line.get_label() for line in lines] == ["BSMamba2", "attention", "LSTM", "no time block"]
     assert lines[0].get_ydata() == pytest.approx([14, 12], abs=0.1)
@@ -61,14 +62,14 @@ def test_tables_and_figure(folder):
 
 
 def test_experiments_stand_together(folder):
-    found = recall.answers(folder, ["gap"])
+    found = probe_tables.answers(folder, ["gap"])
     longer = found.assign(longest_gap=2.0, gap=found["gap"] * 4)
-    table = recall.together({"0.5 s": found, "2 s": longer}, "training gaps")
+    table = probe_tables.together({"0.5 s": found, "2 s": longer}, "training gaps")
     assert [*table.columns] == ["arm", "training gaps", "rate", "learned", "0.5 s", "2 s", "4 s", "16 s"]
     own = table[table["arm"] == "BSMamba2"].set_index("training gaps")
     assert own.loc["0.5 s", "0.5 s"] == own.loc["2 s", "2 s"] == "14.0 / 100%"
     assert own.loc["0.5 s", "16 s"] == own.loc["2 s", "0.5 s"] == ""
-    drawn = recall.figure({"short": found, "long": longer})
+    drawn = probe_tables.figure({"short": found, "long": longer})
     assert [ax.get_title() for ax in drawn.axes] == ["short", "long"]
     plt.close(drawn)
 
@@ -89,11 +90,11 @@ def test_a_legend_fits_into_its_figure(entries):
 def test_another_experiment_whose_name_begins_alike_is_not_read(folder):
     for path in list(folder.glob("gap-lstm-*")):
         path.rename(path.with_name(path.name.replace("gap-", "gap-long-")))
-    assert "lstm" not in set(recall.answers(folder, ["gap"])["arm"])
-    assert set(recall.answers(folder, ["gap-long"])["arm"]) == {"lstm"}
-    assert [*recall.of_each(folder, ["gap-long", "other"])] == ["gap-long"]
+    assert "lstm" not in set(probe_tables.answers(folder, ["gap"])["arm"])
+    assert set(probe_tables.answers(folder, ["gap-long"])["arm"]) == {"lstm"}
+    assert [*probe_tables.of_each(folder, ["gap-long", "other"])] == ["gap-long"]
 
 
 def test_no_results(tmp_path):
     with pytest.raises(InputError, match="no finished run of gap, other"):
-        recall.answers(tmp_path, ["gap", "other"])
+        probe_tables.answers(tmp_path, ["gap", "other"])

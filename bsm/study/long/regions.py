@@ -4,7 +4,7 @@ Every network separates whole songs, and windows of 8 s without overlap. Two cou
 (:func:`sampled`) show how much the rest of a song helps:
 
 - *no future*: the song ends with the region;
-- *no past*: nothing is carried across the middle of the gap before the region (:func:`bsm.study.carriers.Cut`). A
+- *no past*: nothing is carried across the middle of the gap before the region (:func:`bsm.study.long.carriers.Cut`). A
   network without such a memory gets the song from there on.
 """
 
@@ -25,11 +25,12 @@ from bsm.data.tracks import VOCALS, Track
 from bsm.evaluate import model_separator
 from bsm.inference import separate
 from bsm.metrics import usdr
-from bsm.study import baselines, occurrence, songs
-from bsm.study.carriers import Cut, carriers, replaced
+from bsm.study import baselines, occurrence
+from bsm.study.long import songs
+from bsm.study.long.carriers import Cut, carriers, replaced
+from bsm.study.long.songs import rounded
 from bsm.study.occurrence import AFTER, BEFORE, SDR, first_ms
 from bsm.study.records import checksum, mark, write_result
-from bsm.study.songs import rounded
 from bsm.weights.files import load_model
 
 WINDOW = 8.0  # s; the paper trains on windows of this length, and the guide separates in them
@@ -48,8 +49,8 @@ def experiment(
 
     Args:
         path: of the result, a JSON file.
-        folder: holds the songs (:func:`bsm.study.songs.corpus`).
-        arm: see :func:`bsm.study.songs.experiment`.
+        folder: holds the songs (:func:`bsm.study.long.songs.corpus`).
+        arm: see :func:`bsm.study.long.songs.experiment`.
         seed: of the training.
         weights: file of the trained weights; the trivial separators have none.
         changed: see :func:`of_network`.
@@ -109,8 +110,8 @@ def of_network(
     Returns:
         ``regions``: records of :func:`regions_of`, with SDRs in dB: ``sdr_in_window`` of windows of :data:`WINDOW` s,
         and at :func:`sampled` regions ``sdr_no_future``, ``sdr_no_past`` and ``first_1000ms_no_past``.
-        ``scores``: uSDR by song, ``window`` and ``hop``. At most :data:`bsm.study.songs.SCORED` songs have scores of
-        windows that overlap by half.
+        ``scores``: uSDR by song, ``window`` and ``hop``. At most :data:`~bsm.study.long.songs.SCORED` songs have
+        scores of windows that overlap by half.
     """
     found: dict[str, list[dict[str, Any]]] = {"regions": [], "scores": []}
     whole = model_separator(model, whole=True)

@@ -18,7 +18,7 @@ from bsm import cue_gap
 from bsm.config import TIME_BLOCKS, ModelConfig, StftConfig, TrainConfig
 from bsm.cue_gap import ENDPOINT, RATE, TEST, TRAINING, Condition, Probe, Question, example
 from bsm.networks import build, count_parameters, from_factory, network_config
-from bsm.study.carriers import Cut, Sharpened, replaced, traces
+from bsm.study.long.carriers import Cut, Sharpened, replaced, traces
 from bsm.study.records import Mark, mark, write_result
 from bsm.time_blocks import Attention
 from bsm.versions import RECIPE

@@ -19,8 +19,9 @@ from bsm.data.layouts import SPLITS, open_tracks
 from bsm.data.tracks import VOCALS, Track
 from bsm.errors import InputError
 from bsm.networks import count_parameters
-from bsm.study import baselines, song_regions, songs
+from bsm.study import baselines
 from bsm.study.compare import cluster_of
+from bsm.study.long import regions, songs
 from bsm.study.records import checksum, mark, write_result
 
 FOLDS = 4
@@ -63,11 +64,11 @@ def experiment(
         path: of the result, a JSON file.
         folder: holds the ``trainings``, from whose checkpoints an interrupted run goes on.
         data: folder of MIR-1K's clips, or of a part of them.
-        arm: see :func:`bsm.study.songs.experiment`.
+        arm: see :func:`bsm.study.long.songs.experiment`.
         seed: fixes the initial weights and the training segments, which differ from fold to fold.
         preset: name of the base's size.
         asked: False for a training of the first fold that only serves the choice of a learning rate.
-        settings: of each training (:func:`bsm.study.songs.train_config`).
+        settings: of each training (:func:`bsm.study.long.songs.train_config`).
     """
     started = mark()
     clips = [track for split in SPLITS for track in open_tracks(Path(data), split)[1]]
@@ -107,7 +108,7 @@ def measure(model: nn.Module, tracks: Sequence[Track]) -> dict[str, list[dict[st
 
     Returns:
         ``scores``: uSDR, SI-SDR and level, dB, by track and window. ``regions``: what
-        :func:`bsm.study.song_regions.regions_of` says of each vocal region of the whole clips.
+        :func:`bsm.study.long.regions.regions_of` says of each vocal region of the whole clips.
     """
     separators = {window: songs.separator(model, window) for window in WINDOWS}
     found: dict[str, list[dict[str, Any]]] = {"scores": [], "regions": []}
@@ -119,6 +120,6 @@ def measure(model: nn.Module, tracks: Sequence[Track]) -> dict[str, list[dict[st
             scores = {metric.__name__: metric(vocals, estimate) for metric in baselines.METRICS}
             found["scores"].append(songs.rounded({"track": track.name, "window": window} | scores))
             if window is None:
-                records = song_regions.regions_of(mixture, vocals, estimate, track.rate, sung)
+                records = regions.regions_of(mixture, vocals, estimate, track.rate, sung)
                 found["regions"] += [songs.rounded({"track": track.name} | record) for record in records]
     return found

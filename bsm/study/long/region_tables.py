@@ -1,6 +1,6 @@
 """Tables and figures of the long study's networks by vocal occurrence.
 
-The networks are those on songs (:mod:`bsm.study.song_regions`) and on real singing (:mod:`bsm.study.singers`).
+The networks are those on songs (:mod:`bsm.study.long.regions`) and on real singing (:mod:`bsm.study.long.singers`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bsm.stats import crossed_interval, verdicts
-from bsm.study import arms, figures, occurrence
+from bsm.study import figures, occurrence
 from bsm.study.assay import assay
 from bsm.study.baselines import EQUALISER
 from bsm.study.campaign import finished, lacking, of_run
 from bsm.study.compare import ROWS, differences, paired, table_of, tidy, words
+from bsm.study.long import arms
+from bsm.study.long.regions import FIRST, FIRST_NO_PAST, IN_WINDOW, NO_FUTURE, NO_PAST
 from bsm.study.occurrence import AFTER, BEFORE, NAMES, SDR
-from bsm.study.song_regions import FIRST, FIRST_NO_PAST, IN_WINDOW, NO_FUTURE, NO_PAST
 
 Rows = Sequence[Mapping[str, Any]]
 BASE, NO_TIME = (arms.NAMES[name] for name in (arms.BASE, arms.NO_TIME))
@@ -104,7 +105,7 @@ def read(folder: Path, of: str, field: str = "regions") -> pd.DataFrame:
     Args:
         folder: of a campaign's results.
         of: the experiment.
-        field: ``regions`` or ``scores`` (:func:`bsm.study.song_regions.of_network`). Trivial separators have no
+        field: ``regions`` or ``scores`` (:func:`bsm.study.long.regions.of_network`). Trivial separators have no
             ``regions`` on real singing.
 
     Returns:

@@ -9,8 +9,8 @@ import pandas as pd
 
 from bsm.cue_gap import summary
 from bsm.stats import interval_words
-from bsm.study import recall
 from bsm.study.claims.claim import LONG, Evidence, Finding, Source, Test, Values, Verdict, claim
+from bsm.study.long import probe_tables
 
 RANGE = 0.5  # s, the longest gap in training
 ENDPOINT = "gap 4"  # 8 times as long, stated before the runs
@@ -42,13 +42,13 @@ def memory(answers: Sequence[Mapping[str, Any]], *, learned: float) -> Finding:
         if a["separator"] in (OURS, THEIRS)
     ]
     frame = pd.DataFrame(rows)
-    both = recall.learned(frame, learned).unstack("arm").dropna().astype(bool)
+    both = probe_tables.learned(frame, learned).unstack("arm").dropna().astype(bool)
     seeds = both.index[both.all(axis=1)]
     frame = frame[frame["seed"].isin(seeds)]
     if not len(seeds):
         return Finding(Verdict.INCONCLUSIVE, "no seed learned", ("In no seed did both arms learn to remember.",))
-    found = recall.difference(frame, (OURS, ENDPOINT), (THEIRS, ENDPOINT))
-    control = recall.difference(frame, (OURS, f"gap {RANGE:g}"), (OURS, f"cut {RANGE:g}"))
+    found = probe_tables.difference(frame, (OURS, ENDPOINT), (THEIRS, ENDPOINT))
+    control = probe_tables.difference(frame, (OURS, f"gap {RANGE:g}"), (OURS, f"cut {RANGE:g}"))
     verdict = Verdict.of(found.low > 0, found.high < 0)
     right = frame.groupby(["name", "arm"])["right"].mean()
     shares = [f"`{arm}` {100 * right[ENDPOINT, arm]:.0f} %" for arm in (OURS, THEIRS)]
@@ -62,7 +62,7 @@ def memory(answers: Sequence[Mapping[str, Any]], *, learned: float) -> Finding:
         f"{interval_words(control, ' dB')}.",
     ]
     for gap in (gap for gap in (1, 2, 8) if f"gap {gap}" in set(frame["name"])):
-        between = recall.difference(frame, (OURS, f"gap {gap}"), (THEIRS, f"gap {gap}"))
+        between = probe_tables.difference(frame, (OURS, f"gap {gap}"), (THEIRS, f"gap {gap}"))
         reasons.append(f"Exploratory: after {gap} s the difference is {interval_words(between, ' dB')}.")
     if not control.low > 0:
         verdict = Verdict.INCONCLUSIVE

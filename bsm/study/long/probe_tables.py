@@ -17,7 +17,7 @@ from bsm.stats import Interval, crossed_interval, interval_words, verdicts
 from bsm.study import figures
 from bsm.study.campaign import finished
 from bsm.study.figures import LABELS, model_colours
-from bsm.study.memory import ARMS
+from bsm.study.long.probe import ARMS
 
 LEARNED = 0.9
 """The least share of right choices, within the training's range of gaps, of a run that learned to remember."""
@@ -181,7 +181,7 @@ def figure(frames: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def kept(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
-    """Read where the networks of a campaign keep the cue over a gap (:func:`bsm.study.carriers.traces`).
+    """Read where the networks of a campaign keep the cue over a gap (:func:`bsm.study.long.carriers.traces`).
 
     Returns:
         For Mamba2, one row per run, gap, layer and time after the cue. ``difference`` is the distance between the

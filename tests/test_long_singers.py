@@ -13,9 +13,9 @@ from bsm.data import registry
 from bsm.data.layouts import SPLITS
 from bsm.data.tracks import VOCALS, AudioFile, Track
 from bsm.errors import InputError
-from bsm.study import singers, songs
 from bsm.study.baselines import EQUALISER
 from bsm.study.compare import cluster_of
+from bsm.study.long import singers, songs
 
 NOTHING = {VOCALS: AudioFile(Path("not read"))}
 SINGERS = sorted(name for part in registry.splits("mir1k").values() for name in part.singers)

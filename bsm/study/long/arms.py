@@ -1,6 +1,6 @@
 """Scores of the long study's trainings, by arm and by window, and what the arms cost.
 
-The trainings are on songs (:mod:`bsm.study.songs`) or on real singing (:mod:`bsm.study.singers`).
+The trainings are on songs (:mod:`bsm.study.long.songs`) or on real singing (:mod:`bsm.study.long.singers`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 
 from bsm.errors import InputError
 from bsm.stats import Interval
-from bsm.study import figures, meta
+from bsm.study import counts, figures
 from bsm.study.assay import beats, gain_of, trainings
 from bsm.study.baselines import EQUALISER
 from bsm.study.campaign import finished, of_run
 from bsm.study.compare import tidy, words
 from bsm.study.figures import LABELS
-from bsm.study.songs import BASELINES, model_config
+from bsm.study.long.songs import BASELINES, model_config
 from bsm.study.variants import VARIANTS
 from bsm.study.windows import shown
 
@@ -118,7 +118,7 @@ def costs(names: Sequence[str]) -> pd.DataFrame:
     rows = []
     for arm in names:
         counted = LENGTHS[:1] if arm == "lstm" else LENGTHS
-        found = {length: meta.operations(model_config(arm), length) / length / 1e6 for length in counted}
+        found = {length: counts.operations(model_config(arm), length) / length / 1e6 for length in counted}
         rows.append({"arm": NAMES[arm]} | {shown(length): found.get(length, found[LENGTHS[0]]) for length in LENGTHS})
     return pd.DataFrame(rows)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bsm.errors import InputError
-from bsm.study import arms, songs
 from bsm.study.baselines import EQUALISER
+from bsm.study.long import arms, songs
 from bsm.study.records import mark, write_result
 
 

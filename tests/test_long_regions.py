@@ -17,10 +17,11 @@ from bsm.config import ModelConfig, StftConfig
 from bsm.data.tracks import load_tracks
 from bsm.inference import separate
 from bsm.model import BSMamba2
-from bsm.study import campaign, occurrence_arms, songs
-from bsm.study import song_regions as study
+from bsm.study import campaign
 from bsm.study.baselines import EQUALISER
-from bsm.study.carriers import Cut, replaced
+from bsm.study.long import region_tables, songs
+from bsm.study.long import regions as study
+from bsm.study.long.carriers import Cut, replaced
 from bsm.study.occurrence import AFTER, BEFORE, CAP, SDR
 from bsm.study.records import mark, write_result
 from bsm.weights.files import save_model
@@ -204,10 +205,10 @@ def measured(folder, arm, level, seed=0, *, after_long_gaps=0.0, past=0.0, of="s
 @pytest.fixture
 def made(tmp_path):
     """Results in which the base is better by 1 dB, and after long gaps by 2 dB, which its memory alone is worth."""
-    assert not occurrence_arms.there(tmp_path, "songs-1s")
+    assert not region_tables.there(tmp_path, "songs-1s")
     for seed in range(3):
         measured(tmp_path, "mamba2", 5.0, seed, after_long_gaps=1.0, past=1.0)
-        assert not occurrence_arms.there(tmp_path, "songs-1s")
+        assert not region_tables.there(tmp_path, "songs-1s")
     for seed in range(2):  # a campaign that goes on
         measured(tmp_path, "none", 4.0, seed)
     trivial = {"of": "songs-baselines-regions", "separator": EQUALISER}
@@ -216,10 +217,10 @@ def made(tmp_path):
 
 
 def test_the_arms_are_compared_by_bin(made):
-    assert occurrence_arms.there(made, "songs-1s")
-    frame = occurrence_arms.read(made, "songs-1s")
-    assert occurrence_arms.trained(frame) == ["BSMamba2", "no time block"]
-    rows = occurrence_arms.compare(frame, occurrence_arms.CONDITIONS["songs"])
+    assert region_tables.there(made, "songs-1s")
+    frame = region_tables.read(made, "songs-1s")
+    assert region_tables.trained(frame) == ["BSMamba2", "no time block"]
+    rows = region_tables.compare(frame, region_tables.CONDITIONS["songs"])
     found = {(row["by"], row["group"], row["quantity"]): row for row in rows}
     short, long = (found["gap before", group, SDR] for group in ("1 to 2 s", "8 s or more"))
     assert short["differences"]["no time block"]["estimate"] == pytest.approx(1, abs=0.1)
@@ -229,17 +230,17 @@ def test_the_arms_are_compared_by_bin(made):
     leaked = found["gap before", "1 to 2 s", BEFORE]["differences"]["no time block"]
     assert (leaked["estimate"], leaked["verdict"]) == (0, "no difference seen")
     assert found["all regions", "all", SDR]["means"]["BSMamba2"] == pytest.approx(5.5, abs=0.1)
-    assert len(occurrence_arms.mean_table(rows)) == len(rows)
+    assert len(region_tables.mean_table(rows)) == len(rows)
     measured(made, "none", 4.0, 2)  # of two trainings nothing follows after the correction
-    rows = occurrence_arms.compare(occurrence_arms.read(made, "songs-1s"), occurrence_arms.CONDITIONS["songs"][1:2])
-    starred = occurrence_arms.difference_table(rows).set_index(["by", "bin", "measure"])["minus no time block"]
+    rows = region_tables.compare(region_tables.read(made, "songs-1s"), region_tables.CONDITIONS["songs"][1:2])
+    starred = region_tables.difference_table(rows).set_index(["by", "bin", "measure"])["minus no time block"]
     assert starred["gap before", "8 s or more", "SDR (dB)"].endswith(" †")
 
 
 def test_an_advantage_after_long_gaps_is_told_from_one_everywhere(made):
-    found = occurrence_arms.contrasts(
-        occurrence_arms.read(made, "songs-1s"), occurrence_arms.CONTRASTS["songs"]
-    ).set_index("where")
+    found = region_tables.contrasts(region_tables.read(made, "songs-1s"), region_tables.CONTRASTS["songs"]).set_index(
+        "where"
+    )
     assert found.loc["after gaps of 4 s or more", "more than elsewhere (dB)"].startswith("1.0")
     assert found.loc["after gaps of 4 s or more", "verdict"].startswith("better")
     assert found.loc["in regions under 2 s", "more than elsewhere (dB)"].startswith("-0.6")  # those after 0.5 s
@@ -249,45 +250,45 @@ def test_real_singing_is_compared_alike(tmp_path):
     """Its results hold regions and scores together, and its trivial separators have no regions."""
     for arm, level in {"mamba2": 5.0, "none": 4.0, "loss-blind": 1.0}.items():
         measured(tmp_path, arm, level, of="singers-1s")
-    assert not occurrence_arms.there(tmp_path, "singers-1s")
+    assert not region_tables.there(tmp_path, "singers-1s")
     path = measured(tmp_path, songs.BASELINES, 1.0, of="singers-baselines", separator=EQUALISER)
     record = json.loads(path.read_text())
     del record["values"]["regions"]
     path.write_text(json.dumps(record))
-    assert occurrence_arms.there(tmp_path, "singers-1s")
-    frame, scores = (occurrence_arms.read(tmp_path, "singers-1s", field) for field in ("regions", "scores"))
-    assert occurrence_arms.trained(frame) == ["BSMamba2", "no time block"]  # a variant of the base is no other network
-    conditions = occurrence_arms.CONDITIONS["singers"]
-    rows = occurrence_arms.compare(frame, conditions)
+    assert region_tables.there(tmp_path, "singers-1s")
+    frame, scores = (region_tables.read(tmp_path, "singers-1s", field) for field in ("regions", "scores"))
+    assert region_tables.trained(frame) == ["BSMamba2", "no time block"]  # a variant of the base is no other network
+    conditions = region_tables.CONDITIONS["singers"]
+    rows = region_tables.compare(frame, conditions)
     everywhere = rows[0]["differences"]["no time block"]
     assert everywhere["estimate"] == pytest.approx(1, abs=0.1) and everywhere["tracks"] == 48
-    plt.close(occurrence_arms.figure_of(rows, conditions))
-    places = occurrence_arms.CONTRASTS["singers"]
-    assert len(occurrence_arms.contrasts(frame, places)) == len(places)
-    assert "BSMamba2 minus no time block, SDR: " in occurrence_arms.answer(scores, rows, [])
+    plt.close(region_tables.figure_of(rows, conditions))
+    places = region_tables.CONTRASTS["singers"]
+    assert len(region_tables.contrasts(frame, places)) == len(places)
+    assert "BSMamba2 minus no time block, SDR: " in region_tables.answer(scores, rows, [])
 
 
 def test_what_the_past_is_worth_and_whether_the_assay_sees(made):
-    frame, scores = (occurrence_arms.read(made, "songs-1s", field) for field in ("regions", "scores"))
-    changes = occurrence_arms.without(frame)
+    frame, scores = (region_tables.read(made, "songs-1s", field) for field in ("regions", "scores"))
+    changes = region_tables.without(frame)
     found = {(row["system"], row["case"]): row for row in changes}
     assert found["BSMamba2", "no past"]["estimate"] == pytest.approx(-1)
     assert found["BSMamba2", "no past"]["tracks"] == 24
     assert found["no time block", "no past"]["estimate"] == found["BSMamba2", "no future"]["estimate"] == 0
-    assert occurrence_arms.without_table(changes).loc["BSMamba2", "no past"].startswith("-1.00 [")
-    rows = occurrence_arms.compare(frame, occurrence_arms.CONDITIONS["songs"][:1])
-    said = occurrence_arms.answer(scores, rows, changes)
+    assert region_tables.without_table(changes).loc["BSMamba2", "no past"].startswith("-1.00 [")
+    rows = region_tables.compare(frame, region_tables.CONDITIONS["songs"][:1])
+    said = region_tables.answer(scores, rows, changes)
     assert said.startswith("- The assay is sensitive.") and "`no time block` minus" not in said
     scores.loc[scores["system"] == EQUALISER, "usdr"] += 3
-    said = occurrence_arms.answer(scores, rows, changes)
+    said = region_tables.answer(scores, rows, changes)
     assert said.startswith("- The assay is insensitive") and "3 training(s)" in said
 
 
 def test_the_figures_name_every_network_and_bin(made):
-    conditions = occurrence_arms.CONDITIONS["songs"]
-    rows = occurrence_arms.compare(occurrence_arms.read(made, "songs-1s"), conditions)
+    conditions = region_tables.CONDITIONS["songs"]
+    rows = region_tables.compare(region_tables.read(made, "songs-1s"), conditions)
     for part in (conditions[:3], conditions[3:]):
-        drawn = occurrence_arms.figure_of(rows, part)
+        drawn = region_tables.figure_of(rows, part)
         labels = [text.get_text() for text in drawn.legends[0].get_texts()]
         assert labels == ["BSMamba2", "no time block", EQUALISER]
         for condition, ax in zip(part, drawn.axes[len(part) :], strict=True):
@@ -295,6 +296,6 @@ def test_the_figures_name_every_network_and_bin(made):
             own = [row for row in rows if (row["by"], row["quantity"]) == (condition.title, condition.measures[0])]
             assert len(ticks) == len(own) and all(f"n={r['regions']}" in t for r, t in zip(own, ticks, strict=True))
         plt.close(drawn)
-    drawn = occurrence_arms.figure_without(occurrence_arms.without(occurrence_arms.read(made, "songs-1s")))
+    drawn = region_tables.figure_without(region_tables.without(region_tables.read(made, "songs-1s")))
     assert [text.get_text() for text in drawn.axes[0].get_xticklabels()][:2] == ["no future", "no past"]
     plt.close(drawn)

@@ -1,0 +1,1 @@
+"""The long study: experiments that the campaign trains and measures, and tables of their results."""
