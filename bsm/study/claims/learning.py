@@ -30,7 +30,7 @@ from bsm.study.claims.claim import (
     claim,
     judge_ratio,
 )
-from bsm.study.compare import differences, paired, table_of, tidy
+from bsm.study.compare import differences, folds_of, paired, table_of, tidy
 from bsm.study.figures import LABELS
 from bsm.study.input_length import tables_of
 from bsm.study.long.songs import SECONDS
@@ -94,7 +94,7 @@ def gated(found: Finding, gate: Assay) -> Finding:
     reasons = (*found.reasons, *(f"{reason}." for reason in gate.reasons))
     if gate.sensitive or found.verdict == Verdict.BLOCKED:
         return Finding(found.verdict, found.measured, reasons)
-    return Finding(Verdict.INCONCLUSIVE, INSENSITIVE, (f"Measured: {found.measured}.", *reasons))
+    return Finding(Verdict.INCONCLUSIVE, f"{INSENSITIVE}: {gate.lacks}", (f"Measured: {found.measured}.", *reasons))
 
 
 @claim(
@@ -147,7 +147,7 @@ def windows_of(scores: Records) -> dict[float, pd.DataFrame]:
 def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: float, metric: str) -> Interval | None:
     """Return how a model's score changes from one window ``to`` another, paired; None if it was not scored in both."""
     tables = [table_of(frames[w], name, metric) for w in (window, to)]
-    return None if any(t.empty for t in tables) else Interval.of(paired(*tables))
+    return None if any(t.empty for t in tables) else Interval.of(paired(*tables, folds_of(frames[window])))
 
 
 @claim(
@@ -216,12 +216,22 @@ def stable_1_16(
     seen = [name for name, found in losses.items() if any(gain is not None and gain.high < 0 for gain in found)]
     gate = assay(pd.concat([frames[own], *([scored(baselines)] if baselines else [])]), [OURS], NO_TIME)
     told = f"Of networks known to degrade, {', '.join(DEGRADING)}, these are seen to: {', '.join(seen) or 'none'}"
-    gate = Assay(gate.sensitive and bool(seen), (*gate.reasons, told))
+    lacks = gate.lacks or ("" if seen else "no network is seen to degrade")
+    gate = Assay(not lacks, (*gate.reasons, told), lacks)
     reasons = [spans, f"Against windows of {own:g} s, as trained; stable means within {MARGIN:g} dB."]
     theirs = {w: gain for w in frames if w != own and (gain := change(frames, THEIRS, w, own, "usdr")) is not None}
     if theirs:
         at, most = max(theirs.items(), key=lambda pair: abs(pair[1].estimate))
         reasons.append(f"As context, {THEIRS} changes at most {interval_words(most, ' dB')} uSDR, at {at:g} s.")
+    if "csdr" not in frames[own]:
+        reasons.append("cSDR was not measured in these windows.")
+    if NO_TIME in set(frames[own]["system"]):
+        every = windows_of(scores)
+        gains = {w: gain_of(every[w], OURS, NO_TIME) for w in (min(every), max(every))}
+        said = " and ".join(f"{interval_words(gain, ' dB')} in windows of {w:g} s" for w, gain in gains.items())
+        reasons.append(
+            f"Over no time block, {OURS} gains {said}. What the shortest window gives needs no longer context."
+        )
     if set(ARMS) <= {record["separator"] for record in real}:
         reasons.append(on_whole_clips(real, own))
     return gated(Finding(Verdict.worst(judged), measured, reasons), gate)
