@@ -21,6 +21,7 @@ from bsm.study.claims.learning import (
     of_published,
     on_real_singing,
     scored,
+    told_of,
     trained,
 )
 from bsm.study.compare import ROWS, differences, folds_of, table_of
@@ -62,6 +63,7 @@ def intermittent(
     *,
     shorter: float,
     published: bool = False,
+    tried: int = 1,
 ) -> Finding:
     """Compare both networks in vocal regions shorter than ``shorter`` s, and BSMamba2's gain there with that elsewhere.
 
@@ -85,6 +87,7 @@ def intermittent(
         "intermittent vocals.",
         by_bin(gains, "By duration of the region"),
         by_bin(sdr_of(regions, "duration", measure), f"{OURS}'s own SDR, where silence has 0 dB"),
+        *told_of(tried),
     ]
     if measure != "sdr":
         whole = advantage(regions)
