@@ -15,6 +15,7 @@ from bsm.evaluate import score
 from bsm.study import figures, windows
 from bsm.study import input_length as study
 from bsm.study.subjects import Subject
+from made import scored
 
 RATE = 44100
 
@@ -120,19 +121,12 @@ def test_the_loudest_stretch(tmp_path):
     assert windows.loudest(track, 2) == (4000, 6000) and windows.loudest(track, 60) == (0, 9000)
 
 
-def records(gains, *, songs=6, seeds=(0, 1), model="BSMamba2"):
+def records(gains, model="BSMamba2"):
     """Scores in which a condition is better than that of the training, (2, 2), by a known amount."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for song in range(songs):
-        level = 5 * rng.normal()  # of the song: cancels in pairs
-        spread = 0.01 * (song - (songs - 1) / 2)
-        for seed in seeds:
-            for (window, hop), gain in {(2.0, 2.0): 0.0, **gains}.items():
-                value = level + seed + (gain + spread if (window, hop) != (2.0, 2.0) else 0.0)
-                own = {"track": f"song {song}", "model": model, "seed": seed, "window": window, "hop": hop}
-                rows.append(own | {"usdr": value, "csdr": value})
-    return rows
+    made = scored(
+        {(2.0, 2.0): 0.0} | gains, field="case", seeds=(0, 1), metrics=("usdr", "csdr"), luck=1.0, spread=0.01
+    )
+    return [row | {"model": model, "window": row["case"][0], "hop": row["case"][1]} for row in made]
 
 
 GAINS = {(1.0, 1.0): -0.5, (8.0, 8.0): 0.0, (math.inf, math.inf): 0.3, (8.0, 4.0): 0.2}

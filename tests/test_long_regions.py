@@ -23,8 +23,8 @@ from bsm.study.long import region_tables, songs
 from bsm.study.long import regions as study
 from bsm.study.long.carriers import Cut, replaced
 from bsm.study.occurrence import AFTER, BEFORE, CAP, SDR
-from bsm.study.records import mark, write_result
 from bsm.weights.files import save_model
+from made import scored, write_run
 
 RATE = 1000
 REGIONS = [Region(1.0, 2.0), Region(2.5, 3.5), Region(6.0, 8.0), Region(8.4, 8.9)]
@@ -183,23 +183,19 @@ def test_the_measurement_from_end_to_end(tmp_path, monkeypatch):
 
 def measured(folder, arm, level, seed=0, *, after_long_gaps=0.0, past=0.0, of="songs-1s-regions", **own):
     """Write the result of a network of so many dB, and so many more after gaps from 4 s on; ``past`` is worth that."""
-    regions, scores = [], []
-    for track in (f"song {i}" for i in range(12)):
-        noise = np.random.default_rng([seed, len(arm), int(track[5:])]).normal(0, 0.05)
+    scores = scored({arm: {seed: level}}, songs=12, noise=0.05, window=None, hop=None)
+    regions = []
+    for score in scores:
         for region, gap in enumerate((0.5, 1.5, 5.0, 9.0)):
-            sdr = level + noise + after_long_gaps * (gap >= 4)
+            sdr = score["usdr"] + after_long_gaps * (gap >= 4)
             row = {"region": region, "start": 10.0 * region, "duration": 1.0 + region, "cut": False, "gap": gap}
             row |= {"nearest": gap, "elsewhere": 9.0 - region, "elsewhere_in_window": 1.0, "share": 0.2}
             row |= {SDR: sdr, BEFORE: -20.0, AFTER: -20.0, study.FIRST: sdr, study.IN_WINDOW: sdr}
             if region in (1, 2):
                 row |= {study.NO_FUTURE: sdr, study.NO_PAST: sdr - past, study.FIRST_NO_PAST: sdr - past}
-            regions.append({"track": track} | row | own)
-        scores.append({"track": track, "window": None, "hop": None, "usdr": level + noise} | own)
-    return write_result(
-        folder / f"{of}-{arm}-seed{seed}.json",
-        measured="", parameters={"arm": arm}, values={"regions": regions, "scores": scores}, seed=seed,
-        started=mark(), data="", inputs=[],
-    )  # fmt: skip
+            regions.append({"track": score["track"]} | row | own)
+    values = {"regions": regions, "scores": [row | own for row in scores]}
+    return write_run(folder / f"{of}-{arm}-seed{seed}.json", arm, values, seed)
 
 
 @pytest.fixture

@@ -319,8 +319,13 @@ def test_clips_of_a_song_are_drawn_together():
     (ends,) = ax.containers[0].lines[2][0].get_segments()
     assert ends[:, 0] == pytest.approx([wanted.low, wanted.high])
     assert [text.get_text() for text in ax.texts] == ["n = 48 of 6 songs", "n = 32 of 4 songs"]
-    assert figure.get_supxlabel() == figures.HOLLOW  # however many clips four songs have
-    plt.close(figure)
+    drawn = [(bars.has_xerr, bars.lines[0].get_markerfacecolor() == "white") for bars in ax.containers]
+    assert drawn == [(True, False), (False, True)]  # however many clips four songs have
+    assert figure.get_supxlabel() == figures.HOLLOW
+    figure, ax = plt.subplots()
+    figures.dots(ax, {"alone": tabled(values, songs)})
+    assert figure.get_supxlabel() == ""
+    plt.close("all")
 
 
 def test_every_model_has_one_colour():
