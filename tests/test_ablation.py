@@ -59,7 +59,6 @@ def test_tables_and_figures_have_every_variant():
     labels = [label.get_text().replace("\n", " ") for label in ax.get_yticklabels()]
     assert labels[1] == "mean over windows instead of their sum"
     assert ax.containers[0].lines[0].get_xdata()[0] == pytest.approx(-0.5, abs=0.02)
-    plt.close(figure)
 
 
 def test_the_recipe_is_what_the_weights_record(small_config, tmp_path):
@@ -134,7 +133,6 @@ def test_magnitudes_are_blind_to_the_sign(small_config, tracks):
     figure, ax = plt.subplots()
     losses.draw_blindness(ax, found)
     assert "n = 2" in ax.get_title()
-    plt.close(figure)
 
 
 def test_costs_of_losses(small_config):
@@ -175,7 +173,6 @@ def test_costs_of_settings(small_config):
     figure, ax = plt.subplots()
     sizes.draw_bands(ax, ModelConfig.preset("tiny"))
     assert len(ax.get_legend().get_texts()) == 4
-    plt.close(figure)
 
 
 @pytest.fixture(scope="module")

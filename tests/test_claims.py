@@ -5,9 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from bsm.cli import cli
 from bsm.errors import InputError
 from bsm.study.baselines import EQUALISER
 from bsm.study.claims import ledger
@@ -379,9 +377,9 @@ def test_a_page_that_says_more_than_the_files_is_found(tmp_path):
     assert ledger.check(tmp_path) == ["CLAIMS.md: not there"]
 
 
-def test_command(tmp_path):
+def test_command(tmp_path, invoke):
     def run(word):
-        return CliRunner().invoke(cli, ["claims", word, "--reports", str(tmp_path)])
+        return invoke("claims", word, "--reports", tmp_path)
 
     put(tmp_path, benchmark())
     assert run("render").exit_code == 0

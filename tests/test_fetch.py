@@ -12,10 +12,8 @@ import zipfile
 from collections import namedtuple
 
 import pytest
-from click.testing import CliRunner
 
 from bsm import download
-from bsm.cli import cli
 from bsm.data import fetch, registry
 from bsm.errors import InputError
 
@@ -315,18 +313,15 @@ def test_made_here_is_not_fetched():
         fetch.fetch("demo")
 
 
-def test_command_line(home, publish, url):
+def test_command_line(home, publish, url, invoke):
     publish(zipped(MEMBERS), "missing")
 
-    def run(*arguments):
-        return CliRunner().invoke(cli, ["data", *arguments])
-
-    listed = run("list").output
+    listed = invoke("data", "list").output
     assert all(text in listed for text in ("set: a set", "not fetched, 0 MB to fetch", "none stated", "https://a.org"))
-    fetched = run("fetch", "set", "--from", f"{url}/good")
+    fetched = invoke("data", "fetch", "set", "--from", f"{url}/good")
     assert "licence of 'set': none stated" in fetched.output
     assert str(home / "data" / "set") in fetched.output
     assert "bsm data verify set" in fetched.output
     assert_whole(home)
-    assert f"here, 0 MB to fetch: {home / 'data' / 'set'}" in run("list").output
-    assert isinstance(run("fetch", "nope").exception, InputError)
+    assert f"here, 0 MB to fetch: {home / 'data' / 'set'}" in invoke("data", "list").output
+    assert isinstance(invoke("data", "fetch", "nope").exception, InputError)

@@ -2,7 +2,6 @@
 
 import math
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from torch import nn
@@ -176,7 +175,6 @@ def test_without_a_window_of_the_training_the_longest_takes_its_place():
     above, _, below, _ = study.figure(made, rows, trained).axes
     assert "as trained" not in {text.get_text() for text in above.texts}
     assert below.get_title() == "uSDR against the longest window"
-    plt.close("all")
 
 
 def test_tables_and_figures_have_every_condition():
@@ -194,7 +192,6 @@ def test_tables_and_figures_have_every_condition():
     assert {"BSMamba2", "BS-RoFormer"} <= {text.get_text() for text in axes[1].texts}
     drawn = axes[2].containers[0].lines[0].get_ydata()
     np.testing.assert_allclose(drawn, [-0.5, np.nan, 0, 0.3], atol=1e-9)
-    plt.close("all")
 
 
 def test_means_without_an_interval_are_hollow():
@@ -210,4 +207,3 @@ def test_means_without_an_interval_are_hollow():
     made = records(GAINS)
     ax = study.figure(made, study.differences(made, trained), trained).axes[0]
     assert ax.figure.get_supxlabel() == ""
-    plt.close("all")

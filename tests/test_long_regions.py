@@ -4,7 +4,6 @@ import json
 import math
 from types import SimpleNamespace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -258,7 +257,7 @@ def test_real_singing_is_compared_alike(tmp_path):
     rows = region_tables.compare(frame, conditions)
     everywhere = rows[0]["differences"]["no time block"]
     assert everywhere["estimate"] == pytest.approx(1, abs=0.1) and everywhere["tracks"] == 48
-    plt.close(region_tables.figure_of(rows, conditions))
+    region_tables.figure_of(rows, conditions)
     places = region_tables.CONTRASTS["singers"]
     assert len(region_tables.contrasts(frame, places)) == len(places)
     assert "BSMamba2 minus no time block, SDR: " in region_tables.answer(scores, rows, [])
@@ -291,7 +290,5 @@ def test_the_figures_name_every_network_and_bin(made):
             ticks = [text.get_text() for text in ax.get_xticklabels()]
             own = [row for row in rows if (row["by"], row["quantity"]) == (condition.title, condition.measures[0])]
             assert len(ticks) == len(own) and all(f"n={r['regions']}" in t for r, t in zip(own, ticks, strict=True))
-        plt.close(drawn)
     drawn = region_tables.figure_without(region_tables.without(region_tables.read(made, "songs-1s")))
     assert [text.get_text() for text in drawn.axes[0].get_xticklabels()][:2] == ["no future", "no past"]
-    plt.close(drawn)

@@ -238,7 +238,6 @@ def test_bins_are_drawn_with_their_number_of_regions():
     plots.draw_bins(ax, rows, "differences")
     assert [label.get_text() for label in ax.get_xticklabels()] == ["under 1\nn=15", "1 to 2\nn=0", "2 on\nn=15"]
     np.testing.assert_allclose(ax.containers[0].lines[0].get_ydata(), [1, np.nan, 2], atol=1e-9)
-    plt.close(figure)
 
 
 def test_timeline_draws_every_signal():
@@ -253,4 +252,3 @@ def test_timeline_draws_every_signal():
     assert [ax.get_title(loc="left") for ax in axes[:4]] == [
         f"{name} (RMS)" for name in ("mixture", "true vocals", "a", "b")
     ]
-    plt.close(figure)

@@ -5,9 +5,7 @@ import shutil
 
 import pytest
 import torch
-from click.testing import CliRunner
 
-from bsm.cli import cli
 from bsm.config import LossConfig, ModelConfig, StftConfig
 from bsm.errors import InputError
 from bsm.study.records import ROOT, read_result
@@ -37,11 +35,11 @@ def older(tmp_path):
     return folder
 
 
-def test_both_revisions_take_turns_and_each_is_its_own(monkeypatch, tmp_path, older):
+def test_both_revisions_take_turns_and_each_is_its_own(monkeypatch, tmp_path, older, invoke):
     monkeypatch.setattr(against, "SIZES", {"small": SMALL})
     path = tmp_path / "against.json"
     monkeypatch.setattr(against, "cases", lambda sizes: [("small", "mamba2"), ("small", "none")])
-    done = CliRunner().invoke(cli, ["bench", "step", "--against", str(older), "--repeats", "2", "--json", str(path)])
+    done = invoke("bench", "step", "--against", older, "--repeats", "2", "--json", path)
     assert done.exit_code == 0, done.output
     both = read_result(path)["values"]
     assert [(r["network"], r["revision"]) for r in both] == [
