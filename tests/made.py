@@ -1,4 +1,4 @@
-"""Made-up results whose answers are known: scores that differ by so much, and the file of a run."""
+"""Made-up sounds, and made-up results whose answers are known: scores that differ by so much, the file of a run."""
 
 import zlib
 from collections.abc import Mapping
@@ -6,6 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from bsm.study.records import mark, write_result
+
+
+def noise(seed, samples=8000, channels=2):
+    return np.random.default_rng(seed).uniform(-0.4, 0.4, (channels, samples)).astype(np.float32)
 
 
 def scored(

@@ -1,15 +1,15 @@
 """Steps of two revisions side by side: what each process is told, what a missing network and a wrong folder say."""
 
 import json
-import shutil
 
 import pytest
 import torch
 
 from bsm.config import LossConfig, ModelConfig, StftConfig
 from bsm.errors import InputError
-from bsm.study.records import ROOT, read_result
+from bsm.study.records import read_result
 from bsm.study.speed import against, revision
+from copies import copy_of_checkout
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,8 +26,7 @@ SMALL = against.Size(
 @pytest.fixture
 def older(tmp_path):
     """A checkout whose configuration knows no time block."""
-    folder = tmp_path / "older"
-    shutil.copytree(ROOT / "bsm", folder / "bsm", ignore=shutil.ignore_patterns("study", "__pycache__"))
+    folder = copy_of_checkout(tmp_path / "older", "bsm", "data_manifest", without=["study"])
     for path in folder.rglob("*.py"):
         path.write_text(path.read_text().replace("config.time_block", "config.other_block"))
     config = folder / "bsm" / "config.py"
