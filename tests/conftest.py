@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 
 from bsm import audio, bands
 from bsm.config import ModelConfig, StftConfig
@@ -89,6 +90,22 @@ def log_level_left_alone():
     level = logger.level
     yield
     logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def figures_closed():
+    """What a test drew is closed after it."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
+
+
+@pytest.fixture(scope="session")
+def invoke():
+    """Return the function that calls the command line in this process, and gives click's result."""
+    from bsm.cli import cli
+
+    return lambda *words, **options: CliRunner().invoke(cli, [*map(str, words)], **options)
 
 
 LOCK = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"

@@ -4,6 +4,7 @@ import logging
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +18,9 @@ from bsm.data.tracks import check, folder_tracks
 from bsm.errors import InputError
 from bsm.files import check_writable
 from bsm.inference import plan_outputs
+from made import noise
 
 RATE = 16000
-
-
-def noise(seed, samples=8000, channels=2):
-    return np.random.default_rng(seed).uniform(-0.4, 0.4, (channels, samples)).astype(np.float32)
-
-
-def good(folder, **options):
-    folder.mkdir(parents=True)
-    for seed, name in enumerate(("vocals", "other")):
-        audio.write(folder / f"{name}.wav", noise(seed, **options), RATE)
-    return folder
 
 
 def noisy_flac(folder):
@@ -78,8 +69,13 @@ BAD = {
 }
 
 
+@pytest.fixture
+def good(write_song):
+    return partial(write_song, seconds=0.5, rate=RATE)
+
+
 @pytest.fixture(params=BAD, ids=lambda spoil: spoil.__name__)
-def songs(request, tmp_path):
+def songs(request, tmp_path, good):
     """Three songs of which the second is bad; and what has to be said of it."""
     for name in ("a", "böse Ünïcödé 歌", "c"):
         good(tmp_path / name)
@@ -108,13 +104,13 @@ def test_a_bad_song_is_skipped_only_when_asked_and_by_name(songs, caplog):
         raise InputError(skipped["böse Ünïcödé 歌"])
 
 
-def test_bad_songs_alone_are_an_error(tmp_path):
+def test_bad_songs_alone_are_an_error(tmp_path, good):
     without_vocals(good(tmp_path / "a"))
     with pytest.raises(InputError, match="none of 1 songs can be used.*song without vocals"):
         open_tracks(tmp_path, "test", skipped={})
 
 
-def test_a_song_that_musdb18_lacks_a_stem_of_can_be_skipped(tmp_path, monkeypatch):
+def test_a_song_that_musdb18_lacks_a_stem_of_can_be_skipped(tmp_path, monkeypatch, good):
     monkeypatch.setattr(musdb18, "_check_count", lambda *_, **__: None)
     for song in ("Mu - Too Bright", "Zeno - Signs"):
         good(tmp_path / "test" / song)
@@ -142,7 +138,7 @@ def test_every_sample_format_reads_as_the_same_sound(tmp_path, subtype, step):
     np.testing.assert_allclose(track.mixture(10, 20), 2 * sound[:, 10:20], atol=2 * step + 1e-6)
 
 
-def test_silent_vocals_are_no_fault(tmp_path):
+def test_silent_vocals_are_no_fault(tmp_path, good):
     good(tmp_path / "played")
     audio.write(tmp_path / "played/vocals.wav", np.zeros((2, 8000), np.float32), RATE)
     skipped = {}

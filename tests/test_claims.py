@@ -3,16 +3,14 @@
 import json
 import re
 
-import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from bsm.cli import cli
 from bsm.errors import InputError
 from bsm.study.baselines import EQUALISER
 from bsm.study.claims import ledger
 from bsm.study.claims.claim import CLAIMS, GPU, LONG, PUBLISHED, Evidence, Finding, Values, Verdict, claim, computed
 from bsm.study.records import ROOT, mark, write_result
+from made import scored
 
 SUPPORTED, NOT_SUPPORTED, INCONSISTENT, INCONCLUSIVE, BLOCKED = Verdict
 
@@ -134,18 +132,14 @@ def test_the_long_study_goes_first_and_other_profiles_are_judged_alone(tmp_path)
 
 def test_a_campaigns_runs_are_gathered(tmp_path):
     """Stability from the long study's runs: one file per arm and seed, and one of the trivial separators."""
-    rng = np.random.default_rng(0)
-    means = {"mamba2": 5.0, "none": 2.0, "attention": 4.0}
-    for arm, mean in means.items():
+    for arm, mean in {"mamba2": 5.0, "none": 2.0, "attention": 4.0}.items():
         for seed in range(3):
-            scores = [
-                {"track": f"song {s}", "window": w, "usdr": s + mean - 2 * (arm == "attention" and w == 16) + noise}
-                for s in range(6)
-                for w in (1.0, 4.0, 16.0, None)
-                for noise in 0.02 * rng.normal(size=1)
-            ]
+            scores = []
+            for window in (1.0, 4.0, 16.0, None):
+                lost = 2 * (arm == "attention" and window == 16)
+                scores += scored({arm: {seed: mean - lost}}, noise=0.02, window=window)
             put(tmp_path, {f"songs-1s-{arm}-seed{seed}": {"scores": scores}}, LONG, {"arm": arm}, seed=seed)
-    trivial = [{"track": f"song {s}", "separator": EQUALISER, "seed": None, "usdr": 1.0 * s} for s in range(6)]
+    trivial = scored({EQUALISER: {None: 0.0}})
     put(tmp_path, {"songs-baselines-baselines-seed0": {"scores": trivial}}, LONG, {"arm": "baselines"}, seed=0)
     put(tmp_path, {"songs-1s-mamba2-lr0.004": {"history": []}}, LONG, {"arm": "mamba2"})  # chooses a rate: no result
     line = judged(tmp_path)["stable-1-16 (small models)"]
@@ -158,7 +152,6 @@ def test_a_campaigns_runs_are_gathered(tmp_path):
 @pytest.mark.parametrize("gain", [0.1, 1.0])
 def test_the_long_studys_songs_speak_once_both_networks_were_measured(tmp_path, gain):
     """Without BS-RoFormer the default profile's regions are judged; windows of 8 s need no second network."""
-    rng = np.random.default_rng(0)
     for arm, mean in {"mamba2": 5.0, "none": 3.0, "bs-roformer": 4.5}.items():
         if arm == "bs-roformer":
             before = judged(tmp_path)
@@ -167,29 +160,16 @@ def test_the_long_studys_songs_speak_once_both_networks_were_measured(tmp_path, 
             assert before["nonoverlap-8"].finding.verdict == (SUPPORTED if gain < 0.4 else NOT_SUPPORTED)
         for seed in range(3):
             regions, scores = [], []
-            for s in range(8):
-                noise = 0.02 * rng.normal()
-                better = {"mamba2": 0.5}.get(arm, 0.0)
-                regions += [
-                    {"track": f"song {s}", "region": r, "cut": False, "duration": d, "gap": 1.0}
-                    | {"sdr": mean + noise + better * (d < 2)}
-                    for r, d in enumerate((0.5, 1.5, 3.0))
-                ]
-                for window, hop, more in ((None, None, 0.0), (8.0, 8.0, 0.0), (8.0, 4.0, gain)):
-                    scores.append({"track": f"song {s}", "window": window, "hop": hop, "usdr": mean + noise + more})
+            for region, duration in enumerate((0.5, 1.5, 3.0)):
+                reached = {arm: {seed: mean + 0.5 * (arm == "mamba2" and duration < 2)}}
+                about = {"region": region, "cut": False, "duration": duration, "gap": 1.0}
+                regions += scored(reached, songs=8, noise=0.002, metrics=["sdr"], **about)
+            for window, hop, more in ((None, None, 0.0), (8.0, 8.0, 0.0), (8.0, 4.0, gain)):
+                scores += scored({arm: {seed: mean + more}}, songs=8, noise=0.002, window=window, hop=hop)
             name = f"songs-1s-regions-{arm}-seed{seed}"
             put(tmp_path, {name: {"regions": regions, "scores": scores}}, LONG, {"arm": arm}, seed=seed)
-        trivial = [
-            {"track": f"song {s}", "separator": EQUALISER, "seed": None, "window": None, "hop": None, "usdr": 0.5}
-            for s in range(8)
-        ]
-        put(
-            tmp_path,
-            {"songs-baselines-regions-baselines-seed0": {"scores": trivial}},
-            LONG,
-            {"arm": "baselines"},
-            seed=0,
-        )
+        trivial = {"scores": scored({EQUALISER: {None: 0.5}}, songs=8, window=None, hop=None)}
+        put(tmp_path, {"songs-baselines-regions-baselines-seed0": trivial}, LONG, {"arm": "baselines"}, seed=0)
     line = judged(tmp_path)["intermittent (small models)"]
     assert line.finding.verdict == SUPPORTED, line.finding
     assert line.finding.measured.startswith("1.0") and "0.50 dB" in line.finding.reasons[0]
@@ -240,16 +220,13 @@ def test_results_that_are_not_the_papers_do_not_count_as_such(tmp_path):
 
 def test_the_published_model_is_judged_as_far_as_excerpts_can(tmp_path):
     """What `make published` writes: a change between windows that is seen counts, that none is seen does not."""
-    rng = np.random.default_rng(0)
 
     def put_windows(gain):
-        case = {"model": "BSMamba2", "seed": None, "seconds": 6.0}
-        values = [
-            case | {"track": f"song {s}", "window": w, "hop": w, "usdr": made, "csdr": made}
-            for s in range(6)
-            for w in (1.0, 2.0, 6.0)
-            for made in s + gain * (w == 1) + 0.02 * rng.normal(size=1)
-        ]
+        given = {"field": "model", "metrics": ("usdr", "csdr"), "noise": 0.02, "seconds": 6.0}
+        values = []
+        for window in (1.0, 2.0, 6.0):
+            reached = {"BSMamba2": {None: gain * (window == 1)}}
+            values += scored(reached, window=window, hop=window, **given)
         put(tmp_path, {"input_length": {"scores": values, "against": {"BSMamba2": 6.0}}}, PUBLISHED)
         return judged(tmp_path)["stable-1-16 (published model)"]
 
@@ -379,9 +356,9 @@ def test_a_page_that_says_more_than_the_files_is_found(tmp_path):
     assert ledger.check(tmp_path) == ["CLAIMS.md: not there"]
 
 
-def test_command(tmp_path):
+def test_command(tmp_path, invoke):
     def run(word):
-        return CliRunner().invoke(cli, ["claims", word, "--reports", str(tmp_path)])
+        return invoke("claims", word, "--reports", tmp_path)
 
     put(tmp_path, benchmark())
     assert run("render").exit_code == 0

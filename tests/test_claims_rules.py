@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bsm.stats import bootstrap_interval
-from bsm.study.assay import INSENSITIVE
+from bsm.stats import Interval
+from bsm.study.assay import INSENSITIVE, MARGIN
 from bsm.study.baselines import EQUALISER
 from bsm.study.claims import data, exact, learning, learning_regions, probe, scan, step
 from bsm.study.claims import published as paper
@@ -14,23 +14,31 @@ from bsm.study.speed import data as bench
 from bsm.study.speed import spectra
 from bsm.study.speed.parts import OPTIMISER, SCAN
 from bsm.study.speed.step import BEFORE, OURS, REDUCED
+from made import scored
 
 SUPPORTED, NOT_SUPPORTED, INCONSISTENT, INCONCLUSIVE, BLOCKED = Verdict
 
 
 @pytest.mark.parametrize(
-    ("values", "low", "high", "verdict"),
+    ("ends", "low", "high", "verdict"),
     [
-        ([9, 9.1, 8.9, 9.2], 8, np.inf, SUPPORTED),
-        ([5, 5.1, 4.9, 5.2], 8, np.inf, NOT_SUPPORTED),
-        ([7, 9, 7.5, 8.5], 8, np.inf, INCONCLUSIVE),
-        ([1.5, 1.51, 1.49], 1.1, 1.2, NOT_SUPPORTED),
-        ([1.14, 1.15, 1.16], 1.1, 1.2, SUPPORTED),
-        ([9.0], 8, np.inf, INCONCLUSIVE),  # one value has no interval
+        ((8.9, 9.2), 8, np.inf, SUPPORTED),
+        ((4.9, 5.2), 8, np.inf, NOT_SUPPORTED),
+        ((7.2, 8.9), 8, np.inf, INCONCLUSIVE),
+        ((1.49, 1.51), 1.1, 1.2, NOT_SUPPORTED),
+        ((1.14, 1.16), 1.1, 1.2, SUPPORTED),
+        ((np.nan, np.nan), 8, np.inf, INCONCLUSIVE),  # as of one value
+        ((-0.1, 0.3), -MARGIN, MARGIN, SUPPORTED),  # none is seen, and it is small at most
+        ((-0.1, 0.6), -MARGIN, MARGIN, INCONCLUSIVE),
+        ((0.5, 0.9), -MARGIN, MARGIN, NOT_SUPPORTED),
+        ((-2, -0.5), -MARGIN, MARGIN, NOT_SUPPORTED),
+        ((0.1, 0.2), -MARGIN, MARGIN, SUPPORTED),  # one is seen, and is small: that counts as none
+        ((np.nan, np.nan), -MARGIN, MARGIN, INCONCLUSIVE),
     ],
 )
-def test_a_ratio_is_judged_by_its_interval(values, low, high, verdict):
-    assert judge_ratio(bootstrap_interval(values), low, high) == verdict
+def test_a_ratio_or_difference_is_judged_by_its_interval(ends, low, high, verdict):
+    assert MARGIN == 0.41
+    assert judge_ratio(Interval(np.mean(ends), *ends, 8, 0, ""), low, high) == verdict
 
 
 def test_exact_rules():
@@ -185,20 +193,13 @@ def test_loader_needs_a_core_for_each_worker():
     assert found.verdict == BLOCKED and "9.00x" in found.reasons[1]
 
 
-def baselines(songs=6):
-    return [{"track": f"song {s}", "separator": EQUALISER, "seed": None, "usdr": 1.0 * s} for s in range(songs)]
+def baselines():
+    return scored({EQUALISER: {None: 0.0}})
 
 
-def trained(means, *, songs=6, seeds=3, field="separator", **fields):
-    """Records of trained separators, so many dB above the song's own level."""
-    rng = np.random.default_rng(round(10 * fields.get("window", 0)))
-    return [
-        {"track": f"song {s}", field: arm, "seed": seed, **fields}
-        | {m: s + mean + 0.02 * rng.normal() for m in ("usdr", "csdr")}
-        for s in range(songs)
-        for arm, mean in means.items()
-        for seed in range(seeds)
-    ]
+def trained(means, **given):
+    """Records of trained separators."""
+    return scored(means, metrics=("usdr", "csdr"), noise=0.02, **given)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ def trained(means, *, songs=6, seeds=3, field="separator", **fields):
 )
 def test_a_slight_loss(cost, seeds, verdict):
     means = {"base": 5.0, learning.REDUCED_LOSS: 5.0 - cost, learning.BLIND_LOSS: 2.0}
-    made = trained(means, seeds=seeds, field="variant")
+    made = trained(means, seeds=range(seeds), field="variant")
     found = learning.slight_loss(made, baselines(), margin=0.41)
     assert found.verdict == verdict and "costs " in found.measured + found.reasons[0]
     assert learning.slight_loss(made, margin=0.41).measured.startswith(INSENSITIVE)  # without the equaliser

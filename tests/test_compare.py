@@ -3,18 +3,12 @@
 import pytest
 
 from bsm.study.compare import differences, paired, table_of, tidy
+from made import scored
 
 
-def scores(**seeds):
-    """A frame of ten songs; a system's score under a seed is the song's number plus what is given."""
-    return tidy(
-        [
-            {"track": f"song {song}", "system": name, "seed": seed, "usdr": song + gain}
-            for name, gains in seeds.items()
-            for seed, gain in gains.items()
-            for song in range(10)
-        ]
-    )
+def scores(**means):
+    """A frame of ten songs."""
+    return tidy(scored(means, songs=10))
 
 
 def test_only_common_seeds_are_compared():

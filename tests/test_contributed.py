@@ -6,9 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from bsm.cli import cli
 from bsm.data.registry import load
 from bsm.errors import InputError
 from bsm.study.claims import ledger
@@ -90,13 +88,13 @@ def test_each_fault_is_refused_in_a_sentence(changes, match, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_every_faulty_file_is_named(tmp_path):
+def test_every_faulty_file_is_named(tmp_path, invoke):
     put(tmp_path, changed({"summary": None}), "a")
     put(tmp_path, EXAMPLE, "b")
     (tmp_path / "contributed" / "c.json").write_text("{")
     faults = check(tmp_path)
     assert [re.search(r"(\w)\.json", fault)[1] for fault in faults] == ["a", "c"]
-    done = CliRunner().invoke(cli, ["claims", "check", "--reports", str(tmp_path)])
+    done = invoke("claims", "check", "--reports", tmp_path)
     assert done.exit_code == 1 and all(fault in done.output for fault in faults)
 
 
@@ -194,14 +192,14 @@ def test_a_result_of_something_else_settles_nothing(change, reason, reports):
 # --- From an evaluation ----------------------------------------------------------------------------------------------
 
 
-def test_an_evaluation_is_contributed_by_one_command(tmp_path, small_model, write_song):
+def test_an_evaluation_is_contributed_by_one_command(tmp_path, small_model, write_song, invoke):
     weights = save_model(small_model, tmp_path / "m.safetensors", {})
     for song in ("a", "b"):
         write_song(tmp_path / "songs" / "test" / song, 2.0, seed=ord(song))
     result = tmp_path / "mine.json"
     evaluate_weights(weights, tmp_path / "songs", processes=1, output=result)
     words = ["claims", "contribute", str(result), "--reports", str(tmp_path), "--contributor", "A", "--system", "S"]
-    done = CliRunner().invoke(cli, words)
+    done = invoke(*words)
     assert done.output.strip() == str(tmp_path / "contributed" / "mine.json"), done
     record = read_contributed(tmp_path / "contributed" / "mine.json")
     about, own = record.pop("contribution"), json.loads(result.read_text())

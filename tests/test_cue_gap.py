@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from bsm import cue_gap
-from bsm.cli import cli
 from bsm.cue_gap import (
     RATE,
     TRAINING,
@@ -290,15 +288,13 @@ def of_another_shape():
     return nn.Conv1d(1, 2, 1)
 
 
-def test_any_network_is_trained_and_scored(tmp_path):
+def test_any_network_is_trained_and_scored(tmp_path, invoke):
     path = tmp_path / "filter.json"
     options = ["--steps", "4", "--seed", "3", "-o", str(path)]
     with pytest.MonkeyPatch.context() as patch:
         few = [cue_gap.Question("gap 0.25", Condition(0.25), 4)]
         patch.setattr(cue_gap, "questions", lambda probe: few)
-        done = CliRunner().invoke(
-            cli, ["cue-gap", "--network", f"{__name__}:adapter", *options], catch_exceptions=False
-        )
+        done = invoke("cue-gap", "--network", f"{__name__}:adapter", *options, catch_exceptions=False)
     assert done.exit_code == 0 and "gap 0.25" in done.output
     record = json.loads(path.read_text())
     assert record["seed"] == 3 and record["parameters"]["arm"] == f"{__name__}:adapter"

@@ -15,6 +15,7 @@ import pytest
 from nbclient import NotebookClient
 
 from bsm.cli import cli
+from copies import copy_of_checkout
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -145,14 +146,7 @@ print("used")
 
 
 def test_diffs_apply_and_do_what_they_say(tmp_path):
-    copied = ("bsm", "data_manifest", "tests/test_manifest.py")
-    for place in copied:
-        source, target = ROOT / place, tmp_path / place
-        target.parent.mkdir(exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, target)
+    copy_of_checkout(tmp_path, "bsm", "data_manifest", "tests/test_manifest.py")
     diffs = re.findall(r"```diff\n(.*?)```", (ROOT / "docs" / "extend.md").read_text(), re.DOTALL)
     assert len(diffs) == 3
     for diff in diffs:  # a file and a line at most

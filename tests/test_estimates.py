@@ -1,13 +1,12 @@
 """Estimates of any separator: found under the names that people use, checked, and measured by region."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from bsm import audio
-from bsm.cli import cli
 from bsm.errors import InputError
 from bsm.study.estimates import PATTERNS, Estimates, references, score_regions
 
@@ -34,11 +33,12 @@ def songs(tmp_path):
     return tmp_path
 
 
-def run(*arguments):
-    return CliRunner().invoke(cli, ["regions", *map(str, arguments)], catch_exceptions=False)
+@pytest.fixture
+def run(invoke):
+    return partial(invoke, "regions", catch_exceptions=False)
 
 
-def test_two_systems_are_compared_by_region(songs):
+def test_two_systems_are_compared_by_region(songs, run):
     done = run(songs / "songs", songs / "good", songs / "bad", "-o", songs / "out/r.json")
     assert done.exit_code == 0 and (songs / "out/r.png").is_file()
     record = json.loads((songs / "out/r.json").read_text())
@@ -57,7 +57,7 @@ def test_two_systems_are_compared_by_region(songs):
     assert rows["sdr", "gap 2 to 8 s"]["means"]["good"]["tracks"] == 6
 
 
-def test_one_song_and_one_file(songs):
+def test_one_song_and_one_file(songs, run):
     song = songs / "songs/song 0"
     done = run(song, songs / "good/song 0/vocals.wav", "--name", "mine", "-o", songs / "r.json")
     assert done.exit_code == 0 and "mine" in done.output
@@ -87,6 +87,6 @@ def test_what_does_not_fit_is_named_before_anything_is_measured(songs):
     assert not (songs / "r.json").exists()
 
 
-def test_systems_need_names_of_their_own(songs):
-    done = CliRunner().invoke(cli, ["regions", str(songs / "songs"), str(songs / "good"), str(songs / "good")])
+def test_systems_need_names_of_their_own(songs, invoke):
+    done = invoke("regions", songs / "songs", songs / "good", songs / "good")
     assert done.exit_code == 2 and "different names" in done.output

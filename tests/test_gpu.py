@@ -8,11 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from click.testing import CliRunner
 from torch import nn
 
 from bsm import cue_gap
-from bsm.cli import cli
 from bsm.config import ModelConfig
 from bsm.errors import InputError
 from bsm.mamba2 import Mamba2
@@ -281,22 +279,22 @@ def test_cue_and_gap_trainings(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_without_a_gpu_it_says_what_to_do(tmp_path, monkeypatch):
+def test_without_a_gpu_it_says_what_to_do(tmp_path, monkeypatch, invoke):
     monkeypatch.setattr(gpu, "in_a_process", lambda *_: pytest.fail("something was measured"))
-    done = CliRunner().invoke(cli, ["bench", "gpu"])
+    done = invoke("bench", "gpu")
     assert isinstance(done.exception, InputError) and "no CUDA device" in str(done.exception)
     assert "machine with an NVIDIA GPU" in str(done.exception) and "\n" not in str(done.exception)
-    wrong = CliRunner().invoke(cli, ["bench", "gpu", "speed"])
+    wrong = invoke("bench", "gpu", "speed")
     assert "unknown part 'speed'; choose one of block, step, scan" in str(wrong.exception)
 
 
 @pytest.mark.parametrize(("status", "exit_code"), [(DONE, 0), (LEFT_OUT, 0), (FAILED, 1), (STOPPED, 1)])
-def test_the_command_ends_with_a_table(monkeypatch, status, exit_code):
+def test_the_command_ends_with_a_table(monkeypatch, status, exit_code, invoke):
     monkeypatch.setattr(gpu, "check", lambda: None)
     monkeypatch.setattr(gpu, "lacking", lambda device: {})
     monkeypatch.setattr(gpu, "in_a_process", lambda part: (status, "a note"))
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    done = CliRunner().invoke(cli, ["bench", "gpu", "block", "scan", "--deadline", "1000"])
+    done = invoke("bench", "gpu", "block", "scan", "--deadline", "1000")
     assert done.exit_code == exit_code
     assert "| part | status | seconds | note |" in done.stdout and f"| scan | {status} | 0 | a note |" in done.stdout
 

@@ -448,16 +448,3 @@ def test_a_song_of_any_name_is_separated(tmp_path, name):
     (paths,) = plan_outputs([song], None).values()
     separate_file(Stand(), song, paths)
     assert sorted(tmp_path.iterdir()) == sorted([song, *paths])
-
-
-def test_a_part_that_cannot_be_written_is_named(tmp_path, monkeypatch):
-    song = write(tmp_path / "a.wav")
-    (paths,) = plan_outputs([song], None).values()
-
-    def fail(*_args, **_kwargs):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(soundfile, "write", fail)
-    with pytest.raises(InputError, match=r"/a\.vocals\.wav: cannot be written"):
-        separate_file(Stand(), song, paths)
-    assert list(tmp_path.iterdir()) == [song]

@@ -2,7 +2,6 @@
 
 import math
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from torch import nn
@@ -15,6 +14,7 @@ from bsm.evaluate import score
 from bsm.study import figures, windows
 from bsm.study import input_length as study
 from bsm.study.subjects import Subject
+from made import scored
 
 RATE = 44100
 
@@ -120,19 +120,12 @@ def test_the_loudest_stretch(tmp_path):
     assert windows.loudest(track, 2) == (4000, 6000) and windows.loudest(track, 60) == (0, 9000)
 
 
-def records(gains, *, songs=6, seeds=(0, 1), model="BSMamba2"):
+def records(gains, model="BSMamba2"):
     """Scores in which a condition is better than that of the training, (2, 2), by a known amount."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for song in range(songs):
-        level = 5 * rng.normal()  # of the song: cancels in pairs
-        spread = 0.01 * (song - (songs - 1) / 2)
-        for seed in seeds:
-            for (window, hop), gain in {(2.0, 2.0): 0.0, **gains}.items():
-                value = level + seed + (gain + spread if (window, hop) != (2.0, 2.0) else 0.0)
-                own = {"track": f"song {song}", "model": model, "seed": seed, "window": window, "hop": hop}
-                rows.append(own | {"usdr": value, "csdr": value})
-    return rows
+    made = scored(
+        {(2.0, 2.0): 0.0} | gains, field="case", seeds=(0, 1), metrics=("usdr", "csdr"), luck=1.0, spread=0.01
+    )
+    return [row | {"model": model, "window": row["case"][0], "hop": row["case"][1]} for row in made]
 
 
 GAINS = {(1.0, 1.0): -0.5, (8.0, 8.0): 0.0, (math.inf, math.inf): 0.3, (8.0, 4.0): 0.2}
@@ -182,7 +175,6 @@ def test_without_a_window_of_the_training_the_longest_takes_its_place():
     above, _, below, _ = study.figure(made, rows, trained).axes
     assert "as trained" not in {text.get_text() for text in above.texts}
     assert below.get_title() == "uSDR against the longest window"
-    plt.close("all")
 
 
 def test_tables_and_figures_have_every_condition():
@@ -200,7 +192,6 @@ def test_tables_and_figures_have_every_condition():
     assert {"BSMamba2", "BS-RoFormer"} <= {text.get_text() for text in axes[1].texts}
     drawn = axes[2].containers[0].lines[0].get_ydata()
     np.testing.assert_allclose(drawn, [-0.5, np.nan, 0, 0.3], atol=1e-9)
-    plt.close("all")
 
 
 def test_means_without_an_interval_are_hollow():
@@ -216,4 +207,3 @@ def test_means_without_an_interval_are_hollow():
     made = records(GAINS)
     ax = study.figure(made, study.differences(made, trained), trained).axes[0]
     assert ax.figure.get_supxlabel() == ""
-    plt.close("all")

@@ -15,20 +15,17 @@ from bsm.data import mir1k, musdb18
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import AudioFile, Track, folder_tracks
 from bsm.errors import InputError
+from made import noise
 
 ROOT = Path(__file__).parents[1]
 CLIPS = ROOT.parent / "shared/audio/mir1k"
 RATE = 16000
 
 
-def noise(seed, samples=4000, channels=2):
-    return np.random.default_rng(seed).uniform(-0.4, 0.4, (channels, samples)).astype(np.float32)
-
-
 def write_clips(root, *names):
     root.mkdir(parents=True, exist_ok=True)
     for seed, name in enumerate(names):
-        audio.write(root / name, noise(seed), RATE, subtype="PCM_16")
+        audio.write(root / name, noise(seed, 4000), RATE, subtype="PCM_16")
     return root
 
 

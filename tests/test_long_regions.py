@@ -4,7 +4,6 @@ import json
 import math
 from types import SimpleNamespace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -23,8 +22,8 @@ from bsm.study.long import region_tables, songs
 from bsm.study.long import regions as study
 from bsm.study.long.carriers import Cut, replaced
 from bsm.study.occurrence import AFTER, BEFORE, CAP, SDR
-from bsm.study.records import mark, write_result
 from bsm.weights.files import save_model
+from made import scored, write_run
 
 RATE = 1000
 REGIONS = [Region(1.0, 2.0), Region(2.5, 3.5), Region(6.0, 8.0), Region(8.4, 8.9)]
@@ -183,23 +182,19 @@ def test_the_measurement_from_end_to_end(tmp_path, monkeypatch):
 
 def measured(folder, arm, level, seed=0, *, after_long_gaps=0.0, past=0.0, of="songs-1s-regions", **own):
     """Write the result of a network of so many dB, and so many more after gaps from 4 s on; ``past`` is worth that."""
-    regions, scores = [], []
-    for track in (f"song {i}" for i in range(12)):
-        noise = np.random.default_rng([seed, len(arm), int(track[5:])]).normal(0, 0.05)
+    scores = scored({arm: {seed: level}}, songs=12, noise=0.05, window=None, hop=None)
+    regions = []
+    for score in scores:
         for region, gap in enumerate((0.5, 1.5, 5.0, 9.0)):
-            sdr = level + noise + after_long_gaps * (gap >= 4)
+            sdr = score["usdr"] + after_long_gaps * (gap >= 4)
             row = {"region": region, "start": 10.0 * region, "duration": 1.0 + region, "cut": False, "gap": gap}
             row |= {"nearest": gap, "elsewhere": 9.0 - region, "elsewhere_in_window": 1.0, "share": 0.2}
             row |= {SDR: sdr, BEFORE: -20.0, AFTER: -20.0, study.FIRST: sdr, study.IN_WINDOW: sdr}
             if region in (1, 2):
                 row |= {study.NO_FUTURE: sdr, study.NO_PAST: sdr - past, study.FIRST_NO_PAST: sdr - past}
-            regions.append({"track": track} | row | own)
-        scores.append({"track": track, "window": None, "hop": None, "usdr": level + noise} | own)
-    return write_result(
-        folder / f"{of}-{arm}-seed{seed}.json",
-        measured="", parameters={"arm": arm}, values={"regions": regions, "scores": scores}, seed=seed,
-        started=mark(), data="", inputs=[],
-    )  # fmt: skip
+            regions.append({"track": score["track"]} | row | own)
+    values = {"regions": regions, "scores": [row | own for row in scores]}
+    return write_run(folder / f"{of}-{arm}-seed{seed}.json", arm, values, seed)
 
 
 @pytest.fixture
@@ -262,7 +257,7 @@ def test_real_singing_is_compared_alike(tmp_path):
     rows = region_tables.compare(frame, conditions)
     everywhere = rows[0]["differences"]["no time block"]
     assert everywhere["estimate"] == pytest.approx(1, abs=0.1) and everywhere["tracks"] == 48
-    plt.close(region_tables.figure_of(rows, conditions))
+    region_tables.figure_of(rows, conditions)
     places = region_tables.CONTRASTS["singers"]
     assert len(region_tables.contrasts(frame, places)) == len(places)
     assert "BSMamba2 minus no time block, SDR: " in region_tables.answer(scores, rows, [])
@@ -295,7 +290,5 @@ def test_the_figures_name_every_network_and_bin(made):
             ticks = [text.get_text() for text in ax.get_xticklabels()]
             own = [row for row in rows if (row["by"], row["quantity"]) == (condition.title, condition.measures[0])]
             assert len(ticks) == len(own) and all(f"n={r['regions']}" in t for r, t in zip(own, ticks, strict=True))
-        plt.close(drawn)
     drawn = region_tables.figure_without(region_tables.without(region_tables.read(made, "songs-1s")))
     assert [text.get_text() for text in drawn.axes[0].get_xticklabels()][:2] == ["no future", "no past"]
-    plt.close(drawn)

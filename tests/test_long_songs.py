@@ -2,13 +2,12 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from bsm.errors import InputError
 from bsm.study.baselines import EQUALISER
 from bsm.study.long import arms, songs
-from bsm.study.records import mark, write_result
+from made import scored, write_run
 
 
 @pytest.mark.parametrize("arm", ["mamba2", "none", "bs-roformer"])
@@ -29,39 +28,26 @@ def test_a_run_without_one_best_weight(tmp_path):
         songs.best_weights(tmp_path)
 
 
-def finish(folder, name, arm, scores, seed=0):
-    values = {"scores": scores, "training_seconds": 120.0}
-    parameters = {"arm": arm, "parameters": 240_000, "train": {"lr": 0.002}}
-    place = folder / f"{name}-{arm}-seed{seed}.json"
-    write_result(
-        place, measured="", parameters=parameters, values=values, started=mark(), data="", inputs=[], seed=seed
-    )
-
-
 def test_what_the_arms_reach_follows_from_the_scores(tmp_path):
-    noise = np.random.default_rng(0).normal(0, 0.1, 12)
-    songs_ = [f"song {i}" for i in range(12)]
-
-    def row(track, usdr, **more):
-        return {"track": track, "usdr": usdr, "si_sdr": usdr, "level": -1.0} | more
-
+    given = {"songs": 12, "seeds": [0], "metrics": ("usdr", "si_sdr"), "level": -1.0}
+    about = {"parameters": 240_000, "train": {"lr": 0.002}}
     for arm, usdr in {"mamba2": 5.0, "none": 3.2}.items():
-        scores = [row(t, usdr + n + 0.5 * (w or 0), window=w) for t, n in zip(songs_, noise, strict=True)
-                  for w in (1.0, None)]  # fmt: skip
-        finish(tmp_path, "songs-1s", arm, scores)
+        scores = [row for window, more in ((1.0, 0.5), (None, 0.0))
+                  for row in scored({arm: usdr + more}, apart=0.1, window=window, **given)]  # fmt: skip
+        write_run(tmp_path / f"songs-1s-{arm}-seed0.json", arm, {"scores": scores, "training_seconds": 120.0}, **about)
     with pytest.raises(InputError, match="no finished run of songs-1s or songs-baselines"):
         arms.scores(tmp_path, "songs-1s")
-    trivial = [row(t, 2.0 + n, separator=EQUALISER, seed=None) for t, n in zip(songs_, noise[::-1], strict=True)]
-    finish(tmp_path, "songs-baselines", "baselines", trivial)
+    trivial = {"scores": scored({EQUALISER: {None: 2.0}}, apart=-0.1, **given)}
+    write_run(tmp_path / "songs-baselines-baselines-seed0.json", songs.BASELINES, trivial)
     frame = arms.scores(tmp_path, "songs-1s")
     table = arms.table(frame).set_index("separator")
     assert table.loc["BSMamba2", "gate"] == "passes" and table.loc["no time block", "gate"] == "fails"
     assert table.loc["BSMamba2", "minus equaliser"].startswith("3.00 [") and table.loc["BSMamba2", "minutes"] == "2.0"
     assert table.loc["BSMamba2", "parameters"] == "0.24 M"
-    assert table.loc[EQUALISER, "uSDR (dB)"] == pytest.approx(2 + noise.mean())
+    assert table.loc[EQUALISER, "uSDR (dB)"] == pytest.approx(2)
     by_window = arms.windows(frame).set_index("arm")
-    assert by_window.loc["BSMamba2", "1 s"] == f"{5.5 + noise.mean():.2f} (1.80 [1.80, 1.80])"
-    assert by_window.loc["no time block", "whole song"] == f"{3.2 + noise.mean():.2f}"
+    assert by_window.loc["BSMamba2", "1 s"] == "5.50 (1.80 [1.80, 1.80])"
+    assert by_window.loc["no time block", "whole song"] == "3.20"
 
 
 @pytest.mark.slow

@@ -7,13 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from bsm import bands
-from bsm.cli import cli
 from bsm.config import LossConfig, ModelConfig, StftConfig, TrainConfig
 from bsm.errors import InputError
 from bsm.loss import bsmamba2_loss
@@ -350,7 +348,7 @@ def changed(path, **changes):
     return path
 
 
-def test_the_published_checkpoints_stand_in_loads(tmp_path, caplog):
+def test_the_published_checkpoints_stand_in_loads(tmp_path, caplog, invoke):
     """A checkpoint of the published one's names and sizes: of its size in bytes, too, within what zip adds."""
     caplog.set_level("INFO")
     torch.manual_seed(0)
@@ -359,9 +357,7 @@ def test_the_published_checkpoints_stand_in_loads(tmp_path, caplog):
     assert abs(checkpoint.stat().st_size - 192_610_602) < 20_000
     (tmp_path / "config.yaml").write_text(PUBLISHED)
     target = tmp_path / "ours.safetensors"
-    done = CliRunner().invoke(
-        cli, ["weights", "convert", str(checkpoint), str(target), "--config", str(tmp_path / "config.yaml")]
-    )
+    done = invoke("weights", "convert", checkpoint, target, "--config", tmp_path / "config.yaml")
     assert done.output.split() == [str(target), str(target.with_suffix(".json"))]
     loaded = load_model(target)
     assert loaded.config == ModelConfig() and same(loaded, model)

@@ -10,6 +10,7 @@ from bsm.activity import Region
 from bsm.errors import InputError
 from bsm.study import occurrence as study
 from bsm.study import occurrence_figures as plots
+from made import scored
 
 RATE = 1000
 REGIONS = [Region(1.0, 3.0), Region(3.4, 3.8)]
@@ -137,21 +138,16 @@ def test_bins():
         study.bins([2, 2])
 
 
-def records(gain, *, songs=5, per_song=3, models=("BSMamba2", "BS-RoFormer"), duration=1.5):
-    """Regions in which the first model is better by `gain`, with a spread over songs that has no mean."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for song in range(songs):
-        for region in range(per_song):
-            level = rng.normal(0, 5)  # of the region: cancels in pairs
-            for seed in (0, 1):
-                for model in models:
-                    better = model == models[0]
-                    value = level + seed + better * (gain + 0.1 * (song - (songs - 1) / 2))
-                    row = {"track": f"song {song}", "region": region, "model": model, "seed": seed}
-                    row |= {"duration": duration, "sdr": value, "leakage_before": value, "leakage_after": value}
-                    rows.append(row)
-    return rows
+def records(gain, *, songs=5, models=("BSMamba2", "BS-RoFormer"), duration=1.5):
+    """Three regions in each song, in which the first model is better by `gain`."""
+    given = {"field": "model", "seeds": (0, 1), "metrics": ("sdr", "leakage_before", "leakage_after")}
+    given |= {"songs": songs, "luck": 1.0, "spread": 0.1, "duration": duration}
+    means = dict.fromkeys(models, 0.0)
+    return [
+        row
+        for region in range(3)
+        for row in scored(means | {models[0]: gain}, apart=5.0 - region, region=region, **given)
+    ]
 
 
 def test_comparisons_are_paired_per_region_and_clustered_by_song():
@@ -242,7 +238,6 @@ def test_bins_are_drawn_with_their_number_of_regions():
     plots.draw_bins(ax, rows, "differences")
     assert [label.get_text() for label in ax.get_xticklabels()] == ["under 1\nn=15", "1 to 2\nn=0", "2 on\nn=15"]
     np.testing.assert_allclose(ax.containers[0].lines[0].get_ydata(), [1, np.nan, 2], atol=1e-9)
-    plt.close(figure)
 
 
 def test_timeline_draws_every_signal():
@@ -257,4 +252,3 @@ def test_timeline_draws_every_signal():
     assert [ax.get_title(loc="left") for ax in axes[:4]] == [
         f"{name} (RMS)" for name in ("mixture", "true vocals", "a", "b")
     ]
-    plt.close(figure)

@@ -1,9 +1,7 @@
 """What a training would take: the arithmetic, the choice of a measurement, and what is said about it."""
 
 import pytest
-from click.testing import CliRunner
 
-from bsm.cli import cli
 from bsm.config import ModelConfig, TrainConfig
 from bsm.errors import InputError
 from bsm.study.counts import GIB, parameter_count, step_memory
@@ -120,12 +118,12 @@ def test_files_that_do_not_fit(tmp_path):
             plan.choose(file, "tiny", "cpu")
 
 
-def test_command(tmp_path):
+def test_command(tmp_path, invoke):
     path = result(tmp_path / "step.json", measured())
-    done = CliRunner().invoke(cli, ["plan", "--preset", "tiny", "--device", "cpu", "--from", str(path)])
+    done = invoke("plan", "--preset", "tiny", "--device", "cpu", "--from", path)
     assert done.exit_code == 0, done.output
     assert "100 epochs x 430 steps of 30 segments" in done.output
     assert "profile demo" in done.output
     assert "extrapolated from 2 steps" in done.output
-    wrong = CliRunner().invoke(cli, ["plan", "--preset", "huge", "--from", str(path)])
+    wrong = invoke("plan", "--preset", "huge", "--from", path)
     assert isinstance(wrong.exception, InputError)

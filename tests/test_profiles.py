@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,14 +15,12 @@ from bsm.data import registry
 from bsm.errors import InputError
 from bsm.study import profiles
 from bsm.study.profiles import Profile
+from copies import copy_of_checkout
+from made import noise
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "notebooks/profiles").glob("*.yaml"))
 VALUES = {"profile": "own", "data": "own", "title": "own songs", "model": "tiny", "seed": 0}
-
-
-def noise(seed, samples=8000, channels=2):
-    return np.random.default_rng(seed).uniform(-0.4, 0.4, (channels, samples)).astype(np.float32)
 
 
 @pytest.fixture
@@ -124,10 +121,7 @@ def test_bad_songs_are_left_out_only_by_a_profile_that_says_so(own, tmp_path, ca
 
 
 def test_the_workflow_says_what_to_fetch_before_anything_starts(tmp_path):
-    for name in ("bsm", "notebooks"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "data_manifest", tmp_path / "data_manifest")
-    shutil.copy(ROOT / "Snakefile", tmp_path)
+    copy_of_checkout(tmp_path, "bsm", "notebooks", "data_manifest", "Snakefile")
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--config", "profile=mir1k"]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / ".cache"), "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)

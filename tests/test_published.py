@@ -2,7 +2,6 @@
 
 import hashlib
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -186,7 +185,6 @@ def test_the_published_scores_stand_beside_those_of_the_same_songs():
     assert row["median"] == words(bootstrap_interval(songs, np.median))
     figure = figures.figure_of_scores(records, "songs", published.PUBLISHED)
     assert [ax.get_title() for ax in figure.axes] == ["uSDR, songs", "cSDR, songs"]
-    plt.close(figure)
 
 
 def test_scores_of_clips_are_drawn_by_singer():

@@ -235,7 +235,6 @@ def report_of(tmp_path, **changes):
     weights.write_bytes(b"1")
     result = write(tmp_path / "results/scores.json", inputs=[weights], seed=7, started=records.mark(), **changes)
     figure = figures.save(plt.figure(), tmp_path / "figures/scores.png")
-    plt.close("all")
     return result, figure, weights
 
 
@@ -296,7 +295,6 @@ def test_figures_are_reproducible_files(tmp_path):
             figures.mark_regions(axes[0], [(0.1, 0.2), (0.5, 0.6)])
             figures.dots(axes[1], {"one": tabled([1.0]), "none": tabled([None]), "many": tabled([1.0, 2.0, 4.0, None])})
             files.append(figures.save(figure, tmp_path / name).read_bytes())
-            plt.close(figure)
     assert files[0] == files[1]
     assert files[0].startswith(b"\x89PNG")
     assert image.get_clim() == (-80, 0)
@@ -305,7 +303,6 @@ def test_figures_are_reproducible_files(tmp_path):
     assert [x.get_text() for x in axes[1].texts] == ["n = 1", "n = 0", "n = 3"]
     with figures.style():
         figures.spectrogram(plt.figure().gca(), np.zeros(10), 44100)
-    plt.close("all")
 
 
 def test_clips_of_a_song_are_drawn_together():
@@ -319,8 +316,12 @@ def test_clips_of_a_song_are_drawn_together():
     (ends,) = ax.containers[0].lines[2][0].get_segments()
     assert ends[:, 0] == pytest.approx([wanted.low, wanted.high])
     assert [text.get_text() for text in ax.texts] == ["n = 48 of 6 songs", "n = 32 of 4 songs"]
-    assert figure.get_supxlabel() == figures.HOLLOW  # however many clips four songs have
-    plt.close(figure)
+    drawn = [(bars.has_xerr, bars.lines[0].get_markerfacecolor() == "white") for bars in ax.containers]
+    assert drawn == [(True, False), (False, True)]  # however many clips four songs have
+    assert figure.get_supxlabel() == figures.HOLLOW
+    figure, ax = plt.subplots()
+    figures.dots(ax, {"alone": tabled(values, songs)})
+    assert figure.get_supxlabel() == ""
 
 
 def test_every_model_has_one_colour():
@@ -340,7 +341,6 @@ def test_names_stand_beside_the_ends_of_lines_and_do_not_overlap():
     figures.name_lines(ax)
     heights = {text.get_text(): text.get_position()[1] for text in ax.texts}
     assert heights["c"] < heights["a"] < heights["b"] and heights["b"] - heights["a"] > 0.05
-    plt.close(figure)
 
 
 def test_table_markdown():
@@ -357,16 +357,12 @@ def test_table_markdown():
     assert "| c | – |" in figures.table_markdown(frame.set_index("track")[["uSDR (dB)"]], caption="Scores.")
 
 
-def test_provenance_command(tmp_path):
-    from click.testing import CliRunner
-
-    from bsm.cli import cli
-
+def test_provenance_command(tmp_path, invoke):
     result, figure, _ = report_of(tmp_path)
-    done = CliRunner().invoke(cli, ["provenance", str(figure)])
+    done = invoke("provenance", figure)
     assert done.exit_code == 0 and done.output == provenance.chain(figure) + "\n"
     assert str(result) in done.output
-    assert CliRunner().invoke(cli, ["provenance", str(tmp_path / "gone.png")]).exit_code == 2
+    assert invoke("provenance", tmp_path / "gone.png").exit_code == 2
 
 
 def test_two_runs_are_compared_value_by_value(tmp_path):

@@ -19,6 +19,7 @@ from bsm.study import rehearse
 from bsm.study.records import ROOT, read_result
 from bsm.study.stand_ins import write_stems
 from bsm.weights.author import to_author
+from copies import copy_of_checkout
 
 RATE = 44100
 SONGS = ("AM Contra - Heart Peripheral", "Al James - Schoolboy Facination", "Arise - Run Run Run")
@@ -27,12 +28,8 @@ SONGS = ("AM Contra - Heart Peripheral", "Al James - Schoolboy Facination", "Ari
 @pytest.fixture
 def checkout(tmp_path):
     """A copy of this checkout with an environment, and what runs `make` in it."""
-    copy = tmp_path / "checkout"
-    for name in ("bsm", "data_manifest", "notebooks", "reports"):
-        ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
-        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignored)
-    for name in ("Makefile", "Snakefile", "README.md", "pyproject.toml"):
-        shutil.copy(ROOT / name, copy)
+    names = ("bsm", "data_manifest", "notebooks", "reports", "Makefile", "Snakefile", "README.md", "pyproject.toml")
+    copy = copy_of_checkout(tmp_path / "checkout", *names, without=["*.safetensors"])
     (copy / ".venv").symlink_to((ROOT / ".venv").resolve())
     if not (copy / ".venv/bin/bsm").is_file():
         pytest.skip("needs the environment of `make env`")

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import bsm
+from copies import copy_of_checkout
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -41,11 +41,8 @@ def test_conda_environment_equals_pyproject():
 
 def test_a_wheel_holds_what_the_commands_read(tmp_path):
     """Built without this checkout's environment: manifests inside, no tests, no reports."""
-    source = tmp_path / "source"  # so that nothing of an earlier build gets in
-    shutil.copytree(ROOT / "bsm", source / "bsm", symlinks=True)
-    shutil.copytree(ROOT / "data_manifest", source / "data_manifest")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
+    names = ("bsm", "data_manifest", "pyproject.toml", "README.md", "LICENSE")
+    source = copy_of_checkout(tmp_path / "source", *names)  # so that nothing of an earlier build gets in
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
     (wheel,) = tmp_path.glob("bsm-*.whl")

@@ -5,9 +5,7 @@ import json
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from click.testing import CliRunner
 
-from bsm.cli import cli
 from bsm.config import ModelConfig
 from bsm.errors import InputError
 from bsm.mamba2 import Mamba2
@@ -112,7 +110,6 @@ def test_both_curves_are_drawn():
     bench.draw(axes, SPEED)
     assert [line.get_label() for line in axes[0].lines] == list(bench.MODELS)
     assert axes[1].lines[1].get_ydata().tolist() == [2, 4]
-    plt.close(figure)
 
 
 def test_the_models_take_turns(monkeypatch):
@@ -134,11 +131,11 @@ def test_the_models_take_turns(monkeypatch):
     assert [r["model"] for r in alone["speed"]] == names[:1]
 
 
-def test_command(tmp_path, in_this_process):
+def test_command(tmp_path, in_this_process, invoke):
     """A run of next to nothing: every field is there, and the tables take it."""
     command = ["bench", "model", "--json", str(tmp_path / "speed.json"), "--preset", "tiny", "--repeats", "1"]
     command += ["--seconds", "0.1", "--profile-seconds", "0.1", "--threads", "1"]
-    done = CliRunner().invoke(cli, command)
+    done = invoke(*command)
     assert done.exit_code == 0, done.output
     record = read_result(tmp_path / "speed.json")
     values = record["values"]
@@ -196,12 +193,12 @@ def devices(monkeypatch):
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(("subject", "parts"), [("scan", SCAN_PARTS), ("block", BLOCK_PARTS)])
 def test_a_benchmark_measures_on_the_device_that_its_result_names(
-    tmp_path, monkeypatch, devices, subject, parts, device
+    tmp_path, monkeypatch, devices, subject, parts, device, invoke
 ):
     monkeypatch.setattr("bsm.devices.choose_device", str)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a GPU")
-    done = CliRunner().invoke(cli, ["bench", subject, "--device", device, "--json", str(tmp_path / "r.json")])
+    done = invoke("bench", subject, "--device", device, "--json", tmp_path / "r.json")
     assert done.exit_code == 0, done.output
     assert devices == dict.fromkeys(parts, device)
     record = read_result(tmp_path / "r.json")
@@ -209,12 +206,12 @@ def test_a_benchmark_measures_on_the_device_that_its_result_names(
     assert (record["provenance"]["device"] == "a GPU") == (device == "cuda")
 
 
-def test_a_benchmark_refuses_a_device_that_it_does_not_measure_on(monkeypatch, devices):
+def test_a_benchmark_refuses_a_device_that_it_does_not_measure_on(monkeypatch, devices, invoke):
     monkeypatch.setattr(torch, "empty", lambda *_, device: (_ for _ in ()).throw(RuntimeError(device)))
-    done = CliRunner().invoke(cli, ["bench", "scan", "--device", "cuda"])
+    done = invoke("bench", "scan", "--device", "cuda")
     assert isinstance(done.exception, InputError) and "'cuda' is not available" in str(done.exception)
     for subject in ("model", "data"):  # measured on the CPU alone
-        done = CliRunner().invoke(cli, ["bench", subject, "--device", "cuda"])
+        done = invoke("bench", subject, "--device", "cuda")
         assert done.exit_code == 2 and "No such option" in done.output
     assert not devices
 
@@ -265,19 +262,19 @@ def test_scans_and_blocks_on_a_gpu():
 
 
 @pytest.mark.parametrize("name", ["", "file/r.json"])
-def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, devices, name):
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, devices, name, invoke):
     (tmp_path / "file").write_text("")
-    done = CliRunner().invoke(cli, ["bench", "block", "--json", str(tmp_path / name)])
+    done = invoke("bench", "block", "--json", tmp_path / name)
     assert isinstance(done.exception, InputError), done.output
     assert not devices
 
 
-def test_what_was_measured_is_said_even_if_it_cannot_be_written(tmp_path, monkeypatch, devices):
+def test_what_was_measured_is_said_even_if_it_cannot_be_written(tmp_path, monkeypatch, devices, invoke):
     def full(*_, **__):
         raise InputError("the disk is full")
 
     monkeypatch.setattr(records, "write_result", full)
-    done = CliRunner().invoke(cli, ["bench", "block", "--json", str(tmp_path / "r.json")])
+    done = invoke("bench", "block", "--json", tmp_path / "r.json")
     assert isinstance(done.exception, InputError)
     assert json.loads(done.stdout) == {"conv": {}, "block": {}}
 

@@ -1,17 +1,15 @@
 """Steps of two revisions side by side: what each process is told, what a missing network and a wrong folder say."""
 
 import json
-import shutil
 
 import pytest
 import torch
-from click.testing import CliRunner
 
-from bsm.cli import cli
 from bsm.config import LossConfig, ModelConfig, StftConfig
 from bsm.errors import InputError
-from bsm.study.records import ROOT, read_result
+from bsm.study.records import read_result
 from bsm.study.speed import against, revision
+from copies import copy_of_checkout
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,8 +26,7 @@ SMALL = against.Size(
 @pytest.fixture
 def older(tmp_path):
     """A checkout whose configuration knows no time block."""
-    folder = tmp_path / "older"
-    shutil.copytree(ROOT / "bsm", folder / "bsm", ignore=shutil.ignore_patterns("study", "__pycache__"))
+    folder = copy_of_checkout(tmp_path / "older", "bsm", "data_manifest", without=["study"])
     for path in folder.rglob("*.py"):
         path.write_text(path.read_text().replace("config.time_block", "config.other_block"))
     config = folder / "bsm" / "config.py"
@@ -37,11 +34,11 @@ def older(tmp_path):
     return folder
 
 
-def test_both_revisions_take_turns_and_each_is_its_own(monkeypatch, tmp_path, older):
+def test_both_revisions_take_turns_and_each_is_its_own(monkeypatch, tmp_path, older, invoke):
     monkeypatch.setattr(against, "SIZES", {"small": SMALL})
     path = tmp_path / "against.json"
     monkeypatch.setattr(against, "cases", lambda sizes: [("small", "mamba2"), ("small", "none")])
-    done = CliRunner().invoke(cli, ["bench", "step", "--against", str(older), "--repeats", "2", "--json", str(path)])
+    done = invoke("bench", "step", "--against", older, "--repeats", "2", "--json", path)
     assert done.exit_code == 0, done.output
     both = read_result(path)["values"]
     assert [(r["network"], r["revision"]) for r in both] == [

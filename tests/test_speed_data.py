@@ -4,9 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from bsm.cli import cli
 from bsm.data.tracks import folder_tracks
 from bsm.errors import InputError
 from bsm.study.claims.data import data_2x, loader_4x
@@ -58,14 +56,14 @@ def test_segments_that_do_not_fit_are_refused(tracks, seconds):
         bench.loading(tracks, (seconds,), repeats=1)
 
 
-def test_command(tmp_path, root):
+def test_command(tmp_path, root, invoke):
     command = ["bench", "data", "--data", str(root), "--json", str(tmp_path / "data.json")]
-    done = CliRunner().invoke(cli, [*command, "--seconds", str(SECONDS), "--repeats", "2"])
+    done = invoke(*command, "--seconds", SECONDS, "--repeats", "2")
     assert done.exit_code == 0, done.output
     record = read_result(tmp_path / "data.json")
     assert record["parameters"] == {"seconds": [SECONDS], "repeats": 2} and record["data"].endswith(root.name)
     assert (list(record["inputs"].values()), record["seed"]) == ([checksum(root)], SEED)
     values = record["values"]
     assert data_2x(values["speed"]).reasons and loader_4x(values["speed"], values["cores"], faster=4, workers=4).reasons
-    missing = CliRunner().invoke(cli, ["bench", "data", "--data", str(tmp_path / "none")])
+    missing = invoke("bench", "data", "--data", tmp_path / "none")
     assert isinstance(missing.exception, InputError)

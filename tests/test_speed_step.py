@@ -9,11 +9,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from torch import nn
 
 from bsm import audio
-from bsm.cli import cli
 from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.data.tracks import folder_tracks
 from bsm.loss import bsmamba2_loss
@@ -275,12 +273,10 @@ def test_tables_and_figure(records):
     step_profile.draw(ax, records)
     ends = [max(bar.get_x() + bar.get_width() for bar in row) for row in zip(*ax.containers[:8], strict=True)]
     np.testing.assert_allclose(ends, [np.mean(r["seconds"]) for r in records])
-    plt.close(figure)
     figure, ax = plt.subplots()
     step_profile.draw(ax, records, percent=True)
     ends = [max(bar.get_x() + bar.get_width() for bar in row) for row in zip(*ax.containers[:8], strict=True)]
     np.testing.assert_allclose(ends, 100)
-    plt.close(figure)
 
 
 @pytest.mark.slow
@@ -290,9 +286,9 @@ def test_the_loss_is_a_small_part_of_a_step(seconds):
     assert step_profile.shares(record, parts.LOSS).estimate <= 15
 
 
-def test_command(tmp_path):
+def test_command(tmp_path, invoke):
     command = ["bench", "step", "--preset", "tiny", "--seconds", str(SECONDS), "--repeats", "2"]
-    done = CliRunner().invoke(cli, [*command, "--json", str(tmp_path / "step.json")])
+    done = invoke(*command, "--json", tmp_path / "step.json")
     assert done.exit_code == 0, done.output
     record = read_result(tmp_path / "step.json")
     assert record["parameters"]["device"] == "cpu"

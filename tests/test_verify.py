@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from click.testing import CliRunner
 
 from bsm import audio
-from bsm.cli import cli
 from bsm.data import check, registry
 from bsm.data.check import verify
 from bsm.errors import InputError
@@ -308,30 +306,24 @@ def test_what_cannot_be_verified(root, tmp_path):
         verify("set")
 
 
-def test_command_line(root):
-    def run(*arguments):
-        return CliRunner().invoke(cli, ["data", "verify", *arguments])
-
-    good = run("set")
+def test_command_line(root, invoke):
+    good = invoke("data", "verify", "set")
     assert good.exit_code == 0
     assert "note: " in good.output
     assert "set: no fault found" in good.output
     rewrite(root / TWO / "vocals.wav", lambda x: x * 0)
-    bad = run("set")
+    bad = invoke("data", "verify", "set")
     assert bad.exit_code == 1
     assert f"{root / TWO / 'vocals.wav'}: silent throughout" in bad.output
     assert "set: 2 fault(s)" in bad.output
-    assert isinstance(run("nowhere").exception, InputError)
+    assert isinstance(invoke("data", "verify", "nowhere").exception, InputError)
 
 
-def test_describe(root):
-    def run(*arguments):
-        return CliRunner().invoke(cli, ["data", "describe", *arguments])
-
-    table = run(str(root)).output
+def test_describe(root, invoke):
+    table = invoke("data", "describe", root).output
     assert all(text in table for text in ("track", "seconds", "vocal_share", "regions", "Ünö - Süng", "Held Out"))
     assert table.count(" train ") == 3
-    one = run(str(root / "test" / "Three")).output
+    one = invoke("data", "describe", root / "test" / "Three").output
     assert "Three " in one
     assert "1.50" in one
 

@@ -5,10 +5,8 @@ import hashlib
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner
 
 from bsm import download
-from bsm.cli import cli
 from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
 from bsm.model import BSMamba2
@@ -245,20 +243,17 @@ def test_unknown_name():
         load_model("nope")
 
 
-def test_command_line(server, place, url):
-    def run(*arguments):
-        return CliRunner().invoke(cli, ["weights", *arguments])
-
-    listed = run("list").output
+def test_command_line(server, place, url, invoke):
+    listed = invoke("weights", "list").output
     assert all(text in listed for text in ("published: a published model", "none stated", "not fetched", "a note"))
     assert all(text in listed for text in ("own: our model", "MIT", "not made"))
-    assert isinstance(run("path", "published").exception, InputError)
-    fetched = run("fetch", "published", "--from", f"{url}/good")
+    assert isinstance(invoke("weights", "path", "published").exception, InputError)
+    fetched = invoke("weights", "fetch", "published", "--from", f"{url}/good")
     assert "licence of 'published': none stated" in fetched.output
     assert fetched.output.rstrip().endswith(str(place))
-    assert run("path", "published").output.strip() == str(place)
-    assert "here" in run("list").output
-    assert isinstance(run("fetch", "nope").exception, InputError)
+    assert invoke("weights", "path", "published").output.strip() == str(place)
+    assert "here" in invoke("weights", "list").output
+    assert isinstance(invoke("weights", "fetch", "nope").exception, InputError)
 
 
 def test_manifest_of_the_checkout(monkeypatch):

@@ -4,7 +4,6 @@ import ast
 import importlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import types
@@ -17,6 +16,7 @@ import yaml
 from bsm.config import TrainConfig
 from bsm.study.claims.ledger import CLAIMS
 from bsm.study.notebook import fit, study_notebooks
+from copies import copy_of_checkout
 
 ROOT = Path(__file__).parents[1]
 STUDY = {notebook.name: notebook for notebook in study_notebooks()}
@@ -28,10 +28,7 @@ PLANNED = [name for name, notebook in STUDY.items() if notebook.about.get("only_
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
     """Return the rules that snakemake would run in a fresh copy, in order, with their outputs and commands."""
-    copy = tmp_path_factory.mktemp("fresh")
-    for name in ("bsm", "notebooks", "tests"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    shutil.copy(ROOT / "Snakefile", copy)
+    copy = copy_of_checkout(tmp_path_factory.mktemp("fresh"), "bsm", "data_manifest", "notebooks", "tests", "Snakefile")
     (copy / "reports").mkdir()
     command = [sys.executable, "-m", "snakemake", "-n", "-p", "--cores", "2", "--config", "profile=smoke"]
     environment = os.environ | {"XDG_CACHE_HOME": str(copy / ".cache")}

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from copies import copy_of_checkout
+
 ROOT = Path(__file__).parents[1]
-COPIED = ("bsm", "notebooks", "tests", "workflow")
+COPIED = ("bsm", "data_manifest", "notebooks", "tests", "workflow", "Snakefile")
 # Writes the files that the plan promises for a command. FAIL and HANG name a command that writes only the first one.
 STAND_IN = """#!{python} -S
 import json, os, sys, time
@@ -38,10 +39,7 @@ class Study:
     """A copy of the study whose commands only pretend."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in COPIED:
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_*"))
-        shutil.copy(ROOT / "Snakefile", folder)
+        self.folder = copy_of_checkout(folder, *COPIED)
         (folder / "reports").mkdir()
         stand_ins = folder / "stand-ins"
         stand_ins.mkdir()
