@@ -139,6 +139,8 @@ def write_all(parts: Mapping[Path, np.ndarray], rate: int, *, subtype: str = "FL
                 soundfile.write(os.fsencode(temporary), np.asarray(audio).T, rate, subtype=subtype, format=file_format)
             except soundfile.SoundFileError as error:
                 raise OSError(None, _reason(error)) from error
+            with temporary.open("r+b") as written:  # a full disk shows before any file has its name
+                os.fsync(written)
 
 
 def _check_writing(path: Path, audio: np.ndarray, subtype: str) -> str:
@@ -230,6 +232,12 @@ def _stated_excess(path: Path, opened: soundfile.SoundFile) -> float:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         head, begin, stated = file.read(1024), size, 0
+        if head[:4] == b"OggS":  # the last page of a whole stream is marked as its end
+            file.seek(max(0, size - (1 << 16)))
+            tail = file.read()
+            page = tail[tail.rfind(b"OggS") :]
+            whole = len(page) > 26 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+            return 1.0 if whole and page[5] & 4 else math.inf
         if head[:4] == b".snd":
             begin, stated = struct.unpack(">II", head[4:12])
         elif head[:4] in _CHUNKS:

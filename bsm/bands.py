@@ -10,7 +10,7 @@ PAPER: tuple[int, ...] = (2,) * 24 + (4,) * 12 + (12,) * 8 + (24,) * 8 + (48,) *
 PAPER_16K: tuple[int, ...] = (2,) * 24 + (4,) * 12 + (12,) * 8 + (24,) * 7 + (13,)
 """52 bands for 16 kHz audio and a transform of 744 points: the paper's bands up to 8 kHz.
 
-The bins are as wide as the paper's within 0.02 Hz, so the bands have as many bins. The last band is cut at 8 kHz.
+The bins are as wide as the paper's within 0.03 Hz, so the bands have as many bins. The last band is cut at 8 kHz.
 """
 
 COARSE_16K: tuple[int, ...] = (6,) * 8 + (12,) * 4 + (24,) * 4 + (48,) * 3 + (25,)

@@ -58,7 +58,7 @@ def separate(
             window or hop is out of range; the model has half precision; the memory is too small; or the estimate is not
             finite.
     """
-    mixture = torch.as_tensor(mixture, dtype=torch.float32)
+    mixture = torch.as_tensor(mixture, dtype=torch.float32).detach().cpu()
     if mixture.ndim != 2 or 0 in mixture.shape:
         raise InputError(f"mixture must be (channels, samples), none of them 0, got {tuple(mixture.shape)}")
     if not mixture.isfinite().all():
@@ -235,9 +235,11 @@ def plan_outputs(
                     "folder with -o"
                 )
             if path.exists() and not overwrite:
+                way = "skip finished songs with --skip-existing"
+                way = "it is the only one of the song's outputs, so the song is unfinished" if skip_existing else way
                 raise InputError(
-                    f"{path}: exists, and is an output of {song}; replace it with --overwrite, skip finished songs "
-                    "with --skip-existing, or name another folder with -o"
+                    f"{path}: exists, and is an output of {song}; replace it with --overwrite, {way}, or name another "
+                    "folder with -o"
                 )
         targets[song] = paths
     if len(targets) < len(songs):

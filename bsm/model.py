@@ -35,7 +35,7 @@ class RMSNorm(nn.Module):
 
     Args:
         dim: size of the last axis.
-        bands: number of bands if each has its own ``gamma``; the input is then ``(bands, ..., dim)``.
+        bands: number of bands if each has its own ``gamma``; the input is then ``(bands, rows, dim)``.
     """
 
     def __init__(self, dim: int, bands: int | None = None) -> None:

@@ -35,9 +35,10 @@ def network_config(name: str, config: ModelConfig) -> ModelConfig | RoformerConf
             :data:`bsm.config.TIME_BLOCKS`: the BSMamba2 with that time block. Any other name is an InputError.
         config: the configuration of the BSMamba2.
     """
+    known("network", name, (*NETWORKS, *TIME_BLOCKS))
     if name in TIME_BLOCKS:
         return config.replace(time_block=name)
-    return config if known("network", name, NETWORKS) == "bsmamba2" else RoformerConfig.matched(config)
+    return config if name == "bsmamba2" else RoformerConfig.matched(config)
 
 
 def build(config: ModelConfig | RoformerConfig) -> nn.Module:

@@ -21,8 +21,8 @@ class Muon(torch.optim.AdamW):
     An update of a matrix follows the momentum of its gradient with all singular values near 1, so no direction is
     learned much more slowly than the others. Its scale is that of Liu et al. (2025, *Muon is Scalable for LLM
     Training*). ``torch.optim.Muon`` takes single matrices only. Here a tensor of several, such as a
-    :class:`bsm.model.BandLinear` has, is made orthogonal matrix by matrix. Convolutions, norms and biases are left to
-    AdamW.
+    :class:`bsm.model.BandLinear` has, is made orthogonal matrix by matrix. Depthwise convolutions, norms and biases are
+    left to AdamW.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float) -> None:

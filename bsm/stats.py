@@ -207,8 +207,9 @@ def crossed_interval(
 
     Returns:
         The mean, or difference of means, and its interval. ``n`` counts values. The ends are NaN with fewer than
-        :data:`FEWEST` clusters on a side (with one song against nine, a bootstrap would cover 41 %), or if too many
-        resamples contain no song of a side.
+        :data:`FEWEST` clusters on a side (with one song against nine, a bootstrap would cover 41 %), if too many
+        resamples contain no song of a side, or if one cluster or training has so many of a side's values that fewer
+        than two count effectively.
 
     Raises:
         ValueError: the values are not two-dimensional, or another argument has another number of rows.
@@ -258,6 +259,8 @@ def crossed_interval(
         spreads.append(_spread(kept.mean(1), np.unique(models, return_inverse=True)[1], signs))
     if seeds > 1:
         spreads.append((seed_means.std(ddof=1) / np.sqrt(seeds), seeds - 1))
+    if min(freedom for _, freedom in spreads) < 1:  # one cluster or training has nearly all values, or is alone
+        return Interval(estimate, NAN, NAN, n, dropped, "none", float(effective))
     for error, freedom in spreads:
         reach, p = _student(estimate, error, freedom)
         ends = [min(ends[0], estimate - reach), max(ends[1], estimate + reach)]

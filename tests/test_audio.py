@@ -157,6 +157,18 @@ def test_a_truncated_file_is_refused(tmp_path, file_format, suffix, subtype):
             audio.info(path)
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_a_truncated_ogg_file_is_refused(tmp_path, subtype):
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, noise(2, 48000).T, 48000, subtype=subtype)
+    assert audio.info(path).samples == 48000
+    whole = path.read_bytes()
+    for kept in (len(whole) - 1, len(whole) // 2):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(InputError, match="a.ogg: .*damaged"):
+            audio.read(path)
+
+
 @pytest.mark.parametrize("file_format", ["AVR", "MPC2K", "MAT4", "MAT5", "NIST", "VOC", "SVX", "WVE"])
 def test_half_a_file_of_a_rare_format_is_refused(tmp_path, file_format):
     path, subtype = tmp_path / "a.sound", "ALAW" if file_format == "WVE" else "PCM_16"

@@ -11,6 +11,7 @@ from bsm.baseline import BSRoformer, RoformerConfig
 from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
 from bsm.model import BSMamba2
+from bsm.networks import network_config
 from bsm.weights.files import load_model, save_model
 
 SMALL = RoformerConfig(dim=16, depth=1, heads=2, dim_head=8)
@@ -154,6 +155,8 @@ def test_a_file_of_an_unknown_network(model, tmp_path):
     save_file(tensors, path, metadata={"model": json.dumps({"network": "abacus"} | SMALL.to_dict())})
     with pytest.raises(InputError, match="unknown network 'abacus'; choose one of bsmamba2, bs-roformer"):
         load_model(path)
+    with pytest.raises(InputError, match="unknown network 'abacus'; choose one of bsmamba2, bs-roformer, mamba2, "):
+        network_config("abacus", SMALL)
     config = {"network": "bs-roformer"} | ModelConfig().to_dict()
     save_file(tensors, path, metadata={"model": json.dumps(config)})
     with pytest.raises(InputError, match="RoformerConfig has no .*d_state"):

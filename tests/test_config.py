@@ -40,11 +40,32 @@ def test_bands_for_16_khz_are_the_papers_up_to_8_khz():
     assert max(abs(a - b) for a, b in zip(edges, below, strict=True)) < 0.5 * 44100 / 2048
 
 
-@pytest.mark.parametrize("hop", [0, -1, 2049])
+@pytest.mark.parametrize("hop", [0, -1, 1025])
 def test_a_hop_that_skips_samples_is_refused(hop):
-    with pytest.raises(InputError, match=f"hop of {hop} samples: choose 1 to n_fft = 2048"):
+    with pytest.raises(InputError, match=f"hop of {hop} samples: choose 1 to n_fft / 2 = 1024"):
         StftConfig(hop_length=hop)
-    assert StftConfig(hop_length=2048).hop_length == 2048
+    assert StftConfig(hop_length=1024).hop_length == 1024
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "told"),
+    [
+        (ModelConfig(), {"dim": 0}, "dim must be at least 1, not 0"),
+        (ModelConfig(), {"bands": (-5, 1030)}, "bands must be at least 1, not"),
+        (ModelConfig(), {"headdim": True}, "headdim must be a whole number, not True"),
+        (LossConfig(), {"windows": ()}, "windows of the loss: choose at least one"),
+        (LossConfig(), {"windows": (1.5,)}, "windows must be a list of whole numbers"),
+        (TrainConfig(), {"lr": float("nan")}, "lr must be at least 0, not nan"),
+        (TrainConfig(), {"ema_decay": 2}, "ema_decay must be at least 0 and at most 1, not 2"),
+        (TrainConfig(), {"window_seconds": "a"}, "window_seconds must be a number or none, not 'a'"),
+        (TrainConfig(), {"gain": (1.5, 0.5)}, "gain must be two numbers, the smaller one first"),
+        (TrainConfig(), {"gain": (1.0,)}, "gain must be two numbers"),
+        (TrainConfig(), {"seed": -1}, "seed must be at least 0, not -1"),
+    ],
+)
+def test_values_out_of_range_are_refused(config, changes, told):
+    with pytest.raises(InputError, match=told):
+        config.replace(**changes)
 
 
 def test_the_loss_lasts_as_long_at_any_rate():
@@ -111,7 +132,7 @@ trainings = st.builds(
     lr=st.floats(1e-6, 1),
     precision=st.sampled_from(["32-true", "bf16-mixed"]),
     gain=st.tuples(st.floats(0, 1), st.floats(1, 2)),
-    loss=st.builds(LossConfig, windows=st.lists(st.integers(2, 9000), max_size=6).map(tuple), magnitude=st.booleans()),
+    loss=st.builds(LossConfig, windows=st.lists(st.integers(2, 9000), min_size=1, max_size=6).map(tuple), magnitude=st.booleans()),
 )
 
 

@@ -218,6 +218,26 @@ def test_training_lowers_the_loss_and_repeats():
     assert [record["update"] for record in histories[0]] == [10, 20, 30] and losses[-1] < losses[0]
 
 
+def test_an_update_that_is_not_finite_is_left_out(caplog):
+    """One overflow must not turn the weights into NaN, which would read as choices that are always wrong."""
+
+    class Overflows(Filter):
+        calls, bad = 0, ()
+
+        def forward(self, x):
+            self.calls += self.training
+            return super().forward(x) * (float("inf") if self.training and self.calls in self.bad else 1)
+
+    network = Overflows()
+    network.bad = (3,)
+    history = train(network, PROBE, SHORT)
+    assert all(np.isfinite(record["loss"]) for record in history)
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
+    network.bad = range(1000)
+    with pytest.raises(FloatingPointError, match="not finite in 10 updates in a row, until update 10"):
+        train(network, PROBE, SHORT)
+
+
 # ---- the study's interventions (bsm.study.long.probe)
 
 

@@ -350,6 +350,20 @@ def test_what_cannot_be_read_in_a_folder_is_named_once(tmp_path, caplog):
         find_songs([tmp_path])
 
 
+def test_half_of_a_songs_outputs_is_an_unfinished_song(tmp_path):
+    song, vocals = write(tmp_path / "mix.wav"), write(tmp_path / "mix.vocals.wav")
+    with pytest.raises(InputError, match="the only one of the song's outputs, so the song is unfinished") as told:
+        plan_outputs([song], None, skip_existing=True)
+    assert "--overwrite" in str(told.value) and "--skip-existing" not in str(told.value)
+    assert vocals in plan_outputs([song], None, overwrite=True)[song]
+
+
+def test_gradients_of_a_mixture_do_not_matter(model):
+    mixture = torch.randn(model.config.channels, 800)
+    with_gradient = separate(model, mixture.clone().requires_grad_(), model.config.sample_rate)
+    torch.testing.assert_close(with_gradient, separate(model, mixture, model.config.sample_rate))
+
+
 def test_channels_that_fit_a_model():
     for channels, wanted in ((6, 1), (1, 2), (2, 2), (6, 6)):
         check_channels(channels, wanted)

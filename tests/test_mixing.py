@@ -139,6 +139,8 @@ def test_songs_in_which_a_source_is_silent_are_passed_over(tmp_path):
     make_song(tmp_path / "b", 1)
     made = dataset(folder_tracks(tmp_path, "train"), silence_probability=0)
     assert all(v.abs().max() > 0 for _, v in made)
+    with pytest.raises(InputError, match="sounds in no window of 8 s for more than half of it; choose shorter"):
+        dataset(folder_tracks(tmp_path, "train"), window_seconds=8.0)
 
 
 def test_song_shorter_than_a_segment_is_padded(tmp_path):
@@ -170,7 +172,7 @@ def test_unusable_input(tmp_path, tracks):
     with pytest.raises(InputError, match="'mono' has channels 1"):
         dataset([*tracks, *folder_tracks(tmp_path, "train")])
     make_song(tmp_path / "quiet" / "song", 0, silent=["bass"])
-    with pytest.raises(InputError, match="bass is silent"):
+    with pytest.raises(InputError, match="bass sounds in no window of 0.5 s"):
         dataset(folder_tracks(tmp_path / "quiet", "train"))
     with pytest.raises(IndexError):
         dataset(tracks)[60]

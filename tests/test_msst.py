@@ -205,7 +205,7 @@ def configs(draw):
     return ModelConfig(
         sample_rate=draw(st.sampled_from([16000, 32000, 44100, 48000])),
         channels=draw(st.sampled_from([1, 2])),
-        stft=StftConfig(2048, draw(st.integers(1, 2048))),
+        stft=StftConfig(2048, draw(st.integers(1, 1024))),
         bands=tuple(b - a for a, b in zip([0, *edges], [*edges, 1025], strict=True)),
         dim=16 * draw(st.integers(1, 3)),
         depth=draw(st.integers(1, 3)),

@@ -145,6 +145,20 @@ def test_singers_of_one_training_share_its_luck():
         crossed_interval([[1.0], [2.0]], trainings=[0])
 
 
+@pytest.mark.parametrize(
+    "groups",
+    [
+        {"trainings": [0] * 19 + [1]},  # of two trainings, one has nearly all values
+        {"trainings": [0, 1] * 5 + [2] * 10, "against": np.arange(20) >= 10},  # on one side, a training is alone
+        {"clusters": [*range(4), *[4] * 16]},  # one of five songs has nearly all values
+    ],
+)
+def test_groups_that_count_for_less_than_two_give_no_interval(groups):
+    """Their t interval would be without use, with a fraction of a degree of freedom, or not exist, with none."""
+    found = crossed_interval(np.random.default_rng(0).normal(size=(20, 1)), **groups)
+    assert math.isnan(found.low) and math.isnan(found.high) and not math.isnan(found.estimate)
+
+
 def test_crossed_interval_drops_songs_and_wants_some():
     found = crossed_interval([[1.0, 2.0], [3.0, None], [5.0, 6.0]])
     assert (found.n, found.dropped, found.estimate) == (4, 2, 3.5)

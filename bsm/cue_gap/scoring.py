@@ -30,7 +30,7 @@ class Question:
 def questions(probe: Probe) -> list[Question]:
     """Return the questions for every trained network. R is the longest gap of its training.
 
-    - ``gap``: gaps from 0.25 s to 16 R, within and beyond the training's range.
+    - ``gap``: gaps of 0.25 s, and from R / 2 to 16 R, within and beyond the training's range.
     - ``lead``: as much background as in a long gap, but before the cue. Examples are as long, and the gap is short.
     - ``deleted``: a long gap is cut out of the finished example.
     - ``swapped``: the cue has the other voice's timbre, so that the choice must flip.

@@ -48,7 +48,7 @@ def curriculum(probe: Probe, progress: float) -> float:
     """Return the longest gap, s, at a point of the training from 0 to 1.
 
     It starts at 0.5 s, or at the training's longest gap if that is shorter. It doubles at equal intervals, and reaches
-    the training's longest gap after two thirds of the training.
+    the training's longest gap within the first two thirds of the training.
     """
     first = min(0.5, probe.longest_gap)
     doublings = math.ceil(math.log2(probe.longest_gap / first))
@@ -70,10 +70,14 @@ def train(network: nn.Module, probe: Probe, config: TrainConfig = TRAINING) -> l
 
     Returns:
         One record per validation: ``update``, ``loss`` (mean since the last), ``sdr`` (mean, dB), ``right`` (share).
+
+    Raises:
+        FloatingPointError: the loss or its gradient was not finite in ``config.max_skipped`` updates in a row. A single
+            such update is left out.
     """
     optimizer = make_optimizer(network, config)
     history: list[dict[str, float]] = []
-    losses, best = [], None
+    losses, best, skipped = [], None, 0
     network.train()
     for update in tqdm(range(config.steps), desc="cue and gap", unit="update", mininterval=10):
         for group in optimizer.param_groups:
@@ -83,10 +87,16 @@ def train(network: nn.Module, probe: Probe, config: TrainConfig = TRAINING) -> l
         mixture, target = (sound.to(next(network.parameters(), sound).device) for sound in batch)
         loss = bsmamba2_loss(network(mixture), target, config.loss)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-        optimizer.step()
+        if torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip).isfinite():
+            optimizer.step()
+            losses.append(loss.item())
+            skipped = 0
+        elif (skipped := skipped + 1) == config.max_skipped:
+            raise FloatingPointError(
+                f"loss or gradient was not finite in {skipped} updates in a row, until update {update + 1}; choose a "
+                "smaller learning rate, or look for an overflow in the network"
+            )
         optimizer.zero_grad()
-        losses.append(loss.item())
         if (update + 1) % config.validate_every == 0 or update + 1 == config.steps:
             gaps = (probe.shortest_gap, math.sqrt(probe.shortest_gap * longest), longest)
             parts = [score(network, Condition(gap), probe, examples=22, split=VALID) for gap in gaps]

@@ -75,7 +75,10 @@ class MixingDataset(Dataset):
                 found.extend((track, start) for start in starts)
         for source, found in self._active.items():
             if not found:
-                raise InputError(f"{source} is silent in every training song; give songs in which it sounds")
+                raise InputError(
+                    f"{source} sounds in no window of {window:g} s for more than half of it; choose shorter windows "
+                    "(window_seconds, or segment_seconds), or give songs in which it sounds"
+                )
             log.info("%s: %d active windows in %d songs", source, len(found), len({track.name for track, _ in found}))
 
     def __len__(self) -> int:

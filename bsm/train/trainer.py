@@ -101,7 +101,11 @@ class Trainer:
         waited, losses = 0.0, []
         for number in range(self.passes):
             asked = time.perf_counter()
-            mixture, vocals = (v.to(self.fabric.device, non_blocking=True) for v in next(batches))
+            try:
+                batch = next(batches)
+            except InputError as error:  # a loader's process adds its traceback to the message
+                raise InputError(str(error).rpartition("InputError: ")[2].strip()) from error
+            mixture, vocals = (v.to(self.fabric.device, non_blocking=True) for v in batch)
             waited += time.perf_counter() - asked
             with self.fabric.no_backward_sync(self.model, enabled=number < self.passes - 1):
                 loss = bsmamba2_loss(self.model(mixture), vocals, self.config.loss)

@@ -6,10 +6,12 @@ import os
 import resource
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import bsm.train.journal
 import bsm.train.run
@@ -21,6 +23,7 @@ from bsm.files import content_checksum
 from bsm.train import read_log, train
 from bsm.train.journal import load_state
 from bsm.train.run import differences, run_identity
+from bsm.train.trainer import Trainer
 from bsm.weights.files import save_tensors
 from runs import CONFIG, MODEL, ROFORMER, assert_same_weights, copy_of, finished, fork, forked, write_songs
 
@@ -260,7 +263,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
 
     assert load_state(save_tensors({"model": {"a": torch.ones(2)}, "step": 3}, tmp_path / "s.ckpt"))["step"] == 3
     torch.save({"x": Attacker()}, tmp_path / "s.ckpt")
-    with pytest.raises(InputError, match="damaged training checkpoint"):
+    with pytest.raises(InputError, match=r"damaged training checkpoint \(not a checkpoint\)"):  # no advice to run it
         load_state(tmp_path / "s.ckpt")
     assert not (tmp_path / "marker").exists()
 
@@ -320,6 +323,17 @@ def test_files_that_cannot_grow(tracks, tmp_path):
 
 
 # ---- songs and devices
+
+
+def test_a_song_that_is_lost_while_training_is_named_in_one_line(tmp_path):
+    """A loader's process adds its traceback to the message."""
+    track = load_tracks(write_songs(tmp_path / "songs"), "train")[0]
+    loader = DataLoader([0], collate_fn=lambda _: track.mixture(), num_workers=1)
+    for path in (tmp_path / "songs").rglob("*.wav"):
+        path.unlink()
+    with pytest.raises(InputError, match=str(tmp_path)) as caught:
+        Trainer.update(SimpleNamespace(passes=1), iter(loader), None)
+    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
 
 
 def test_tracks_must_fit_the_model(songs, tracks, tmp_path):
