@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -19,6 +20,7 @@ from bsm.inference import separate
 from bsm.model import BSMamba2
 from bsm.study import campaign
 from bsm.study.baselines import EQUALISER
+from bsm.study.compare import UNTRAINED
 from bsm.study.long import region_tables, songs
 from bsm.study.long import regions as study
 from bsm.study.long.carriers import Cut, replaced
@@ -244,6 +246,29 @@ def test_an_advantage_after_long_gaps_is_told_from_one_everywhere(made):
     assert found.loc["after gaps of 4 s or more", "more than elsewhere (dB)"].startswith("1.0")
     assert found.loc["after gaps of 4 s or more", "verdict"].startswith("better")
     assert found.loc["in regions under 2 s", "more than elsewhere (dB)"].startswith("-0.6")  # those after 0.5 s
+
+
+def test_captions_and_the_answer_say_how_often_the_networks_were_trained(made):
+    frame = region_tables.read(made, "songs-1s")
+    assert region_tables.trainings(frame) == (2, 1)  # the campaign goes on: the base has three trainings, the other two
+    assert region_tables.coverage(frame).startswith("95 % intervals over songs and 2 training seeds, ")
+    alone = frame[frame["seed"].isin(["0", UNTRAINED])]
+    assert region_tables.coverage(alone).startswith("95 % intervals over songs alone: with one training seed, ")
+    singing = pd.concat([alone.assign(fold=n, track=f"abjones_1_{n + 1:02d}") for n in range(4)])
+    assert region_tables.coverage(singing).startswith(
+        "95 % intervals over singers alone: with 4 trainings (folds) of one seed, "
+    )
+    rows = region_tables.compare(frame, ())
+    scores = region_tables.read(made, "songs-1s", "scores")
+    for found, words in (
+        (scores, "Each network has 2 trainings: 2 seeds."),
+        (scores[scores["seed"].isin(["0", UNTRAINED])], "Each network has one training."),
+        (
+            scores.assign(fold=scores["track"].str[5:].astype(int) % 4),
+            "Each network has 8 trainings: 4 folds of 2 seeds.",
+        ),
+    ):
+        assert words in region_tables.answer(found, rows, [])
 
 
 def test_real_singing_is_compared_alike(tmp_path):

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from bsm.data import mir1k
 from bsm.stats import crossed_interval, verdicts
 from bsm.study import figures, occurrence
 from bsm.study.assay import assay
 from bsm.study.baselines import EQUALISER
 from bsm.study.campaign import finished, lacking, of_run
-from bsm.study.compare import ROWS, differences, paired, table_of, tidy, words
+from bsm.study.compare import ROWS, covers, differences, paired, table_of, tidy, words
 from bsm.study.long import arms
 from bsm.study.long.regions import FIRST, FIRST_NO_PAST, IN_WINDOW, NO_FUTURE, NO_PAST
 from bsm.study.occurrence import AFTER, BEFORE, NAMES, SDR
@@ -122,6 +123,31 @@ def read(folder: Path, of: str, field: str = "regions") -> pd.DataFrame:
 def trained(frame: pd.DataFrame) -> list[str]:
     """Return the networks of a frame of :func:`read`, the base first."""
     return [name for name in frame["system"].unique() if name in figures.LABELS.values()]
+
+
+def trainings(frame: pd.DataFrame) -> tuple[int, int]:
+    """Return how often the networks were trained: under how many seeds, and in how many folds of each seed.
+
+    The seeds are those that the base shares with another network, and of the other networks the one with the fewest
+    counts. A training that is no part of a cross-validation is one fold.
+    """
+    own = {name: set(frame.loc[frame["system"] == name, "seed"]) for name in trained(frame)}
+    folds = frame.loc[frame["system"] == BASE, "fold"].nunique() if "fold" in frame else 1
+    return min(len(own[BASE] & seeds) for seeds in own.values()), folds
+
+
+def coverage(frame: pd.DataFrame) -> str:
+    """Say in a caption what the intervals cover (:func:`bsm.study.compare.covers`)."""
+    seeds, folds = trainings(frame)
+    return covers(seeds, "singers" if mir1k.song_of(frame["track"].iloc[0]) else "songs", folds)
+
+
+def _trained_how_often(frame: pd.DataFrame) -> str:
+    seeds, folds = trainings(frame)
+    under = "one seed" if seeds == 1 else f"{seeds} seeds"
+    if folds > 1:
+        return f"Each network has {seeds * folds} trainings: {folds} folds of {under}."
+    return "Each network has one training." if seeds == 1 else f"Each network has {seeds} trainings: {under}."
 
 
 def compare(frame: pd.DataFrame, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
@@ -268,7 +294,10 @@ def answer(scores: pd.DataFrame, rows: Rows, changes: Rows) -> str:
     gate = assay(scores[np.isinf(scores["window"])], compared, NO_TIME)
     lines = ["- The assay is sensitive." if gate.sensitive else "- The assay is insensitive: no verdict rests on it."]
     where = "real singing" if "fold" in scores else "the long study's synthesised songs"
-    lines += [f"  - This is about {where}.", *(f"  - {reason}." for reason in gate.reasons)]
+    lines += [
+        f"  - This is about {where}. {_trained_how_often(scores)}",
+        *(f"  - {reason}." for reason in gate.reasons),
+    ]
     inside = [row for row in rows if row["quantity"] == SDR and row["by"] != EVERYWHERE]
     for other in trained(scores)[1:]:
         whole = next(row["differences"][other] for row in rows if row["by"] == EVERYWHERE)
