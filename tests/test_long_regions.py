@@ -304,9 +304,32 @@ def test_what_the_past_is_worth_and_whether_the_assay_sees(made):
     rows = region_tables.compare(frame, region_tables.CONDITIONS["songs"][:1])
     said = region_tables.answer(scores, rows, changes)
     assert said.startswith("- The assay is sensitive.") and "`no time block` minus" not in said
+    assert "BSMamba2, no past: -1.00 " in said and "Positive means better without." in said
+    assert "helps in these cases: BSMamba2 (no past), " in said and "no time block (" not in said
+    useless = [row | ({"high": 0.0} if row["system"] == "BSMamba2" else {}) for row in changes]
+    assert "So these songs cannot show memory over gaps." in region_tables.answer(scores, rows, useless)
+    unknown = [row | {"high": math.nan} for row in changes]  # too few songs for intervals
+    said_of_few = region_tables.answer(scores, rows, unknown)
+    assert "cannot show" not in said_of_few and "helps" not in said_of_few
     scores.loc[scores["system"] == EQUALISER, "usdr"] += 3
     said = region_tables.answer(scores, rows, changes)
     assert said.startswith("- The assay is insensitive") and "3 training(s)" in said
+
+
+def test_a_gain_below_silence_is_told_from_one_above_it(made):
+    frame = region_tables.read(made, "songs-1s")
+    durations = region_tables.CONDITIONS["songs"][:1]
+    said = region_tables.of_durations(region_tables.compare(frame, durations))
+    assert "Below silence on average: no network." in said and "less harm" not in said
+    assert "BSMamba2 minus no time block, by duration of the region: 1 to 2 s 0.9" in said
+    below = frame["system"].isin(["BSMamba2", "no time block"]) & (frame["duration"] < 2)
+    frame.loc[below, SDR] -= 4.5
+    said = region_tables.of_durations(region_tables.compare(frame, durations))
+    assert "Below silence on average: no time block." in said and "less harm" not in said
+    frame.loc[below, SDR] -= 4.5
+    said = region_tables.of_durations(region_tables.compare(frame, durations))
+    assert "Below silence on average: every network." in said and "less harm" in said
+    assert region_tables.of_durations([]) == ""
 
 
 def test_the_figures_name_every_network_and_bin(made):
@@ -315,7 +338,7 @@ def test_the_figures_name_every_network_and_bin(made):
     for part in (conditions[:3], conditions[3:]):
         drawn = region_tables.figure_of(rows, part)
         labels = [text.get_text() for text in drawn.legends[0].get_texts()]
-        assert labels == ["BSMamba2", "no time block", EQUALISER]
+        assert labels == ["BSMamba2", "no time block", EQUALISER, region_tables.SILENCE]
         for condition, ax in zip(part, drawn.axes[len(part) :], strict=True):
             ticks = [text.get_text() for text in ax.get_xticklabels()]
             own = [row for row in rows if (row["by"], row["quantity"]) == (condition.title, condition.measures[0])]

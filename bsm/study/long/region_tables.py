@@ -48,11 +48,13 @@ class Contrast(NamedTuple):
     high: float = np.inf
 
 
+DURATION = "duration of the region"
+SILENCE = "silence (0 dB)"
 # The bins follow from when somebody sings. Those of real singing were fixed before any network was scored by region
 # there. MIR-1K's clips are short, and sung for 84 % of their time.
 CONDITIONS = {
     "songs": (
-        Condition("duration of the region", "duration", (1, 2, 4)),
+        Condition(DURATION, "duration", (1, 2, 4)),
         Condition("gap before", "gap", (1, 2, 4, 8)),
         Condition("distance to the nearest vocals", "nearest", (1, 2, 4)),
         Condition("vocals elsewhere in the song", "elsewhere", (16, 20, 26)),
@@ -60,7 +62,7 @@ CONDITIONS = {
         Condition("vocal share of the song", "share", (30, 36, 46), "%"),
     ),
     "singers": (
-        Condition("duration of the region", "duration", (1, 2, 4)),
+        Condition(DURATION, "duration", (1, 2, 4)),
         Condition("gap before", "gap", (0.25, 0.5, 1)),
         Condition("distance to the nearest vocals", "nearest", (0.3, 0.5)),
         Condition("vocal share of the clip", "share", (78, 85, 91), "%"),
@@ -197,7 +199,10 @@ def _place(row: Mapping[str, Any]) -> dict[str, str]:
 
 @figures.style()
 def figure_of(rows: Rows, conditions: Sequence[Condition]) -> Figure:
-    """Draw the SDR by bin, a line per network; and below it the base minus each other network, with 95 % intervals."""
+    """Draw the SDR by bin, a line per network; and below it the base minus each other network, with 95 % intervals.
+
+    A line at 0 dB stands for silence: an estimate below it is worse than none.
+    """
     drawn, axes = plt.subplots(2, len(conditions), figsize=(3.3 * len(conditions), 5.4), sharey="row", squeeze=False)
     for above, below, condition in zip(*axes, conditions, strict=True):
         own = [row for row in rows if row["by"] == condition.title and row["quantity"] == condition.measures[0]]
@@ -208,6 +213,7 @@ def figure_of(rows: Rows, conditions: Sequence[Condition]) -> Figure:
         for name in (BASE, *others, *({EQUALISER} & set(own[0]["means"]))):
             line = {"color": colours[name], "linestyle": ":" if name == EQUALISER else "-", "label": name}
             above.plot(ticks, [row["means"][name] for row in own], marker=".", **line)
+        above.axhline(0, color="0.4", linewidth=0.8, linestyle="--", label=SILENCE)
         above.set(xticks=range(len(ticks)), xticklabels=[], xlim=(-0.5, len(ticks) - 0.5), title=condition.title)
         below.axhline(0, color="0.4", linewidth=0.8)
         figures.interval_plot(below, ticks, {name: [row["differences"][name] for row in own] for name in others})
@@ -256,7 +262,8 @@ def figure_without(rows: Rows) -> Figure:
     own = {name: [row for row in rows if row["system"] == name] for name in names}
     figures.interval_plot(ax, [case.replace(", ", "\n") for case in cases], own, line="")
     ax.tick_params(axis="x", labelsize="small")
-    ax.set(ylabel="change in the region's SDR (dB)", title="Against the whole song, 95 % intervals")
+    title = "Against the whole song, 95 % intervals; positive: better without"
+    ax.set(ylabel="change in the region's SDR (dB)", title=title)
     figures.legend_above(drawn, ax)
     return drawn
 
@@ -306,7 +313,49 @@ def answer(scores: pd.DataFrame, rows: Rows, changes: Rows) -> str:
         lines.append(
             f"- {BASE} minus {other}, SDR: {words(whole)} dB in all regions; {counts}, after Holm's adjustment."
         )
+    return "\n".join([*lines, *_of_changes(changes)]) + "\n"
+
+
+def _of_changes(changes: Rows) -> list[str]:
+    """Say what each network's regions gain or lose without future or past, and whether any gains from the past."""
+    if not changes:
+        return []
+    lines = [
+        "- Change in SDR where the song ends with a region, or has nothing before it. Positive means better without."
+    ]
     for row in changes:
         if row["case"] in ("no future", "no past"):
-            lines.append(f"- {row['system']} with {row['case']}: SDR changes by {words(row)} dB (n = {row['tracks']}).")
+            lines.append(f"  - {row['system']}, {row['case']}: {words(row)} dB (n = {row['tracks']}).")
+    past = [row for row in changes if row["case"].startswith("no past")]
+    helped = [f"{row['system']} ({row['case']})" for row in past if row["high"] < 0]
+    if helped:
+        lines.append(f"- What lies before a gap helps in these cases: {', '.join(helped)}.")
+    elif np.isfinite([row["high"] for row in past]).all():
+        lines.append(
+            "- No network is seen to gain from what lies before a gap, in any of the table's cases. So these songs "
+            "cannot show memory over gaps."
+        )
+    return lines
+
+
+def of_durations(rows: Rows) -> str:
+    """Say in Markdown whether the shortest regions are separated better than by silence, and the gain by duration.
+
+    Args:
+        rows: of :func:`compare`.
+    """
+    own = [row for row in rows if row["by"] == DURATION and row["quantity"] == SDR]
+    if not own:
+        return ""
+    others, means = [*own[0]["differences"]], own[0]["means"]
+    below = [name for name in (BASE, *others) if means[name] < 0]
+    scores = ", ".join(f"{name} {means[name]:.2f} dB" for name in (BASE, *others))
+    lines = [f"- Mean SDR in regions {own[0]['group']} (n = {own[0]['regions']}): {scores}."]
+    said = "every network" if len(below) == 1 + len(others) else " and ".join(below) or "no network"
+    lines.append(f"  - Silence has 0 dB. Below silence on average: {said}.")
+    if BASE in below:
+        lines.append(f"  - There, a gain of {BASE} means less harm, and no useful separation.")
+    for other in others:
+        gains = "; ".join(f"{row['group']} {words(row['differences'][other])} dB" for row in own)
+        lines.append(f"- {BASE} minus {other}, by {DURATION}: {gains}.")
     return "\n".join(lines) + "\n"
