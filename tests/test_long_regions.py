@@ -20,6 +20,7 @@ from bsm.inference import separate
 from bsm.model import BSMamba2
 from bsm.study import campaign
 from bsm.study.baselines import EQUALISER
+from bsm.study.claims.learning_regions import advantage
 from bsm.study.compare import UNTRAINED
 from bsm.study.long import region_tables, songs
 from bsm.study.long import regions as study
@@ -246,6 +247,29 @@ def test_an_advantage_after_long_gaps_is_told_from_one_everywhere(made):
     assert found.loc["after gaps of 4 s or more", "more than elsewhere (dB)"].startswith("1.0")
     assert found.loc["after gaps of 4 s or more", "verdict"].startswith("better")
     assert found.loc["in regions under 2 s", "more than elsewhere (dB)"].startswith("-0.6")  # those after 0.5 s
+
+
+def test_a_contrast_by_duration_takes_the_regions_of_the_claim(tmp_path):
+    """A region that the recording cuts short counts from 4 s on, among the long ones, and not before."""
+    paths = [measured(tmp_path, arm, level, of="singers-1s") for arm, level in (("mamba2", 5.0), ("bs-roformer", 3.0))]
+    for number, path in enumerate(paths):
+        record = json.loads(path.read_text())
+        for row in record["values"]["regions"]:  # of each song one of 1 s, two that are cut, one of 3 s
+            row["cut"] = row["duration"] in (2.0, 4.0)
+            row[SDR] += (1 - number) * row["duration"]
+        path.write_text(json.dumps(record))
+    measured(tmp_path, songs.BASELINES, 1.0, of="singers-baselines", separator=EQUALISER)
+    frame = region_tables.read(tmp_path, "singers-1s")
+    places = [region_tables.Contrast("duration", "in regions under 2 s", 0, 2)]
+    (row,) = region_tables.contrasts(frame[frame["system"] != EQUALISER], places).to_dict("records")
+    assert (row["regions (songs)"], row["elsewhere (songs)"]) == ("12 (12)", "24 (12)")  # those of 2 s are left out
+    assert row["more than elsewhere (dB)"].startswith("-2.50 [")  # 1 dB, against 3 and 4 dB
+
+    records = frame.rename(columns={"system": "model"}).to_dict("records")
+    gains = advantage([record for record in records if record["model"] != EQUALISER])
+    durations = gains.index.get_level_values("duration")
+    assert [sum(durations < 2), sum(durations >= 2)] == [12, 24]
+    assert row["gain (dB)"].startswith(f"{gains[durations < 2].to_numpy().mean():.2f} [")
 
 
 def test_captions_and_the_answer_say_how_often_the_networks_were_trained(made):

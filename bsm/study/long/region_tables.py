@@ -49,12 +49,13 @@ class Contrast(NamedTuple):
 
 
 DURATION = "duration of the region"
+LONG = 4.0  # s; the last bin of durations starts here
 SILENCE = "silence (0 dB)"
 # The bins follow from when somebody sings. Those of real singing were fixed before any network was scored by region
 # there. MIR-1K's clips are short, and sung for 84 % of their time.
 CONDITIONS = {
     "songs": (
-        Condition(DURATION, "duration", (1, 2, 4)),
+        Condition(DURATION, "duration", (1, 2, LONG)),
         Condition("gap before", "gap", (1, 2, 4, 8)),
         Condition("distance to the nearest vocals", "nearest", (1, 2, 4)),
         Condition("vocals elsewhere in the song", "elsewhere", (16, 20, 26)),
@@ -62,7 +63,7 @@ CONDITIONS = {
         Condition("vocal share of the song", "share", (30, 36, 46), "%"),
     ),
     "singers": (
-        Condition(DURATION, "duration", (1, 2, 4)),
+        Condition(DURATION, "duration", (1, 2, LONG)),
         Condition("gap before", "gap", (0.25, 0.5, 1)),
         Condition("distance to the nearest vocals", "nearest", (0.3, 0.5)),
         Condition("vocal share of the clip", "share", (78, 85, 91), "%"),
@@ -271,21 +272,26 @@ def figure_without(rows: Rows) -> Figure:
 def contrasts(frame: pd.DataFrame, places: Sequence[Contrast]) -> pd.DataFrame:
     """Compare the base's gain where vocals are intermittent with its gain elsewhere, for each of several places.
 
+    A region that the recording cuts short may have been long. By duration, it counts only from :data:`LONG` s on, as in
+    the claim (:func:`bsm.study.claims.learning_regions.advantage`).
+
     Returns:
-        A row per contrast and other network (``minus``): the base's gain there, and how much larger that is than in all
-        other regions, with intervals over songs and seeds. The ``verdict`` is on the latter. It is corrected for the
-        number of rows (Holm, 1979).
+        A row per contrast and other network (``minus``): numbers of regions and of their songs, there and elsewhere;
+        the base's gain there, and how much larger that is than in all other regions, with intervals over songs and
+        seeds. The ``verdict`` is on the latter. It is corrected for the number of rows (Holm, 1979).
     """
     found, extra = [], []
     for column, where, low, high in places:
-        known = frame[frame[column].notna() & ~(frame["cut"] & (column == "duration"))]
+        unknown = frame["cut"] & (frame["duration"] < LONG) & (column == "duration")
+        known = frame[frame[column].notna() & ~unknown]
         for other in trained(frame)[1:]:
             gains = differences(table_of(known, BASE, SDR), table_of(known, other, SDR)).dropna()
             values = known.groupby(ROWS)[column].first().reindex(gains.index)
             inside, owners = ((values >= low) & (values < high)).to_numpy(), gains.index.get_level_values("song")
             extra.append(crossed_interval(gains, owners, against=~inside))
-            found.append((where, other, words(crossed_interval(gains[inside], owners[inside]))))
-    table = pd.DataFrame(found, columns=["where", "minus", "gain (dB)"])
+            counts = [f"{side.sum()} ({owners[side].nunique()})" for side in (inside, ~inside)]
+            found.append((where, other, *counts, words(crossed_interval(gains[inside], owners[inside]))))
+    table = pd.DataFrame(found, columns=["where", "minus", "regions (songs)", "elsewhere (songs)", "gain (dB)"])
     return table.assign(**{"more than elsewhere (dB)": [*map(words, extra)], "verdict": verdicts(extra)})
 
 
