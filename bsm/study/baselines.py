@@ -103,6 +103,12 @@ def scores(tracks: Sequence[Track], training: Sequence[Track]) -> list[dict[str,
     return [{"track": track, "separator": name, "seed": None} | own for track, name, own in found]
 
 
+def means(records: Iterable[Mapping[str, Any]], *names: str) -> dict[str, float]:
+    """Return the mean uSDR over songs, dB, of separators by name, of the records of :func:`scores`."""
+    found = pd.DataFrame(records).groupby("separator")["usdr"].mean()
+    return {name: float(found[name]) for name in names}
+
+
 def scores_table(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Return a table of means over songs of the records of :func:`scores`, the best uSDR last."""
     means = pd.DataFrame(records).groupby("separator")[["usdr", "si_sdr", "level"]].mean().sort_values("usdr")
