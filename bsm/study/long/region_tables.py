@@ -74,13 +74,13 @@ CONTRASTS = {
         Contrast("gap", "after gaps of 4 s or more", 4),
         Contrast("duration", "in regions under 2 s", 0, 2),
         Contrast("nearest", "2 s or more from other vocals", 2),
-        Contrast("share", "in songs that are sung for under 36 %", 0, 36),
+        Contrast("share", "in songs sung for under 36 %", 0, 36),
     ),
     "singers": (
         Contrast("gap", "after gaps of 0.5 s or more", 0.5),
         Contrast("duration", "in regions under 2 s", 0, 2),
         Contrast("nearest", "0.5 s or more from other vocals", 0.5),
-        Contrast("share", "in clips that are sung for under 78 %", 0, 78),
+        Contrast("share", "in clips sung for under 78 %", 0, 78),
     ),
 }
 EVERYWHERE = "all regions"
@@ -276,9 +276,9 @@ def contrasts(frame: pd.DataFrame, places: Sequence[Contrast]) -> pd.DataFrame:
     the claim (:func:`bsm.study.claims.learning_regions.advantage`).
 
     Returns:
-        A row per contrast and other network (``minus``): numbers of regions and of their songs, there and elsewhere;
-        the base's gain there, and how much larger that is than in all other regions, with intervals over songs and
-        seeds. The ``verdict`` is on the latter. It is corrected for the number of rows (Holm, 1979).
+        A row per contrast and other network (``minus``): the numbers of regions there and of their songs; the base's
+        gain there, and how much larger that is than in all other regions, with intervals over songs and seeds. The
+        ``verdict`` is on the latter. It is corrected for the number of rows (Holm, 1979).
     """
     found, extra = [], []
     for column, where, low, high in places:
@@ -289,9 +289,9 @@ def contrasts(frame: pd.DataFrame, places: Sequence[Contrast]) -> pd.DataFrame:
             values = known.groupby(ROWS)[column].first().reindex(gains.index)
             inside, owners = ((values >= low) & (values < high)).to_numpy(), gains.index.get_level_values("song")
             extra.append(crossed_interval(gains, owners, against=~inside))
-            counts = [f"{side.sum()} ({owners[side].nunique()})" for side in (inside, ~inside)]
-            found.append((where, other, *counts, words(crossed_interval(gains[inside], owners[inside]))))
-    table = pd.DataFrame(found, columns=["where", "minus", "regions (songs)", "elsewhere (songs)", "gain (dB)"])
+            counts = f"{inside.sum()} ({owners[inside].nunique()})"
+            found.append((where, other, counts, words(crossed_interval(gains[inside], owners[inside]))))
+    table = pd.DataFrame(found, columns=["where", "minus", "regions (songs)", "gain (dB)"])
     return table.assign(**{"more than elsewhere (dB)": [*map(words, extra)], "verdict": verdicts(extra)})
 
 
