@@ -184,6 +184,7 @@ def crossed_interval(
     clusters: Sequence[Any] | None = None,
     *,
     against: Sequence[bool] | None = None,
+    trainings: Sequence[Any] | None = None,
     resamples: int = 10_000,
 ) -> Interval:
     """Estimate a mean over songs and training seeds, or a difference of two such means, with its interval.
@@ -192,7 +193,8 @@ def crossed_interval(
     luck of the trainings and of the songs. With few of either, it is too narrow: it covers the true mean in 82 % of
     cases with 5 songs, and in 74 % with three trainings. So the interval is widened to contain two t intervals. One is
     that of the songs, from their contributions to the mean (linearised variance; the degrees of freedom are the
-    effective clusters minus one). The other, with several seeds, is that of the seeds' means.
+    effective clusters minus one). The other, with several seeds, is that of the seeds' means. In a cross-validation,
+    singers who are tested by one training share its luck. So the interval also contains that of the trainings.
 
     Rows of one cluster, such as the regions of one song or the clips of one singer, are drawn together. Each value has
     the same weight.
@@ -201,6 +203,7 @@ def crossed_interval(
         values: (songs or parts of songs, seeds). Rows with a NaN or None are dropped, and all their values counted.
         clusters: the song or singer of each row; default: each row is a cluster of its own.
         against: marks the rows whose mean is subtracted from the mean of the other rows.
+        trainings: the training that each row's values come from, such as the fold of a cross-validation.
 
     Returns:
         The mean, or difference of means, and its interval. ``n`` counts values. The ends are NaN with fewer than
@@ -208,15 +211,15 @@ def crossed_interval(
         resamples contain no song of a side.
 
     Raises:
-        ValueError: the values are not two-dimensional, or ``clusters`` or ``against`` has another number of rows.
+        ValueError: the values are not two-dimensional, or another argument has another number of rows.
     """
     table = np.asarray(values, dtype=float)
     if table.ndim != 2:
         raise ValueError(f"values must be (songs, seeds), not of shape {table.shape}")
     owners = np.arange(len(table)) if clusters is None else np.asarray([str(c) for c in clusters])
     other = np.zeros(len(table), bool) if against is None else np.asarray(against, dtype=bool)
-    if not len(owners) == len(other) == len(table):
-        raise ValueError(f"{len(table)} rows of values need as many clusters and marks")
+    if not len(owners) == len(other) == len(table) == len(table if trainings is None else trainings):
+        raise ValueError(f"{len(table)} rows of values need as many clusters, marks and trainings")
     whole = ~np.isnan(table).any(axis=1)
     kept, other = table[whole], other[whole]
     n, dropped, seeds = kept.size, table.size - kept.size, kept.shape[1]
@@ -228,18 +231,17 @@ def crossed_interval(
     rng = np.random.default_rng(0)
     # How often each song and each seed is drawn. The mean of a resample follows from these counts by matrix products.
     song_draws, seed_draws = (rng.multinomial(size, np.full(size, 1 / size), resamples) for size in (songs, seeds))
-    seed_means, resampled, shares, effective, fewest = 0.0, 0.0, 0.0, np.inf, songs
+    seed_means, resampled, fewest = 0.0, 0.0, songs
     for sign, side in signs.items():
         counts = np.bincount(place[side], minlength=songs)
         sums = np.stack([np.bincount(place[side], kept[side, column], songs) for column in range(seeds)], 1)
-        means = kept[side].mean(0)
-        seed_means = seed_means + sign * means
-        shares = shares + sign * (sums.mean(1) - means.mean() * counts) / counts.sum()
-        effective = min(effective, counts.sum() ** 2 / (counts**2).sum())
+        seed_means = seed_means + sign * kept[side].mean(0)
         fewest = min(fewest, np.count_nonzero(counts))
         with np.errstate(invalid="ignore"):  # a resample may miss all songs of a side
             total = np.einsum("rs,sj,rj->r", song_draws, sums, seed_draws / seeds, optimize=True)
             resampled = resampled + sign * (total / (song_draws @ counts))
+    spreads = [_spread(kept.mean(1), place, signs)]
+    effective = spreads[0][1] + 1
     estimate = float(seed_means.mean())
     if fewest < FEWEST:
         return Interval(estimate, NAN, NAN, n, dropped, "none", float(effective))
@@ -252,7 +254,8 @@ def crossed_interval(
     if not np.isfinite(ends).all():
         return Interval(estimate, NAN, NAN, n, dropped, "none", float(effective))
     p_values = [2 * max(1, min((missed | (resampled <= 0)).sum(), (missed | (resampled >= 0)).sum())) / resamples]
-    spreads = [(np.sqrt(songs / (songs - 1) * (shares**2).sum()), effective - 1)]
+    if trainings is not None and len(set(models := np.asarray([str(t) for t in trainings])[whole])) > 1:
+        spreads.append(_spread(kept.mean(1), np.unique(models, return_inverse=True)[1], signs))
     if seeds > 1:
         spreads.append((seed_means.std(ddof=1) / np.sqrt(seeds), seeds - 1))
     for error, freedom in spreads:
@@ -261,3 +264,20 @@ def crossed_interval(
         p_values.append(p)
     low, high = map(float, ends)
     return Interval(estimate, low, high, n, dropped, "percentile, t", float(effective), min(1.0, max(p_values)))
+
+
+def _spread(values: np.ndarray, groups: np.ndarray, signs: Mapping[int, np.ndarray]) -> tuple[float, float]:
+    """Return the standard error of a mean, or of a difference of two, from groups of values, and degrees of freedom.
+
+    Args:
+        values: one per row.
+        groups: number of the group of each row.
+        signs: 1 or -1, and the rows whose mean is added or subtracted.
+    """
+    size, shares, effective = groups.max() + 1, 0.0, np.inf
+    for sign, side in signs.items():
+        counts = np.bincount(groups[side], minlength=size)
+        sums = np.bincount(groups[side], values[side], size)
+        shares = shares + sign * (sums - values[side].mean() * counts) / counts.sum()
+        effective = min(effective, counts.sum() ** 2 / (counts**2).sum())
+    return float(np.sqrt(size / max(size - 1, 1) * (shares**2).sum())), float(effective - 1)

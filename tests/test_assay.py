@@ -53,7 +53,7 @@ def test_an_insensitive_assay_says_so_whatever_it_measured(changed, options, sai
     assert not gate.sensitive
     for verdict in (SUPPORTED, NOT_SUPPORTED):
         found = gated(Finding(verdict, "1 dB"), gate)
-        assert (found.verdict, found.measured) == (INCONCLUSIVE, INSENSITIVE)
+        assert found.verdict == INCONCLUSIVE and found.measured.startswith(INSENSITIVE)
         assert found.reasons[0] == "Measured: 1 dB." and said in " ".join(found.reasons)
 
 

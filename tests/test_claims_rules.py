@@ -102,6 +102,27 @@ def test_whole_steps(after, verdict):
     assert found.verdict == verdict and "4.00x" in found.reasons[1]  # ours
 
 
+@pytest.mark.parametrize(("loop", "verdict"), [(20, INCONCLUSIVE), (4, NOT_SUPPORTED)])
+def test_a_small_step_settles_nothing_that_the_papers_size_contradicts(loop, verdict):
+    """A small step gains 2x. At the paper's size, a loop takes 20 times as long as a scan with a third of the step."""
+    whole = variants(60.0, 30.0, 30.0, share=1 / 3)[2] | {"scan": "chunked", "preset": "paper"}
+    timed = {"axis": "time", "pass": scan.BOTH, "length": 101}
+    speed = [
+        timed | {"backend": scan.LOOP, "seconds": [loop] * 3},
+        timed | {"backend": "chunked", "seconds": [1.0] * 3},
+    ]
+    found = step.train_5x(variants(60.0, 30.0, 30.0), [whole], speed, faster=5)
+    assert found.verdict == verdict and f"{2 / 3 + loop / 3:.1f}x" in found.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("one", "every", "verdict"), [(20, 25, SUPPORTED), (20, 800, INCONCLUSIVE), (30, 800, NOT_SUPPORTED)]
+)
+def test_a_block_in_either_reading(one, every, verdict):
+    block = [{"rows": r, "length": 401, "seconds": [ms / 1e3] * 3} for r, ms in ((1, one), (62, every))]
+    assert scan.bench_25ms(block, milliseconds=25.3).verdict == verdict
+
+
 @pytest.mark.parametrize(("share", "verdict"), [(0.65, SUPPORTED), (0.9, NOT_SUPPORTED), (0.2, NOT_SUPPORTED)])
 def test_share_of_the_scan(share, verdict):
     steps = variants(60.0, 12.0, 12.0, share=share)
@@ -195,7 +216,7 @@ def test_a_slight_loss(cost, seeds, verdict):
     made = trained(means, seeds=seeds, field="variant")
     found = learning.slight_loss(made, baselines(), margin=0.41)
     assert found.verdict == verdict and "costs " in found.measured + found.reasons[0]
-    assert learning.slight_loss(made, margin=0.41).measured == INSENSITIVE  # without the equaliser
+    assert learning.slight_loss(made, margin=0.41).measured.startswith(INSENSITIVE)  # without the equaliser
     assert learning.slight_loss(trained({"mono": 0.0}, field="variant"), margin=0.41).verdict == BLOCKED
 
 
@@ -225,10 +246,10 @@ def test_stability_is_equivalence(changes, verdict):
 
 
 def test_stability_is_not_seen_by_an_insensitive_assay():
-    assert learning.stable_1_16(*windows({}), **LENGTHS).measured == INSENSITIVE  # without the equaliser
+    assert learning.stable_1_16(*windows({}), **LENGTHS).measured.startswith(INSENSITIVE)  # without the equaliser
     for given in ({"without_time": 5.0}, {"reshaped": 0.0}):
         found = learning.stable_1_16(*windows({}, **given), baselines(), **LENGTHS)
-        assert (found.verdict, found.measured) == (INCONCLUSIVE, INSENSITIVE)
+        assert found.verdict == INCONCLUSIVE and found.measured.startswith(INSENSITIVE)
 
 
 def test_stability_names_what_the_roformer_loses():
@@ -278,9 +299,12 @@ def test_intermittent_vocals_need_an_advantage_of_their_own(short, long, verdict
     scores = trained({learning.OURS: 5.0, learning.THEIRS: 4.0, "none": 2.0})
     found = learning_regions.intermittent(regions(short, long), scores, baselines(), shorter=2)
     assert found.verdict == verdict
-    assert learning_regions.intermittent(regions(short, long), scores, shorter=2).measured == INSENSITIVE
+    assert learning_regions.intermittent(regions(short, long), scores, shorter=2).measured.startswith(INSENSITIVE)
     named = [row | {"separator": LABELS.get(row["separator"], row["separator"])} for row in scores]  # as 04_train does
     assert learning_regions.intermittent(regions(short, long), named, baselines(), shorter=2) == found
+    far = [row | {"sdr_in_window": row["sdr"], "sdr": 2 * row["sdr"]} for row in regions(short, long)]
+    judged = learning_regions.intermittent(far, scores, baselines(), shorter=2)
+    assert judged.measured == found.measured and "In whole songs" in judged.reasons[-4]
     alone = regions(short, long, models=(learning.OURS,))
     assert learning_regions.intermittent(alone, scores, baselines(), shorter=2).verdict == BLOCKED
     assert learning_regions.intermittent(regions(short, long), shorter=2, published=True).verdict == verdict
@@ -320,29 +344,39 @@ def test_ten_epochs_reach_it_where_mean_and_median_do():
     assert paper.ten_epochs(published((12.0,) * 3, 9.0)["scores"], **given).verdict == NOT_SUPPORTED
 
 
-def recalled(arm, seed, sdr_far, learned=True, cut=3.0):
-    """Answers of a run of the probe: right within the range, and an SDR of its own after 1, 2 and 4 s."""
+def recalled(arm, seed, sdr_far, learned=True, cut=3.0, right=1.0):
+    """Answers of a run of the probe: right within the range, and an SDR and a share right of its own after longer gaps.
 
-    def answer(name, gap, sdr, right):
-        target = [0.9 if right else 0.1] * 4
-        return {"separator": arm, "seed": seed, "name": name, "gap": gap, "sdr": [sdr] * 4, "target": target,
-                "other": [0.5] * 4}  # fmt: skip
+    An input of 4 s with a near cue costs 2 dB.
+    """
+
+    def answer(name, gap, sdr, right, lead=0.5):
+        target = [0.9 if n < right * 4 else 0.1 for n in range(4)]
+        return {"separator": arm, "seed": seed, "name": name, "gap": gap, "lead": lead, "sdr": [sdr] * 4,
+                "target": target, "other": [0.5] * 4}  # fmt: skip
 
     near = [answer(f"gap {gap:g}", gap, 14.0, learned) for gap in (0.25, 0.5)]
-    far = [answer(f"gap {gap}", gap, sdr_far + seed / 10 * (arm == "mamba2"), True) for gap in (1, 2, 4)]
-    return [*near, *far, answer("cut 0.5", 0.5, cut + seed / 10, False)]
+    far = [answer(f"gap {gap}", gap, sdr_far + seed / 10 * (arm == "mamba2"), right) for gap in (1, 2, 4)]
+    return [*near, *far, answer("cut 0.5", 0.5, cut + seed / 10, False), answer("lead 4", 0.5, 12.0, True, lead=4.0)]
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "verdict"), [(12, 6, SUPPORTED), (6, 12, NOT_SUPPORTED), (6, 6.4, INCONCLUSIVE)]
+    ("ours", "theirs", "right", "verdict"),
+    [
+        (12, 6, (1, 0.5), SUPPORTED),
+        (12, 6, (1, 1), INCONCLUSIVE),  # some dB, but attention follows the voice just as well
+        (12, 6, (0.75, 0.5), INCONCLUSIVE),  # BSMamba2 loses the voice as well
+        (6, 12, (1, 0.5), NOT_SUPPORTED),
+        (6, 6.4, (1, 0.5), INCONCLUSIVE),
+    ],
 )
-def test_memory_is_judged_at_its_endpoint(ours, theirs, verdict):
-    seeds = range(6)
-    answers = [
-        a for s in seeds for arm, sdr in (("mamba2", ours), ("attention", theirs)) for a in recalled(arm, s, sdr)
-    ]
+def test_memory_is_judged_at_its_endpoint(ours, theirs, right, verdict):
+    arms = zip(("mamba2", "attention"), (ours, theirs), right, strict=True)
+    answers = [a for arm, sdr, share in arms for s in range(6) for a in recalled(arm, s, sdr, right=share)]
     found = probe.memory(answers, learned=0.9)
     assert found.verdict == verdict and "learned in 6 of 6 seeds" in found.reasons[1]
+    cost = f"`attention` changes -2.00 dB [-2.00, -2.00] by the input's length alone, and {theirs - 12:.2f} dB"
+    assert any(cost in reason for reason in found.reasons)
 
 
 def test_a_seed_that_did_not_learn_says_nothing_about_memory():

@@ -26,6 +26,7 @@ def folder(tmp_path):
             guesses = arm == "none" or (arm, seed) == ("lstm", 2)
             asked = [answered(rng, "gap 0.5", 0.5, 14, 0.5 if guesses else 1), answered(rng, "gap 4", 4, far, 0.5)]
             asked += [] if arm == "none" else [answered(rng, "cut 0.5", 0.5, 3, 0.5, "cut")]
+            asked += [answered(rng, "lead 4", 0.5, 10 if arm == "attention" else 13, 1) | {"lead": 4.0}]
             parameters = {"arm": arm, "train": {"lr": 0.004}, "probe": {"longest_gap": 0.5}}
             path = tmp_path / f"gap-{arm}-seed{seed}.json"
             write_result(path, measured="", parameters=parameters, values={"answers": asked}, seed=seed, started=mark(),
@@ -35,12 +36,12 @@ def folder(tmp_path):
 
 def test_what_arms_learned_and_remember(folder):
     found = probe_tables.answers(folder, ["gap"])
-    assert len(found) == 3 * 10 * 3 + 10 * 2 and probe_tables.endpoint(found) == "gap 4"
+    assert len(found) == 3 * 10 * 4 + 10 * 3 and probe_tables.endpoint(found) == "gap 4"
     learned = probe_tables.learned(found)
     assert learned["mamba2"].all() and not learned["none"].any()
     assert learned["lstm"].to_dict() == {2: False} | dict.fromkeys(range(3, 12), True)
     able = probe_tables.able(found)
-    assert set(able["arm"].cat.categories) == {"mamba2", "attention", "lstm"} and len(able) == 3 * 10 * 3 - 3
+    assert set(able["arm"].cat.categories) == {"mamba2", "attention", "lstm"} and len(able) == 3 * 10 * 4 - 4
     assert probe_tables.difference(able, ("mamba2", "gap 4"), ("lstm", "gap 4")).n == 9
     assert set(probe_tables.comparisons(able)["arm"]) == {"attention", "LSTM"}
     gain = probe_tables.difference(found, ("mamba2", "gap 4"), ("attention", "gap 4"))
@@ -48,16 +49,32 @@ def test_what_arms_learned_and_remember(folder):
     assert np.isnan(probe_tables.difference(found[found["seed"] == 2], ("mamba2", "gap 4"), ("attention", "gap 4")).low)
 
 
+def test_what_a_gap_costs_is_divided_into_length_and_distance(folder):
+    """Attention loses 4 dB by the length of 4 s, and 6 dB by the distance of the cue; Mamba2 1 dB by either."""
+    able = probe_tables.able(probe_tables.answers(folder, ["gap"]))
+    costs = probe_tables.length_and_distance(able).set_index("arm")
+    for arm, length, distance in (("attention", -4, -6), ("mamba2", -1, -1)):
+        assert costs.loc[arm, "seconds"] == 4
+        assert costs.loc[arm, "length"].estimate == pytest.approx(length, abs=0.1)
+        assert costs.loc[arm, "distance"].estimate == pytest.approx(distance, abs=0.1)
+    shown = probe_tables.length_table(probe_tables.length_and_distance(able)).set_index("arm")
+    assert shown.loc["attention", "length, 4 s"].startswith(("-4.0", "-3.9"))
+
+
 def test_tables_and_figure(folder):
     found = probe_tables.answers(folder, ["gap"])
     table = probe_tables.table(found).set_index("arm")
     assert table.loc["LSTM", "learned"] == "9 of 10" and table.loc["BSMamba2", "0.5 s"] == "14.0 / 100%"
-    assert set(probe_tables.interventions(found)["cut 0.5"]) == {"3.0 / 50%"}
+    assert set(probe_tables.interventions(found)["cut 0.5"].dropna()) == {"3.0 / 50%"}
     figure, ax = plt.subplots()
     probe_tables.draw(ax, found)
     lines = [line for line in ax.lines if not line.get_label().startswith("_")]
     assert [line.get_label() for line in lines] == ["BSMamba2", "attention", "LSTM", "no time block"]
     assert lines[0].get_ydata() == pytest.approx([14, 12], abs=0.1)
+    titles = [ax.get_title().replace("\n", ": ") for ax in probe_tables.figure_of_arms(found).axes]
+    assert titles[:4] == [f"{name} of 10 seeds learned" for name in (
+        "BSMamba2: 10", "attention: 10", "LSTM: 9", "no time block: 0"
+    )] and titles[4].startswith("right choices")  # fmt: skip
     plt.close(figure)
 
 
@@ -70,7 +87,7 @@ def test_experiments_stand_together(folder):
     assert own.loc["0.5 s", "0.5 s"] == own.loc["2 s", "2 s"] == "14.0 / 100%"
     assert own.loc["0.5 s", "16 s"] == own.loc["2 s", "0.5 s"] == ""
     drawn = probe_tables.figure({"short": found, "long": longer})
-    assert [ax.get_title() for ax in drawn.axes] == ["short", "long"]
+    assert [ax.get_title() for ax in drawn.axes] == ["short\n10 seed(s) an arm", "long\n10 seed(s) an arm"]
     plt.close(drawn)
 
 

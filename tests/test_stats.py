@@ -129,6 +129,22 @@ def test_crossed_interval_covers_what_it_says_also_where_three_trainings_differ(
     assert covered(draw, studies=200) > 0.88  # 0.95 less what 200 studies of 8 songs may miss
 
 
+def test_singers_of_one_training_share_its_luck():
+    """Four trainings test three singers each. Over singers alone, half of these intervals would miss the true mean."""
+    folds = np.repeat(np.arange(4), 3)
+
+    def draw(rng):
+        return (rng.normal(size=4)[folds] + 0.1 * rng.normal(size=12))[:, None]
+
+    rng = np.random.default_rng(0)
+    found = [crossed_interval(draw(rng), trainings=folds, resamples=500) for _ in range(200)]
+    assert np.mean([interval.low <= 0 <= interval.high for interval in found]) > 0.9
+    assert covered(draw, studies=200) < 0.8
+    assert crossed_interval(draw(rng), trainings=np.zeros(12)).low > -9  # one training has no luck to compare
+    with pytest.raises(ValueError, match="trainings"):
+        crossed_interval([[1.0], [2.0]], trainings=[0])
+
+
 def test_crossed_interval_drops_songs_and_wants_some():
     found = crossed_interval([[1.0, 2.0], [3.0, None], [5.0, 6.0]])
     assert (found.n, found.dropped, found.estimate) == (4, 2, 3.5)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from bsm.stats import Interval, interval_words
 from bsm.study.baselines import EQUALISER
-from bsm.study.compare import paired, table_of
+from bsm.study.compare import folds_of, paired, table_of
 from bsm.study.published import PUBLISHED
 
 BEATS, AT_LEAST = 2.0, 1.0
@@ -35,21 +35,23 @@ class Assay:
     Attributes:
         sensitive: whether it is.
         reasons: the figures that say so, one sentence each.
+        lacks: the first condition that fails, in a few words.
     """
 
     sensitive: bool
     reasons: tuple[str, ...]
+    lacks: str = ""
 
 
 def gain_of(scores: pd.DataFrame, first: str, second: str) -> Interval:
-    """Compare two systems by uSDR: the mean of ``first - second`` over tracks and seeds.
+    """Compare two systems by uSDR: the mean of ``first - second`` over tracks and trainings.
 
     Args:
         scores: of :func:`bsm.study.compare.tidy`.
         first: name of a system.
         second: name of another system. A baseline is not trained, so it is compared with every seed of the other.
     """
-    return Interval.of(paired(table_of(scores, first), table_of(scores, second)))
+    return Interval.of(paired(table_of(scores, first), table_of(scores, second), folds_of(scores)))
 
 
 def trainings(scores: pd.DataFrame) -> int:
@@ -70,22 +72,22 @@ def assay(scores: pd.DataFrame, arms: Sequence[str], control: str) -> Assay:
         arms: names of the systems that are compared; the first must beat the control.
         control: name of a system that lacks what the question is about.
     """
-    known, reasons, passed = set(scores["system"]), [], []
+    known, reasons, lacks = set(scores["system"]), [], []
     for arm in arms:
         if missing := [name for name in (arm, EQUALISER) if name not in known]:
             reasons.append(f"There are no scores of {' and '.join(missing)} on these songs")
-            passed.append(False)
+            lacks.append("an arm is missing")
             continue
         gain, runs = gain_of(scores, arm, EQUALISER), trainings(scores[scores["system"] == arm])
-        passed.append(beats(gain) and runs >= TRAININGS)
+        lacks += ["below the gate"] * (not beats(gain)) + ["too few trainings"] * (runs < TRAININGS)
         wanted = f"a verdict needs {BEATS:g} dB, a low end of {AT_LEAST:g} dB, and {TRAININGS} trainings"
         reasons.append(f"`{arm}` minus {EQUALISER}, {runs} training(s): {interval_words(gain, ' dB')} ({wanted})")
     if control in known and arms[0] in known:
         loss = gain_of(scores, arms[0], control)
-        passed.append(loss.low > 0)
-        seen = "is seen to lose" if passed[-1] else "is not seen to lose"
+        lacks += ["the control is not seen to lose"] * (not loss.low > 0)
+        seen = "is seen to lose" if loss.low > 0 else "is not seen to lose"
         reasons.append(f"The positive control `{control}` {seen}: {arms[0]} gains {interval_words(loss, ' dB')}")
     else:
-        passed.append(False)
+        lacks.append("the control is missing")
         reasons.append(f"The positive control `{control}` was not trained")
-    return Assay(all(passed), tuple(dict.fromkeys(reasons)))
+    return Assay(not lacks, tuple(dict.fromkeys(reasons)), lacks[0] if lacks else "")

@@ -110,8 +110,18 @@ def differences(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     return first[seeds] - second[seeds]
 
 
-def paired(first: pd.DataFrame, second: pd.DataFrame | None = None) -> dict[str, Any]:
+def folds_of(frame: pd.DataFrame) -> dict[str, Any] | None:
+    """Return the fold of a cross-validation that tests each cluster, by a frame of :func:`tidy`; None without folds."""
+    known = frame.dropna(subset="fold") if "fold" in frame else frame.iloc[:0]
+    return None if known.empty else known.groupby("song")["fold"].first().to_dict()
+
+
+def paired(
+    first: pd.DataFrame, second: pd.DataFrame | None = None, folds: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Compare two tables of :func:`table` by their :func:`differences`, or describe one table.
+
+    With ``folds`` (:func:`folds_of`), the interval also covers the luck of the trainings of a cross-validation.
 
     Returns:
         The mean (of the differences) as ``estimate``, with its 95 % interval over clusters and seeds, ``low`` to
@@ -119,7 +129,8 @@ def paired(first: pd.DataFrame, second: pd.DataFrame | None = None) -> dict[str,
         ``unit`` in texts) and ``seeds``; and the ``verdict`` in words.
     """
     values = first if second is None else differences(first, second)
-    found = crossed_interval(values, values.index.get_level_values("song"))
+    owners = values.index.get_level_values("song")
+    found = crossed_interval(values, owners, trainings=None if folds is None else [folds[name] for name in owners])
     whole = values.dropna()
     counts = {
         "tracks": len(whole),

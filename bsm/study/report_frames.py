@@ -94,7 +94,8 @@ def probe(values: Sequence[Mapping[str, Any]]) -> Frames:
     cells = cells.rename(columns=LABELS)
     order = sorted(cells.index, key=lambda name: (name.split()[:-1], float(name.split()[-1])))
     gaps = [name for name in order if name.startswith("gap ")]
-    by_arm = cells.loc[gaps].T.rename(columns=lambda name: f"{name.removeprefix('gap ')} s")
+    learned = probe_tables.table(frame.assign(arm=pd.Categorical(frame["arm"], arms))).set_index("arm")
+    by_arm = learned.drop(columns=["rate", "learned"])
     by_control = cells.loc[[name for name in order if name not in gaps]]
     by_control = by_control.drop(columns=[LABELS[arm] for arm in ("none", "convolution")], errors="ignore")
     score = "SDR in dB / right choices on the probe, means over seeds"
@@ -105,7 +106,10 @@ def probe(values: Sequence[Mapping[str, Any]]) -> Frames:
         "scaled for the length"
     )
     return [
-        (by_arm.rename_axis(index="network", columns=None).reset_index(), f"{score}, by the gap between cue and play"),
+        (
+            by_arm.rename_axis(index="network", columns=None).reset_index(),
+            f"{score} that learned (of all, where none did), by the gap between cue and play",
+        ),
         (by_control.rename_axis(index="control", columns=None).reset_index(), note),
     ]
 

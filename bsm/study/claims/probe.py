@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bsm.cue_gap import summary
-from bsm.stats import interval_words
+from bsm.stats import Interval, interval_words
 from bsm.study.claims.claim import LONG, Evidence, Finding, Source, Test, Values, Verdict, claim
 from bsm.study.long import probe_tables
 
@@ -36,7 +36,14 @@ OURS, THEIRS = "mamba2", "attention"
 def memory(answers: Sequence[Mapping[str, Any]], *, learned: float) -> Finding:
     """Compare the arms at the stated endpoint, over seeds in which both learned to remember within the range."""
     rows = [
-        {"arm": a["separator"], "seed": a["seed"], "name": a["name"], "gap": a["gap"], "longest_gap": RANGE}
+        {
+            "arm": a["separator"],
+            "seed": a["seed"],
+            "name": a["name"],
+            "gap": a["gap"],
+            "lead": a["lead"],
+            "longest_gap": RANGE,
+        }
         | summary(a)
         for a in answers
         if a["separator"] in (OURS, THEIRS)
@@ -49,21 +56,32 @@ def memory(answers: Sequence[Mapping[str, Any]], *, learned: float) -> Finding:
         return Finding(Verdict.INCONCLUSIVE, "no seed learned", ("In no seed did both arms learn to remember.",))
     found = probe_tables.difference(frame, (OURS, ENDPOINT), (THEIRS, ENDPOINT))
     control = probe_tables.difference(frame, (OURS, f"gap {RANGE:g}"), (OURS, f"cut {RANGE:g}"))
-    verdict = Verdict.of(found.low > 0, found.high < 0)
+    chosen = probe_tables.difference(frame, (OURS, ENDPOINT), (THEIRS, ENDPOINT), "right")
     right = frame.groupby(["name", "arm"])["right"].mean()
+    keeps, loses = right[ENDPOINT, OURS] >= learned, chosen.low > 0  # the voice, not only some dB
+    verdict = Verdict.of(found.low > 0 and keeps and loses, found.high < 0)
     shares = [f"`{arm}` {100 * right[ENDPOINT, arm]:.0f} %" for arm in (OURS, THEIRS)]
+    points = interval_words(Interval(*(100 * v for v in chosen[:3]), *chosen[3:]), " points", digits=0)
     reasons = [
         "A cue holds the target's timbre, a gap follows, and then the target sounds together with another voice. "
         f"SDR of `{OURS}` minus `{THEIRS}` after a gap of 4 s, trained with gaps up to {RANGE:g} s; this endpoint was "
         f"stated before the runs.",
         f"The unit is the seed; both arms learned in {len(seeds)} of {len(both)} seeds.",
-        f"Right choices after that gap, of two voices: {', '.join(shares)}.",
+        f"Right choices after that gap, of two voices: {', '.join(shares)}; difference {points}. Supported also means "
+        f"that `{OURS}` chooses right in {100 * learned:.0f} %, and more often than `{THEIRS}`.",
         f"Positive control: with its memory cut in a gap of {RANGE:g} s, `{OURS}` loses "
         f"{interval_words(control, ' dB')}.",
     ]
     for gap in (gap for gap in (1, 2, 8) if f"gap {gap}" in set(frame["name"])):
         between = probe_tables.difference(frame, (OURS, f"gap {gap}"), (THEIRS, f"gap {gap}"))
         reasons.append(f"Exploratory: after {gap} s the difference is {interval_words(between, ' dB')}.")
+    costs = probe_tables.length_and_distance(frame)
+    for own in costs.itertuples():
+        length, distance = (interval_words(cost, " dB") for cost in (own.length, own.distance))
+        reasons.append(
+            f"Exploratory: from {RANGE:g} to {own.seconds:g} s, `{own.arm}` changes {length} by the input's length "
+            f"alone, and {distance} by the cue's distance, which is forgetting."
+        )
     if not control.low > 0:
         verdict = Verdict.INCONCLUSIVE
         reasons.append("The control is not seen to lose, so that the probe shows nothing.")

@@ -28,6 +28,7 @@ from bsm.study.claims.claim import (
 from bsm.study.claims.exact import TENSORS
 
 BOTH = "forward + backward"
+LOOP = "loop, indexed"  # the described loop
 KERNEL, CONV_KERNEL = "selective", "cuda"
 """The backends that call the claims' kernels: Mamba-1's scan, causal-conv1d."""
 GPUS = {"T4": 8.1, "RTX 3090": 35.6, "RTX 4090": 82.6}
@@ -52,19 +53,21 @@ DATA_SHEETS = (
 def scan_8x(speed: list[dict[str, Any]], *, faster: float, fast: str = "chunked") -> Finding:
     """Compare the exact chunked scan, or the kernel, with a loop that indexes its steps, and with a careful loop."""
     own = [r for r in speed if r["axis"] == "time" and r["pass"] == BOTH]
-    longest = max(r["length"] for r in own if r["backend"] == "loop, indexed")  # timed by both loops
+    longest = max(r["length"] for r in own if r["backend"] == LOOP)  # timed by both loops
     timed = {r["backend"]: r for r in own if r["length"] == longest}
     if fast not in timed:
         return _lacks(fast)
-    loop, exact = timed["loop, indexed"], timed[fast]
+    loop, exact = timed[LOOP], timed[fast]
     gain, careful = (ratio(slow["seconds"], exact["seconds"]) for slow in (loop, timed["sequential"]))
+    listed = [ratio(loop["seconds"], timed[name]["seconds"]) for name in ("textbook",) if name in timed]
     return Finding(
         judge_ratio(gain, faster),
         interval_words(gain, "x"),
         (
             f"Against the described loop, which indexes its steps; {longest} steps, {BOTH}, {rounds(gain)}.",
             f"Against a careful loop: {interval_words(careful, 'x')}. Part of the gain is the loop's own waste.",
-            "The scan here is exact; the described chunked scan is not.",
+            "The scan here is exact; the described chunked scan is not, and was not timed.",
+            *(f"The chunked scan as the Mamba-2 paper lists it: {interval_words(own, 'x')}." for own in listed),
         ),
         timings=(loop, exact),
     )
@@ -114,12 +117,15 @@ def bench_25ms(
     *,
     milliseconds: float,
 ) -> Finding:
-    """Time one block, forward, at one row per band, as a model has it; with one row alone as its context."""
+    """Time one block, forward, with one row alone and with one row per band: the document does not say which it means.
+
+    Where the two readings disagree, the test is inconclusive.
+    """
     times = {r["rows"]: 1e3 * np.asarray(r["seconds"]) for r in block}
     lengths = {r["rows"]: r["length"] for r in block}
     one, every = min(times), max(times)
     frames = {rows: 1e3 * lengths[rows] / t.min() for rows, t in times.items()}
-    slowest, fastest = times[every].max(), times[every].min()
+    read = {Verdict.of(t.max() <= milliseconds, t.min() > milliseconds) for t in (times[one], times[every])}
     reasons = [
         f"One block, {lengths[every]} frames, the best of {len(times[every])} rounds.",
         f"A model has a row for each band: {frames[every]:,.0f} frames/s.",
@@ -134,8 +140,8 @@ def bench_25ms(
             f"{needed:.1f} TFLOP/s, {shares} peak in float32 ({DATA_SHEETS}). So a large GPU can reach the figure."
         )
     return Finding(
-        Verdict.of(slowest <= milliseconds, fastest > milliseconds),
-        f"{fastest:,.0f} ms for {every} rows, {times[one].min():.1f} ms for one",
+        read.pop() if len(read) == 1 else Verdict.INCONCLUSIVE,
+        f"{times[every].min():,.0f} ms for {every} rows, {times[one].min():.1f} ms for one",
         reasons,
         block,
     )

@@ -19,7 +19,7 @@ from bsm.study import counts, figures
 from bsm.study.assay import beats, gain_of, trainings
 from bsm.study.baselines import EQUALISER
 from bsm.study.campaign import finished, of_run
-from bsm.study.compare import tidy, words
+from bsm.study.compare import folds_of, tidy, words
 from bsm.study.figures import LABELS
 from bsm.study.long.songs import BASELINES, model_config
 from bsm.study.variants import VARIANTS
@@ -64,6 +64,18 @@ def scores(folder: Path, experiment: str) -> pd.DataFrame:
 def arms(frame: pd.DataFrame) -> list[str]:
     """Return the time blocks and BS-RoFormer of a frame of :func:`scores`, in the order of their names in figures."""
     return [arm for arm in LABELS if arm in set(frame["system"])]
+
+
+def covered(frame: pd.DataFrame) -> str:
+    """Say in a caption what the intervals of a frame's differences cover: tracks, and trainings if several."""
+    count = trainings(frame[frame["system"] == BASE])
+    if folds_of(frame):
+        return f"95 % intervals over singers and the {count} trainings of a cross-validation, the wider of both"
+    if count == 1:
+        return (
+            "95 % intervals over songs alone: with one training of each arm, a difference may be the luck of a training"
+        )
+    return f"95 % intervals over songs and {count} trainings, the wider of both"
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from bsm.errors import InputError
 from bsm.stats import Interval, crossed_interval, interval_words, verdicts
 from bsm.study import figures
 from bsm.study.campaign import finished
+from bsm.study.compare import words
 from bsm.study.figures import LABELS, model_colours
 from bsm.study.long.probe import ARMS
 
@@ -103,25 +104,70 @@ def able(frame: pd.DataFrame) -> pd.DataFrame:
     return kept.assign(arm=kept["arm"].cat.remove_unused_categories())
 
 
-def difference(frame: pd.DataFrame, first: tuple[str, str], second: tuple[str, str]) -> Interval:
-    """Compare the SDRs of two pairs of arm and question, paired by seed: mean of ``first - second``, and interval."""
-    asked = frame.pivot(index="seed", columns=["arm", "name"], values="sdr")
+def difference(frame: pd.DataFrame, first: tuple[str, str], second: tuple[str, str], value: str = "sdr") -> Interval:
+    """Compare two pairs of arm and question, paired by seed: the mean of ``first - second``, and its interval.
+
+    ``value`` is ``sdr`` in dB, or ``right`` for the share of right choices.
+    """
+    asked = frame.pivot(index="seed", columns=["arm", "name"], values=value)
     return crossed_interval((asked[first] - asked[second]).dropna().to_numpy(float)[:, None])
+
+
+def longest(frame: pd.DataFrame) -> float:
+    """Return the longest gap of the trainings of one experiment, s."""
+    return float(frame["longest_gap"].iloc[0])
 
 
 def endpoint(frame: pd.DataFrame) -> str:
     """Return the name of the question that was declared the endpoint: 8 times the longest training gap."""
-    return f"gap {cue_gap.ENDPOINT * frame['longest_gap'].iloc[0]:g}"
+    return f"gap {cue_gap.ENDPOINT * longest(frame):g}"
+
+
+def length_and_distance(frame: pd.DataFrame) -> pd.DataFrame:
+    """Divide what a long gap costs an arm into the cost of the input's length and that of the cue's distance.
+
+    The question ``lead`` is as long as ``gap``, but its background sounds before the cue. So ``lead`` minus the gap of
+    the training is the cost of length, and ``gap`` minus ``lead`` that of distance, which is forgetting.
+
+    Returns:
+        ``arm``, ``seconds``, and the intervals ``length`` and ``distance`` in dB, paired by seed.
+    """
+    near = f"gap {longest(frame):g}"
+    rows = []
+    for arm, own in frame.groupby("arm", observed=True):
+        asked = set(own["name"])
+        for lead in sorted(own.loc[own["name"].str.startswith("lead "), "lead"].unique()):
+            far, long = f"gap {lead:g}", f"lead {lead:g}"
+            if {near, far, long} <= asked:
+                costs = {"length": (long, near), "distance": (far, long)}
+                found = {
+                    name: difference(frame, (arm, first), (arm, second)) for name, (first, second) in costs.items()
+                }
+                rows.append({"arm": arm, "seconds": lead} | found)
+    return pd.DataFrame(rows, columns=["arm", "seconds", "length", "distance"])
+
+
+def length_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """Write the costs of :func:`length_and_distance`, one row per arm."""
+    rows: dict[str, dict[str, str]] = {}
+    for row in costs.itertuples():
+        own = rows.setdefault(LABELS[row.arm], {})
+        own |= {f"length, {row.seconds:g} s": words(row.length), f"distance, {row.seconds:g} s": words(row.distance)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm").reset_index()
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per arm: learning rate, seeds that learned, and SDR / right choices at each gap."""
+    """Return one row per arm: learning rate, seeds that learned, and SDR / right choices at each gap.
+
+    The means are over the seeds that learned; where none did, over all.
+    """
     rows = []
     within = learned(frame)
     for arm, own in gaps(frame).groupby("arm", observed=True):
         row: dict[str, Any] = {"arm": LABELS[arm], "rate": f"{own['lr'].iloc[0]:g}"}
         row["learned"] = f"{int(within[arm].sum())} of {own['seed'].nunique()}"
-        for gap, asked in own.groupby("gap"):
+        able_seeds = within[arm].index[within[arm]] if within[arm].any() else within[arm].index
+        for gap, asked in own[own["seed"].isin(able_seeds)].groupby("gap"):
             row[f"{gap:g} s"] = cell(asked)
         rows.append(row)
     return pd.DataFrame(rows)
@@ -151,32 +197,60 @@ def cell(asked: pd.DataFrame) -> str:
     return f"{asked['sdr'].mean():.1f} / {asked['right'].mean():.0%}"
 
 
-def draw(ax: Axes, frame: pd.DataFrame, value: str = "sdr") -> None:
-    """Draw a value against the gap: a line per arm through the means over seeds, a dot per seed."""
-    plain = gaps(frame)
+def draw(ax: Axes, frame: pd.DataFrame, value: str = "sdr", seeds: bool = False) -> None:
+    """Draw a value against the gap: a line per arm through the means over the seeds that learned; if none, over all.
+
+    With ``seeds``, each seed has a thin line, dashed if it did not learn. The grey stretch is the training's range.
+    """
+    plain, within = gaps(frame), learned(frame)
     for arm, own in plain.groupby("arm", observed=True):
-        ax.plot(own["gap"], own[value], ".", color=COLOUR[arm], alpha=0.4, markersize=4)
-        means = own.groupby("gap")[value].mean()
-        ax.plot(means.index, means, color=COLOUR[arm], label=LABELS[arm])
-    longest = plain["longest_gap"].iloc[0]
-    ax.axvspan(plain["gap"].min() * 0.9, longest, color="0.9", zorder=0)
+        able_seeds = within[arm].index[within[arm]] if within[arm].any() else within[arm].index
+        for seed, line in own.groupby("seed") if seeds else ():
+            style = "-" if within[arm, seed] else "--"
+            ax.plot(line["gap"], line[value], style, color=COLOUR[arm], alpha=0.4, linewidth=0.7)
+        means = own[own["seed"].isin(able_seeds)].groupby("gap")[value].mean()
+        ax.plot(means.index, means, ".-", color=COLOUR[arm], label=LABELS[arm])
+    ax.axvspan(plain["gap"].min() * 0.9, longest(plain), color="0.9", zorder=0)
     ax.set_xscale("log", base=2)
     ticks = sorted(plain["gap"].unique())
     ax.set_xticks(ticks, [f"{gap:g}" for gap in ticks])
-    place = {"transform": ax.get_xaxis_transform(), "ha": "right", "va": "bottom"}  # at the bottom of the axes
-    ax.text(longest * 0.95, 0, "training", color="0.4", fontsize="small", **place)
+    ax.tick_params(axis="x", labelsize="small")
     ax.set(xlabel="gap between cue and play (s)")
 
 
 @figures.style()
 def figure(frames: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw SDR against the gap (:func:`draw`), a panel per experiment. The keys are the titles."""
-    drawn, axes = plt.subplots(1, len(frames), figsize=(7, 3.4), sharey=True, squeeze=False)
+    drawn, axes = plt.subplots(1, len(frames), figsize=(max(7, 3.4 * len(frames)), 3.4), sharey=True, squeeze=False)
     for ax, (title, frame) in zip(axes[0], frames.items(), strict=True):
         draw(ax, frame)
-        ax.set_title(title)
+        counted = frame.groupby("arm", observed=True)["seed"].nunique().unique()
+        ax.set_title(f"{title}\n{'-'.join(str(n) for n in sorted(counted))} seed(s) an arm", fontsize="medium")
     axes[0, 0].set_ylabel("SDR in the play stretch (dB)")
     figures.legend_above(drawn, axes[0, 0])
+    return drawn
+
+
+@figures.style()
+def figure_of_arms(frame: pd.DataFrame) -> Figure:
+    """Draw SDR against the gap, a panel per arm with a line per seed; the last panel shows the arms' right choices."""
+    arms = list(frame["arm"].cat.categories)
+    rows = -(-(len(arms) + 1) // 4)
+    drawn, axes = plt.subplots(rows, 4, figsize=(9, 0.6 + 2.1 * rows), sharex=True, layout="constrained")
+    within = learned(frame)
+    for ax, arm in zip(axes.flat, arms, strict=False):
+        draw(ax, frame[frame["arm"] == arm], seeds=True)
+        ax.set(xlabel="", ylim=(-1, 17))
+        ax.set_title(f"{LABELS[arm]}\n{int(within[arm].sum())} of {len(within[arm])} seeds learned", fontsize="small")
+    last = axes.flat[len(arms)]
+    draw(last, frame, "right")
+    last.axhline(0.5, color="0.5", linewidth=0.8, linestyle=":")
+    last.set(xlabel="")
+    last.set_title("right choices, all arms\n(dotted: chance)", fontsize="small")
+    for ax in axes.flat[len(arms) + 1 :]:
+        ax.set_axis_off()
+    drawn.supxlabel("gap between cue and play (s); grey: within the training's range", fontsize="medium")
+    drawn.supylabel("SDR in the play stretch (dB); dashed: did not learn", fontsize="medium")
     return drawn
 
 
