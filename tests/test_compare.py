@@ -51,7 +51,7 @@ def test_a_song_that_one_lacks_drops_out():
     [
         ((1,), "over songs alone: with one training seed, a difference may be the luck of a training"),
         ((3,), "over songs and 3 training seeds, the wider of bootstrap and t"),
-        ((1, "singers", 4), "over singers alone: with 4 trainings (folds) of one seed, a difference may be the luck"),
+        ((1, "singers", 4), "over singers and the 4 trainings (folds) of one seed, the wider of both"),
         ((2, "singers", 4), "over singers and 2 training seeds of 4 trainings (folds) each, "),
     ],
 )

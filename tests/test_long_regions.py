@@ -272,6 +272,28 @@ def test_a_contrast_by_duration_takes_the_regions_of_the_claim(tmp_path):
     assert row["gain (dB)"].startswith(f"{gains[durations < 2].to_numpy().mean():.2f} [")
 
 
+def test_the_trainings_of_a_cross_validation_widen_its_intervals(tmp_path):
+    """Each fold has its own luck; over songs alone, the intervals would not know it."""
+    for arm, level in (("mamba2", 5.0), ("none", 4.0)):
+        path = measured(tmp_path, arm, level, of="singers-1s")
+        record = json.loads(path.read_text())
+        for row in record["values"]["regions"]:
+            row["fold"] = int(row["track"][5:]) % 4
+            row[SDR] += row["fold"] * (arm == "mamba2") * (1 if row["duration"] < 2 else 3)
+        path.write_text(json.dumps(record))
+    measured(tmp_path, songs.BASELINES, 1.0, of="singers-baselines", separator=EQUALISER)
+    frame = region_tables.read(tmp_path, "singers-1s")
+    frame = frame[frame["system"] != EQUALISER]
+    place = [region_tables.Contrast("duration", "in regions under 2 s", 0, 2)]
+    ends = []
+    for part in (frame, frame.drop(columns="fold")):
+        everywhere = region_tables.compare(part, ())[0]["differences"]["no time block"]
+        (row,) = region_tables.contrasts(part, place).to_dict("records")
+        lows = [float(row[name].split("[")[1].split(",")[0]) for name in ("gain (dB)", "more than elsewhere (dB)")]
+        ends.append([everywhere["low"], *lows])
+    assert all(with_folds < without - 0.3 for with_folds, without in zip(*ends, strict=True))
+
+
 def test_captions_and_the_answer_say_how_often_the_networks_were_trained(made):
     frame = region_tables.read(made, "songs-1s")
     assert region_tables.trainings(frame) == (2, 1)  # the campaign goes on: the base has three trainings, the other two
@@ -280,7 +302,7 @@ def test_captions_and_the_answer_say_how_often_the_networks_were_trained(made):
     assert region_tables.coverage(alone).startswith("95 % intervals over songs alone: with one training seed, ")
     singing = pd.concat([alone.assign(fold=n, track=f"abjones_1_{n + 1:02d}") for n in range(4)])
     assert region_tables.coverage(singing).startswith(
-        "95 % intervals over singers alone: with 4 trainings (folds) of one seed, "
+        "95 % intervals over singers and the 4 trainings (folds) of one seed, "
     )
     rows = region_tables.compare(frame, ())
     scores = region_tables.read(made, "songs-1s", "scores")

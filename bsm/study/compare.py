@@ -165,10 +165,7 @@ def covers(seeds: int, unit: str = "songs", folds: int = 1) -> str:
         apart = f" of {folds} trainings (folds) each" if folds > 1 else ""
         return f"95 % intervals over {unit} and {seeds} training seeds{apart}, the wider of bootstrap and t"
     if folds > 1:
-        return (
-            f"95 % intervals over {unit} alone: with {folds} trainings (folds) of one seed, a difference may be the "
-            "luck of that seed"
-        )
+        return f"95 % intervals over {unit} and the {folds} trainings (folds) of one seed, the wider of both"
     return f"95 % intervals over {unit} alone: with one training seed, a difference may be the luck of a training"
 
 

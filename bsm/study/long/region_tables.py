@@ -20,7 +20,7 @@ from bsm.study import figures, occurrence
 from bsm.study.assay import assay
 from bsm.study.baselines import EQUALISER
 from bsm.study.campaign import finished, lacking, of_run
-from bsm.study.compare import ROWS, covers, differences, paired, table_of, tidy, words
+from bsm.study.compare import ROWS, covers, differences, folds_of, paired, table_of, tidy, words
 from bsm.study.long import arms
 from bsm.study.long.regions import FIRST, FIRST_NO_PAST, IN_WINDOW, NO_FUTURE, NO_PAST
 from bsm.study.occurrence import AFTER, BEFORE, NAMES, SDR
@@ -159,10 +159,10 @@ def compare(frame: pd.DataFrame, conditions: Sequence[Condition]) -> list[dict[s
     Returns:
         Records with ``by`` (a condition's title), ``group``, ``quantity``, numbers of ``regions`` and ``songs``,
         ``means`` by system, and ``differences`` of the base from each other network
-        (:func:`bsm.study.compare.paired`; intervals over songs and seeds). The verdicts on a measure of two networks
-        are corrected for the number of bins (Holm, 1979).
+        (:func:`bsm.study.compare.paired`; intervals over songs and trainings). The verdicts on a measure of two
+        networks are corrected for the number of bins (Holm, 1979).
     """
-    rows, records = [], frame.to_dict("records")
+    rows, records, folds = [], frame.to_dict("records"), folds_of(frame)
     for condition in (Condition(EVERYWHERE, SDR, (0,)), *conditions):
         groups = occurrence.grouped(records, condition.column, condition.edges, condition.unit)
         everything = groups.pop("all")
@@ -173,7 +173,7 @@ def compare(frame: pd.DataFrame, conditions: Sequence[Condition]) -> list[dict[s
                 row = {"by": condition.title, "group": group, "quantity": quantity}
                 row |= {"regions": len(found[BASE].dropna()), "songs": part["song"].nunique()}
                 row["means"] = {name: float(own.stack().mean()) for name, own in found.items()}
-                row["differences"] = {other: paired(found[BASE], found[other]) for other in trained(frame)[1:]}
+                row["differences"] = {other: paired(found[BASE], found[other], folds) for other in trained(frame)[1:]}
                 rows.append(row)
     return occurrence.correct(rows)
 
@@ -277,10 +277,10 @@ def contrasts(frame: pd.DataFrame, places: Sequence[Contrast]) -> pd.DataFrame:
 
     Returns:
         A row per contrast and other network (``minus``): the numbers of regions there and of their songs; the base's
-        gain there, and how much larger that is than in all other regions, with intervals over songs and seeds. The
+        gain there, and how much larger that is than in all other regions, with intervals over songs and trainings. The
         ``verdict`` is on the latter. It is corrected for the number of rows (Holm, 1979).
     """
-    found, extra = [], []
+    found, extra, folds = [], [], folds_of(frame)
     for column, where, low, high in places:
         unknown = frame["cut"] & (frame["duration"] < LONG) & (column == "duration")
         known = frame[frame[column].notna() & ~unknown]
@@ -288,9 +288,11 @@ def contrasts(frame: pd.DataFrame, places: Sequence[Contrast]) -> pd.DataFrame:
             gains = differences(table_of(known, BASE, SDR), table_of(known, other, SDR)).dropna()
             values = known.groupby(ROWS)[column].first().reindex(gains.index)
             inside, owners = ((values >= low) & (values < high)).to_numpy(), gains.index.get_level_values("song")
-            extra.append(crossed_interval(gains, owners, against=~inside))
+            models = None if folds is None else np.asarray([folds[name] for name in owners])
+            extra.append(crossed_interval(gains, owners, against=~inside, trainings=models))
+            own = crossed_interval(gains[inside], owners[inside], trainings=None if folds is None else models[inside])
             counts = f"{inside.sum()} ({owners[inside].nunique()})"
-            found.append((where, other, counts, words(crossed_interval(gains[inside], owners[inside]))))
+            found.append((where, other, counts, words(own)))
     table = pd.DataFrame(found, columns=["where", "minus", "regions (songs)", "gain (dB)"])
     return table.assign(**{"more than elsewhere (dB)": [*map(words, extra)], "verdict": verdicts(extra)})
 
