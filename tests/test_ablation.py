@@ -14,7 +14,9 @@ from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
 from bsm.scan.feedthrough import CHUNK
 from bsm.study import ablation, losses, scan_training, sizes
+from bsm.study.baselines import CONSTANT, EQUALISER
 from bsm.study.profiles import Profile
+from bsm.study.records import mark, write_result
 from bsm.study.subjects import Subject, own_runs
 from bsm.study.variants import changed
 from bsm.weights.files import save_model
@@ -59,6 +61,50 @@ def test_tables_and_figures_have_every_variant():
     labels = [label.get_text().replace("\n", " ") for label in ax.get_yticklabels()]
     assert labels[1] == "mean over windows instead of their sum"
     assert ax.containers[0].lines[0].get_xdata()[0] == pytest.approx(-0.5, abs=0.02)
+
+
+def floor(records, **gains):
+    """Scores of trivial separators on the songs of records, each by a known amount above the base's mean."""
+    base = {}
+    for record in records:
+        if record["variant"] == "base":
+            base.setdefault(record["track"], []).append(record["usdr"])
+    names = {"constant": CONSTANT, "equaliser": EQUALISER}
+    return [
+        {"track": track, "separator": names[name], "seed": None, "usdr": np.mean(own) + gain}
+        for track, own in base.items()
+        for name, gain in gains.items()
+    ]
+
+
+def test_a_base_below_trivial_separators_decides_nothing():
+    made = records({"mono": -0.5})
+    rows, mean = ablation.differences(made), np.mean([r["usdr"] for r in made if r["variant"] == "base"])
+    above = ablation.unbeaten(made, floor(made, constant=-2.0, equaliser=-1.0))
+    assert above == {} and ablation.reading(above).endswith("(Holm)")
+    assert list(ablation.score_table(made, rows, floors=above)["reads"]) == ["–", "worse"]
+    below = ablation.unbeaten(made, floor(made, constant=-2.0, equaliser=1.0))
+    assert below == {EQUALISER: pytest.approx(mean + 1)}
+    said = f". The base scores below static equaliser ({mean + 1:.2f} dB): no difference here decides anything"
+    assert ablation.reading(below) == said
+    assert "reads" not in ablation.score_table(made, rows, floors=below)
+    assert list(ablation.unbeaten(made, floor(made, constant=0.5, equaliser=1.0))) == [CONSTANT, EQUALISER]
+    with pytest.raises(ValueError, match="other songs"):
+        ablation.unbeaten(made, floor(made, constant=0.5, equaliser=1.0)[:-1])
+
+
+def test_trivial_separators_are_read_where_they_are_of_these_songs(tmp_path, monkeypatch):
+    settings = Profile({"profile": str(tmp_path), "data": str(tmp_path / "songs"), "out": str(tmp_path / "other")})
+    settings.data_folder.mkdir()
+    monkeypatch.setattr(Profile, "tracks", lambda settings: {"test": [], "train": []})
+    monkeypatch.setattr(ablation.baselines, "scores", lambda test, train: "measured")
+    assert ablation.trivial(settings) == "measured"
+    made = {"parameters": {}, "started": mark(), "data": "", "inputs": [settings.data_folder]}
+    path = Profile({"profile": str(tmp_path)}).result("baselines")
+    write_result(path, measured="", values=[{"separator": EQUALISER}], **made)
+    assert ablation.trivial(settings) == [{"separator": EQUALISER}]
+    (settings.data_folder / "another song").write_text("")
+    assert ablation.trivial(settings) == "measured"
 
 
 def test_the_recipe_is_what_the_weights_record(small_config, tmp_path):

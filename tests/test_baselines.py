@@ -1,5 +1,6 @@
 """Trivial separators: what each can and cannot do on signals whose best answer is known."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -7,7 +8,7 @@ from bsm import audio
 from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
 from bsm.metrics import level, usdr
-from bsm.study import baselines
+from bsm.study import baselines, figures
 
 RATE, SECONDS = 16000, 2.0
 
@@ -84,3 +85,19 @@ def test_scores_of_all_baselines_stand_in_the_order_of_their_means(songs):
     assert scores == sorted(scores) and scores[1] == pytest.approx(0, abs=1e-3)
     assert found["ideal ratio mask"]["usdr"] > scores[2]
     assert found["silence"]["level"] == -np.inf and found["mixture"]["level"] > found["static equaliser"]["level"]
+
+
+def test_the_figure_of_scores_has_lines_at_trivial_separators(songs):
+    records = baselines.scores(songs["test"], songs["train"])
+    means = baselines.means(records * 2, baselines.CONSTANT, baselines.EQUALISER)
+    one = {r["separator"]: r["usdr"] for r in records}
+    assert means == {name: pytest.approx(one[name]) for name in (baselines.CONSTANT, baselines.EQUALISER)}
+    scores = [{"track": "song", "separator": "model", "usdr": 1.0, "csdr": 1.0}]
+    drawn = figures.figure_of_scores(scores, "songs", trivial=means)
+    labels = [text.get_text() for text in drawn.legends[0].get_texts()]
+    assert labels == [f"{name}: {mean:.2f} dB uSDR" for name, mean in means.items()]
+    upright = [line for line in drawn.axes[0].lines if line.get_label() in labels]
+    assert [line.get_xdata()[0] for line in upright] == [*means.values()]
+    assert len({line.get_linestyle() for line in upright}) == 2  # told apart without colour
+    assert not any(line.get_label() in labels for line in drawn.axes[1].lines)  # they have no cSDR
+    plt.close(drawn)

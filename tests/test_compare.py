@@ -2,7 +2,7 @@
 
 import pytest
 
-from bsm.study.compare import differences, paired, table_of, tidy
+from bsm.study.compare import covers, differences, paired, table_of, tidy
 from made import scored
 
 
@@ -38,3 +38,16 @@ def test_a_song_that_one_lacks_drops_out():
     frame = scores(ours={0: 1.0}, theirs={0: 0.0})
     found = paired(table_of(frame, "ours"), table_of(frame, "theirs").iloc[1:])
     assert found["tracks"] == 9 and found["dropped"] == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((1,), "over songs alone: with one training seed, a difference may be the luck of a training"),
+        ((3,), "over songs and 3 training seeds, the wider of bootstrap and t"),
+        ((1, "singers", 4), "over singers and the 4 trainings (folds) of one seed, the wider of both"),
+        ((2, "singers", 4), "over singers and 2 training seeds of 4 trainings (folds) each, "),
+    ],
+)
+def test_a_caption_names_no_seeds_that_were_not_trained(given, expected):
+    assert covers(*given).startswith(f"95 % intervals {expected}")

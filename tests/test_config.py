@@ -117,7 +117,7 @@ def models(draw):
     return ModelConfig(
         sample_rate=draw(st.integers(8000, 96000)),
         channels=draw(st.integers(1, 2)),
-        stft=StftConfig(n_fft, draw(st.integers(1, n_fft))),
+        stft=StftConfig(n_fft, draw(st.integers(1, n_fft // 2))),
         bands=bands.equal(n_fft // 2 + 1, draw(st.integers(1, n_fft // 2 + 1))),
         dim=headdim * draw(st.integers(1, 8)),
         depth=draw(st.integers(1, 12)),
@@ -132,7 +132,11 @@ trainings = st.builds(
     lr=st.floats(1e-6, 1),
     precision=st.sampled_from(["32-true", "bf16-mixed"]),
     gain=st.tuples(st.floats(0, 1), st.floats(1, 2)),
-    loss=st.builds(LossConfig, windows=st.lists(st.integers(2, 9000), min_size=1, max_size=6).map(tuple), magnitude=st.booleans()),
+    loss=st.builds(
+        LossConfig,
+        windows=st.lists(st.integers(2, 9000), min_size=1, max_size=6).map(tuple),
+        magnitude=st.booleans(),
+    ),
 )
 
 

@@ -5,6 +5,7 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -18,6 +19,8 @@ from bsm.inference import separate
 from bsm.model import BSMamba2
 from bsm.study import campaign
 from bsm.study.baselines import EQUALISER
+from bsm.study.claims.learning_regions import advantage
+from bsm.study.compare import UNTRAINED
 from bsm.study.long import region_tables, songs
 from bsm.study.long import regions as study
 from bsm.study.long.carriers import Cut, replaced
@@ -241,6 +244,74 @@ def test_an_advantage_after_long_gaps_is_told_from_one_everywhere(made):
     assert found.loc["in regions under 2 s", "more than elsewhere (dB)"].startswith("-0.6")  # those after 0.5 s
 
 
+def test_a_contrast_by_duration_takes_the_regions_of_the_claim(tmp_path):
+    """A region that the recording cuts short counts from 4 s on, among the long ones, and not before."""
+    paths = [measured(tmp_path, arm, level, of="singers-1s") for arm, level in (("mamba2", 5.0), ("bs-roformer", 3.0))]
+    for number, path in enumerate(paths):
+        record = json.loads(path.read_text())
+        for row in record["values"]["regions"]:  # of each song one of 1 s, two that are cut, one of 3 s
+            row["cut"] = row["duration"] in (2.0, 4.0)
+            row[SDR] += (1 - number) * row["duration"]
+        path.write_text(json.dumps(record))
+    measured(tmp_path, songs.BASELINES, 1.0, of="singers-baselines", separator=EQUALISER)
+    frame = region_tables.read(tmp_path, "singers-1s")
+    places = [region_tables.Contrast("duration", "in regions under 2 s", 0, 2)]
+    (row,) = region_tables.contrasts(frame[frame["system"] != EQUALISER], places).to_dict("records")
+    assert row["regions (songs)"] == "12 (12)"  # those of 2 s are left out
+    assert row["more than elsewhere (dB)"].startswith("-2.50 [")  # 1 dB, against 3 and 4 dB
+
+    records = frame.rename(columns={"system": "model"}).to_dict("records")
+    gains = advantage([record for record in records if record["model"] != EQUALISER])
+    durations = gains.index.get_level_values("duration")
+    assert [sum(durations < 2), sum(durations >= 2)] == [12, 24]
+    assert row["gain (dB)"].startswith(f"{gains[durations < 2].to_numpy().mean():.2f} [")
+
+
+def test_the_trainings_of_a_cross_validation_widen_its_intervals(tmp_path):
+    """Each fold has its own luck; over songs alone, the intervals would not know it."""
+    for arm, level in (("mamba2", 5.0), ("none", 4.0)):
+        path = measured(tmp_path, arm, level, of="singers-1s")
+        record = json.loads(path.read_text())
+        for row in record["values"]["regions"]:
+            row["fold"] = int(row["track"][5:]) % 4
+            row[SDR] += row["fold"] * (arm == "mamba2") * (1 if row["duration"] < 2 else 3)
+        path.write_text(json.dumps(record))
+    measured(tmp_path, songs.BASELINES, 1.0, of="singers-baselines", separator=EQUALISER)
+    frame = region_tables.read(tmp_path, "singers-1s")
+    frame = frame[frame["system"] != EQUALISER]
+    place = [region_tables.Contrast("duration", "in regions under 2 s", 0, 2)]
+    ends = []
+    for part in (frame, frame.drop(columns="fold")):
+        everywhere = region_tables.compare(part, ())[0]["differences"]["no time block"]
+        (row,) = region_tables.contrasts(part, place).to_dict("records")
+        lows = [float(row[name].split("[")[1].split(",")[0]) for name in ("gain (dB)", "more than elsewhere (dB)")]
+        ends.append([everywhere["low"], *lows])
+    assert all(with_folds < without - 0.3 for with_folds, without in zip(*ends, strict=True))
+
+
+def test_captions_and_the_answer_say_how_often_the_networks_were_trained(made):
+    frame = region_tables.read(made, "songs-1s")
+    assert region_tables.trainings(frame) == (2, 1)  # the campaign goes on: the base has three trainings, the other two
+    assert region_tables.coverage(frame).startswith("95 % intervals over songs and 2 training seeds, ")
+    alone = frame[frame["seed"].isin(["0", UNTRAINED])]
+    assert region_tables.coverage(alone).startswith("95 % intervals over songs alone: with one training seed, ")
+    singing = pd.concat([alone.assign(fold=n, track=f"abjones_1_{n + 1:02d}") for n in range(4)])
+    assert region_tables.coverage(singing).startswith(
+        "95 % intervals over singers and the 4 trainings (folds) of one seed, "
+    )
+    rows = region_tables.compare(frame, ())
+    scores = region_tables.read(made, "songs-1s", "scores")
+    for found, words in (
+        (scores, "Each network has 2 trainings: 2 seeds."),
+        (scores[scores["seed"].isin(["0", UNTRAINED])], "Each network has one training."),
+        (
+            scores.assign(fold=scores["track"].str[5:].astype(int) % 4),
+            "Each network has 8 trainings: 4 folds of 2 seeds.",
+        ),
+    ):
+        assert words in region_tables.answer(found, rows, [])
+
+
 def test_real_singing_is_compared_alike(tmp_path):
     """Its results hold regions and scores together, and its trivial separators have no regions."""
     for arm, level in {"mamba2": 5.0, "none": 4.0, "loss-blind": 1.0}.items():
@@ -274,9 +345,32 @@ def test_what_the_past_is_worth_and_whether_the_assay_sees(made):
     rows = region_tables.compare(frame, region_tables.CONDITIONS["songs"][:1])
     said = region_tables.answer(scores, rows, changes)
     assert said.startswith("- The assay is sensitive.") and "`no time block` minus" not in said
+    assert "BSMamba2, no past: -1.00 " in said and "Positive means better without." in said
+    assert "helps in these cases: BSMamba2 (no past), " in said and "no time block (" not in said
+    useless = [row | ({"high": 0.0} if row["system"] == "BSMamba2" else {}) for row in changes]
+    assert "So these songs cannot show memory over gaps." in region_tables.answer(scores, rows, useless)
+    unknown = [row | {"high": math.nan} for row in changes]  # too few songs for intervals
+    said_of_few = region_tables.answer(scores, rows, unknown)
+    assert "cannot show" not in said_of_few and "helps" not in said_of_few
     scores.loc[scores["system"] == EQUALISER, "usdr"] += 3
     said = region_tables.answer(scores, rows, changes)
     assert said.startswith("- The assay is insensitive") and "3 training(s)" in said
+
+
+def test_a_gain_below_silence_is_told_from_one_above_it(made):
+    frame = region_tables.read(made, "songs-1s")
+    durations = region_tables.CONDITIONS["songs"][:1]
+    said = region_tables.of_durations(region_tables.compare(frame, durations))
+    assert "Below silence on average: no network." in said and "less harm" not in said
+    assert "BSMamba2 minus no time block, by duration of the region: 1 to 2 s 0.9" in said
+    below = frame["system"].isin(["BSMamba2", "no time block"]) & (frame["duration"] < 2)
+    frame.loc[below, SDR] -= 4.5
+    said = region_tables.of_durations(region_tables.compare(frame, durations))
+    assert "Below silence on average: no time block." in said and "less harm" not in said
+    frame.loc[below, SDR] -= 4.5
+    said = region_tables.of_durations(region_tables.compare(frame, durations))
+    assert "Below silence on average: every network." in said and "less harm" in said
+    assert region_tables.of_durations([]) == ""
 
 
 def test_the_figures_name_every_network_and_bin(made):
@@ -285,7 +379,7 @@ def test_the_figures_name_every_network_and_bin(made):
     for part in (conditions[:3], conditions[3:]):
         drawn = region_tables.figure_of(rows, part)
         labels = [text.get_text() for text in drawn.legends[0].get_texts()]
-        assert labels == ["BSMamba2", "no time block", EQUALISER]
+        assert labels == ["BSMamba2", "no time block", EQUALISER, region_tables.SILENCE]
         for condition, ax in zip(part, drawn.axes[len(part) :], strict=True):
             ticks = [text.get_text() for text in ax.get_xticklabels()]
             own = [row for row in rows if (row["by"], row["quantity"]) == (condition.title, condition.measures[0])]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -13,9 +14,11 @@ from bsm.config import NO_EFFECT, ModelConfig, TrainConfig
 from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.metrics import usdr
-from bsm.study import figures
-from bsm.study.baselines import scored
-from bsm.study.compare import corrected, paired, tables, words
+from bsm.study import baselines, figures
+from bsm.study.baselines import CONSTANT, EQUALISER, scored
+from bsm.study.compare import CORRECTED, corrected, paired, tables, words
+from bsm.study.profiles import Profile
+from bsm.study.records import checksum, read_result
 from bsm.study.subjects import Subject, card_of
 from bsm.study.variants import BASE, VARIANTS, changed
 
@@ -54,6 +57,51 @@ def scores(found: Sequence[Subject], tracks: Sequence[Track], window: float) -> 
     ]
 
 
+def trivial(settings: Profile) -> list[dict[str, Any]]:
+    """Return the trivial separators' scores of the profile's test songs (:func:`bsm.study.baselines.scores`).
+
+    They are those of the profile's result ``baselines`` if that is of these songs. Otherwise they are measured here.
+    """
+    path = Profile(settings.values | {"out": ""}).result("baselines")
+    if path.is_file():
+        record = read_result(path)
+        if checksum(settings.data_folder) in record["inputs"].values():
+            return record["values"]
+    tracks = settings.tracks()
+    return baselines.scores(tracks["test"], tracks["train"])
+
+
+def unbeaten(records: Records, trivial: Records) -> dict[str, float]:
+    """Return the mean uSDR of those trivial separators that the base scores below, of a constant and an equaliser.
+
+    Args:
+        records: of :func:`scores`.
+        trivial: of :func:`trivial`, on the same songs.
+
+    Raises:
+        ValueError: the songs are others.
+    """
+    base = tables(records, "usdr")[BASE]
+    songs, found = base.index.get_level_values("track"), {}
+    for name in (CONSTANT, EQUALISER):
+        own = {row["track"]: row["usdr"] for row in trivial if row["separator"] == name}
+        if set(own) != set(songs):
+            raise ValueError(f"{name} was scored on other songs than the base")
+        mean = float(np.mean([own[song] for song in songs]))
+        if paired(base)["estimate"] < mean:
+            found[name] = mean
+    return found
+
+
+def reading(floors: Mapping[str, float]) -> str:
+    """End a caption: say how verdicts were corrected, or why there are none. ``floors`` are of :func:`unbeaten`."""
+    end = f"; {CORRECTED}" if EQUALISER not in floors else ""
+    if floors:
+        names = " and ".join(f"{name} ({mean:.2f} dB)" for name, mean in floors.items())
+        end += f". The base scores below {names}: no difference here decides anything"
+    return end
+
+
 def differences(records: Records) -> list[dict[str, Any]]:
     """Compare every variant with the base, paired over songs and seeds.
 
@@ -64,11 +112,18 @@ def differences(records: Records) -> list[dict[str, Any]]:
     return corrected([{"variant": name} | paired(own, found[BASE]) for name, own in found.items() if name != BASE])
 
 
-def score_table(records: Records, rows: Records, parameters: Mapping[str, int] | None = None) -> pd.DataFrame:
+def score_table(
+    records: Records,
+    rows: Records,
+    parameters: Mapping[str, int] | None = None,
+    *,
+    floors: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
     """List mean uSDR and difference from the base: the base first, then the variants from worst to best.
 
     ``rows`` are those records of :func:`differences` that are listed. ``parameters`` are their numbers by variant, for
-    a column of the table.
+    a column of the table. A base below the static equaliser has learned too little for verdicts, so that there is no
+    column of them; ``floors`` are of :func:`unbeaten`.
     """
     found = tables(records, "usdr")
     gains = {BASE: None} | {row["variant"]: row for row in sorted(rows, key=lambda row: row["estimate"])}
@@ -76,7 +131,8 @@ def score_table(records: Records, rows: Records, parameters: Mapping[str, int] |
     for name, gain in gains.items():
         line = {"change": VARIANTS[name].asks} | ({"parameters": parameters[name]} if parameters else {})
         line["uSDR (dB)"] = paired(found[name])["estimate"]
-        lines.append(line | {"difference (dB)": words(gain), "reads": gain["verdict"] if gain else "–"})
+        reads = {} if EQUALISER in (floors or {}) else {"reads": gain["verdict"] if gain else "–"}
+        lines.append(line | {"difference (dB)": words(gain)} | reads)
     return pd.DataFrame(lines)
 
 

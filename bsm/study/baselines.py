@@ -18,6 +18,8 @@ from bsm.metrics import level, si_sdr, usdr
 
 EQUALISER = "static equaliser"
 """The baseline that a training must beat before its scores say anything (:mod:`bsm.study.assay`)."""
+CONSTANT = "mixture x best constant"
+"""An oracle: the mixture, turned down by the best factor for each song."""
 METRICS = (usdr, si_sdr, level)
 N_FFT, HOP = 2048, 512
 
@@ -70,7 +72,7 @@ def separators(training: Sequence[Track]) -> dict[str, Separator]:
     return {
         **BASELINES,
         EQUALISER: lambda track: equalise(track.mixture(), gains),
-        "mixture x best constant": lambda track: best_constant(track.mixture(), track.read(VOCALS)),
+        CONSTANT: lambda track: best_constant(track.mixture(), track.read(VOCALS)),
         f"{EQUALISER}, fitted on the song": lambda track: own_equaliser(track.mixture(), track.read(VOCALS)),
     }
 
@@ -99,6 +101,12 @@ def scores(tracks: Sequence[Track], training: Sequence[Track]) -> list[dict[str,
     """
     found = scored(tracks, separators(training), *METRICS, doing="score baselines")
     return [{"track": track, "separator": name, "seed": None} | own for track, name, own in found]
+
+
+def means(records: Iterable[Mapping[str, Any]], *names: str) -> dict[str, float]:
+    """Return the mean uSDR over songs, dB, of separators by name, of the records of :func:`scores`."""
+    found = pd.DataFrame(records).groupby("separator")["usdr"].mean()
+    return {name: float(found[name]) for name in names}
 
 
 def scores_table(records: Iterable[dict[str, Any]]) -> pd.DataFrame:

@@ -153,6 +153,22 @@ def words(found: Interval | Mapping[str, Any] | None) -> str:
     return "–" if np.isnan(interval.estimate) else interval_words(interval, digits=2)
 
 
+def covers(seeds: int, unit: str = "songs", folds: int = 1) -> str:
+    """Say in a caption what intervals cover: clusters of tracks (``unit``), and training seeds if there are several.
+
+    Args:
+        seeds: under which each network was trained.
+        unit: of the clusters, such as singers.
+        folds: trainings of each seed, in a cross-validation.
+    """
+    if seeds > 1:
+        apart = f" of {folds} trainings (folds) each" if folds > 1 else ""
+        return f"95 % intervals over {unit} and {seeds} training seeds{apart}, the wider of bootstrap and t"
+    if folds > 1:
+        return f"95 % intervals over {unit} and the {folds} trainings (folds) of one seed, the wider of both"
+    return f"95 % intervals over {unit} alone: with one training seed, a difference may be the luck of a training"
+
+
 def counted(counts: Mapping[str, Any]) -> str:
     """Say over how many tracks a mean is taken, and of how many songs or singers and seeds if that adds anything."""
     tracks, songs = counts.get("tracks", counts["songs"]), counts["songs"]

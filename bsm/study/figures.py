@@ -176,9 +176,15 @@ def dots(
 
 @style()
 def figure_of_scores(
-    records: Sequence[Mapping[str, Any]], title: str, published: Iterable[Mapping[str, Any]] = ()
+    records: Sequence[Mapping[str, Any]],
+    title: str,
+    published: Iterable[Mapping[str, Any]] = (),
+    trivial: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Draw uSDR and cSDR of every song by separator, with published means as lines if there are any."""
+    """Draw uSDR and cSDR of every song by separator, with lines at published means if there are any.
+
+    Lines stand also at the mean uSDR of ``trivial`` separators, by name; they have no cSDR.
+    """
     found = {metric: tables(records, metric) for metric in METRICS}
     drawn, axes = plt.subplots(1, 2, figsize=(8, 1.4 + 0.5 * len(found["usdr"])), sharey=True)
     for ax, (metric, label) in zip(axes, METRICS.items(), strict=True):
@@ -187,7 +193,11 @@ def figure_of_scores(
         for row, colour in zip(published, ("blue", "vermilion"), strict=False):
             shown = {"color": COLOURS[colour], "label": f"published, {row['model']}"}
             ax.axvline(row[metric], linestyle="--", linewidth=1, **shown)
-    if published:
+    for (name, mean), line in zip((trivial or {}).items(), itertools.cycle((":", "-."))):
+        axes[0].axvline(
+            mean, color="0.15", linestyle=line, linewidth=1.2, zorder=0, label=f"{name}: {mean:.2f} dB uSDR"
+        )
+    if published or trivial:
         legend_above(drawn, axes[0])
     return drawn
 

@@ -15,7 +15,7 @@ from bsm.errors import InputError
 from bsm.evaluate import Separator, model_separator
 from bsm.networks import count_parameters, network_name
 from bsm.stats import FEWEST
-from bsm.study.compare import cluster_of
+from bsm.study.compare import cluster_of, covers
 from bsm.study.figures import LABELS
 from bsm.study.profiles import Profile
 from bsm.study.published import open_songs
@@ -117,10 +117,7 @@ def _load(settings: Profile, device: str, path: Path, name: str = "", seed: int 
 
 def coverage(found: Sequence[Subject], tracks: Sequence[Track]) -> str:
     """Say in a caption what the intervals cover: these songs, and the training seeds of the first of these models."""
-    seeds = sum(subject.name == found[0].name for subject in found)
-    text = f"95 % intervals over songs and {seeds} training seeds, the wider of bootstrap and t"
-    if seeds == 1:
-        text = "95 % intervals over songs alone: with one training seed, a difference may be the luck of a training"
+    text = covers(sum(subject.name == found[0].name for subject in found))
     count = len({cluster_of(track.name) for track in tracks})
     return text if count >= FEWEST else f"{text}; {count} song(s) are too few for any"
 

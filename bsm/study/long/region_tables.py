@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from bsm.data import mir1k
 from bsm.stats import crossed_interval, verdicts
 from bsm.study import figures, occurrence
 from bsm.study.assay import assay
 from bsm.study.baselines import EQUALISER
 from bsm.study.campaign import finished, lacking, of_run
-from bsm.study.compare import ROWS, differences, paired, table_of, tidy, words
+from bsm.study.compare import ROWS, covers, differences, folds_of, paired, table_of, tidy, words
 from bsm.study.long import arms
 from bsm.study.long.regions import FIRST, FIRST_NO_PAST, IN_WINDOW, NO_FUTURE, NO_PAST
 from bsm.study.occurrence import AFTER, BEFORE, NAMES, SDR
@@ -47,11 +48,14 @@ class Contrast(NamedTuple):
     high: float = np.inf
 
 
+DURATION = "duration of the region"
+LONG = 4.0  # s; the last bin of durations starts here
+SILENCE = "silence (0 dB)"
 # The bins follow from when somebody sings. Those of real singing were fixed before any network was scored by region
 # there. MIR-1K's clips are short, and sung for 84 % of their time.
 CONDITIONS = {
     "songs": (
-        Condition("duration of the region", "duration", (1, 2, 4)),
+        Condition(DURATION, "duration", (1, 2, LONG)),
         Condition("gap before", "gap", (1, 2, 4, 8)),
         Condition("distance to the nearest vocals", "nearest", (1, 2, 4)),
         Condition("vocals elsewhere in the song", "elsewhere", (16, 20, 26)),
@@ -59,7 +63,7 @@ CONDITIONS = {
         Condition("vocal share of the song", "share", (30, 36, 46), "%"),
     ),
     "singers": (
-        Condition("duration of the region", "duration", (1, 2, 4)),
+        Condition(DURATION, "duration", (1, 2, LONG)),
         Condition("gap before", "gap", (0.25, 0.5, 1)),
         Condition("distance to the nearest vocals", "nearest", (0.3, 0.5)),
         Condition("vocal share of the clip", "share", (78, 85, 91), "%"),
@@ -70,13 +74,13 @@ CONTRASTS = {
         Contrast("gap", "after gaps of 4 s or more", 4),
         Contrast("duration", "in regions under 2 s", 0, 2),
         Contrast("nearest", "2 s or more from other vocals", 2),
-        Contrast("share", "in songs that are sung for under 36 %", 0, 36),
+        Contrast("share", "in songs sung for under 36 %", 0, 36),
     ),
     "singers": (
         Contrast("gap", "after gaps of 0.5 s or more", 0.5),
         Contrast("duration", "in regions under 2 s", 0, 2),
         Contrast("nearest", "0.5 s or more from other vocals", 0.5),
-        Contrast("share", "in clips that are sung for under 78 %", 0, 78),
+        Contrast("share", "in clips sung for under 78 %", 0, 78),
     ),
 }
 EVERYWHERE = "all regions"
@@ -124,16 +128,41 @@ def trained(frame: pd.DataFrame) -> list[str]:
     return [name for name in frame["system"].unique() if name in figures.LABELS.values()]
 
 
+def trainings(frame: pd.DataFrame) -> tuple[int, int]:
+    """Return how often the networks were trained: under how many seeds, and in how many folds of each seed.
+
+    The seeds are those that the base shares with another network, and of the other networks the one with the fewest
+    counts. A training that is no part of a cross-validation is one fold.
+    """
+    own = {name: set(frame.loc[frame["system"] == name, "seed"]) for name in trained(frame)}
+    folds = frame.loc[frame["system"] == BASE, "fold"].nunique() if "fold" in frame else 1
+    return min(len(own[BASE] & seeds) for seeds in own.values()), folds
+
+
+def coverage(frame: pd.DataFrame) -> str:
+    """Say in a caption what the intervals cover (:func:`bsm.study.compare.covers`)."""
+    seeds, folds = trainings(frame)
+    return covers(seeds, "singers" if mir1k.song_of(frame["track"].iloc[0]) else "songs", folds)
+
+
+def _trained_how_often(frame: pd.DataFrame) -> str:
+    seeds, folds = trainings(frame)
+    under = "one seed" if seeds == 1 else f"{seeds} seeds"
+    if folds > 1:
+        return f"Each network has {seeds * folds} trainings: {folds} folds of {under}."
+    return "Each network has one training." if seeds == 1 else f"Each network has {seeds} trainings: {under}."
+
+
 def compare(frame: pd.DataFrame, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
     """Compare the base with every other network in each bin, paired per region and seed.
 
     Returns:
         Records with ``by`` (a condition's title), ``group``, ``quantity``, numbers of ``regions`` and ``songs``,
         ``means`` by system, and ``differences`` of the base from each other network
-        (:func:`bsm.study.compare.paired`; intervals over songs and seeds). The verdicts on a measure of two networks
-        are corrected for the number of bins (Holm, 1979).
+        (:func:`bsm.study.compare.paired`; intervals over songs and trainings). The verdicts on a measure of two
+        networks are corrected for the number of bins (Holm, 1979).
     """
-    rows, records = [], frame.to_dict("records")
+    rows, records, folds = [], frame.to_dict("records"), folds_of(frame)
     for condition in (Condition(EVERYWHERE, SDR, (0,)), *conditions):
         groups = occurrence.grouped(records, condition.column, condition.edges, condition.unit)
         everything = groups.pop("all")
@@ -144,7 +173,7 @@ def compare(frame: pd.DataFrame, conditions: Sequence[Condition]) -> list[dict[s
                 row = {"by": condition.title, "group": group, "quantity": quantity}
                 row |= {"regions": len(found[BASE].dropna()), "songs": part["song"].nunique()}
                 row["means"] = {name: float(own.stack().mean()) for name, own in found.items()}
-                row["differences"] = {other: paired(found[BASE], found[other]) for other in trained(frame)[1:]}
+                row["differences"] = {other: paired(found[BASE], found[other], folds) for other in trained(frame)[1:]}
                 rows.append(row)
     return occurrence.correct(rows)
 
@@ -171,7 +200,10 @@ def _place(row: Mapping[str, Any]) -> dict[str, str]:
 
 @figures.style()
 def figure_of(rows: Rows, conditions: Sequence[Condition]) -> Figure:
-    """Draw the SDR by bin, a line per network; and below it the base minus each other network, with 95 % intervals."""
+    """Draw the SDR by bin, a line per network; and below it the base minus each other network, with 95 % intervals.
+
+    A line at 0 dB stands for silence: an estimate below it is worse than none.
+    """
     drawn, axes = plt.subplots(2, len(conditions), figsize=(3.3 * len(conditions), 5.4), sharey="row", squeeze=False)
     for above, below, condition in zip(*axes, conditions, strict=True):
         own = [row for row in rows if row["by"] == condition.title and row["quantity"] == condition.measures[0]]
@@ -182,6 +214,7 @@ def figure_of(rows: Rows, conditions: Sequence[Condition]) -> Figure:
         for name in (BASE, *others, *({EQUALISER} & set(own[0]["means"]))):
             line = {"color": colours[name], "linestyle": ":" if name == EQUALISER else "-", "label": name}
             above.plot(ticks, [row["means"][name] for row in own], marker=".", **line)
+        above.axhline(0, color="0.4", linewidth=0.8, linestyle="--", label=SILENCE)
         above.set(xticks=range(len(ticks)), xticklabels=[], xlim=(-0.5, len(ticks) - 0.5), title=condition.title)
         below.axhline(0, color="0.4", linewidth=0.8)
         figures.interval_plot(below, ticks, {name: [row["differences"][name] for row in own] for name in others})
@@ -230,7 +263,8 @@ def figure_without(rows: Rows) -> Figure:
     own = {name: [row for row in rows if row["system"] == name] for name in names}
     figures.interval_plot(ax, [case.replace(", ", "\n") for case in cases], own, line="")
     ax.tick_params(axis="x", labelsize="small")
-    ax.set(ylabel="change in the region's SDR (dB)", title="Against the whole song, 95 % intervals")
+    title = "Against the whole song, 95 % intervals; positive: better without"
+    ax.set(ylabel="change in the region's SDR (dB)", title=title)
     figures.legend_above(drawn, ax)
     return drawn
 
@@ -238,21 +272,28 @@ def figure_without(rows: Rows) -> Figure:
 def contrasts(frame: pd.DataFrame, places: Sequence[Contrast]) -> pd.DataFrame:
     """Compare the base's gain where vocals are intermittent with its gain elsewhere, for each of several places.
 
+    A region that the recording cuts short may have been long. By duration, it counts only from :data:`LONG` s on, as in
+    the claim (:func:`bsm.study.claims.learning_regions.advantage`).
+
     Returns:
-        A row per contrast and other network (``minus``): the base's gain there, and how much larger that is than in all
-        other regions, with intervals over songs and seeds. The ``verdict`` is on the latter. It is corrected for the
-        number of rows (Holm, 1979).
+        A row per contrast and other network (``minus``): the numbers of regions there and of their songs; the base's
+        gain there, and how much larger that is than in all other regions, with intervals over songs and trainings. The
+        ``verdict`` is on the latter. It is corrected for the number of rows (Holm, 1979).
     """
-    found, extra = [], []
+    found, extra, folds = [], [], folds_of(frame)
     for column, where, low, high in places:
-        known = frame[frame[column].notna() & ~(frame["cut"] & (column == "duration"))]
+        unknown = frame["cut"] & (frame["duration"] < LONG) & (column == "duration")
+        known = frame[frame[column].notna() & ~unknown]
         for other in trained(frame)[1:]:
             gains = differences(table_of(known, BASE, SDR), table_of(known, other, SDR)).dropna()
             values = known.groupby(ROWS)[column].first().reindex(gains.index)
             inside, owners = ((values >= low) & (values < high)).to_numpy(), gains.index.get_level_values("song")
-            extra.append(crossed_interval(gains, owners, against=~inside))
-            found.append((where, other, words(crossed_interval(gains[inside], owners[inside]))))
-    table = pd.DataFrame(found, columns=["where", "minus", "gain (dB)"])
+            models = None if folds is None else np.asarray([folds[name] for name in owners])
+            extra.append(crossed_interval(gains, owners, against=~inside, trainings=models))
+            own = crossed_interval(gains[inside], owners[inside], trainings=None if folds is None else models[inside])
+            counts = f"{inside.sum()} ({owners[inside].nunique()})"
+            found.append((where, other, counts, words(own)))
+    table = pd.DataFrame(found, columns=["where", "minus", "regions (songs)", "gain (dB)"])
     return table.assign(**{"more than elsewhere (dB)": [*map(words, extra)], "verdict": verdicts(extra)})
 
 
@@ -268,7 +309,10 @@ def answer(scores: pd.DataFrame, rows: Rows, changes: Rows) -> str:
     gate = assay(scores[np.isinf(scores["window"])], compared, NO_TIME)
     lines = ["- The assay is sensitive." if gate.sensitive else "- The assay is insensitive: no verdict rests on it."]
     where = "real singing" if "fold" in scores else "the long study's synthesised songs"
-    lines += [f"  - This is about {where}.", *(f"  - {reason}." for reason in gate.reasons)]
+    lines += [
+        f"  - This is about {where}. {_trained_how_often(scores)}",
+        *(f"  - {reason}." for reason in gate.reasons),
+    ]
     inside = [row for row in rows if row["quantity"] == SDR and row["by"] != EVERYWHERE]
     for other in trained(scores)[1:]:
         whole = next(row["differences"][other] for row in rows if row["by"] == EVERYWHERE)
@@ -277,7 +321,49 @@ def answer(scores: pd.DataFrame, rows: Rows, changes: Rows) -> str:
         lines.append(
             f"- {BASE} minus {other}, SDR: {words(whole)} dB in all regions; {counts}, after Holm's adjustment."
         )
+    return "\n".join([*lines, *_of_changes(changes)]) + "\n"
+
+
+def _of_changes(changes: Rows) -> list[str]:
+    """Say what each network's regions gain or lose without future or past, and whether any gains from the past."""
+    if not changes:
+        return []
+    lines = [
+        "- Change in SDR where the song ends with a region, or has nothing before it. Positive means better without."
+    ]
     for row in changes:
         if row["case"] in ("no future", "no past"):
-            lines.append(f"- {row['system']} with {row['case']}: SDR changes by {words(row)} dB (n = {row['tracks']}).")
+            lines.append(f"  - {row['system']}, {row['case']}: {words(row)} dB (n = {row['tracks']}).")
+    past = [row for row in changes if row["case"].startswith("no past")]
+    helped = [f"{row['system']} ({row['case']})" for row in past if row["high"] < 0]
+    if helped:
+        lines.append(f"- What lies before a gap helps in these cases: {', '.join(helped)}.")
+    elif np.isfinite([row["high"] for row in past]).all():
+        lines.append(
+            "- No network is seen to gain from what lies before a gap, in any of the table's cases. So these songs "
+            "cannot show memory over gaps."
+        )
+    return lines
+
+
+def of_durations(rows: Rows) -> str:
+    """Say in Markdown whether the shortest regions are separated better than by silence, and the gain by duration.
+
+    Args:
+        rows: of :func:`compare`.
+    """
+    own = [row for row in rows if row["by"] == DURATION and row["quantity"] == SDR]
+    if not own:
+        return ""
+    others, means = [*own[0]["differences"]], own[0]["means"]
+    below = [name for name in (BASE, *others) if means[name] < 0]
+    scores = ", ".join(f"{name} {means[name]:.2f} dB" for name in (BASE, *others))
+    lines = [f"- Mean SDR in regions {own[0]['group']} (n = {own[0]['regions']}): {scores}."]
+    said = "every network" if len(below) == 1 + len(others) else " and ".join(below) or "no network"
+    lines.append(f"  - Silence has 0 dB. Below silence on average: {said}.")
+    if BASE in below:
+        lines.append(f"  - There, a gain of {BASE} means less harm, and no useful separation.")
+    for other in others:
+        gains = "; ".join(f"{row['group']} {words(row['differences'][other])} dB" for row in own)
+        lines.append(f"- {BASE} minus {other}, by {DURATION}: {gains}.")
     return "\n".join(lines) + "\n"
