@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bsm import audio
-from bsm.data.describe import describe, loudness
+from bsm.data import registry
+from bsm.data.describe import describe, loudness, table
 from bsm.data.tracks import folder_tracks
 
 
@@ -35,6 +36,16 @@ def test_the_threshold_of_singing_is_a_choice(tmp_path):
     assert found["vocal_share"] == pytest.approx(0.5, abs=0.02)
     assert found["vocals_to_rest_db"] == pytest.approx(6.02, abs=0.01)
     assert found["lufs"] == loudness(track.mixture(), rate)
+
+
+def test_clips_of_a_published_set_are_described_once_in_any_folders(tmp_path):
+    """MIR-1K's splits follow from its singers, whatever folders its clips lie in."""
+    names = {f"{part.singers[0]}_1_01": split for split, part in registry.splits("mir1k").items()}
+    for name, folder in zip(names, ("train", "valid", "train"), strict=True):
+        sound = np.random.default_rng(0).normal(0, 0.1, (2, 16000)).astype(np.float32)
+        audio.write(tmp_path / folder / f"{name}.wav", sound, 16000, subtype="PCM_16")
+    found = table(tmp_path)
+    assert dict(zip(found["track"], found["split"], strict=True)) == names and len(found) == 3
 
 
 def test_description(tmp_path):

@@ -87,6 +87,23 @@ def test_what_does_not_fit_is_named_before_anything_is_measured(songs):
     assert not (songs / "r.json").exists()
 
 
+def test_nothing_but_an_older_result_is_replaced(songs, invoke):
+    result, song = songs / "r.json", songs / "good/song 0/vocals.wav"
+    for _ in range(2):
+        assert invoke("regions", songs / "songs", songs / "good", "-o", result).exit_code == 0
+    before = song.read_bytes()
+    done = invoke("regions", songs / "songs", songs / "good", "-o", song)
+    assert done.exit_code == 1 and "exists, and is no result file; name another one" in str(done.exception)
+    assert song.read_bytes() == before
+
+
+def test_one_file_is_of_one_song_and_somebody_must_sing(songs):
+    with pytest.raises(InputError, match="one file for 6 songs; give the folder"):
+        score_regions(songs / "songs", {"x": songs / "good/song 0/vocals.wav"}, songs / "r.json")
+    with pytest.raises(InputError, match="nobody sings above 10 dB in these songs; choose a lower threshold"):
+        score_regions(songs / "songs", {"x": songs / "good"}, songs / "r.json", threshold_db=10)
+
+
 def test_systems_need_names_of_their_own(songs, invoke):
     done = invoke("regions", songs / "songs", songs / "good", songs / "good")
     assert done.exit_code == 2 and "different names" in done.output

@@ -119,7 +119,12 @@ def evaluate(weights: str | None, **options: Any) -> None:
 @click.argument("references", type=click.Path(path_type=Path, exists=True))
 @click.argument("estimates", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True)
 @click.option("--name", "names", multiple=True, help="Name of a system, once for each.  [default: its folder's]")
-@click.option("--threshold-db", default=-40.0, help="Level above which a voice sounds, dB re the loudest frames.")
+@click.option(
+    "--threshold-db",
+    default=-40.0,
+    type=click.FloatRange(max=0),
+    help="Level above which a voice sounds, dB re the loudest frames.",
+)
 @click.option(
     "-o", "--output", type=PATH, default=Path("regions.json"), help="Result file; the figure is written next to it."
 )
@@ -132,13 +137,13 @@ def regions(
     is a data set, a folder of songs, or one song's folder. ESTIMATES is a folder of one system's files, or one file. Of
     several systems, the first is compared with each of the others. Intervals are clustered by song.
     """
-    from bsm.files import check_writable
     from bsm.study.estimates import score_regions
+    from bsm.study.records import check_result_path
 
     names = names or tuple(path.stem if path.is_file() else path.name for path in estimates)
     if len(set(names)) != len(estimates):
         raise click.UsageError(f"{len(estimates)} systems need as many different names; give --name once for each")
-    check_writable(output)
+    check_result_path(output)
     click.echo(score_regions(references, dict(zip(names, estimates, strict=True)), output, threshold_db=threshold_db))
     click.echo(f"written to {output} and {output.with_suffix('.png')}", err=True)
 

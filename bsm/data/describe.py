@@ -64,10 +64,11 @@ def _tracks(root: Path) -> list[Track]:
     if any(root.glob(f"{VOCALS}.*")):  # the folder of one song
         return [song_track(root, "test")]
     splits = [split for split in SPLITS if (root / split).is_dir()] or ["test"]
-    layout, tracks = open_tracks(root, splits[-1])
-    if layout != "songs":  # a published data set has all splits
+    layout, last = open_tracks(root, splits[-1])
+    opened = {splits[-1]: last}
+    if layout != "songs":  # a published data set has all splits, whatever folders it has
         splits = list(SPLITS)
-    return [*(track for split in splits[:-1] for track in open_tracks(root, split)[1]), *tracks]
+    return [track for split in splits for track in opened.get(split) or open_tracks(root, split)[1]]
 
 
 def _db(power: float) -> float:

@@ -90,7 +90,7 @@ class Campaign:
             self.experiments: list[dict[str, Any]] = content["experiments"]
         except FileNotFoundError:
             raise InputError(f"{path}: there is no such campaign file") from None
-        except (yaml.YAMLError, KeyError, TypeError) as error:
+        except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not a campaign ({error}); it needs 'revision' and 'experiments'") from None
 
     def result(self, name: str) -> Path:

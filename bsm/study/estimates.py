@@ -93,14 +93,19 @@ def score_regions(root: Path, estimates: Mapping[str, Path], output: Path, *, th
     dB re the loudest frames. For ``root`` see :func:`references`.
 
     Raises:
-        InputError: An estimate is missing or does not fit its reference; found before anything is measured.
+        InputError: An estimate is missing or does not fit its reference; found before anything is measured. Or nobody
+            sings above the threshold.
     """
     started, tracks = mark(), references(root)
     systems = [Estimates(name, Path(folder)) for name, folder in estimates.items()]
+    if single := [system.folder for system in systems if system.folder.is_file() and len(tracks) > 1]:
+        raise InputError(f"{single[0]}: one file for {len(tracks)} songs; give the folder of the system's files")
     for system in systems:
         for track in tracks:
             system.check(track)
     regions, songs = occurrence.measure_all(systems, tracks, window=0.0, threshold_db=threshold_db)
+    if not regions:
+        raise InputError(f"{root}: nobody sings above {threshold_db:g} dB in these songs; choose a lower threshold")
     gaps = {f"gap {name}": own for name, own in occurrence.grouped(regions, "gap", GAPS).items() if name != "all"}
     by_duration = occurrence.compare(regions, occurrence.SDR, occurrence.grouped(regions, "duration", DURATIONS))
     by_gap = occurrence.compare(regions, occurrence.SDR, gaps)

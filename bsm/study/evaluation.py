@@ -16,15 +16,15 @@ from bsm.files import check_writable, sha256
 from bsm.inference import check_windows
 from bsm.stats import bootstrap_interval, summary
 from bsm.study.published import WINDOW, published_songs, songs_title
-from bsm.study.records import mark, write_result
+from bsm.study.records import check_result_path, mark, write_result
 from bsm.versions import SCORING
 from bsm.weights.files import load_model
 
 FOLDER = Path("runs/evaluate")
 """Folder of result files without a given name, relative to the working directory."""
 COLUMNS = (
-    "low, high: bootstrap 95 % interval of the mean over tracks; median_low, median_high: of the median; "
-    "std: of the sample"
+    "low, high: 95 % interval of the mean over tracks, the wider of bootstrap and t; "
+    "median_low, median_high: of the median; std: of the sample"
 )
 """The columns of :attr:`Evaluation.table`, explained."""
 
@@ -85,7 +85,8 @@ def evaluate_weights(
     settings |= {"whole": True} if whole else {"window": window, "hop": hop}
     output = output or FOLDER / f"{weights.stem}-{root.resolve().name}-{digest(settings)}.json"
     journal = Journal(output.with_suffix(".tracks.jsonl"), settings)
-    check_writable(output, journal.path)
+    check_result_path(output)
+    check_writable(journal.path)
     need_ffmpeg("cSDR needs")
     separator = model_separator(model, window=window, hop=hop, whole=whole, batch_size=batch_size)
     records = evaluate(tracks, {"model": separator}, processes=processes, journal=journal)

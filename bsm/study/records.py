@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bsm.errors import InputError
-from bsm.files import sha256, write_text
+from bsm.files import check_writable, sha256, write_text
 from bsm.versions import git_revision
 
 SCHEMA = 1
@@ -100,6 +100,21 @@ def write_result(
     write_text(path, text + "\n")
     _used[Path(path).resolve()] = sha256(path)
     return Path(path)
+
+
+def check_result_path(*paths: Path) -> None:
+    """Check, before computing, that result files can be written: a file there may be an older result, and nothing else.
+
+    Raises:
+        InputError: a path cannot be written (:func:`bsm.files.check_writable`), or is a file of another kind.
+    """
+    check_writable(*paths)
+    for path in paths:
+        if path.is_file():
+            try:
+                read_result(path)
+            except InputError:
+                raise InputError(f"{path}: exists, and is no result file; name another one with -o") from None
 
 
 def read_result(path: str | Path) -> dict[str, Any]:

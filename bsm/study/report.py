@@ -119,6 +119,7 @@ def _part(settings: Profile, notebook: Notebook, folder: Path) -> dict[str, Any]
         if settings.result(own.result).is_file():
             record = read_result(settings.result(own.result))
             said = {"data": record["data"], "not_comparable": not record["comparable_with_paper"]}
+            said = said if own.measured else {}
             made = own.frames(record["values"], *(record["parameters"][name] for name in own.given))
             tables += [table_markdown(frame, caption=caption, **said) for frame, caption in made]
             instead |= {*own.instead}

@@ -90,28 +90,21 @@ def probe(values: Sequence[Mapping[str, Any]]) -> Frames:
     """List what every network scores on the probe of memory: after each gap, and under each control."""
     frame = pd.DataFrame(values)
     arms = [arm for arm in probe_tables.ARMS if arm in set(frame["arm"])]
-    cells = frame.groupby(["name", "arm"], sort=False)[["sdr", "right"]].apply(probe_tables.cell).unstack("arm")[arms]
-    cells = cells.rename(columns=LABELS)
-    order = sorted(cells.index, key=lambda name: (name.split()[:-1], float(name.split()[-1])))
-    gaps = [name for name in order if name.startswith("gap ")]
-    learned = probe_tables.table(frame.assign(arm=pd.Categorical(frame["arm"], arms))).set_index("arm")
-    by_arm = learned.drop(columns=["rate", "learned"])
-    by_control = cells.loc[[name for name in order if name not in gaps]]
-    by_control = by_control.drop(columns=[LABELS[arm] for arm in ("none", "convolution")], errors="ignore")
-    score = "SDR in dB / right choices on the probe, means over seeds"
+    frame = frame.assign(arm=pd.Categorical(frame["arm"], arms))
+    by_arm = probe_tables.table(frame).drop(columns=["rate", "learned"]).rename(columns={"arm": "network"})
+    by_control = (
+        probe_tables.interventions(frame).set_index("arm").drop(["no time block", "convolution"], errors="ignore")
+    )
+    by_control = by_control.T.rename_axis(index="control", columns=None)
+    order = sorted(by_control.index, key=lambda name: (name.split()[:-1], float(name.split()[-1])))
+    score = "SDR in dB / right choices on the probe, means over the seeds that learned (over all, where none did)"
     note = (
         f"{score}, of the networks with a memory. The number is in s. `lead`: background before the cue instead of a "
         "long gap; `deleted`: the gap is cut out of the example; `swapped`: the cue has the other timbre, so the other "
         "voice is the target; `cut`: the network carries nothing through the gap; `sharpened`: attention's logits are "
         "scaled for the length"
     )
-    return [
-        (
-            by_arm.rename_axis(index="network", columns=None).reset_index(),
-            f"{score} that learned (of all, where none did), by the gap between cue and play",
-        ),
-        (by_control.rename_axis(index="control", columns=None).reset_index(), note),
-    ]
+    return [(by_arm, f"{score}, by the gap between cue and play"), (by_control.loc[order].reset_index(), note)]
 
 
 class Own(NamedTuple):
@@ -122,12 +115,14 @@ class Own(NamedTuple):
         frames: makes the tables from its values, and from those of its parameters that ``given`` names.
         instead: names of the notebook's tables that these replace.
         given: see ``frames``.
+        measured: whether the tables hold what was measured here, on the data of the result.
     """
 
     result: str
     frames: Callable[..., Frames]
     instead: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
+    measured: bool = True
 
 
 FRAMES: dict[str, list[Own]] = {
@@ -135,6 +130,6 @@ FRAMES: dict[str, list[Own]] = {
     "05_input_length": [Own("input_length", windows, ("input_length",))],
     "06_vocal_occurrence": [Own("vocal_occurrence", regions, ("vocal_occurrence_answer",), ("duration_bins",))],
     "07_cue_and_gap": [Own("cue_gap", probe, ("cue_gap", "cue_gap_interventions"))],
-    "10_published_model": [Own("published_model", published)],
+    "10_published_model": [Own("published_model", published, measured=False)],
 }
 """By notebook."""

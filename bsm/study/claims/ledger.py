@@ -37,7 +37,9 @@ TERMS = f"""\
 - **Positive control**: a system that lacks what the question is about, so it must lose. `none` has no time blocks; the
   loss of `loss-blind` compares spectra with silence.
 - **The assay is insensitive**: the small models cannot show such a difference, so the measured one counts for nothing.
-  They beat the static equaliser by less than {BEATS:g} dB of uSDR, or are too few, or the control does not lose.
+  They beat the static equaliser by less than {BEATS:g} dB of uSDR (*below the gate*), or are too few, or the control
+  does not lose. These limits were stated before the results. Below them, a network has learned little more than which
+  frequencies voices have.
 - **Long study**: the trainings of `reports/long/campaign.yaml`; other small models are those of `make reproduce`.
 - **Described**: rebuilt from the text of the documents and the source of the unofficial implementation.
 - **Thresholds**: the limits that the rule of a claim takes."""

@@ -113,6 +113,14 @@ def difference(frame: pd.DataFrame, first: tuple[str, str], second: tuple[str, s
     return crossed_interval((asked[first] - asked[second]).dropna().to_numpy(float)[:, None])
 
 
+def counted(frame: pd.DataFrame) -> pd.DataFrame:
+    """Keep what tables and figures of an arm count: its seeds that learned (:func:`learned`); if none did, all."""
+    within = learned(frame)
+    some = within.groupby("arm", observed=True).transform("any")
+    runs = pd.MultiIndex.from_frame(frame[["arm", "seed"]])
+    return frame[(within | ~some).loc[runs].to_numpy()]
+
+
 def longest(frame: pd.DataFrame) -> float:
     """Return the longest gap of the trainings of one experiment, s."""
     return float(frame["longest_gap"].iloc[0])
@@ -159,15 +167,14 @@ def length_table(costs: pd.DataFrame) -> pd.DataFrame:
 def table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per arm: learning rate, seeds that learned, and SDR / right choices at each gap.
 
-    The means are over the seeds that learned; where none did, over all.
+    The means are over the :func:`counted` seeds.
     """
     rows = []
     within = learned(frame)
     for arm, own in gaps(frame).groupby("arm", observed=True):
         row: dict[str, Any] = {"arm": LABELS[arm], "rate": f"{own['lr'].iloc[0]:g}"}
         row["learned"] = f"{int(within[arm].sum())} of {own['seed'].nunique()}"
-        able_seeds = within[arm].index[within[arm]] if within[arm].any() else within[arm].index
-        for gap, asked in own[own["seed"].isin(able_seeds)].groupby("gap"):
+        for gap, asked in counted(own).groupby("gap"):
             row[f"{gap:g} s"] = cell(asked)
         rows.append(row)
     return pd.DataFrame(rows)
@@ -186,8 +193,8 @@ def together(frames: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:
 
 
 def interventions(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per arm: SDR / right choices under each intervention."""
-    others = frame[~frame["name"].str.startswith("gap ")]
+    """Return one row per arm: SDR / right choices under each intervention, over the :func:`counted` seeds."""
+    others = counted(frame).loc[lambda kept: ~kept["name"].str.startswith("gap ")]
     text = others.groupby(["arm", "name"], observed=True, sort=False)[["sdr", "right"]].apply(cell).unstack("name")
     return text.rename(index=LABELS).reset_index()
 
@@ -204,11 +211,10 @@ def draw(ax: Axes, frame: pd.DataFrame, value: str = "sdr", seeds: bool = False)
     """
     plain, within = gaps(frame), learned(frame)
     for arm, own in plain.groupby("arm", observed=True):
-        able_seeds = within[arm].index[within[arm]] if within[arm].any() else within[arm].index
         for seed, line in own.groupby("seed") if seeds else ():
             style = "-" if within[arm, seed] else "--"
             ax.plot(line["gap"], line[value], style, color=COLOUR[arm], alpha=0.4, linewidth=0.7)
-        means = own[own["seed"].isin(able_seeds)].groupby("gap")[value].mean()
+        means = counted(own).groupby("gap")[value].mean()
         ax.plot(means.index, means, ".-", color=COLOUR[arm], label=LABELS[arm])
     ax.axvspan(plain["gap"].min() * 0.9, longest(plain), color="0.9", zorder=0)
     ax.set_xscale("log", base=2)

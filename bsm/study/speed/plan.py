@@ -74,7 +74,7 @@ def choose(path: Path | None, preset: str, device: str) -> tuple[Path, dict[str,
     found = []
     for file in [path] if path else sorted((ROOT / "reports").glob("*/results/step*.json")):
         record = read_result(file)
-        if record["parameters"].get("device") == device:
+        if record["parameters"].get("device") == device and isinstance(record["values"], dict):
             steps = [s for name in ("variants", "backends") for s in record["values"].get(name, [])]
             found += [(file, record, step) for step in steps if step["variant"] in LIKE_OURS]
     if not found:
