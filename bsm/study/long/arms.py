@@ -19,7 +19,7 @@ from bsm.study import counts, figures
 from bsm.study.assay import beats, gain_of, trainings
 from bsm.study.baselines import EQUALISER
 from bsm.study.campaign import finished, of_run
-from bsm.study.compare import folds_of, tidy, words
+from bsm.study.compare import covers, folds_of, tidy, words
 from bsm.study.figures import LABELS
 from bsm.study.long.songs import BASELINES, model_config
 from bsm.study.variants import VARIANTS
@@ -67,15 +67,10 @@ def arms(frame: pd.DataFrame) -> list[str]:
 
 
 def covered(frame: pd.DataFrame) -> str:
-    """Say in a caption what the intervals of a frame's differences cover: tracks, and trainings if several."""
-    count = trainings(frame[frame["system"] == BASE])
-    if folds_of(frame):
-        return f"95 % intervals over singers and the {count} trainings of a cross-validation, the wider of both"
-    if count == 1:
-        return (
-            "95 % intervals over songs alone: with one training of each arm, a difference may be the luck of a training"
-        )
-    return f"95 % intervals over songs and {count} trainings, the wider of both"
+    """Say in a caption what the intervals of a frame's differences cover (:func:`bsm.study.compare.covers`)."""
+    base = frame[frame["system"] == BASE]
+    folds = base["fold"].nunique() if folds_of(frame) else 1
+    return covers(base["seed"].nunique(), "singers" if folds > 1 else "songs", folds)
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
