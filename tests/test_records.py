@@ -261,6 +261,8 @@ def test_provenance_names_every_seed(tmp_path):
 
 
 def test_provenance_of_tables_by_their_notebook():
+    text = provenance.chain(records.ROOT / "reports/demo/tables/song_arms.md")  # of the long study, not the notebook's
+    assert "results/songs-1s-mamba2-seed0.json sha256" in text and "demo songs" not in text and "-regions-" not in text
     text = provenance.chain(records.ROOT / "reports/demo/tables/direct_term.md")
     assert "notebooks/02_scan_backends.ipynb" in text and "reports/demo/results/direct_term.json" in text
 

@@ -17,6 +17,8 @@ Metadata)::
 - ``needs`` is one of :data:`NEEDS`.
 - ``saves`` lists every name that the notebook gives to ``save``, with the kinds of files (:data:`KINDS`).
 - ``optional`` lists the names that it may leave out, because something that they need is missing.
+- ``of`` names the results of another folder that tables and figures show: a list of patterns below ``reports``, by
+  name. Without an entry, they show the notebook's own results.
 - ``follows`` lists modules of ``bsm``. The workflow runs the notebook again when one changes, or when a module of
   ``bsm.study`` changes that the notebook imports.
 - ``only_with`` is a value of a profile. The workflow leaves the notebook out of profiles that do not have it.
@@ -49,7 +51,10 @@ KINDS = {"values": "results/{}.json", "table": "tables/{}.md", "figure": "figure
 """Kinds of files that a notebook saves, with their paths in the folder of a profile's reports."""
 PLUMBING = ("notebook", "profiles", "records", "saving")
 """Modules of ``bsm.study`` that every notebook uses. Their changes run no notebook again."""
-FIELDS = ("needs", "saves", "optional", "follows", "only_with", "apart_with", "threads", "memory_gb", "minutes", "gpu")
+FIELDS = (
+    *("needs", "saves", "optional", "of", "follows", "only_with", "apart_with"),
+    *("threads", "memory_gb", "minutes", "gpu"),
+)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ _MANY = 8  # most inputs that are shown one by one
 def chain(file: Path) -> str:
     """Return, as indented lines, what a result, figure or table was made from, down to inputs and revision.
 
-    A figure's metadata name its results. For a table, or a figure without metadata, they are all results of the
-    notebook that saves a file of its name.
+    Where a notebook shows results of another folder, its metadata name them (``of``). Otherwise, a figure's metadata
+    name its results. For a table, or a figure without metadata, they are all results of the notebook that saves a file
+    of its name.
 
     Raises:
         InputError: the file is of another kind, or no notebook writes it.
@@ -33,12 +34,16 @@ def chain(file: Path) -> str:
     if file.suffix not in (".png", ".md"):
         raise InputError(f"{file}: neither a result (.json), nor a figure (.png), nor a table (.md) of a report")
     lines, found = [_shown(file)], {}
+    kind = "table" if file.suffix == ".md" else "figure"
+    writers = [notebook for notebook in study_notebooks() if file.stem in notebook.saved(kind)]
+    if writers and (patterns := writers[0].about.get("of", {}).get(file.stem)):
+        shown = sorted({path for pattern in patterns for path in (ROOT / "reports").glob(pattern)})
+        lines.append(f"  drawn or written by notebooks/{writers[0].path.name} from {len(shown)} results:")
+        return "\n".join([*lines, *(f"  {_in_short(path)}" for path in shown)])
     if file.suffix == ".png":
         with Image.open(file) as image:
             found = json.loads(image.info.get("Source", "{}"))
     if not found:
-        kind = "table" if file.suffix == ".md" else "figure"
-        writers = [notebook for notebook in study_notebooks() if file.stem in notebook.saved(kind)]
         if not writers:
             raise InputError(f"{file}: names no result, and no notebook writes a table or figure of that name")
         lines.append(f"  drawn or written by notebooks/{writers[0].path.name}, which uses:")
@@ -51,6 +56,11 @@ def chain(file: Path) -> str:
         else:
             lines.append(f"  {_shown(path)}: missing")
     return "\n".join(lines)
+
+
+def _in_short(path: Path) -> str:
+    record = read_result(path)
+    return f"{_shown(path)}, revision {record['provenance']['git']['revision'][:_LONG]}, {record['data']}"
 
 
 def _result(path: Path) -> list[str]:
