@@ -28,7 +28,7 @@ REPORTS = ROOT / "reports"
 LINKS = 6  # of result files in a section of the page
 SOURCES = (
     "Apart from the paper, the sources are Korean documents of the unofficial implementation "
-    "chynggi/Mamba2MeetsSilence. Their titles are translated."
+    "[chynggi/Mamba2MeetsSilence](https://github.com/chynggi/Mamba2MeetsSilence). Their titles are translated."
 )
 
 TERMS = f"""\
