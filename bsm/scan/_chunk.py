@@ -62,10 +62,21 @@ class Plan:
 class Chunk:
     """The scale factors of one chunk of some rows, for heads that are all computed in one way.
 
-    With entry state ``S``, ``R = enter S`` and ``v = scale x``, the chunk's output is
-    ``y = after (C R^T + inner) + D x``, where ``inner`` comes from steps of the chunk. Its exit state is
-    ``keep (carry R + v^T B)``. Factored, ``enter`` and ``keep`` are each the root of the chunk's total decay, and
-    ``carry`` is one. By head, ``carry`` is the total decay, and ``enter`` and ``keep`` are one.
+    ``a`` is the running sum of ``dt A`` up to each step, and ``T`` its value at the last step, the total. With the entry
+    state ``S``, ``R = enter S`` and ``v = scale x``, where ``scale = dt left``, the chunk's output and exit state are::
+
+        y = after (C R^T + inner) + D x
+        keep (carry R + v^T B)
+
+    =================  =======================  ======================================
+    factor             factored                 by head
+    =================  =======================  ======================================
+    ``after``          ``exp(a - T / 2)``       ``exp(a)``
+    ``left``           ``exp(T / 2 - a)``       ``exp(T - a)``
+    ``enter, keep``    ``exp(T / 2)`` each      1
+    ``carry``          1                        ``exp(T)``
+    ``inner``          ``causal(C B^T) v``      from :meth:`decay_matrix`, without ``v``
+    =================  =======================  ======================================
     """
 
     def __init__(self, dt: Tensor, A: Tensor, plan: Plan, by_head: bool) -> None:

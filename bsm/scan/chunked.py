@@ -31,7 +31,7 @@ TOTAL_LIMIT = {torch.float32: 120.0, torch.float64: 1000.0}
 # Largest mean decay per step of a factored head. Above it, the gradients would have too few digits.
 STEP_LIMIT = 2.0
 # The factored form computes the gradient of the decays as a difference of nearly equal sums. Its rounding error grows
-# with the chunk's total. For a head above this total, only that gradient is computed by head.
+# with the chunk's total. For a head above this total, a *wary* one, only that gradient is computed by head.
 GRADIENT_LIMIT = 48.0
 
 
