@@ -62,21 +62,20 @@ class Plan:
 class Chunk:
     """The scale factors of one chunk of some rows, for heads that are all computed in one way.
 
-    ``a`` is the running sum of ``dt A`` up to each step, and ``T`` its value at the last step, the total. With the entry
-    state ``S``, ``R = enter S`` and ``v = scale x``, where ``scale = dt left``, the chunk's output and exit state are::
+    ``a`` is the running sum of ``dt A`` up to each step, and ``T`` its value at the last step, the total. With the
+    entry state ``S``, ``R = enter S`` and ``v = scale x``, where ``scale = dt left``, the chunk's exit state is
+    ``keep (carry R + v^T B)``. Its output has a part from the entry state, one from steps of the chunk, and ``D x``:
 
-        y = after (C R^T + inner) + D x
-        keep (carry R + v^T B)
-
-    =================  =======================  ======================================
-    factor             factored                 by head
-    =================  =======================  ======================================
-    ``after``          ``exp(a - T / 2)``       ``exp(a)``
-    ``left``           ``exp(T / 2 - a)``       ``exp(T - a)``
-    ``enter, keep``    ``exp(T / 2)`` each      1
-    ``carry``          1                        ``exp(T)``
-    ``inner``          ``causal(C B^T) v``      from :meth:`decay_matrix`, without ``v``
-    =================  =======================  ======================================
+    ===============  ===============================  =======================================
+    factor           factored                         by head
+    ===============  ===============================  =======================================
+    ``after``        ``exp(a - T / 2)``               ``exp(a)``
+    ``left``         ``exp(T / 2 - a)``               ``exp(T - a)``
+    ``enter, keep``  ``exp(T / 2)`` each              1
+    ``carry``        1                                ``exp(T)``
+    from the entry   ``after C R^T``                  ``after C R^T``
+    from the chunk   ``after causal(C B^T) v``        ``(decay_matrix * causal(C B^T)) dt x``
+    ===============  ===============================  =======================================
     """
 
     def __init__(self, dt: Tensor, A: Tensor, plan: Plan, by_head: bool) -> None:
