@@ -8,6 +8,7 @@ from pathlib import Path
 from bsm.config import NO_EFFECT, ModelConfig, TrainConfig
 from bsm.study import variants
 from bsm.study.notebook import study_notebooks
+from bsm.study.profiles import Profile
 from bsm.versions import GENERATOR_VERSION, RECIPE, SCORING
 
 PROFILE = config.get("profile", "demo")
@@ -33,7 +34,6 @@ GPU = 0 if MADE else 1
 
 if not MADE and not Path(DATA).is_dir():
     from bsm.errors import InputError
-    from bsm.study.profiles import Profile
 
     try:
         Profile.load(PROFILE).find_data()
@@ -84,6 +84,8 @@ def made_by_hand():
 # What a trained model depends on: the songs, the recipe's version, and the profile's values that can change weights.
 # The seed is in the run's name.
 TRAINING = sorted({"model", "skip_bad", *TrainConfig.__dataclass_fields__} - {"seed", *NO_EFFECT})
+# The recipe that follows from these values, with what a profile does not name, such as the loss at the model's rate.
+RECIPE_IN_FULL = {name: value for name, value in Profile(config).train_config().to_dict().items() if name in TRAINING}
 # A profile leaves out the notebooks whose own value it does not give.
 NOTEBOOKS = [notebook for notebook in study_notebooks() if notebook.about.get("only_with", "profile") in config]
 # Parameters that change nothing in a notebook's results, and those that follow from the command.
@@ -109,7 +111,7 @@ rule model:
     input: SONGS
     output: WEIGHTS
     wildcard_constraints: name="|".join(BACKBONES), seed=r"\d+"
-    params: values(*TRAINING), recipe=RECIPE
+    params: values(*TRAINING), training=RECIPE_IN_FULL, recipe=RECIPE
     priority: 1  # before the variants, which are short and fill what is left of the cores' time
     threads: 1 if MADE else THREADS  # two small models train faster on a core each than one after the other on both
     resources: mem_mb=32000, runtime=1440, gpu=GPU  # a job that runs out of time resumes in the next attempt
@@ -123,7 +125,7 @@ rule variant:
     wildcard_constraints: name="|".join(variants.VARIANTS), seed=r"\d+"
     params:
         values(*TRAINING, *(name for name in config if name.startswith("ablation_"))),
-        changed=changes, recipe=RECIPE,
+        changed=changes, training=RECIPE_IN_FULL, recipe=RECIPE,
     threads: 1  # one variant per core
     resources: mem_mb=8000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/variant-{{name}}-seed{{seed}}.tsv"
