@@ -153,6 +153,8 @@ MADE = {"songs", "data_loading"}  # by the generator of songs
             {"songs", "notebook_03_training_step"} | NO_MODEL,
         ),
         (SMOKE, "\nsteps: 6", "\nworkers: 1\nsteps: 6", set(), None),
+        # What a profile does not name, and what follows from it, counts as well.
+        ("bsm/config.py", "clip: float = 3.0", "clip: float = 2.0", TRAINED | SCORED | {REPORT}, {"songs"} | NO_MODEL),
         ("bsm/versions.py", "SCORING = 1", "SCORING = 2", ALL, None),
         ("bsm/versions.py", "RECIPE = 1", "RECIPE = 2", TRAINED | ALL | {"structure"}, None),
         (
