@@ -24,7 +24,7 @@ from bsm.weights.files import load_model, save_model
 SMALL = ModelConfig(
     stft=StftConfig(1024), bands=(2, 3, 12, 496), dim=8, depth=2, d_state=4, headdim=4, expand=2, mask_expansion=3
 )
-OWN = SMALL.replace(stft=StftConfig(512, 20), sample_rate=8000, scan_backend="quadratic")
+OWN = SMALL.replace(stft=StftConfig(1024, 20), sample_rate=8000, scan_backend="quadratic")
 
 
 def make(config=SMALL, seed=0):
