@@ -81,11 +81,11 @@ def made_by_hand():
     return [str(path) for path in found if path.is_file()]
 
 
-# What a trained model depends on: the songs, the recipe's version, and the profile's values that can change weights.
-# The seed is in the run's name.
-TRAINING = sorted({"model", "skip_bad", *TrainConfig.__dataclass_fields__} - {"seed", *NO_EFFECT})
-# The recipe that follows from these values, with what a profile does not name, such as the loss at the model's rate.
-RECIPE_IN_FULL = {name: value for name, value in Profile(config).train_config().to_dict().items() if name in TRAINING}
+# What a trained model depends on, beside its size, the songs and the recipe's version: the whole configuration that can
+# change weights, with what a profile does not name, such as the loss at the model's rate. The seed is in the run's name.
+TRAINING = {
+    name: value for name, value in Profile(config).train_config().to_dict().items() if name not in {"seed", *NO_EFFECT}
+}
 # A profile leaves out the notebooks whose own value it does not give.
 NOTEBOOKS = [notebook for notebook in study_notebooks() if notebook.about.get("only_with", "profile") in config]
 # Parameters that change nothing in a notebook's results, and those that follow from the command.
@@ -111,7 +111,7 @@ rule model:
     input: SONGS
     output: WEIGHTS
     wildcard_constraints: name="|".join(BACKBONES), seed=r"\d+"
-    params: values(*TRAINING), training=RECIPE_IN_FULL, recipe=RECIPE
+    params: values("model", "skip_bad"), training=TRAINING, recipe=RECIPE
     priority: 1  # before the variants, which are short and fill what is left of the cores' time
     threads: 1 if MADE else THREADS  # two small models train faster on a core each than one after the other on both
     resources: mem_mb=32000, runtime=1440, gpu=GPU  # a job that runs out of time resumes in the next attempt
@@ -124,8 +124,8 @@ rule variant:
     output: WEIGHTS
     wildcard_constraints: name="|".join(variants.VARIANTS), seed=r"\d+"
     params:
-        values(*TRAINING, *(name for name in config if name.startswith("ablation_"))),
-        changed=changes, training=RECIPE_IN_FULL, recipe=RECIPE,
+        values("model", "skip_bad", *(name for name in config if name.startswith("ablation_"))),
+        changed=changes, training=TRAINING, recipe=RECIPE,
     threads: 1  # one variant per core
     resources: mem_mb=8000, runtime=480, gpu=GPU
     benchmark: f"{REPORTS}/benchmarks/variant-{{name}}-seed{{seed}}.tsv"

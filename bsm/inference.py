@@ -235,8 +235,8 @@ def plan_outputs(
                     "folder with -o"
                 )
             if path.exists() and not overwrite:
-                way = "skip finished songs with --skip-existing"
-                way = "it is the only one of the song's outputs, so the song is unfinished" if skip_existing else way
+                unfinished = "it is the only one of the song's outputs, so the song is unfinished"
+                way = unfinished if skip_existing else "skip finished songs with --skip-existing"
                 raise InputError(
                     f"{path}: exists, and is an output of {song}; replace it with --overwrite, {way}, or name another "
                     "folder with -o"

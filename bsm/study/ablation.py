@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -82,15 +81,11 @@ def unbeaten(records: Records, trivial: Records) -> dict[str, float]:
         ValueError: the songs are others.
     """
     base = tables(records, "usdr")[BASE]
-    songs, found = base.index.get_level_values("track"), {}
     for name in (CONSTANT, EQUALISER):
-        own = {row["track"]: row["usdr"] for row in trivial if row["separator"] == name}
-        if set(own) != set(songs):
+        if {row["track"] for row in trivial if row["separator"] == name} != set(base.index.get_level_values("track")):
             raise ValueError(f"{name} was scored on other songs than the base")
-        mean = float(np.mean([own[song] for song in songs]))
-        if paired(base)["estimate"] < mean:
-            found[name] = mean
-    return found
+    means = baselines.means(trivial, CONSTANT, EQUALISER)
+    return {name: mean for name, mean in means.items() if paired(base)["estimate"] < mean}
 
 
 def reading(floors: Mapping[str, float]) -> str:

@@ -33,14 +33,17 @@ class Assay:
     """Whether an instrument is sensitive.
 
     Attributes:
-        sensitive: whether it is.
         reasons: the figures that say so, one sentence each.
-        lacks: the first condition that fails, in a few words.
+        lacks: the first condition that fails, in a few words; empty if none does.
     """
 
-    sensitive: bool
     reasons: tuple[str, ...]
     lacks: str = ""
+
+    @property
+    def sensitive(self) -> bool:
+        """Whether it is."""
+        return not self.lacks
 
 
 def gain_of(scores: pd.DataFrame, first: str, second: str) -> Interval:
@@ -90,4 +93,4 @@ def assay(scores: pd.DataFrame, arms: Sequence[str], control: str) -> Assay:
     else:
         lacks.append("the control is missing")
         reasons.append(f"The positive control `{control}` was not trained")
-    return Assay(not lacks, tuple(dict.fromkeys(reasons)), lacks[0] if lacks else "")
+    return Assay(tuple(dict.fromkeys(reasons)), lacks[0] if lacks else "")

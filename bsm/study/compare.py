@@ -116,6 +116,18 @@ def folds_of(frame: pd.DataFrame) -> dict[str, Any] | None:
     return None if known.empty else known.groupby("song")["fold"].first().to_dict()
 
 
+def interval(
+    values: pd.DataFrame, folds: Mapping[str, Any] | None = None, *, against: np.ndarray | None = None
+) -> Interval:
+    """Estimate the mean of a table of :func:`table` over clusters, seeds and, if given, ``folds`` (:func:`folds_of`).
+
+    ``against`` marks the rows whose mean is subtracted from that of the others (:func:`bsm.stats.crossed_interval`).
+    """
+    owners = values.index.get_level_values("song")
+    models = None if folds is None else [folds[name] for name in owners]
+    return crossed_interval(values, owners, against=against, trainings=models)
+
+
 def paired(
     first: pd.DataFrame, second: pd.DataFrame | None = None, folds: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -129,8 +141,7 @@ def paired(
         ``unit`` in texts) and ``seeds``; and the ``verdict`` in words.
     """
     values = first if second is None else differences(first, second)
-    owners = values.index.get_level_values("song")
-    found = crossed_interval(values, owners, trainings=None if folds is None else [folds[name] for name in owners])
+    found = interval(values, folds)
     whole = values.dropna()
     counts = {
         "tracks": len(whole),

@@ -52,6 +52,11 @@ class Verdict(StrEnum):
         """Combine the verdicts on all parts of a claim: it fails where one part does, and is open where one is."""
         return cls.of(all(v == cls.SUPPORTED for v in verdicts), cls.NOT_SUPPORTED in verdicts)
 
+    @classmethod
+    def agreed(cls, verdicts: Collection[Self]) -> Self:
+        """Return the verdict of several readings of one claim if they agree; otherwise it is open."""
+        return next(iter(verdicts)) if len(set(verdicts)) == 1 else cls.INCONCLUSIVE
+
 
 class Evidence(StrEnum):
     """What a verdict rests on."""

@@ -201,7 +201,8 @@ def stable_1_16(
     control: a change that is seen counts, but if none is seen, the claim is not settled.
     """
     own = segments[OURS]
-    frames = {w: frame for w, frame in windows_of(scores).items() if shortest <= w <= longest}
+    every = windows_of(scores)
+    frames = {w: frame for w, frame in every.items() if shortest <= w <= longest}
     if own not in frames:
         return Finding(Verdict.BLOCKED, "", (f"Windows of {own:g} s, as in training, were not scored.",))
     changes = {(w, m): change(frames, OURS, w, own, m) for w in frames if w != own for m in METRICS if m in frames[own]}
@@ -224,8 +225,7 @@ def stable_1_16(
     seen = [name for name, found in losses.items() if any(gain is not None and gain.high < 0 for gain in found)]
     gate = assay(pd.concat([frames[own], *([scored(baselines)] if baselines else [])]), [OURS], NO_TIME)
     told = f"Of networks known to degrade, {', '.join(DEGRADING)}, these are seen to: {', '.join(seen) or 'none'}"
-    lacks = gate.lacks or ("" if seen else "no network is seen to degrade")
-    gate = Assay(not lacks, (*gate.reasons, told), lacks)
+    gate = Assay((*gate.reasons, told), gate.lacks or ("" if seen else "no network is seen to degrade"))
     reasons = [spans, f"Against windows of {own:g} s, as trained; stable means within {MARGIN:g} dB."]
     theirs = {w: gain for w in frames if w != own and (gain := change(frames, THEIRS, w, own, "usdr")) is not None}
     if theirs:
@@ -234,7 +234,6 @@ def stable_1_16(
     if "csdr" not in frames[own]:
         reasons.append("cSDR was not measured in these windows.")
     if NO_TIME in set(frames[own]["system"]):
-        every = windows_of(scores)
         gains = {w: gain_of(every[w], OURS, NO_TIME) for w in (min(every), max(every))}
         said = " and ".join(f"{interval_words(gain, ' dB')} in windows of {w:g} s" for w, gain in gains.items())
         reasons.append(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
-from bsm.stats import crossed_interval, interval_words
+from bsm.stats import interval_words
 from bsm.study.assay import assay
 from bsm.study.claims.claim import PUBLISHED, Finding, Source, Values, Verdict, claim
 from bsm.study.claims.learning import (
@@ -24,7 +23,7 @@ from bsm.study.claims.learning import (
     told_of,
     trained,
 )
-from bsm.study.compare import ROWS, differences, folds_of, table_of
+from bsm.study.compare import ROWS, differences, folds_of, interval, table_of
 from bsm.study.long.regions import WINDOW
 from bsm.study.occurrence import bins
 
@@ -76,11 +75,8 @@ def intermittent(
         alone = [by_bin(sdr_of(regions, level), f"{OURS}'s SDR by {level}", level) for level in EDGES if published]
         return Finding(Verdict.BLOCKED, "", (f"Both {OURS} and {THEIRS} are needed.", *alone))
     short = gains.index.get_level_values("duration") < shorter
-    owners = gains.index.get_level_values("song")
     folds = folds_of(scored(regions))
-    models = None if folds is None else np.asarray([folds[name] for name in owners])
-    gain = crossed_interval(gains[short], owners[short], trainings=None if models is None else models[short])
-    more = crossed_interval(gains, owners, against=~short, trainings=models)
+    gain, more = interval(gains[short], folds), interval(gains, folds, against=~short)
     holds, fails = gain.low > 0 and more.low > 0, gain.high < 0 or more.high < 0
     reasons = [
         f"This is {interval_words(more, ' dB')} more than in longer regions; an advantage everywhere says nothing of "
@@ -91,8 +87,7 @@ def intermittent(
     ]
     if measure != "sdr":
         whole = advantage(regions)
-        short_whole = whole[whole.index.get_level_values("duration") < shorter]
-        far = crossed_interval(short_whole, short_whole.index.get_level_values("song"))
+        far = interval(whole[whole.index.get_level_values("duration") < shorter], folds)
         reasons.append(
             f"In windows of {WINDOW:g} s. In whole songs, many times as long as a training segment, the short regions' "
             f"difference is {interval_words(far, ' dB')}: {THEIRS} loses in inputs of such a length."

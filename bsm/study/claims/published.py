@@ -67,7 +67,7 @@ def sdr_1103(
         found = [summary_of(record["values"]) for record in counted.values()]
         verdicts = {judge(*scores) for scores in found}
         reasons = [_contributor(file, record) for file, record in counted.items()]
-        verdict = verdicts.pop() if len(verdicts) == 1 else Verdict.INCONCLUSIVE
+        verdict = Verdict.agreed(verdicts)
         return Finding(verdict, " and ".join(words_of(*scores) for scores in found), (*reasons, *told, *limits))
     context = f"As context, {published.get('model')} on {published.get('data')}: {words_of(csdrs, mean)}."
     real = "MUSDB18" in published.get("data", "")

@@ -11,7 +11,7 @@ from typing import Any
 
 from bsm.stats import bootstrap_interval, interval_words, ratio
 from bsm.study.claims.claim import Finding, Source, Values, Verdict, claim, judge_ratio, on_cpu, on_gpu
-from bsm.study.claims.scan import BOTH, LOOP, rounds
+from bsm.study.claims.scan import LOOP, beside_the_loop, rounds
 from bsm.study.speed.parts import SCAN
 from bsm.study.speed.spectra import AFTER_LOSS, AVERAGED, COMPLEX_LOSS, DESCRIBED_LOSS, EACH, EXACT_LOSS
 from bsm.study.speed.step import BEFORE, LOOPS, OURS, REDUCED, named
@@ -55,17 +55,17 @@ def train_5x(
     exact = ratio(slow["seconds"], ours["seconds"])
     found, estimated = {judge_ratio(theirs, faster)}, []
     whole = next((r for r in backends if r["preset"] == "paper" and r["scan"] == "chunked"), None)
-    looped = loop_over_chunked(speed)
-    if whole and looped:
-        share = shares(whole, SCAN).estimate / 100
-        low, high = (1 - share + share * end for end in looped)
+    timed = beside_the_loop(speed)
+    if whole and timed:
+        share, loop = shares(whole, SCAN).estimate / 100, ratio(timed[LOOP]["seconds"], timed["chunked"]["seconds"])
+        low, high = (1 - share + share * end for end in (loop.low, loop.high))
         found.add(Verdict.of(low >= faster, high < faster))
         estimated = [
             f"Estimated at the paper's size: {low:.1f} to {high:.1f}x. There the scan takes {100 * share:.0f} % of a "
-            f"chunked step, and the described loop {looped[0]:.1f} to {looped[1]:.1f} times as long as the scan."
+            f"chunked step, and the described loop {loop.low:.1f} to {loop.high:.1f} times as long as the scan."
         ]
     return Finding(
-        found.pop() if len(found) == 1 else Verdict.INCONCLUSIVE,
+        Verdict.agreed(found),
         interval_words(theirs, "x"),
         (
             *estimated,
@@ -75,18 +75,6 @@ def train_5x(
         ),
         timings=(slow, reduced),
     )
-
-
-def loop_over_chunked(speed: Sequence[dict[str, Any]]) -> tuple[float, float] | None:
-    """Return how many times as long as the chunked scan the described loop takes, lowest and highest, or None."""
-    own = [r for r in speed if r["axis"] == "time" and r["pass"] == BOTH]
-    loops = [r for r in own if r["backend"] == LOOP]
-    if not loops:
-        return None
-    longest = max(loops, key=lambda r: r["length"])
-    chunked = next(r for r in own if r["backend"] == "chunked" and r["length"] == longest["length"])
-    gain = ratio(longest["seconds"], chunked["seconds"])
-    return gain.low, gain.high
 
 
 @claim(
@@ -118,7 +106,7 @@ def scan_65pct(
     found = {judge_ratio(share, least, most) for share in (loop, *careful.values())}
     others = [f"With a careful loop ({where}): {interval_words(share, ' %')}." for where, share in careful.items()]
     return Finding(
-        found.pop() if len(found) == 1 else Verdict.INCONCLUSIVE,
+        Verdict.agreed(found),
         interval_words(loop, " %"),
         (
             f"With the described loop, forward and backward; {_where(named(variants, BEFORE.name))}, {rounds(loop)}.",

@@ -15,12 +15,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bsm.data import mir1k
-from bsm.stats import crossed_interval, verdicts
+from bsm.stats import verdicts
 from bsm.study import figures, occurrence
 from bsm.study.assay import assay
 from bsm.study.baselines import EQUALISER
 from bsm.study.campaign import finished, lacking, of_run
-from bsm.study.compare import ROWS, covers, differences, folds_of, paired, table_of, tidy, words
+from bsm.study.compare import ROWS, covers, differences, folds_of, interval, paired, table_of, tidy, words
 from bsm.study.long import arms
 from bsm.study.long.regions import FIRST, FIRST_NO_PAST, IN_WINDOW, NO_FUTURE, NO_PAST
 from bsm.study.occurrence import AFTER, BEFORE, NAMES, SDR
@@ -287,12 +287,10 @@ def contrasts(frame: pd.DataFrame, places: Sequence[Contrast]) -> pd.DataFrame:
         for other in trained(frame)[1:]:
             gains = differences(table_of(known, BASE, SDR), table_of(known, other, SDR)).dropna()
             values = known.groupby(ROWS)[column].first().reindex(gains.index)
-            inside, owners = ((values >= low) & (values < high)).to_numpy(), gains.index.get_level_values("song")
-            models = None if folds is None else np.asarray([folds[name] for name in owners])
-            extra.append(crossed_interval(gains, owners, against=~inside, trainings=models))
-            own = crossed_interval(gains[inside], owners[inside], trainings=None if folds is None else models[inside])
-            counts = f"{inside.sum()} ({owners[inside].nunique()})"
-            found.append((where, other, counts, words(own)))
+            inside = ((values >= low) & (values < high)).to_numpy()
+            extra.append(interval(gains, folds, against=~inside))
+            counts = f"{inside.sum()} ({gains.index[inside].get_level_values('song').nunique()})"
+            found.append((where, other, counts, words(interval(gains[inside], folds))))
     table = pd.DataFrame(found, columns=["where", "minus", "regions (songs)", "gain (dB)"])
     return table.assign(**{"more than elsewhere (dB)": [*map(words, extra)], "verdict": verdicts(extra)})
 
