@@ -17,15 +17,13 @@ from bsm.study.claims import exact
 from bsm.study.counts import GIB, parameter_count, step_memory
 from bsm.study.figures import COLOURS, reach
 from bsm.study.speed import spectra, step
-from bsm.study.speed.parts import CONV, DATA, ELEMENTWISE, LOSS, OPTIMISER, PARTS, PRODUCTS, SCAN, STFT
+from bsm.study.speed.parts import ELEMENTWISE, LOSS, OPTIMISER, PARTS, PRODUCTS, SCAN
 
 log = logging.getLogger(__name__)
 
 BACKENDS = {"cuda": ("triton", "chunked", "quadratic"), "cpu": ("chunked", "quadratic", "sequential")}
 LOADS = (1.0, 2), (4.0, 1), (8.0, 1), (8.0, 5)  # (s, number) of the segments that memory is counted for
 MANY = 10_000_000  # parameters; networks with more are measured with one backend
-CLAIMED = {(SCAN,): "scan", (CONV,): "convolution", (LOSS,): "STFT loss", (STFT,): "data", (DATA,): "loading"}
-"""Parts of a step -> their name in the documents' list (:data:`bsm.study.claims.exact.PARTS`)."""
 _COLOURS = dict(zip(PARTS, (*COLOURS.values(), "#999999"), strict=True))
 _HATCHES = dict(zip(PARTS, ("", "//", "", "..", "", "\\\\", "", ""), strict=True))
 
@@ -76,7 +74,7 @@ def measure(
 
 def claims_table(variants: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """List by part the documents' seconds, the measured ones (means with intervals), and the measured ratios."""
-    claimed = {", ".join(parts): (parts, *exact.PARTS[name]) for parts, name in CLAIMED.items()}
+    claimed: dict[str, tuple[Sequence[str], Any, Any]] = {part: ((part,), *own) for part, own in exact.PARTS.items()}
     claimed["not in the documents"] = (PRODUCTS, ELEMENTWISE, OPTIMISER), "–", "–"
     totals = (", ".join(f"{pair[i]:g}" for pair in exact.STEP_SECONDS.values()) for i in (0, 1))
     claimed["whole step"] = PARTS, *totals

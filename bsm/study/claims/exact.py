@@ -10,11 +10,13 @@ from typing import Any
 
 from bsm.study.claims.claim import Evidence, Finding, Source, Test, Values, Verdict, claim, computed, on_gpu
 from bsm.study.counts import GIB
+from bsm.study.speed.parts import CONV, DATA, LOSS, SCAN, STFT
 
 STEP_SECONDS = {"optimisation report": (60, 12), "summary": (61, 12.5), "analysis": (63, 13)}
 """Seconds of a training step before and after, by document."""
-PARTS = {"scan": (40, 5), "STFT loss": (15, 5), "data": (3, 1.5), "loading": (2, 0.5), "convolution": (3, 1)}
-"""Seconds of its parts before and after, as the documents list them; the optimisation report has no convolution."""
+PARTS = {SCAN: (40, 5), CONV: (3, 1), LOSS: (15, 5), STFT: (3, 1.5), DATA: (2, 0.5)}
+"""Seconds of its parts before and after, as the documents list them. Their "data processing" is the STFT. The
+optimisation report has no convolution."""
 EPOCHS, STEPS = 100, 430  # what the documents plan with
 TENSORS = "exact"  # the profile of results that depend on no machine and no songs
 
@@ -149,7 +151,7 @@ def step_60_12() -> Finding:
     """Compare the documents' totals with each other, and with the sums of the parts that they list."""
     totals = [tuple(sorted({pair[i] for pair in STEP_SECONDS.values()})) for i in (0, 1)]
     every = tuple(map(sum, zip(*PARTS.values(), strict=True)))
-    listed = {every, tuple(whole - part for whole, part in zip(every, PARTS["convolution"], strict=True))}
+    listed = {every, tuple(whole - part for whole, part in zip(every, PARTS[CONV], strict=True))}
     without = [name for name, pair in STEP_SECONDS.items() if pair not in listed]
     return Finding(
         Verdict.INCONSISTENT if max(map(len, totals)) > 1 or without else Verdict.INCONCLUSIVE,

@@ -26,6 +26,7 @@ from bsm.study.claims.claim import (
     on_gpu,
 )
 from bsm.study.claims.exact import TENSORS
+from bsm.study.speed.scan import worst_errors
 
 BOTH = "forward + backward"
 LOOP = "loop, indexed"  # the described loop
@@ -174,11 +175,11 @@ def bench_25ms(
 )
 def parity_1e5(own: list[dict[str, Any]], kernels: list[dict[str, Any]] | None = None, *, tolerance: float) -> Finding:
     """Take the errors of the kernel's outputs and gradients against the definition in float64, relative to norms."""
-    plain = errors_of(own)
+    plain = worst_errors(own)
     reasons = (
         "Errors are relative, in float32 against float64; the claim does not say of what its difference is.",
-        f"Without kernels, outputs of PyTorch's own scans err by at most {max(plain[0]):.1e}, their gradients by "
-        f"{max(plain[1]):.1e}.",
+        f"Without kernels, outputs of PyTorch's own scans err by at most {plain[0]:.1e}, their gradients by "
+        f"{plain[1]:.1e}.",
         "Where PyTorch's own gradients miss the bound, a kernel's failure proves nothing: a fair bound is twice "
         "PyTorch's error.",
         "As context, the tests compare every scan with mamba-ssm's plain references and with its Triton kernels in "
@@ -187,18 +188,12 @@ def parity_1e5(own: list[dict[str, Any]], kernels: list[dict[str, Any]] | None =
     found = [r for r in kernels or () if r["backend"] == KERNEL]
     if not found:
         return Finding(Verdict.BLOCKED, "", reasons)
-    outputs, gradients = (max(errors, default=float("nan")) for errors in errors_of(found))
+    outputs, gradients = worst_errors(found)
     return Finding(
         Verdict.of(max(outputs, gradients) <= tolerance),
         f"outputs at most {outputs:.1e}, gradients at most {gradients:.1e}",
         reasons,
     )
-
-
-def errors_of(records: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    """Return the errors of outputs and of gradients in records of :func:`bsm.study.speed.scan.speed`."""
-    gradients = [error for r in records for error in r.get("gradient_errors", {}).values()]
-    return [r["output_error"] for r in records], gradients
 
 
 @claim(

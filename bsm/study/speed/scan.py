@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,13 +15,11 @@ from tqdm import tqdm
 
 from bsm.config import ModelConfig
 from bsm.scan import EXACT, available, scan
-from bsm.study.speed import peers
+from bsm.study.speed import yardsticks
 from bsm.study.speed.timer import SEED, fresh, matmul_rate, peak_memory_cuda, repeated, resident
-from bsm.study.speed.yardsticks import indexed_loop, textbook
 
 log = logging.getLogger(__name__)
 
-YARDSTICKS: dict[str, Callable[..., Tensor]] = {"loop, indexed": indexed_loop, "textbook": textbook}
 PAPER = ModelConfig.preset("paper")
 PASSES = {"forward": False, "forward + backward": True}  # and whether there are gradients
 BAND_ROWS = 100  # frames of a second: as many sequences of bands
@@ -83,7 +81,7 @@ def outputs(**inputs: Any) -> Tensor:
 
 def function_of(name: str) -> Callable[..., Tensor]:
     """Return a scan by the name of its backend, yardstick or package."""
-    return (YARDSTICKS | peers.installed()).get(name) or partial(outputs, backend=name)
+    return yardsticks.scans().get(name) or partial(outputs, backend=name)
 
 
 def weights_like(x: Tensor) -> Tensor:
@@ -113,6 +111,13 @@ def errors(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, Any]:
     return {"output_error": found.pop(""), "gradient_errors": found}
 
 
+def worst_errors(records: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Return the largest error of an output, and of a gradient, in records of :func:`speed`; NaN without any."""
+    gradients = [error for r in records for error in r.get("gradient_errors", {}).values()]
+    outputs = [r["output_error"] for r in records]
+    return max(outputs, default=math.nan), max(gradients, default=math.nan)
+
+
 def cases(
     seconds: Sequence[float], batch: int, config: ModelConfig, band_rows: int = BAND_ROWS
 ) -> list[tuple[str, int, int]]:
@@ -122,7 +127,7 @@ def cases(
 
 def measure(seconds: Sequence[float], *, repeats: int, device: str) -> dict[str, Any]:
     """Measure ``speed`` and ``memory`` of the scan backends, in s, and what :func:`scaling` measures."""
-    if missing := peers.PEERS.keys() - peers.installed().keys():
+    if missing := yardsticks.PEERS.keys() - yardsticks.scans().keys():
         log.info("not measured, for want of `pip install %s`: their scans", " ".join(sorted(missing)))
     return {
         "speed": speed(seconds, repeats=repeats, device=device),
@@ -148,7 +153,7 @@ def speed(
         One record per axis, length, pass and backend: times of every round in s, relative errors in float32
         (``||got - want|| / ||want||``; of gradients, each input's own).
     """
-    names = [*exact_backends(device), *YARDSTICKS, *peers.installed()]
+    names = [*exact_backends(device), *yardsticks.scans()]
     records = []
     for axis, rows, length in tqdm(cases(seconds, batch, config, band_rows), desc="scan backends", unit="case"):
         values = inputs(rows, length, config, device=device)
@@ -157,12 +162,21 @@ def speed(
         definition = partial(outputs, backend="sequential")
         want = run(definition, {k: v.double() for k, v in row.items()}, weights_like(row["x"]))
         functions = {name: function_of(name) for name in names if tried(name, rows, length, device)}
-        for kind, train in PASSES.items():
-            weights, of_row = (weights_like(v["x"]) if train else None for v in (values, row))
-            times = repeated({name: partial(run, f, values, weights) for name, f in functions.items()}, repeats)
-            for record in times.records("backend", {"axis": axis, "rows": rows, "length": length, "pass": kind}):
-                records.append(record | errors(run(functions[record["backend"]], row, of_row), want))
+        case = {"axis": axis, "rows": rows, "length": length}
+        for record in timed_passes(functions, values, repeats, case):
+            weights = weights_like(row["x"]) if PASSES[record["pass"]] else None
+            records.append(record | errors(run(functions[record["backend"]], row, weights), want))
     return records
+
+
+def timed_passes(
+    functions: Mapping[str, Callable[..., Tensor]], values: Mapping[str, Tensor], repeats: int, case: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Time functions of the same inputs in turns; yield a record per pass (:data:`PASSES`) and function."""
+    for kind, train in PASSES.items():
+        weights = weights_like(values["x"]) if train else None
+        times = repeated({name: partial(run, f, values, weights) for name, f in functions.items()}, repeats)
+        yield from times.records("backend", case | {"pass": kind})
 
 
 def memory(
