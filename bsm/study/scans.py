@@ -1,4 +1,4 @@
-"""What notebook ``02_scan_backends`` shows of the scans: error and time, memory, and the direct term."""
+"""What notebook ``02_scan_backends`` shows of the scans: error, time, memory, the direct term, and short trainings."""
 
 from __future__ import annotations
 
@@ -15,20 +15,30 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
+from bsm.config import ModelConfig, TrainConfig
+from bsm.data.mixing import MixingDataset
 from bsm.data.tracks import Track
+from bsm.errors import InputError
 from bsm.evaluate import model_separator
+from bsm.loss import bsmamba2_loss
 from bsm.mamba2 import Mamba2, Scan
 from bsm.metrics import usdr
 from bsm.model import BSMamba2
-from bsm.scan import APPROXIMATE, EXACT, scan
+from bsm.optimizer import make_optimizer
+from bsm.scan import EXACT, scan
+from bsm.scan.feedthrough import CHUNK
 from bsm.stats import interval_words, ratio
 from bsm.study import figures
 from bsm.study.compare import paired, tables, words
-from bsm.study.speed.scan import worst_errors
+from bsm.study.speed.scan import frames, worst_errors
 
 YARDSTICKS = {"sequential": "x careful loop", "loop, indexed": "x indexed loop", "textbook": "x textbook"}
 """What the backends' speed is compared with, and the columns' names."""
+REFERENCE, FEEDTHROUGH = "sequential", "feedthrough"
+ROUNDING = 1e-9  # of float64, relative, after so few updates; float32 would leave 1e-4 and hide errors of that size
 _CASE = ["axis", "rows", "length", "pass"]
 
 
@@ -117,7 +127,7 @@ def direct_share(model: BSMamba2, mixture: Tensor) -> list[dict[str, Any]]:
 
     def measure(name: str, module: Scan, _: tuple, values: dict[str, Tensor]) -> None:
         y, _ = scan(**values, reverse=module.reverse, final_state=False)
-        rough, _ = scan(**values, reverse=module.reverse, final_state=False, backend="feedthrough")
+        rough, _ = scan(**values, reverse=module.reverse, final_state=False, backend=FEEDTHROUGH)
         parts = np.array([float(p.square().sum()) for p in (y, values["x"] * values["D"][:, None], y - rough)])
         case = name, y.shape[1]
         energies[case] = energies.get(case, 0) + parts  # a scan is called once per slab of rows
@@ -163,7 +173,7 @@ def scores(trained: BSMamba2, tracks: Sequence[Track]) -> list[dict[str, Any]]:
     records = []
     for track in tracks:
         row: dict[str, Any] = {"track": track.name}
-        for name in ("chunked", *APPROXIMATE):
+        for name in ("chunked", FEEDTHROUGH):
             set_backend(trained, name)
             row[name] = usdr(track.read("vocals"), model_separator(trained, whole=True)(track))
         records.append(row)
@@ -173,10 +183,84 @@ def scores(trained: BSMamba2, tracks: Sequence[Track]) -> list[dict[str, Any]]:
 def score_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Compare the scores of the exact scan with those of the approximation, paired over songs."""
     found = tables(pd.DataFrame(records).melt("track", var_name="system", value_name="usdr").to_dict("records"), "usdr")
-    exact, rough = found["chunked"], found["feedthrough"]
-    row = {f"uSDR, {n} (dB)": words(paired(own)) for n, own in (("exact scan", exact), ("feedthrough", rough))}
+    exact, rough = found["chunked"], found[FEEDTHROUGH]
+    row = {f"uSDR, {n} (dB)": words(paired(own)) for n, own in (("exact scan", exact), (FEEDTHROUGH, rough))}
     gain = paired(rough, exact)
     return pd.DataFrame([row | {"difference (dB)": words(gain), "songs": gain["songs"], "reads": gain["verdict"]}])
+
+
+def trainings(
+    model: ModelConfig, config: TrainConfig, tracks: Sequence[Track], backends: Sequence[str], *, seconds: float
+) -> list[dict[str, Any]]:
+    """Train in float64 from the same weights on the same segments, ``config.steps`` updates with each backend.
+
+    :data:`REFERENCE` is among the backends. The segments are longer than a chunk: :data:`FEEDTHROUGH` leaves out the
+    states between chunks.
+
+    Returns:
+        One record each: ``backend``, the ``loss`` of every update, and ``weights``, the distance of the last weights
+        from the reference's, relative to how far those have come.
+
+    Raises:
+        InputError: segments so short that nothing is left out.
+    """
+    if frames(model, seconds) <= CHUNK:
+        raise InputError(f"segments of {seconds:g} s have {frames(model, seconds)} frames; take more than {CHUNK}")
+    found = {
+        name: _train(model.replace(scan_backend=name), config, tracks, round(seconds * model.sample_rate))
+        for name in tqdm(backends, desc="train with each scan", unit="scan")
+    }
+    _, start, end = found[REFERENCE]
+    way = (end - start).norm().item()
+    return [
+        {"backend": name, "loss": loss, "weights": (last - end).norm().item() / way}
+        for name, (loss, _, last) in found.items()
+    ]
+
+
+def _train(
+    model: ModelConfig, config: TrainConfig, tracks: Sequence[Track], segment: int
+) -> tuple[list[float], Tensor, Tensor]:
+    """Return the losses, and the weights before and after."""
+    torch.manual_seed(config.seed)
+    network = BSMamba2(model).double()
+    start = nn.utils.parameters_to_vector(network.parameters()).detach().clone()
+    optimizer = make_optimizer(network, config)
+    length = config.steps * config.batch_size
+    dataset = MixingDataset(tracks, segment=segment, seed=config.seed, length=length)
+    losses = []
+    for mixture, vocals in DataLoader(dataset, batch_size=config.batch_size):
+        loss = bsmamba2_loss(network(mixture.double()), vocals.double(), config.loss)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, start, nn.utils.parameters_to_vector(network.parameters()).detach()
+
+
+def without_state(model: ModelConfig, seconds: float) -> float:
+    """Return the share of a segment's frames, in percent, that :data:`FEEDTHROUGH` computes without the state before.
+
+    Along the bands, fewer than a chunk, it leaves out nothing.
+    """
+    return 100 * (1 - CHUNK / frames(model, seconds))
+
+
+def training_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """List how far each backend's training ends from the reference's, and whether that is rounding."""
+    reference = np.asarray(next(r["loss"] for r in records if r["backend"] == REFERENCE))
+    rows = []
+    for record in records:
+        apart = np.asarray(record["loss"]) / reference - 1
+        later = 100 * apart[len(apart) // 2 :]  # updates are not independent
+        exact = max(np.abs(apart).max(), record["weights"]) <= ROUNDING
+        above = "–" if exact else f"{later.mean():.2f} [{later.min():.2f}, {later.max():.2f}]"
+        row = {"scan": record["backend"], "last loss": record["loss"][-1]}
+        row |= {"losses differ by at most": f"{np.abs(apart).max():.1e}"}
+        row |= {"weights differ by": f"{record['weights']:.1e}", "loss above the reference, second half (%)": above}
+        rows.append(row | {"ends within rounding": "yes" if exact else "no"})
+    return pd.DataFrame(rows)
 
 
 def worst_error(speed: Sequence[dict[str, Any]]) -> float:
