@@ -203,11 +203,7 @@ def epochs_750_150(*, before: float, after: float, tolerance: float) -> Finding:
     most=1.1,
 )
 def memory_5_10(
-    scans: dict[str, int] | None = None,
-    peaks: list[dict[str, Any]] | None = None,
-    *,
-    least: float,
-    most: float,
+    scans: dict[str, int] | None = None, peaks: list[dict[str, Any]] | None = None, *, least: float, most: float
 ) -> Finding:
     """Compare what Mamba-1's kernel and the loop keep for the backward pass; on a GPU, the peaks above their inputs."""
     if scans is not None:

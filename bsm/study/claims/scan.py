@@ -119,10 +119,7 @@ def conv_3x(conv: list[dict[str, Any]], *, faster: float, fast: str = "shifted")
     milliseconds=25.3,
 )
 def bench_25ms(
-    block: list[dict[str, Any]],
-    operations: dict[str, int] | None = None,
-    *,
-    milliseconds: float,
+    block: list[dict[str, Any]], operations: dict[str, int] | None = None, *, milliseconds: float
 ) -> Finding:
     """Time one block, forward, with one row alone and with one row per band: the document does not say which it means.
 

@@ -17,6 +17,11 @@ from bsm.study.speed.spectra import AFTER_LOSS, AVERAGED, COMPLEX_LOSS, DESCRIBE
 from bsm.study.speed.step import BEFORE, LOOPS, OURS, REDUCED, named
 from bsm.study.step_profile import shares
 
+STEPS = {
+    "variants": Values("step_profile", "variants"),
+    "backends": Values("step_profile", "backends", optional=True),
+}
+
 
 def _where(record: dict[str, Any]) -> str:
     return f"preset {record['preset']}, {record['batch']} x {record['audio_seconds']:g} s"
@@ -28,12 +33,7 @@ def _where(record: dict[str, Any]) -> str:
     figure="5 to 10x",
     source=(Source.SUMMARY, Source.ANALYSIS),
     tests=[
-        on_cpu(
-            "03_training_step",
-            variants=Values("step_profile", "variants"),
-            backends=Values("step_profile", "backends", optional=True),
-            speed=Values("scan_backends", "speed", optional=True),
-        ),
+        on_cpu("03_training_step", **STEPS, speed=Values("scan_backends", "speed", optional=True)),
         on_gpu("step", variants="variants"),
     ],
     faster=5,
@@ -83,38 +83,31 @@ def train_5x(
     figure="65 %",
     source=(Source.ANALYSIS,),
     tests=[
-        on_cpu(
-            "03_training_step",
-            variants=Values("step_profile", "variants"),
-            backends=Values("step_profile", "backends", optional=True),
-        ),
+        on_cpu("03_training_step", **STEPS),
         on_gpu("step", variants="variants"),
     ],
     least=60,
     most=70,
 )
 def scan_65pct(
-    variants: list[dict[str, Any]],
-    backends: Sequence[dict[str, Any]] = (),
-    *,
-    least: float,
-    most: float,
+    variants: list[dict[str, Any]], backends: Sequence[dict[str, Any]] = (), *, least: float, most: float
 ) -> Finding:
     """Measure the share of the scan in a step, with the described loop, with careful loops, and with our scan."""
-    loop, ours = (shares(named(variants, v.name), SCAN) for v in (BEFORE, OURS))
-    careful = {_where(r): shares(r, SCAN) for r in backends if r["scan"] in LOOPS}
+    before, careful_steps = named(variants, BEFORE.name), [r for r in backends if r["scan"] in LOOPS]
+    loop, ours = (shares(record, SCAN) for record in (before, named(variants, OURS.name)))
+    careful = {_where(r): shares(r, SCAN) for r in careful_steps}
     found = {judge_ratio(share, least, most) for share in (loop, *careful.values())}
     others = [f"With a careful loop ({where}): {interval_words(share, ' %')}." for where, share in careful.items()]
     return Finding(
         Verdict.agreed(found),
         interval_words(loop, " %"),
         (
-            f"With the described loop, forward and backward; {_where(named(variants, BEFORE.name))}, {rounds(loop)}.",
+            f"With the described loop, forward and backward; {_where(before)}, {rounds(loop)}.",
             *others,
             f"With the chunked scan: {interval_words(ours, ' %')}.",
             "The described loop's share grows with its length, for its backward pass is quadratic.",
         ),
-        timings=[named(variants, BEFORE.name), *(r for r in backends if r["scan"] in LOOPS)],
+        timings=(before, *careful_steps),
     )
 
 
@@ -161,12 +154,7 @@ def stft_loss_3x(losses: list[dict[str, Any]], *, faster: float, least: float) -
     ],
     least=1.8,
 )
-def mono_halves(
-    stft: dict[str, Any],
-    sides: Sequence[dict[str, Any]] = (),
-    *,
-    least: float,
-) -> Finding:
+def mono_halves(stft: dict[str, Any], sides: Sequence[dict[str, Any]] = (), *, least: float) -> Finding:
     """Compare a transform of each channel with one of their average; say what the average leaves out."""
     times = stft["seconds"]
     gain, together = ratio(times[EACH], times[AVERAGED]), ratio(times["stereo"], times["mono"])
