@@ -59,8 +59,16 @@ def test_scans_that_cannot_run_are_named_and_the_others_measured(monkeypatch, ca
 
 
 @pytest.fixture(scope="module")
-def records():
-    return step.breakdown(step.VARIANTS, "tiny", seconds=SECONDS, batch=1, repeats=2)
+def values(tmp_path_factory, invoke):
+    """What `bsm bench step` measures of next to nothing."""
+    path = tmp_path_factory.mktemp("bench") / "step.json"
+    command = ["bench", "step", "--preset", "tiny", "--seconds", SECONDS, "--repeats", "2", "--json", path]
+    done = invoke(*command)
+    assert done.exit_code == 0, done.output
+    record = read_result(path)
+    assert record["parameters"]["device"] == "cpu"
+    assert json.loads(done.stdout) == record["values"]
+    return record["values"]
 
 
 class Slow(torch.autograd.Function):
@@ -151,15 +159,16 @@ def test_each_layers_time_is_its_parts(name, part):
     assert counted == {(part, "forward"): 8 * 2, (part, "backward"): 8 * 5}
 
 
-def test_breakdown(records):
-    assert [r["variant"] for r in records] == [v.name for v in step.VARIANTS]
-    for record in records:
+def test_a_step_is_the_sum_of_its_parts(values):
+    before, _, ours = values["variants"]
+    assert [r["variant"] for r in values["variants"]] == [v.name for v in step.VARIANTS]
+    assert [r["scan"] for r in values["backends"]] == ["chunked", "quadratic", "sequential"]
+    for record in values["variants"] + values["backends"]:
         total = sum(step.part_seconds(record, part) for part in parts.PARTS)
         np.testing.assert_allclose(total, record["seconds"])
         assert len(record["seconds"]) == 2
         for part in parts.PARTS:
             assert (step.part_seconds(record, part) > 0).all(), part
-    before, _, ours = records
     assert (step.part_seconds(before, parts.SCAN) > step.part_seconds(ours, parts.SCAN)).all()
 
 
@@ -230,20 +239,15 @@ def test_mono_feeds_the_average_to_both_channels():
     assert torch.equal(spec[:, 0], spec[:, 1])
 
 
-def test_losses_and_transforms():
-    losses = {r["loss"]: r for r in spectra.losses(0.2, batch=1, repeats=2)}
-    assert list(losses) == list(spectra.LOSSES)
-    assert [r["transforms"] for r in losses.values()] == [10, 10, 6, 10, 5]
-    with (
-        mock.patch("torch.stft", wraps=torch.stft) as calls,
-        mock.patch("torch.hann_window", wraps=torch.hann_window) as w,
-    ):
-        found = spectra.transforms(0.2, repeats=2)
-    names = ("stereo", "mono", spectra.ANEW, spectra.EACH, spectra.AVERAGED)
-    assert {name: len(seconds) for name, seconds in found["seconds"].items()} == dict.fromkeys(names, 2)
-    rounds = 3 + found["rounds_repeated"]  # with the first
+def test_losses_and_transforms(values, monkeypatch):
+    assert [r["loss"] for r in values["losses"]] == list(spectra.LOSSES)
+    assert [r["transforms"] for r in values["losses"]] == [10, 10, 6, 10, 5]
+    calls, windows = (mock.Mock(wraps=function) for function in (torch.stft, torch.hann_window))
+    monkeypatch.setattr(torch, "stft", calls)
+    monkeypatch.setattr(torch, "hann_window", windows)
+    rounds = 3 + spectra.transforms(0.2, repeats=2)["rounds_repeated"]  # with the first
     # One call, or one a channel; a window for each but for the two cases that keep one.
-    assert (calls.call_count, w.call_count) == (rounds * (1 + 1 + 2 + 2 + 1), rounds * (1 + 1 + 2) + 1)
+    assert (calls.call_count, windows.call_count) == (rounds * (1 + 1 + 2 + 2 + 1), rounds * (1 + 1 + 2) + 1)
 
 
 def test_side_shares(tmp_path):
@@ -256,7 +260,8 @@ def test_side_shares(tmp_path):
     assert shares["mixture"] == pytest.approx(0.5)  # the left channel alone
 
 
-def test_tables_and_figure(records):
+def test_tables_and_figure(values):
+    records = values["variants"]
     table = step_profile.memory_table(["tiny"])
     assert len(table) == 2 * len(step_profile.LOADS)
     off, on = (table[table["checkpointing"] == way]["at the peak (GiB)"].to_numpy() for way in ("off", "on"))
@@ -267,16 +272,12 @@ def test_tables_and_figure(records):
     table = step_profile.breakdown_table(records)
     shares = table[[f"{part} (%)" for part in parts.PARTS]].sum(axis=1)
     np.testing.assert_allclose(shares, 100)
-    losses = spectra.loss_table(spectra.losses(0.1, batch=1, repeats=2))
-    assert losses["times the speed of the first"].iloc[0].startswith("1.00x")
-    figure, ax = plt.subplots()
-    step_profile.draw(ax, records)
-    ends = [max(bar.get_x() + bar.get_width() for bar in row) for row in zip(*ax.containers[:8], strict=True)]
-    np.testing.assert_allclose(ends, [np.mean(r["seconds"]) for r in records])
-    figure, ax = plt.subplots()
-    step_profile.draw(ax, records, percent=True)
-    ends = [max(bar.get_x() + bar.get_width() for bar in row) for row in zip(*ax.containers[:8], strict=True)]
-    np.testing.assert_allclose(ends, 100)
+    assert spectra.loss_table(values["losses"])["times the speed of the first"].iloc[0].startswith("1.00x")
+    for percent, whole in ((False, [np.mean(r["seconds"]) for r in records]), (True, 100)):
+        _, ax = plt.subplots()
+        step_profile.draw(ax, records, percent=percent)
+        ends = [max(bar.get_x() + bar.get_width() for bar in row) for row in zip(*ax.containers[:8], strict=True)]
+        np.testing.assert_allclose(ends, whole)
 
 
 @pytest.mark.slow
@@ -284,13 +285,3 @@ def test_tables_and_figure(records):
 def test_the_loss_is_a_small_part_of_a_step(seconds):
     (record,) = step.breakdown([step.OURS], "small", seconds=seconds, batch=2, repeats=3)
     assert step_profile.shares(record, parts.LOSS).estimate <= 15
-
-
-def test_command(tmp_path, invoke):
-    command = ["bench", "step", "--preset", "tiny", "--seconds", str(SECONDS), "--repeats", "2"]
-    done = invoke(*command, "--json", tmp_path / "step.json")
-    assert done.exit_code == 0, done.output
-    record = read_result(tmp_path / "step.json")
-    assert record["parameters"]["device"] == "cpu"
-    assert {r["variant"] for r in record["values"]["backends"]} == {"chunked", "quadratic", "sequential"}
-    json.loads(done.output[done.output.index("{") :])

@@ -21,9 +21,7 @@ def measure(seconds: Sequence[float], *, repeats: int, device: str) -> dict[str,
     return {"conv": conv(seconds, repeats=repeats, device=device), "block": block(repeats=repeats, device=device)}
 
 
-def conv(
-    seconds: Sequence[float] = (4.0,), *, batch: int = 4, repeats: int = 3, device: str = "cpu"
-) -> list[dict[str, Any]]:
+def conv(seconds: Sequence[float], *, batch: int = 4, repeats: int, device: str = "cpu") -> list[dict[str, Any]]:
     """Time the convolution backends that can run here, at the paper's 1280 channels and 4 taps."""
     functions = {name: partial(causal_conv, backend=name) for name in conv_backends(PAPER, device)}
     records = []
@@ -51,12 +49,10 @@ def _block(config: ModelConfig) -> BiMamba2Block:
     return BiMamba2Block(config)
 
 
-def block(
-    seconds: float = 4.0, *, rows: Sequence[int] = (1, 62), repeats: int = 3, device: str = "cpu"
-) -> list[dict[str, Any]]:
+def block(seconds: float = 4.0, *, repeats: int, device: str = "cpu") -> list[dict[str, Any]]:
     """Time one bidirectional block of the paper's size, forward, with one row and with as many as there are bands."""
     module, length = _block(PAPER).to(device), frames(PAPER, seconds)
-    values = {n: torch.randn(n, length, PAPER.dim).to(device) for n in rows}
+    values = {n: torch.randn(n, length, PAPER.dim).to(device) for n in (1, len(PAPER.bands))}
     with torch.inference_mode():
         times = repeated({n: partial(module, v) for n, v in values.items()}, repeats)
     return times.records("rows", {"length": length})

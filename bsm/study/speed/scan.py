@@ -118,11 +118,9 @@ def worst_errors(records: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     return max(outputs, default=math.nan), max(gradients, default=math.nan)
 
 
-def cases(
-    seconds: Sequence[float], batch: int, config: ModelConfig, band_rows: int = BAND_ROWS
-) -> list[tuple[str, int, int]]:
+def cases(seconds: Sequence[float], batch: int, band_rows: int) -> list[tuple[str, int, int]]:
     """List (axis, rows, length): ``batch`` rows of each length on the time axis, ``band_rows`` on the band axis."""
-    return [("time", batch, frames(config, span)) for span in seconds] + [("band", band_rows, len(config.bands))]
+    return [("time", batch, frames(PAPER, span)) for span in seconds] + [("band", band_rows, len(PAPER.bands))]
 
 
 def measure(seconds: Sequence[float], *, repeats: int, device: str) -> dict[str, Any]:
@@ -142,12 +140,11 @@ def speed(
     batch: int = 4,
     band_rows: int = BAND_ROWS,
     repeats: int = 3,
-    config: ModelConfig = PAPER,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Measure error and time of the exact scan backends that can run here, of the yardsticks and of other packages.
 
-    The reference of the errors is ``sequential`` in float64. Shapes are those of a configuration.
+    The reference of the errors is ``sequential`` in float64. Shapes are those of the paper's network.
 
     Returns:
         One record per axis, length, pass and backend: times of every round in s, relative errors in float32
@@ -155,8 +152,8 @@ def speed(
     """
     names = [*exact_backends(device), *yardsticks.scans()]
     records = []
-    for axis, rows, length in tqdm(cases(seconds, batch, config, band_rows), desc="scan backends", unit="case"):
-        values = inputs(rows, length, config, device=device)
+    for axis, rows, length in tqdm(cases(seconds, batch, band_rows), desc="scan backends", unit="case"):
+        values = inputs(rows, length, PAPER, device=device)
         # One row is enough for an error, and the reference in float64 is slow.
         row = {k: v[:1] if v.ndim > 1 else v for k, v in values.items()}
         definition = partial(outputs, backend="sequential")
@@ -180,14 +177,9 @@ def timed_passes(
 
 
 def memory(
-    seconds: Sequence[float],
-    *,
-    batch: int = 4,
-    band_rows: int = BAND_ROWS,
-    config: ModelConfig = PAPER,
-    device: str = "cpu",
+    seconds: Sequence[float], *, batch: int = 4, band_rows: int = BAND_ROWS, device: str = "cpu"
 ) -> list[dict[str, Any]]:
-    """Measure the memory that a scan takes above its inputs, forward + backward.
+    """Measure the memory that a scan takes above its inputs, forward + backward, at the paper's sizes.
 
     The inputs include the gradient of the output.
 
@@ -195,18 +187,17 @@ def memory(
         One record per axis, length and backend: ``input_bytes`` and ``peak_bytes`` (None where it cannot be measured).
     """
     names, records = exact_backends(device), []
-    for axis, rows, length in tqdm(cases(seconds, batch, config, band_rows), desc="scan memory", unit="case"):
-        size = sum(v.nbytes for v in inputs(rows, length, config).values())
+    for axis, rows, length in tqdm(cases(seconds, batch, band_rows), desc="scan memory", unit="case"):
+        size = sum(v.nbytes for v in inputs(rows, length, PAPER).values())
         for name in (name for name in names if tried(name, rows, length, device)):
-            case = name, config, rows, length, device
+            case = name, rows, length, device
             peak = fresh(_peak_bytes, *case) if device == "cpu" else _peak_bytes(*case)
-            records.append(
-                {"axis": axis, "rows": rows, "length": length, "backend": name, "input_bytes": size, "peak_bytes": peak}
-            )
+            record = {"axis": axis, "rows": rows, "length": length, "backend": name}
+            records.append(record | {"input_bytes": size, "peak_bytes": peak})
     return records
 
 
-def _peak_bytes(name: str, config: ModelConfig, rows: int, length: int, device: str) -> int | None:
+def _peak_bytes(name: str, rows: int, length: int, device: str) -> int | None:
     """Measure by how many bytes one pass raises memory above its inputs; None where the system does not report it.
 
     On a CPU this is resident memory of the process, which must be fresh: in a used one, the allocator would hand out
@@ -214,7 +205,7 @@ def _peak_bytes(name: str, config: ModelConfig, rows: int, length: int, device: 
     """
 
     def one_pass(rows: int, length: int) -> Callable[[], Any]:
-        values = inputs(rows, length, config, device=device)
+        values = inputs(rows, length, PAPER, device=device)
         return partial(run, function_of(name), values, weights_like(values["x"]))
 
     if device != "cpu":

@@ -179,24 +179,17 @@ def breakdown(
         for step in tqdm(steps.values(), desc=f"warm up {preset}, {seconds:g} s, batch {batch}", unit="step"):
             step()
         times = turns({name: partial(_by_part, step) for name, step in steps.items()}, repeats)
-    return [
-        {
-            "variant": v.name,
-            "scan": v.scan,
-            "preset": preset,
-            "audio_seconds": seconds,
-            "batch": batch,
-            "precision": precision,
-            "parameters": parameter_count(model),
-            "parts": [
-                {"part": part, "direction": direction, "seconds": [clock[part, direction] for (clock,) in rounds]}
-                for part, direction in dict.fromkeys(key for (clock,) in rounds for key in clock)
-            ],
-        }
-        | times.of(v.name)
-        for v in fitting
-        for rounds in [times.found[v.name]]
-    ]
+    size = {"preset": preset, "audio_seconds": seconds, "batch": batch, "precision": precision}
+    size["parameters"] = parameter_count(model)
+    records = []
+    for v in fitting:
+        clocks = [clock for (clock,) in times.found[v.name]]
+        parts = [
+            {"part": part, "direction": direction, "seconds": [clock[part, direction] for clock in clocks]}
+            for part, direction in dict.fromkeys(key for clock in clocks for key in clock)
+        ]
+        records.append({"variant": v.name, "scan": v.scan} | size | {"parts": parts} | times.of(v.name))
+    return records
 
 
 def _by_part(step: Step) -> tuple[float, float, dict[tuple[str, str], float]]:
