@@ -259,7 +259,7 @@ def test_what_was_measured_is_said_even_if_it_cannot_be_written(tmp_path, monkey
 def test_a_yardsticks_scan_is_the_scan(name):
     if name not in yardsticks.scans():
         pytest.skip(f"needs {name}: pip install {name}")
-    for length in (7, 40):
+    for length in (7, 130):  # 130: more than two chunks of the textbook's
         values = scan.inputs(2, length, ModelConfig.preset("tiny"))
         weights = scan.weights_like(values["x"])
         want, got = (scan.run(scan.function_of(backend), values, weights) for backend in ("sequential", name))

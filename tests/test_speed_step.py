@@ -21,27 +21,13 @@ from bsm.scan import scan
 from bsm.study import step_profile
 from bsm.study.records import read_result
 from bsm.study.speed import parts, spectra, step
-from bsm.study.speed.scan import frames
+from bsm.study.speed.scan import frames, inputs
 from bsm.study.speed.yardsticks import MonoSTFT, OtherScan, indexed_loop, plain_loss
 from bsm.study.unofficial import REDUCED_LOSS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SECONDS = 0.1
-
-
-def test_a_compiled_step_is_timed_as_the_others_are(monkeypatch):
-    """On the same device, at the same precision."""
-    made = []
-
-    def made_step(variant, model, config, batches, **options):
-        made.append((config.precision, options["device"], options["compiled"]))
-        return lambda: None
-
-    monkeypatch.setattr(step, "Step", made_step)
-    found = step.compiled("tiny", seconds=SECONDS, batch=1, repeats=2, precision="bf16-mixed", device="cpu")
-    assert made == [("bf16-mixed", "cpu", False), ("bf16-mixed", "cpu", True)]
-    assert len(found["seconds"]["compiled"]) == 2
 
 
 def test_scans_that_cannot_run_are_named_and_the_others_measured(monkeypatch, caplog):
@@ -203,14 +189,10 @@ def test_a_step_is_the_trainings_step():
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_the_indexed_loop_is_the_scan(reverse):
-    generator = torch.Generator().manual_seed(0)
-    x, dt = torch.randn(2, 9, 2, 4, generator=generator), torch.rand(2, 9, 2, generator=generator)
-    B, C = torch.randn(2, 2, 9, 1, 3, generator=generator)
-    inputs = {"x": x, "dt": dt, "A": -torch.tensor([1.0, 2.0]), "B": B, "C": C, "D": torch.ones(2)}
-    want, _ = scan(**inputs, reverse=reverse, backend="sequential")
-    got = OtherScan(indexed_loop, reverse)(**inputs)
-    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+def test_the_indexed_loop_takes_the_place_of_a_scan(reverse):
+    values = inputs(2, 9, ModelConfig.preset("tiny"))
+    want, _ = scan(**values, reverse=reverse, backend="sequential")
+    torch.testing.assert_close(OtherScan(indexed_loop, reverse)(**values), want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("config", [LossConfig(), spectra.SEED_LOSS, REDUCED_LOSS])
@@ -240,6 +222,8 @@ def test_mono_feeds_the_average_to_both_channels():
 
 
 def test_losses_and_transforms(values, monkeypatch):
+    cases = ["stereo", "mono", spectra.ANEW, spectra.EACH, spectra.AVERAGED]
+    assert sorted(values["stft"]["seconds"]) == sorted(cases)
     assert [r["loss"] for r in values["losses"]] == list(spectra.LOSSES)
     assert [r["transforms"] for r in values["losses"]] == [10, 10, 6, 10, 5]
     calls, windows = (mock.Mock(wraps=function) for function in (torch.stft, torch.hann_window))

@@ -44,13 +44,13 @@ _CASE = ["axis", "rows", "length", "pass"]
 
 def table(speed: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """List error and best time of each backend, and its speed against each yardstick of the same case."""
-    seconds = {(record["backend"], *(record[key] for key in _CASE)): record["seconds"] for record in speed}
+    seconds = {(*(record[key] for key in _CASE), record["backend"]): record["seconds"] for record in speed}
     rows = []
     for record in speed:
-        row = {key: record[key] for key in _CASE} | {"backend": record["backend"]}
-        row["best (ms)"] = 1e3 * min(record["seconds"])
+        case = {key: record[key] for key in _CASE}
+        row = case | {"backend": record["backend"], "best (ms)": 1e3 * min(record["seconds"])}
         for yardstick, name in YARDSTICKS.items():
-            slow = seconds.get((yardstick, *(record[key] for key in _CASE)))
+            slow = seconds.get((*case.values(), yardstick))
             row[name] = interval_words(ratio(slow, record["seconds"]), digits=1) if slow else "–"
         row["output error"] = f"{record['output_error']:.0e}"
         row["gradient error"] = f"{max(record['gradient_errors'].values(), default=np.nan):.0e}".replace("nan", "–")

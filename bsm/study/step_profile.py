@@ -98,15 +98,11 @@ def shares(record: dict[str, Any], *parts: str) -> Interval:
     return of_rounds(100 * step.part_seconds(record, *parts) / np.asarray(record["seconds"]))
 
 
-def _size(record: dict[str, Any]) -> str:
-    return f"{record['batch']} x {record['audio_seconds']:g} s"
-
-
 def breakdown_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """List each step's seconds and its parts' shares in percent, forward and backward of each part together."""
     rows = []
     for record in records:
-        row = {"preset": record["preset"], "step": record["variant"], "segments": _size(record)}
+        row = {"preset": record["preset"], "step": record["variant"], "segments": step.size(record)}
         row |= {"seconds": _mean(record["seconds"])}
         row |= {f"{part} (%)": shares(record, part).estimate for part in PARTS}
         backward = np.sum([p["seconds"] for p in record["parts"] if p["direction"] == "backward"], axis=0)
@@ -124,7 +120,7 @@ def facts_table(results: dict[str, Any]) -> pd.DataFrame:
     }
     facts = {name: interval_words(ratio(times[a], times[b]), "x") for name, (a, b) in pairs.items()}
     for record in results["backends"]:
-        where = f"{record['preset']}, {record['variant']}, {_size(record)}"
+        where = f"{record['preset']}, {record['variant']}, {step.size(record)}"
         facts[f"share of the loss in a step of {where}"] = interval_words(shares(record, LOSS), " %", 1)
     return pd.DataFrame(facts.items(), columns=["", "value"])
 
@@ -144,7 +140,7 @@ def draw(ax: Axes, records: Sequence[dict[str, Any]], *, percent: bool = False) 
     By default they are in seconds, and the whole step has its interval at the end. With ``percent`` they are in percent
     of the step, and the share of the scan has its interval.
     """
-    labels = [f"{r['variant']}\n{r['preset']}, {_size(r)}" for r in records]
+    labels = [f"{r['variant']}\n{r['preset']}, {step.size(r)}" for r in records]
     left = np.zeros(len(records))
     for part in PARTS:
         widths = np.array([np.mean(step.part_seconds(r, part)) for r in records])

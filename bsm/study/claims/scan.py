@@ -67,17 +67,13 @@ def scan_8x(speed: list[dict[str, Any]], *, faster: float, fast: str = "chunked"
     loop, exact = timed[LOOP], timed[fast]
     gain, careful = (ratio(slow["seconds"], exact["seconds"]) for slow in (loop, timed["sequential"]))
     listed = [ratio(loop["seconds"], timed[name]["seconds"]) for name in ("textbook",) if name in timed]
-    return Finding(
-        judge_ratio(gain, faster),
-        interval_words(gain, "x"),
-        (
-            f"Against the described loop, which indexes its steps; {longest} steps, {BOTH}, {rounds(gain)}.",
-            f"Against a careful loop: {interval_words(careful, 'x')}. Part of the gain is the loop's own waste.",
-            "The scan here is exact; the described chunked scan is not, and was not timed.",
-            *(f"The chunked scan as the Mamba-2 paper lists it: {interval_words(own, 'x')}." for own in listed),
-        ),
-        timings=(loop, exact),
+    reasons = (
+        f"Against the described loop, which indexes its steps; {longest} steps, {BOTH}, {rounds(gain)}.",
+        f"Against a careful loop: {interval_words(careful, 'x')}. Part of the gain is the loop's own waste.",
+        "The scan here is exact; the described chunked scan is not, and was not timed.",
+        *(f"The chunked scan as the Mamba-2 paper lists it: {interval_words(own, 'x')}." for own in listed),
     )
+    return Finding(judge_ratio(gain, faster), interval_words(gain, "x"), reasons, (loop, exact))
 
 
 @claim(
@@ -143,12 +139,8 @@ def bench_25ms(
             f"{every} rows take {operations[str(every)] / 1e9:.0f} GFLOP of matrix products: in {milliseconds:g} ms "
             f"{needed:.1f} TFLOP/s, {shares} peak in float32 ({DATA_SHEETS}). So a large GPU can reach the figure."
         )
-    return Finding(
-        Verdict.agreed(read),
-        f"{times[every].min():,.0f} ms for {every} rows, {times[one].min():.1f} ms for one",
-        reasons,
-        block,
-    )
+    measured = f"{times[every].min():,.0f} ms for {every} rows, {times[one].min():.1f} ms for one"
+    return Finding(Verdict.agreed(read), measured, reasons, block)
 
 
 @claim(
@@ -186,11 +178,8 @@ def parity_1e5(own: list[dict[str, Any]], kernels: list[dict[str, Any]] | None =
     if not found:
         return Finding(Verdict.BLOCKED, "", reasons)
     outputs, gradients = worst_errors(found)
-    return Finding(
-        Verdict.of(max(outputs, gradients) <= tolerance),
-        f"outputs at most {outputs:.1e}, gradients at most {gradients:.1e}",
-        reasons,
-    )
+    measured = f"outputs at most {outputs:.1e}, gradients at most {gradients:.1e}"
+    return Finding(Verdict.of(max(outputs, gradients) <= tolerance), measured, reasons)
 
 
 @claim(
@@ -208,15 +197,9 @@ def parity_1e5(own: list[dict[str, Any]], kernels: list[dict[str, Any]] | None =
 def compile_20(compiled: dict[str, Any], *, least: float, most: float) -> Finding:
     """Compare a block, or on a GPU a step, under torch.compile with the same without it."""
     gain = ratio(compiled["seconds"]["plain"], compiled["seconds"]["compiled"])
-    return Finding(
-        judge_ratio(gain, least, most),
-        interval_words(gain, "x"),
-        (
-            f"At the size `{compiled['preset']}`, {BOTH}, {rounds(gain)}, after {compiled['compile_seconds']:.0f} s of "
-            "compiling.",
-        ),
-        timings=(compiled,),
-    )
+    compiling = f"after {compiled['compile_seconds']:.0f} s of compiling"
+    reasons = (f"At the size `{compiled['preset']}`, {BOTH}, {rounds(gain)}, {compiling}.",)
+    return Finding(judge_ratio(gain, least, most), interval_words(gain, "x"), reasons, (compiled,))
 
 
 @claim(
@@ -242,16 +225,15 @@ def feedthrough_dominant(shares: list[dict[str, Any]], *, share: float) -> Findi
         "Random weights have it, too: it comes from the initial values, D = 1 and small steps dt. It does not tell "
         "what a trained scan needs its state for."
     )
-    return Finding(
-        verdict if told or verdict == Verdict.NOT_SUPPORTED else Verdict.INCONCLUSIVE,
-        f"a share of {interval_words(trained)}; random weights {interval_words(random)}",
-        (
-            f"The share is ||D u|| / ||y||, over the mixers of a small model; dominant means more than {share:g}.",
-            "Random weights would get another verdict." if told else same,
-            f"Leaving out the state between chunks changes the time path by {interval_words(lost, ' %')}. Whether that "
-            "costs quality, only a network that needs its memory can tell.",
-        ),
+    if not told and verdict != Verdict.NOT_SUPPORTED:
+        verdict = Verdict.INCONCLUSIVE
+    reasons = (
+        f"The share is ||D u|| / ||y||, over the mixers of a small model; dominant means more than {share:g}.",
+        "Random weights would get another verdict." if told else same,
+        f"Leaving out the state between chunks changes the time path by {interval_words(lost, ' %')}. Whether that "
+        "costs quality, only a network that needs its memory can tell.",
     )
+    return Finding(verdict, f"a share of {interval_words(trained)}; random weights {interval_words(random)}", reasons)
 
 
 def rounds(gain: Interval) -> str:

@@ -14,7 +14,7 @@ from bsm.study.claims.claim import Finding, Source, Values, Verdict, claim, judg
 from bsm.study.claims.scan import LOOP, beside_the_loop, rounds
 from bsm.study.speed.parts import SCAN
 from bsm.study.speed.spectra import AFTER_LOSS, AVERAGED, COMPLEX_LOSS, DESCRIBED_LOSS, EACH, EXACT_LOSS
-from bsm.study.speed.step import BEFORE, LOOPS, OURS, REDUCED, named
+from bsm.study.speed.step import BEFORE, LOOPS, OURS, REDUCED, named, size
 from bsm.study.step_profile import shares
 
 STEPS = {
@@ -24,7 +24,7 @@ STEPS = {
 
 
 def _where(record: dict[str, Any]) -> str:
-    return f"preset {record['preset']}, {record['batch']} x {record['audio_seconds']:g} s"
+    return f"preset {record['preset']}, {size(record)}"
 
 
 @claim(
@@ -64,17 +64,13 @@ def train_5x(
             f"Estimated at the paper's size: {low:.1f} to {high:.1f}x. There the scan takes {100 * share:.0f} % of a "
             f"chunked step, and the described loop {loop.low:.1f} to {loop.high:.1f} times as long as the scan."
         ]
-    return Finding(
-        Verdict.agreed(found),
-        interval_words(theirs, "x"),
-        (
-            *estimated,
-            f"With the reduced loss and mono; {_where(slow)}, {rounds(theirs)}.",
-            f"With the paper's loss and stereo: {interval_words(exact, 'x')}.",
-            "The scan after is exact, theirs is not. The gain grows with the length of the loop.",
-        ),
-        timings=(slow, reduced),
+    reasons = (
+        *estimated,
+        f"With the reduced loss and mono; {_where(slow)}, {rounds(theirs)}.",
+        f"With the paper's loss and stereo: {interval_words(exact, 'x')}.",
+        "The scan after is exact, theirs is not. The gain grows with the length of the loop.",
     )
+    return Finding(Verdict.agreed(found), interval_words(theirs, "x"), reasons, (slow, reduced))
 
 
 @claim(
@@ -97,18 +93,13 @@ def scan_65pct(
     loop, ours = (shares(record, SCAN) for record in (before, named(variants, OURS.name)))
     careful = {_where(r): shares(r, SCAN) for r in careful_steps}
     found = {judge_ratio(share, least, most) for share in (loop, *careful.values())}
-    others = [f"With a careful loop ({where}): {interval_words(share, ' %')}." for where, share in careful.items()]
-    return Finding(
-        Verdict.agreed(found),
-        interval_words(loop, " %"),
-        (
-            f"With the described loop, forward and backward; {_where(before)}, {rounds(loop)}.",
-            *others,
-            f"With the chunked scan: {interval_words(ours, ' %')}.",
-            "The described loop's share grows with its length, for its backward pass is quadratic.",
-        ),
-        timings=(before, *careful_steps),
+    reasons = (
+        f"With the described loop, forward and backward; {_where(before)}, {rounds(loop)}.",
+        *(f"With a careful loop ({where}): {interval_words(share, ' %')}." for where, share in careful.items()),
+        f"With the chunked scan: {interval_words(ours, ' %')}.",
+        "The described loop's share grows with its length, for its backward pass is quadratic.",
     )
+    return Finding(Verdict.agreed(found), interval_words(loop, " %"), reasons, (before, *careful_steps))
 
 
 @claim(
@@ -129,18 +120,14 @@ def stft_loss_3x(losses: list[dict[str, Any]], *, faster: float, least: float) -
     before, after = times[DESCRIBED_LOSS], times[AFTER_LOSS]
     gain, complex_gain = ratio(before, after), ratio(times[COMPLEX_LOSS], after)
     exact = ratio(before, times[EXACT_LOSS])
-    return Finding(
-        judge_ratio(gain, faster),
-        interval_words(gain, "x"),
-        (
-            f"From magnitude, real and imaginary part in 5 windows to magnitudes in 3; value and gradient, "
-            f"{rounds(gain)}.",
-            f"From one complex comparison a window: {interval_words(complex_gain, 'x')}.",
-            f"The paper's loss, value for value, in this package: {interval_words(exact, 'x')} the speed of the first.",
-            f"The report's text expects {least:g} to {faster:g} times, its table {faster:g}.",
-        ),
-        timings=[r for r in losses if r["loss"] in (DESCRIBED_LOSS, AFTER_LOSS)],
+    reasons = (
+        f"From magnitude, real and imaginary part in 5 windows to magnitudes in 3; value and gradient, {rounds(gain)}.",
+        f"From one complex comparison a window: {interval_words(complex_gain, 'x')}.",
+        f"The paper's loss, value for value, in this package: {interval_words(exact, 'x')} the speed of the first.",
+        f"The report's text expects {least:g} to {faster:g} times, its table {faster:g}.",
     )
+    timings = [r for r in losses if r["loss"] in (DESCRIBED_LOSS, AFTER_LOSS)]
+    return Finding(judge_ratio(gain, faster), interval_words(gain, "x"), reasons, timings)
 
 
 @claim(
@@ -165,13 +152,9 @@ def mono_halves(stft: dict[str, Any], sides: Sequence[dict[str, Any]] = (), *, l
             f"The average leaves out {interval_words(mixture, ' %')} of the mixtures' energy and "
             f"{interval_words(vocals, ' %')} of the vocals', which no mask can bring back."
         )
-    return Finding(
-        judge_ratio(gain, least),
-        interval_words(gain, "x"),
-        (
-            f"A call for each channel against one of their average; halved means at least {least:g}x; {rounds(gain)}.",
-            f"From both channels in one call: {interval_words(together, 'x')}.",
-            *left_out,
-        ),
-        timings=(stft,),
+    reasons = (
+        f"A call for each channel against one of their average; halved means at least {least:g}x; {rounds(gain)}.",
+        f"From both channels in one call: {interval_words(together, 'x')}.",
+        *left_out,
     )
+    return Finding(judge_ratio(gain, least), interval_words(gain, "x"), reasons, (stft,))

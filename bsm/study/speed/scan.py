@@ -213,8 +213,8 @@ def _peak_bytes(name: str, rows: int, length: int, device: str) -> int | None:
         take()
         return peak_memory_cuda(take)
     one_pass(1, 8)()
-    found = resident(one_pass(rows, length))
-    return found and found[1] - found[0]
+    _, before, peak = resident(one_pass(rows, length))
+    return None if peak is None else peak - before
 
 
 def scaling(

@@ -153,8 +153,8 @@ def breakdown(
     preset: str,
     *,
     seconds: float,
-    batch: int = 1,
-    repeats: int = 5,
+    batch: int,
+    repeats: int,
     precision: str = "32-true",
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
@@ -179,8 +179,8 @@ def breakdown(
         for step in tqdm(steps.values(), desc=f"warm up {preset}, {seconds:g} s, batch {batch}", unit="step"):
             step()
         times = turns({name: partial(_by_part, step) for name, step in steps.items()}, repeats)
-    size = {"preset": preset, "audio_seconds": seconds, "batch": batch, "precision": precision}
-    size["parameters"] = parameter_count(model)
+    facts = {"preset": preset, "audio_seconds": seconds, "batch": batch, "precision": precision}
+    facts["parameters"] = parameter_count(model)
     records = []
     for v in fitting:
         clocks = [clock for (clock,) in times.found[v.name]]
@@ -188,7 +188,7 @@ def breakdown(
             {"part": part, "direction": direction, "seconds": [clock[part, direction] for clock in clocks]}
             for part, direction in dict.fromkeys(key for clock in clocks for key in clock)
         ]
-        records.append({"variant": v.name, "scan": v.scan} | size | {"parts": parts} | times.of(v.name))
+        records.append({"variant": v.name, "scan": v.scan} | facts | {"parts": parts} | times.of(v.name))
     return records
 
 
@@ -205,20 +205,17 @@ def part_seconds(record: dict[str, Any], *names: str) -> np.ndarray:
     return np.sum(chosen, axis=0) if chosen else np.zeros(len(record["seconds"]))
 
 
+def size(record: dict[str, Any]) -> str:
+    """Say how many segments a step took, and how long they were: ``2 x 1 s``."""
+    return f"{record['batch']} x {record['audio_seconds']:g} s"
+
+
 def named(records: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
     """Return the record of a variant."""
     return next(record for record in records if record["variant"] == name)
 
 
-def compiled(
-    preset: str = "tiny",
-    *,
-    seconds: float = 1.0,
-    batch: int = 2,
-    repeats: int = 5,
-    precision: str = "32-true",
-    device: str = "cpu",
-) -> dict[str, Any]:
+def compiled(preset: str, *, seconds: float, batch: int, repeats: int, precision: str, device: str) -> dict[str, Any]:
     """Time whole training steps with and without ``torch.compile``, and what compiling took, in s."""
     model = ModelConfig.preset(preset)
     config = TrainConfig(batch_size=batch, accumulate=1, precision=precision, seed=SEED)
