@@ -28,6 +28,7 @@ from bsm.study.claims.claim import (
 from bsm.study.claims.exact import TENSORS
 from bsm.study.speed.scan import worst_errors
 
+NOTEBOOK = "bsm study 02_scan_backends"
 BOTH = "forward + backward"
 LOOP = "loop, indexed"  # the described loop
 KERNEL, CONV_KERNEL = "selective", "cuda"
@@ -53,7 +54,7 @@ def beside_the_loop(speed: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]
     figure="8x",
     source=(Source.OPTIMISATION, Source.SUMMARY, Source.ANALYSIS),
     tests=[
-        on_cpu("02_scan_backends", speed=Values("scan_backends", "speed")),
+        on_cpu(NOTEBOOK, speed=Values("scan_backends", "speed")),
         on_gpu("scan", packages="mamba-ssm", kernel=KERNEL, speed="speed"),
     ],
     faster=8,
@@ -82,7 +83,7 @@ def scan_8x(speed: list[dict[str, Any]], *, faster: float, fast: str = "chunked"
     figure="3x",
     source=(Source.SUMMARY, Source.ANALYSIS),
     tests=[
-        on_cpu("02_scan_backends", conv=Values("scan_backends", "conv")),
+        on_cpu(NOTEBOOK, conv=Values("scan_backends", "conv")),
         on_gpu("block", packages="causal-conv1d", kernel=CONV_KERNEL, conv="conv"),
     ],
     faster=3,
@@ -106,7 +107,7 @@ def conv_3x(conv: list[dict[str, Any]], *, faster: float, fast: str = "shifted")
     source=(Source.SUMMARY, Source.ANALYSIS),
     tests=[
         on_cpu(
-            "02_scan_backends",
+            NOTEBOOK,
             block=Values("scan_backends", "block"),
             operations=Values("tensors", "block", profile=TENSORS, optional=True),
         ),
@@ -188,7 +189,7 @@ def parity_1e5(own: list[dict[str, Any]], kernels: list[dict[str, Any]] | None =
     figure="10 to 20 %",
     source=(Source.SUMMARY,),
     tests=[
-        on_cpu("02_scan_backends", compiled=Values("scan_backends", "compile")),
+        on_cpu(NOTEBOOK, compiled=Values("scan_backends", "compile")),
         on_gpu("compile", compiled=""),
     ],
     least=1.1,

@@ -17,6 +17,7 @@ from bsm.study.speed.spectra import AFTER_LOSS, AVERAGED, COMPLEX_LOSS, DESCRIBE
 from bsm.study.speed.step import BEFORE, LOOPS, OURS, REDUCED, named, size
 from bsm.study.step_profile import shares
 
+NOTEBOOK = "bsm study 03_training_step"
 STEPS = {
     "variants": Values("step_profile", "variants"),
     "backends": Values("step_profile", "backends", optional=True),
@@ -33,7 +34,7 @@ def _where(record: dict[str, Any]) -> str:
     figure="5 to 10x",
     source=(Source.SUMMARY, Source.ANALYSIS),
     tests=[
-        on_cpu("03_training_step", **STEPS, speed=Values("scan_backends", "speed", optional=True)),
+        on_cpu(NOTEBOOK, **STEPS, speed=Values("scan_backends", "speed", optional=True)),
         on_gpu("step", variants="variants"),
     ],
     faster=5,
@@ -79,7 +80,7 @@ def train_5x(
     figure="65 %",
     source=(Source.ANALYSIS,),
     tests=[
-        on_cpu("03_training_step", **STEPS),
+        on_cpu(NOTEBOOK, **STEPS),
         on_gpu("step", variants="variants"),
     ],
     least=60,
@@ -108,7 +109,7 @@ def scan_65pct(
     figure="3x",
     source=(Source.OPTIMISATION, Source.SUMMARY, Source.ANALYSIS),
     tests=[
-        on_cpu("03_training_step", losses=Values("step_profile", "losses")),
+        on_cpu(NOTEBOOK, losses=Values("step_profile", "losses")),
         on_gpu("step", losses="losses"),
     ],
     faster=3,
@@ -136,7 +137,7 @@ def stft_loss_3x(losses: list[dict[str, Any]], *, faster: float, least: float) -
     figure="50 %",
     source=(Source.OPTIMISATION,),
     tests=[
-        on_cpu("03_training_step", stft=Values("step_profile", "stft"), sides=Values("step_profile", "sides")),
+        on_cpu(NOTEBOOK, stft=Values("step_profile", "stft"), sides=Values("step_profile", "sides")),
         on_gpu("step", stft="stft"),
     ],
     least=1.8,
