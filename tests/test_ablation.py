@@ -13,7 +13,7 @@ from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
 from bsm.scan.feedthrough import CHUNK
-from bsm.study import ablation, losses, scan_training, sizes
+from bsm.study import ablation, losses, scans, sizes
 from bsm.study.baselines import CONSTANT, EQUALISER
 from bsm.study.profiles import Profile
 from bsm.study.records import mark, write_result
@@ -225,11 +225,11 @@ def test_costs_of_settings(small_config):
 def trained(tracks, small_config):
     config = TrainConfig(steps=2, batch_size=1, lr=1e-3, loss=LossConfig(windows=(256,), min_fft=256))
     names = ["sequential", "chunked", "quadratic", "feedthrough"]
-    return scan_training.trainings(small_config, config, tracks, names, seconds=0.2)
+    return scans.trainings(small_config, config, tracks, names, seconds=0.2)
 
 
 def test_exact_backends_end_within_rounding(trained):
-    table = scan_training.table(trained).set_index("scan")
+    table = scans.training_table(trained).set_index("scan")
     assert dict(table["ends within rounding"]) == {
         "sequential": "yes",
         "chunked": "yes",
@@ -242,4 +242,4 @@ def test_exact_backends_end_within_rounding(trained):
 
 def test_segments_in_which_nothing_is_left_out_are_refused(tracks, small_config):
     with pytest.raises(InputError, match=f"have 69 frames; take more than {CHUNK}"):
-        scan_training.trainings(small_config, TrainConfig(steps=1), tracks, ["sequential"], seconds=0.1)
+        scans.trainings(small_config, TrainConfig(steps=1), tracks, ["sequential"], seconds=0.1)

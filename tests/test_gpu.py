@@ -150,7 +150,7 @@ def shorter(monkeypatch):
     """Scan few rows, measure nothing that no claim waits for, start no processes for memory, and compile nothing."""
     monkeypatch.setattr(step.BiMamba2Block, "compile", lambda block: None)
     cases = scan.cases
-    monkeypatch.setattr(scan, "cases", lambda seconds, batch, config, band_rows: cases(seconds, 1, config, 1))
+    monkeypatch.setattr(scan, "cases", lambda seconds, batch, band_rows: cases(seconds, 1, 1))
     monkeypatch.setattr(scan, "fresh", lambda *_: 1000)
     monkeypatch.setattr(scan, "scaling", lambda **_: {})
 

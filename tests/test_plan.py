@@ -14,19 +14,10 @@ from bsm.study.speed.step import OURS
 def measured(preset="tiny", variant=OURS.name, seconds=1.0, batch=2, rounds=(10.0, 10.0)):
     """A step of which a tenth is the optimiser's, a tenth the loss's and a tenth the data's."""
     shares = {parts.OPTIMISER: 0.1, parts.LOSS: 0.1, parts.DATA: 0.1, parts.SCAN: 0.7}
-    return {
-        "variant": variant,
-        "scan": "chunked",
-        "preset": preset,
-        "audio_seconds": seconds,
-        "batch": batch,
-        "precision": "32-true",
-        "parameters": parameter_count(ModelConfig.preset(preset)),
-        "seconds": list(rounds),
-        "parts": [
-            {"part": p, "direction": "forward", "seconds": [share * r for r in rounds]} for p, share in shares.items()
-        ],
-    }
+    size = {"preset": preset, "audio_seconds": seconds, "batch": batch, "precision": "32-true"}
+    size["parameters"] = parameter_count(ModelConfig.preset(preset))
+    split = [{"part": p, "direction": "forward", "seconds": [s * r for r in rounds]} for p, s in shares.items()]
+    return {"variant": variant, "scan": "chunked", "seconds": list(rounds), "parts": split} | size
 
 
 def result(path, *steps, device="cpu"):
@@ -39,28 +30,20 @@ def work(preset="tiny", updates=3600, segments=2, batch=2, seconds=1.0):
     return plan.Work("some", preset, updates, segments, batch, seconds)
 
 
-def test_the_measured_step_itself():
-    assert plan.update_seconds(measured(), work())[:3] == pytest.approx((10, 10, 10))
-
-
-def test_more_segments_leave_the_optimisers_part():
-    assert plan.update_seconds(measured(), work(segments=20)).estimate == pytest.approx(1 + 10 * 9)
-
-
-def test_longer_segments():
-    longer = plan.update_seconds(measured(), work(seconds=2.0)).estimate
-    config = ModelConfig.preset("tiny")
-    harder = plan.operations(config, 2.0) / plan.operations(config, 1.0)
-    assert 2 < harder < 2.5  # more than twice: the scan's one chunk is twice as long, and its products are square
-    assert longer == pytest.approx(1 + 2 * 2 + 7 * harder)
-
-
-def test_another_size():
-    step = measured("tiny")
-    wanted = plan.operations(ModelConfig.preset("small"), 1.0) / plan.operations(ModelConfig.preset("tiny"), 1.0)
-    larger = parameter_count(ModelConfig.preset("small")) / parameter_count(ModelConfig.preset("tiny"))
-    got = plan.update_seconds(step, work("small")).estimate
-    assert got == pytest.approx(7 * wanted + 2 + larger)
+def test_each_part_of_a_step_grows_with_its_own_measure():
+    """The network's seven tenths with operations, loss and data with samples, the optimiser with parameters."""
+    tiny, small = ModelConfig.preset("tiny"), ModelConfig.preset("small")
+    longer, wider = (plan.operations(*given) / plan.operations(tiny, 1.0) for given in ((tiny, 2.0), (small, 1.0)))
+    assert 2 < longer < 2.5  # more than twice: the scan's one chunk is twice as long, and its products are square
+    larger = parameter_count(small) / parameter_count(tiny)
+    wanted = {
+        work(): 10,  # the measured step itself
+        work(segments=20): 1 + 10 * 9,
+        work(seconds=2.0): 1 + 2 * 2 + 7 * longer,
+        work("small"): larger + 2 + 7 * wider,
+    }
+    for training, seconds in wanted.items():
+        assert plan.update_seconds(measured(), training)[:3] == pytest.approx((seconds, seconds, seconds)), training
 
 
 def test_trainings():

@@ -21,27 +21,13 @@ from bsm.scan import scan
 from bsm.study import step_profile
 from bsm.study.records import read_result
 from bsm.study.speed import parts, spectra, step
-from bsm.study.speed.scan import frames
+from bsm.study.speed.scan import frames, inputs
 from bsm.study.speed.yardsticks import MonoSTFT, OtherScan, indexed_loop, plain_loss
 from bsm.study.unofficial import REDUCED_LOSS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SECONDS = 0.1
-
-
-def test_a_compiled_step_is_timed_as_the_others_are(monkeypatch):
-    """On the same device, at the same precision."""
-    made = []
-
-    def made_step(variant, model, config, batches, **options):
-        made.append((config.precision, options["device"], options["compiled"]))
-        return lambda: None
-
-    monkeypatch.setattr(step, "Step", made_step)
-    found = step.compiled("tiny", seconds=SECONDS, batch=1, repeats=2, precision="bf16-mixed", device="cpu")
-    assert made == [("bf16-mixed", "cpu", False), ("bf16-mixed", "cpu", True)]
-    assert len(found["seconds"]["compiled"]) == 2
 
 
 def test_scans_that_cannot_run_are_named_and_the_others_measured(monkeypatch, caplog):
@@ -59,8 +45,16 @@ def test_scans_that_cannot_run_are_named_and_the_others_measured(monkeypatch, ca
 
 
 @pytest.fixture(scope="module")
-def records():
-    return step.breakdown(step.VARIANTS, "tiny", seconds=SECONDS, batch=1, repeats=2)
+def values(tmp_path_factory, invoke):
+    """What `bsm bench step` measures of next to nothing."""
+    path = tmp_path_factory.mktemp("bench") / "step.json"
+    command = ["bench", "step", "--preset", "tiny", "--seconds", SECONDS, "--repeats", "2", "--json", path]
+    done = invoke(*command)
+    assert done.exit_code == 0, done.output
+    record = read_result(path)
+    assert record["parameters"]["device"] == "cpu"
+    assert json.loads(done.stdout) == record["values"]
+    return record["values"]
 
 
 class Slow(torch.autograd.Function):
@@ -151,15 +145,16 @@ def test_each_layers_time_is_its_parts(name, part):
     assert counted == {(part, "forward"): 8 * 2, (part, "backward"): 8 * 5}
 
 
-def test_breakdown(records):
-    assert [r["variant"] for r in records] == [v.name for v in step.VARIANTS]
-    for record in records:
+def test_a_step_is_the_sum_of_its_parts(values):
+    before, _, ours = values["variants"]
+    assert [r["variant"] for r in values["variants"]] == [v.name for v in step.VARIANTS]
+    assert [r["scan"] for r in values["backends"]] == ["chunked", "quadratic", "sequential"]
+    for record in values["variants"] + values["backends"]:
         total = sum(step.part_seconds(record, part) for part in parts.PARTS)
         np.testing.assert_allclose(total, record["seconds"])
         assert len(record["seconds"]) == 2
         for part in parts.PARTS:
             assert (step.part_seconds(record, part) > 0).all(), part
-    before, _, ours = records
     assert (step.part_seconds(before, parts.SCAN) > step.part_seconds(ours, parts.SCAN)).all()
 
 
@@ -177,15 +172,14 @@ def test_a_case_that_does_not_fit_is_left_out(monkeypatch):
 
 def test_a_step_is_the_trainings_step():
     """One step moves the weights as the same update written out does."""
-    config = TrainConfig(batch_size=1, accumulate=2, precision="32-true", lr=1e-3, clip=0.5)
-    sound = [0.1 * torch.randn(2, 1, 2, 4000) for _ in range(2)]
-    taken = step.Step(step.OURS, ModelConfig.preset("tiny"), config, sound)
+    config = TrainConfig(batch_size=1, precision="32-true", lr=1e-3, clip=0.5)
+    mixture, vocals = 0.1 * torch.randn(2, 1, 2, 4000)
+    taken = step.Step(step.OURS, ModelConfig.preset("tiny"), config, [(mixture, vocals)])
     torch.manual_seed(config.seed)
     model = BSMamba2(ModelConfig.preset("tiny"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True)
     taken(parts.Clock())
-    for mixture, vocals in sound:
-        (bsmamba2_loss(model(mixture), vocals) / 2).backward()
+    bsmamba2_loss(model(mixture), vocals).backward()
     nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     optimizer.step()
     for got, want in zip(taken.model.parameters(), model.parameters(), strict=True):
@@ -194,14 +188,10 @@ def test_a_step_is_the_trainings_step():
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_the_indexed_loop_is_the_scan(reverse):
-    generator = torch.Generator().manual_seed(0)
-    x, dt = torch.randn(2, 9, 2, 4, generator=generator), torch.rand(2, 9, 2, generator=generator)
-    B, C = torch.randn(2, 2, 9, 1, 3, generator=generator)
-    inputs = {"x": x, "dt": dt, "A": -torch.tensor([1.0, 2.0]), "B": B, "C": C, "D": torch.ones(2)}
-    want, _ = scan(**inputs, reverse=reverse, backend="sequential")
-    got = OtherScan(indexed_loop, reverse)(**inputs)
-    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+def test_the_indexed_loop_takes_the_place_of_a_scan(reverse):
+    values = inputs(2, 9, ModelConfig.preset("tiny"))
+    want, _ = scan(**values, reverse=reverse, backend="sequential")
+    torch.testing.assert_close(OtherScan(indexed_loop, reverse)(**values), want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("config", [LossConfig(), spectra.SEED_LOSS, REDUCED_LOSS])
@@ -230,20 +220,17 @@ def test_mono_feeds_the_average_to_both_channels():
     assert torch.equal(spec[:, 0], spec[:, 1])
 
 
-def test_losses_and_transforms():
-    losses = {r["loss"]: r for r in spectra.losses(0.2, batch=1, repeats=2)}
-    assert list(losses) == list(spectra.LOSSES)
-    assert [r["transforms"] for r in losses.values()] == [10, 10, 6, 10, 5]
-    with (
-        mock.patch("torch.stft", wraps=torch.stft) as calls,
-        mock.patch("torch.hann_window", wraps=torch.hann_window) as w,
-    ):
-        found = spectra.transforms(0.2, repeats=2)
-    names = ("stereo", "mono", spectra.ANEW, spectra.EACH, spectra.AVERAGED)
-    assert {name: len(seconds) for name, seconds in found["seconds"].items()} == dict.fromkeys(names, 2)
-    rounds = 3 + found["rounds_repeated"]  # with the first
+def test_losses_and_transforms(values, monkeypatch):
+    cases = ["stereo", "mono", spectra.ANEW, spectra.EACH, spectra.AVERAGED]
+    assert sorted(values["stft"]["seconds"]) == sorted(cases)
+    assert [r["loss"] for r in values["losses"]] == list(spectra.LOSSES)
+    assert [r["transforms"] for r in values["losses"]] == [10, 10, 6, 10, 5]
+    calls, windows = (mock.Mock(wraps=function) for function in (torch.stft, torch.hann_window))
+    monkeypatch.setattr(torch, "stft", calls)
+    monkeypatch.setattr(torch, "hann_window", windows)
+    rounds = 3 + spectra.transforms(0.2, repeats=2)["rounds_repeated"]  # with the first
     # One call, or one a channel; a window for each but for the two cases that keep one.
-    assert (calls.call_count, w.call_count) == (rounds * (1 + 1 + 2 + 2 + 1), rounds * (1 + 1 + 2) + 1)
+    assert (calls.call_count, windows.call_count) == (rounds * (1 + 1 + 2 + 2 + 1), rounds * (1 + 1 + 2) + 1)
 
 
 def test_side_shares(tmp_path):
@@ -256,7 +243,8 @@ def test_side_shares(tmp_path):
     assert shares["mixture"] == pytest.approx(0.5)  # the left channel alone
 
 
-def test_tables_and_figure(records):
+def test_tables_and_figure(values):
+    records = values["variants"]
     table = step_profile.memory_table(["tiny"])
     assert len(table) == 2 * len(step_profile.LOADS)
     off, on = (table[table["checkpointing"] == way]["at the peak (GiB)"].to_numpy() for way in ("off", "on"))
@@ -267,16 +255,12 @@ def test_tables_and_figure(records):
     table = step_profile.breakdown_table(records)
     shares = table[[f"{part} (%)" for part in parts.PARTS]].sum(axis=1)
     np.testing.assert_allclose(shares, 100)
-    losses = spectra.loss_table(spectra.losses(0.1, batch=1, repeats=2))
-    assert losses["times the speed of the first"].iloc[0].startswith("1.00x")
-    figure, ax = plt.subplots()
-    step_profile.draw(ax, records)
-    ends = [max(bar.get_x() + bar.get_width() for bar in row) for row in zip(*ax.containers[:8], strict=True)]
-    np.testing.assert_allclose(ends, [np.mean(r["seconds"]) for r in records])
-    figure, ax = plt.subplots()
-    step_profile.draw(ax, records, percent=True)
-    ends = [max(bar.get_x() + bar.get_width() for bar in row) for row in zip(*ax.containers[:8], strict=True)]
-    np.testing.assert_allclose(ends, 100)
+    assert spectra.loss_table(values["losses"])["times the speed of the first"].iloc[0].startswith("1.00x")
+    for percent, whole in ((False, [np.mean(r["seconds"]) for r in records]), (True, 100)):
+        _, ax = plt.subplots()
+        step_profile.draw(ax, records, percent=percent)
+        ends = [max(bar.get_x() + bar.get_width() for bar in row) for row in zip(*ax.containers[:8], strict=True)]
+        np.testing.assert_allclose(ends, whole)
 
 
 @pytest.mark.slow
@@ -284,13 +268,3 @@ def test_tables_and_figure(records):
 def test_the_loss_is_a_small_part_of_a_step(seconds):
     (record,) = step.breakdown([step.OURS], "small", seconds=seconds, batch=2, repeats=3)
     assert step_profile.shares(record, parts.LOSS).estimate <= 15
-
-
-def test_command(tmp_path, invoke):
-    command = ["bench", "step", "--preset", "tiny", "--seconds", str(SECONDS), "--repeats", "2"]
-    done = invoke(*command, "--json", tmp_path / "step.json")
-    assert done.exit_code == 0, done.output
-    record = read_result(tmp_path / "step.json")
-    assert record["parameters"]["device"] == "cpu"
-    assert {r["variant"] for r in record["values"]["backends"]} == {"chunked", "quadratic", "sequential"}
-    json.loads(done.output[done.output.index("{") :])

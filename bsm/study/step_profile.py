@@ -17,15 +17,13 @@ from bsm.study.claims import exact
 from bsm.study.counts import GIB, parameter_count, step_memory
 from bsm.study.figures import COLOURS, reach
 from bsm.study.speed import spectra, step
-from bsm.study.speed.parts import CONV, DATA, ELEMENTWISE, LOSS, OPTIMISER, PARTS, PRODUCTS, SCAN, STFT
+from bsm.study.speed.parts import ELEMENTWISE, LOSS, OPTIMISER, PARTS, PRODUCTS, SCAN
 
 log = logging.getLogger(__name__)
 
 BACKENDS = {"cuda": ("triton", "chunked", "quadratic"), "cpu": ("chunked", "quadratic", "sequential")}
 LOADS = (1.0, 2), (4.0, 1), (8.0, 1), (8.0, 5)  # (s, number) of the segments that memory is counted for
 MANY = 10_000_000  # parameters; networks with more are measured with one backend
-CLAIMED = {(SCAN,): "scan", (CONV,): "convolution", (LOSS,): "STFT loss", (STFT,): "data", (DATA,): "loading"}
-"""Parts of a step -> their name in the documents' list (:data:`bsm.study.claims.exact.PARTS`)."""
 _COLOURS = dict(zip(PARTS, (*COLOURS.values(), "#999999"), strict=True))
 _HATCHES = dict(zip(PARTS, ("", "//", "", "..", "", "\\\\", "", ""), strict=True))
 
@@ -76,7 +74,7 @@ def measure(
 
 def claims_table(variants: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """List by part the documents' seconds, the measured ones (means with intervals), and the measured ratios."""
-    claimed = {", ".join(parts): (parts, *exact.PARTS[name]) for parts, name in CLAIMED.items()}
+    claimed: dict[str, tuple[Sequence[str], Any, Any]] = {part: ((part,), *own) for part, own in exact.PARTS.items()}
     claimed["not in the documents"] = (PRODUCTS, ELEMENTWISE, OPTIMISER), "–", "–"
     totals = (", ".join(f"{pair[i]:g}" for pair in exact.STEP_SECONDS.values()) for i in (0, 1))
     claimed["whole step"] = PARTS, *totals
@@ -100,15 +98,11 @@ def shares(record: dict[str, Any], *parts: str) -> Interval:
     return of_rounds(100 * step.part_seconds(record, *parts) / np.asarray(record["seconds"]))
 
 
-def _size(record: dict[str, Any]) -> str:
-    return f"{record['batch']} x {record['audio_seconds']:g} s"
-
-
 def breakdown_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """List each step's seconds and its parts' shares in percent, forward and backward of each part together."""
     rows = []
     for record in records:
-        row = {"preset": record["preset"], "step": record["variant"], "segments": _size(record)}
+        row = {"preset": record["preset"], "step": record["variant"], "segments": step.size(record)}
         row |= {"seconds": _mean(record["seconds"])}
         row |= {f"{part} (%)": shares(record, part).estimate for part in PARTS}
         backward = np.sum([p["seconds"] for p in record["parts"] if p["direction"] == "backward"], axis=0)
@@ -126,7 +120,7 @@ def facts_table(results: dict[str, Any]) -> pd.DataFrame:
     }
     facts = {name: interval_words(ratio(times[a], times[b]), "x") for name, (a, b) in pairs.items()}
     for record in results["backends"]:
-        where = f"{record['preset']}, {record['variant']}, {_size(record)}"
+        where = f"{record['preset']}, {record['variant']}, {step.size(record)}"
         facts[f"share of the loss in a step of {where}"] = interval_words(shares(record, LOSS), " %", 1)
     return pd.DataFrame(facts.items(), columns=["", "value"])
 
@@ -146,7 +140,7 @@ def draw(ax: Axes, records: Sequence[dict[str, Any]], *, percent: bool = False) 
     By default they are in seconds, and the whole step has its interval at the end. With ``percent`` they are in percent
     of the step, and the share of the scan has its interval.
     """
-    labels = [f"{r['variant']}\n{r['preset']}, {_size(r)}" for r in records]
+    labels = [f"{r['variant']}\n{r['preset']}, {step.size(r)}" for r in records]
     left = np.zeros(len(records))
     for part in PARTS:
         widths = np.array([np.mean(step.part_seconds(r, part)) for r in records])

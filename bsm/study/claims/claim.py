@@ -4,7 +4,7 @@ The claims are those of the paper and of four documents of an unofficial impleme
 room of its subject::
 
     @claim("conv-3x", "The causal convolution becomes 3 times faster", figure="3x", source=(Source.SUMMARY,),
-           tests=[on_cpu("02_scan_backends", conv=Values("scan_backends", "conv"))], faster=3)
+           tests=[on_cpu("bsm study 02_scan_backends", conv=Values("scan_backends", "conv"))], faster=3)
     def conv_3x(conv, *, faster):
         gain = ratio(...)
         verdict = judge_ratio(gain, faster)
@@ -185,9 +185,9 @@ def computed(**inputs: Values) -> Test:
     return Test("by definition", Evidence.EXACT, inputs)
 
 
-def on_cpu(notebook: str, **inputs: Values) -> Test:
-    """Return a test by a notebook's timings on a CPU: of the algorithm, without the kernels of a GPU."""
-    return Test("CPU", Evidence.CPU_TIMING, inputs, command=f"bsm study {notebook}")
+def on_cpu(command: str, *, needs: str = "", **inputs: Values) -> Test:
+    """Return a test by a command's timings on a CPU: of the algorithm, without the kernels of a GPU."""
+    return Test("CPU", Evidence.CPU_TIMING, inputs, needs=needs, command=command)
 
 
 def on_gpu(result: str, *, packages: str = "", kernel: str = "", **fields: str) -> Test:

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from bsm.stats import interval_words, ratio
-from bsm.study.claims.claim import Evidence, Finding, Source, Test, Values, Verdict, claim, judge_ratio
+from bsm.study.claims.claim import Finding, Source, Values, Verdict, claim, judge_ratio, on_cpu
 from bsm.study.claims.scan import rounds
 from bsm.study.speed.data import RESTARTED
 
 SPEED = Values("data_loading", "speed")
-COMMAND = "bsm bench data --json reports/demo/results/data_loading.json"
 
 
 @claim(
@@ -25,12 +24,7 @@ COMMAND = "bsm bench data --json reports/demo/results/data_loading.json"
     figure="2x",
     source=(Source.OPTIMISATION, Source.ANALYSIS),
     tests=[
-        Test(
-            "CPU",
-            Evidence.CPU_TIMING,
-            {"speed": SPEED},
-            needs="the documents' data pipeline, before and after; they do not say what it does",
-        )
+        on_cpu("", needs="the documents' data pipeline, before and after; they do not say what it does", speed=SPEED)
     ],
 )
 def data_2x(speed: list[dict[str, Any]]) -> Finding:
@@ -55,12 +49,11 @@ def data_2x(speed: list[dict[str, Any]]) -> Finding:
     figure="4x",
     source=(Source.OPTIMISATION, Source.ANALYSIS),
     tests=[
-        Test(
-            "CPU",
-            Evidence.CPU_TIMING,
-            {"speed": SPEED, "cores": Values("data_loading", "cores")},
+        on_cpu(
+            "bsm bench data --json reports/demo/results/data_loading.json",
             needs="a machine with 5 processor cores or more",
-            command=COMMAND,
+            speed=SPEED,
+            cores=Values("data_loading", "cores"),
         )
     ],
     faster=4,

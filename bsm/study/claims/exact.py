@@ -10,11 +10,13 @@ from typing import Any
 
 from bsm.study.claims.claim import Evidence, Finding, Source, Test, Values, Verdict, claim, computed, on_gpu
 from bsm.study.counts import GIB
+from bsm.study.speed.parts import CONV, DATA, LOSS, SCAN, STFT
 
 STEP_SECONDS = {"optimisation report": (60, 12), "summary": (61, 12.5), "analysis": (63, 13)}
 """Seconds of a training step before and after, by document."""
-PARTS = {"scan": (40, 5), "STFT loss": (15, 5), "data": (3, 1.5), "loading": (2, 0.5), "convolution": (3, 1)}
-"""Seconds of its parts before and after, as the documents list them; the optimisation report has no convolution."""
+PARTS = {SCAN: (40, 5), CONV: (3, 1), LOSS: (15, 5), STFT: (3, 1.5), DATA: (2, 0.5)}
+"""Seconds of its parts before and after, as the documents list them. Their "data processing" is the STFT. The
+optimisation report has no convolution."""
 EPOCHS, STEPS = 100, 430  # what the documents plan with
 TENSORS = "exact"  # the profile of results that depend on no machine and no songs
 
@@ -34,11 +36,8 @@ def counted(**inputs: Values) -> Test:
 )
 def params_48(parameters: int, *, millions: float) -> Finding:
     """Count the parameters of the model at the paper's sizes, and round as the claim does."""
-    return Finding(
-        Verdict.of(round(parameters / 1e6, 1) == millions),
-        f"{parameters:,}",
-        ("Names and shapes of the weights are those of the author's code.",),
-    )
+    reasons = ("Names and shapes of the weights are those of the author's code.",)
+    return Finding(Verdict.of(round(parameters / 1e6, 1) == millions), f"{parameters:,}", reasons)
 
 
 @claim(
@@ -51,11 +50,8 @@ def params_48(parameters: int, *, millions: float) -> Finding:
 def arch_100(properties: list[dict[str, Any]]) -> Finding:
     """Compare structural properties of the described model with the paper's: one that differs is not 100 %."""
     differ = [p["property"] for p in properties if p["paper"] != p["seed"]]
-    return Finding(
-        Verdict.of(not differ),
-        f"{len(differ)} of {len(properties)} properties differ",
-        (f"These differ: {'; '.join(differ)}.",) if differ else (),
-    )
+    reasons = [f"These differ: {'; '.join(differ)}."] * bool(differ)
+    return Finding(Verdict.of(not differ), f"{len(differ)} of {len(properties)} properties differ", reasons)
 
 
 @claim(
@@ -73,11 +69,9 @@ def arch_100(properties: list[dict[str, Any]]) -> Finding:
 def checkpoints_compat(mismatches: list[dict[str, Any]], tensors: int) -> Finding:
     """Load the weights of the mixer before the change into the mixer after it, both as described."""
     shown = "; ".join(f"{m['key']}: {m['before'] or 'absent'} to {m['after'] or 'absent'}" for m in mismatches)
-    return Finding(
-        Verdict.of(not mismatches),
-        f"{len(mismatches)} of {tensors} weights of a mixer do not fit",
-        (f"Loading is refused ({shown}).",) if mismatches else (),
-    )
+    reasons = [f"Loading is refused ({shown})."] * bool(mismatches)
+    measured = f"{len(mismatches)} of {tensors} weights of a mixer do not fit"
+    return Finding(Verdict.of(not mismatches), measured, reasons)
 
 
 @claim(
@@ -92,14 +86,11 @@ def loss_exact(losses: list[dict[str, Any]], *, tolerance: float) -> Finding:
     """Compare the values of the three-window loss with the paper's for the same estimates."""
     differ = [r for r in losses if abs(r["seed"] - r["paper"]) > tolerance * max(abs(r["paper"]), tolerance)]
     values = "; ".join(f"{r['case']}: {r['seed']:.3g} against {r['paper']:.3g}" for r in losses)
-    return Finding(
-        Verdict.of(not differ),
-        f"{len(differ)} of {len(losses)} values differ",
-        (
-            f"Random signals, described loss against the paper's. {values}.",
-            "The described one has three windows, magnitudes and a mean; the paper's five, complex values and a sum.",
-        ),
+    reasons = (
+        f"Random signals, described loss against the paper's. {values}.",
+        "The described one has three windows, magnitudes and a mean; the paper's five, complex values and a sum.",
     )
+    return Finding(Verdict.of(not differ), f"{len(differ)} of {len(losses)} values differ", reasons)
 
 
 @claim(
@@ -112,11 +103,11 @@ def loss_exact(losses: list[dict[str, Any]], *, tolerance: float) -> Finding:
 )
 def stft_15(stfts: dict[str, int], *, claimed: int) -> Finding:
     """Count the transforms in one evaluation of a literal loss."""
-    return Finding(
-        Verdict.of(stfts["as described"] == claimed),
-        f"{stfts['as described']} as described, {stfts['three windows']} after the cut, {stfts['here']} here",
-        ("The kinds of loss share the transforms of estimate and target. Here one of their difference is enough.",),
+    measured = f"{stfts['as described']} as described, {stfts['three windows']} after the cut, {stfts['here']} here"
+    reasons = (
+        "The kinds of loss share the transforms of estimate and target. Here one of their difference is enough.",
     )
+    return Finding(Verdict.of(stfts["as described"] == claimed), measured, reasons)
 
 
 @claim(
@@ -131,11 +122,9 @@ def bands_equal_mel(bands: dict[str, list[int]]) -> Finding:
     author = bands["author"]
     others = {name: widths for name, widths in bands.items() if name != "author"}
     shared = {n: sum(a == b for a, b in zip(author, widths, strict=True)) for n, widths in others.items()}
-    return Finding(
-        Verdict.of(author in others.values()),
-        f"of {len(author)} widths, {', '.join(f'{count} as {name}' for name, count in shared.items())}",
-        (f"The author's code has a table of its own, from {min(author)} to {max(author)} bins.",),
-    )
+    measured = f"of {len(author)} widths, {', '.join(f'{count} as {name}' for name, count in shared.items())}"
+    reasons = (f"The author's code has a table of its own, from {min(author)} to {max(author)} bins.",)
+    return Finding(Verdict.of(author in others.values()), measured, reasons)
 
 
 @claim(
@@ -149,18 +138,16 @@ def step_60_12() -> Finding:
     """Compare the documents' totals with each other, and with the sums of the parts that they list."""
     totals = [tuple(sorted({pair[i] for pair in STEP_SECONDS.values()})) for i in (0, 1)]
     every = tuple(map(sum, zip(*PARTS.values(), strict=True)))
-    listed = {every, tuple(whole - part for whole, part in zip(every, PARTS["convolution"], strict=True))}
+    listed = {every, tuple(whole - part for whole, part in zip(every, PARTS[CONV], strict=True))}
     without = [name for name, pair in STEP_SECONDS.items() if pair not in listed]
-    return Finding(
-        Verdict.INCONSISTENT if max(map(len, totals)) > 1 or without else Verdict.INCONCLUSIVE,
-        " against ".join(", ".join(map(str, values)) + " s" for values in totals),
-        (
-            "The same step has another length in each document.",
-            f"The listed parts add up to {' and '.join(f'{b:g} to {a:g} s' for b, a in sorted(listed))}.",
-            f"The totals of the {', '.join(without)} are no sum of parts.",
-            "Nothing is left for projections, norms and optimiser, whose time no change of theirs shortens.",
-        ),
+    verdict = Verdict.INCONSISTENT if max(map(len, totals)) > 1 or without else Verdict.INCONCLUSIVE
+    reasons = (
+        "The same step has another length in each document.",
+        f"The listed parts add up to {' and '.join(f'{b:g} to {a:g} s' for b, a in sorted(listed))}.",
+        f"The totals of the {', '.join(without)} are no sum of parts.",
+        "Nothing is left for projections, norms and optimiser, whose time no change of theirs shortens.",
     )
+    return Finding(verdict, " against ".join(", ".join(map(str, values)) + " s" for values in totals), reasons)
 
 
 @claim(
@@ -178,14 +165,12 @@ def epochs_750_150(*, before: float, after: float, tolerance: float) -> Finding:
     documents = {name: STEP_SECONDS[name] for name in ("summary", "analysis")}
     hours = {name: [EPOCHS * STEPS * seconds / 3600 for seconds in pair] for name, pair in documents.items()}
     fits = any(abs(b / before - 1) <= tolerance and abs(a / after - 1) <= tolerance for b, a in hours.values())
-    return Finding(
-        Verdict.SUPPORTED if fits else Verdict.INCONSISTENT,
-        "; ".join(f"{n}: {b:.0f} to {a:.0f} h" for n, (b, a) in hours.items()),
-        (
-            f"Within {100 * tolerance:g} %, each figure fits the step of another document.",
-            f"Why an epoch has {STEPS} steps is not explained; an epoch of the author's code has 100 updates.",
-        ),
+    measured = "; ".join(f"{n}: {b:.0f} to {a:.0f} h" for n, (b, a) in hours.items())
+    reasons = (
+        f"Within {100 * tolerance:g} %, each figure fits the step of another document.",
+        f"Why an epoch has {STEPS} steps is not explained; an epoch of the author's code has 100 updates.",
     )
+    return Finding(Verdict.SUPPORTED if fits else Verdict.INCONSISTENT, measured, reasons)
 
 
 @claim(
@@ -201,24 +186,18 @@ def epochs_750_150(*, before: float, after: float, tolerance: float) -> Finding:
     most=1.1,
 )
 def memory_5_10(
-    scans: dict[str, int] | None = None,
-    peaks: list[dict[str, Any]] | None = None,
-    *,
-    least: float,
-    most: float,
+    scans: dict[str, int] | None = None, peaks: list[dict[str, Any]] | None = None, *, least: float, most: float
 ) -> Finding:
     """Compare what Mamba-1's kernel and the loop keep for the backward pass; on a GPU, the peaks above their inputs."""
     if scans is not None:
         ratio = scans["selective"] / scans["loop"]
         kept = {name: f"{size / GIB:.2f} GiB" for name, size in scans.items()}
-        return Finding(
-            Verdict.of(least <= ratio <= most),
-            f"the kernel keeps {100 * ratio:.1f} % of what the loop keeps",
-            (
-                "Counted from the tensors that each saves for its backward pass: one mixer, 62 bands, 8 s, float32.",
-                f"The loop keeps {kept['loop']}, Mamba-1's kernel {kept['selective']}, Mamba-2's {kept['triton']}.",
-            ),
+        reasons = (
+            "Counted from the tensors that each saves for its backward pass: one mixer, 62 bands, 8 s, float32.",
+            f"The loop keeps {kept['loop']}, Mamba-1's kernel {kept['selective']}, Mamba-2's {kept['triton']}.",
         )
+        measured = f"the kernel keeps {100 * ratio:.1f} % of what the loop keeps"
+        return Finding(Verdict.of(least <= ratio <= most), measured, reasons)
     peak = {(r["length"], r["backend"]): r["peak_bytes"] for r in peaks if r["axis"] == "time"}
     pairs = [(n, size / peak[n, "sequential"]) for (n, name), size in peak.items() if name == "selective"]
     if not pairs:
@@ -240,15 +219,13 @@ def vram_32gb(steps: list[dict[str, Any]], *, gigabytes: float) -> Finding:
     size = {(s["preset"], s["batch"], s["checkpointing"]): s["bytes"] for s in steps}
     full = size["paper", 1, True]
     shown = {case: f"{value / GIB:.1f} GiB" for case, value in size.items()}
-    return Finding(
-        Verdict.of(full >= 1e9 * gigabytes),
-        f"the paper's model takes {shown['paper', 1, True]} of {1e9 * gigabytes / GIB:.1f}",
-        (
-            "Segments of 8 s, one at a time, blocks recomputed, float32, weights and optimiser included; accumulation "
-            "gives any batch.",
-            f"The author's five segments at a time take {shown['paper', 5, True]}.",
-            f"Without recomputing, one takes {shown['paper', 1, False]}.",
-            f"The reduced configuration takes {shown['vram', 2, False]}.",
-            "Counted from tensors at these sizes, mamba-ssm's kernels included; a GPU's own workspaces come on top.",
-        ),
+    measured = f"the paper's model takes {shown['paper', 1, True]} of {1e9 * gigabytes / GIB:.1f}"
+    reasons = (
+        "Segments of 8 s, one at a time, blocks recomputed, float32, weights and optimiser included; accumulation "
+        "gives any batch.",
+        f"The author's five segments at a time take {shown['paper', 5, True]}.",
+        f"Without recomputing, one takes {shown['paper', 1, False]}.",
+        f"The reduced configuration takes {shown['vram', 2, False]}.",
+        "Counted from tensors at these sizes, mamba-ssm's kernels included; a GPU's own workspaces come on top.",
     )
+    return Finding(Verdict.of(full >= 1e9 * gigabytes), measured, reasons)

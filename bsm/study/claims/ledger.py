@@ -83,56 +83,61 @@ def judge(claim: Claim, test: Test, profile: str = PROFILE, reports: Path = REPO
         try:
             return _judged(claim, test, candidate, reports)
         except _Missing as reason:
-            missing.append(str(reason))
-    return Line(claim, test, Finding(Verdict.BLOCKED, "", tuple(f"{reason}." for reason in missing)))
+            missing.append(f"{reason}.")
+    return Line(claim, test, Finding(Verdict.BLOCKED, "", missing))
 
 
 def _judged(claim: Claim, test: Test, profile: str, reports: Path) -> Line:
-    given, files, devices = {}, {}, {}
-    inputs = test.long if profile == LONG and test.long else test.inputs
-    for name, wanted in inputs.items():
+    given: dict[str, Any] = {}
+    devices: dict[str, str | None] = {}  # by file
+    for name, wanted in (test.long if profile == LONG and test.long else test.inputs).items():
         if wanted.optional and wanted.profile == profile:
             continue  # a result does not stand as context of itself
-        if wanted.profile == contributed.FOLDER:
-            given[name] = {_shown(p, reports): r for p, r in contributed.of_weights(wanted.result, reports).items()}
-            files |= dict.fromkeys(given[name])
-            continue
-        folder = reports / (wanted.profile or profile) / "results"
-        own = folder / f"{wanted.result}.json"
-        if wanted.runs:
-            read = campaign.finished(folder, wanted.result)
-        else:
-            read = {own: read_result(own)} if own.is_file() else {}
         try:
-            found = [_values(path, record, reports, test, wanted) for path, record in read.items()]
-            lacking = campaign.lacking(read, wanted.result, wanted.arms)
-            if lacking or not found:
-                file = _shown(own, reports)
-                absent = f"are no runs of {file.removesuffix('.json')}" if wanted.runs else f"is no {file}"
-                raise _Missing(f"There {absent} yet" + f": {', '.join(lacking)}" * bool(lacking))
+            given[name], read = _read(test, wanted, wanted.profile or profile, reports)
         except _Missing:
-            if wanted.optional:
-                continue
-            raise
-        given[name] = [record for values, _ in found for record in values] if wanted.runs else found[0][0]
-        files |= dict.fromkeys(_shown(path, reports) for path in read)
-        devices |= dict.fromkeys(device for _, device in found)
+            if not wanted.optional:
+                raise
+        else:
+            devices |= read
     try:
         finding = claim.judge(**given, **claim.thresholds, **test.options)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         raise InputError(f"{claim.id}: cannot read its results ({type(error).__name__}: {error})") from error
-    finding = undisturbed(finding, test)
-    return Line(claim, test, finding, tuple(files), tuple(d for d in devices if d))
+    measured_on = dict.fromkeys(device for device in devices.values() if device)
+    return Line(claim, test, undisturbed(finding, test), tuple(devices), tuple(measured_on))
+
+
+def _read(test: Test, wanted: Values, profile: str, reports: Path) -> tuple[Any, dict[str, str | None]]:
+    """Return what a test wants of a profile's results, and by file the device that it was measured on."""
+    if profile == contributed.FOLDER:
+        found = contributed.of_weights(wanted.result, reports)
+        records = {_shown(path, reports): record for path, record in found.items()}
+        return records, dict.fromkeys(records)
+    folder = reports / profile / "results"
+    path = folder / f"{wanted.result}.json"
+    if wanted.runs:
+        read = campaign.finished(folder, wanted.result)
+    else:
+        read = {path: read_result(path)} if path.is_file() else {}
+    files = {_shown(path, reports): record for path, record in read.items()}
+    values = [_values(file, record, profile, test, wanted) for file, record in files.items()]
+    lacking = campaign.lacking(read, wanted.result, wanted.arms)
+    if lacking or not read:
+        name = _shown(path, reports)
+        absent = f"are no runs of {name.removesuffix('.json')}" if wanted.runs else f"is no {name}"
+        raise _Missing(f"There {absent} yet" + f": {', '.join(lacking)}" * bool(lacking))
+    devices = {file: record["provenance"].get("device") for file, record in files.items()}
+    return [row for rows in values for row in rows] if wanted.runs else values[0], devices
 
 
 def _shown(path: Path, reports: Path) -> str:
     return path.relative_to(reports.parent).as_posix()
 
 
-def _values(path: Path, record: dict[str, Any], reports: Path, test: Test, wanted: Values) -> tuple[Any, str]:
-    """Return what a test wants of a result file's record, and the device that it was measured on."""
-    file = _shown(path, reports)
-    if path.parent.parent.name == GPU and not on_gpu(record["parameters"]):
+def _values(file: str, record: dict[str, Any], profile: str, test: Test, wanted: Values) -> Any:
+    """Return what a test wants of the record of a profile's result file."""
+    if profile == GPU and not on_gpu(record["parameters"]):
         device = record["parameters"].get("device", "not given")
         raise _Missing(f"{file} was not measured on a GPU (its parameters.device is {device})")
     if test.comparable_only and not record["comparable_with_paper"]:
@@ -142,9 +147,7 @@ def _values(path: Path, record: dict[str, Any], reports: Path, test: Test, wante
         values = values.get(key) if isinstance(values, dict) else None
     if values is None:
         raise _Missing(f"{file} has no {wanted.field}")
-    if wanted.runs:
-        values = campaign.of_run(record, values)
-    return values, record["provenance"].get("device")
+    return campaign.of_run(record, values) if wanted.runs else values
 
 
 def _claims() -> list[Claim]:

@@ -60,15 +60,15 @@ def sdr_1103(
     limits = (f"Within {tolerance:g} dB counts as the same.", SPREAD)
     if published["status"] == "measured":
         return Finding(judge(csdrs, mean), words_of(csdrs, mean), limits)
-    faults = {file: _lacks(record) for file, record in (contributed or {}).items()}
+    contributed = contributed or {}
+    faults = {file: _lacks(record) for file, record in contributed.items()}
     told = [f"Contributed, but it does not count: {file}: {fault}." for file, fault in faults.items() if fault]
-    counted = {file: record for file, record in (contributed or {}).items() if not faults[file]}
+    counted = {file: record for file, record in contributed.items() if not faults[file]}
     if counted:
         found = [summary_of(record["values"]) for record in counted.values()]
-        verdicts = {judge(*scores) for scores in found}
-        reasons = [_contributor(file, record) for file, record in counted.items()]
-        verdict = Verdict.agreed(verdicts)
-        return Finding(verdict, " and ".join(words_of(*scores) for scores in found), (*reasons, *told, *limits))
+        verdict = Verdict.agreed({judge(*scores) for scores in found})
+        reasons = (*(_contributor(file, record) for file, record in counted.items()), *told, *limits)
+        return Finding(verdict, " and ".join(words_of(*scores) for scores in found), reasons)
     context = f"As context, {published.get('model')} on {published.get('data')}: {words_of(csdrs, mean)}."
     real = "MUSDB18" in published.get("data", "")
     return Finding(Verdict.BLOCKED, "", (*published["missing"], *[context] * real, *told))

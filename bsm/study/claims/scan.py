@@ -26,7 +26,9 @@ from bsm.study.claims.claim import (
     on_gpu,
 )
 from bsm.study.claims.exact import TENSORS
+from bsm.study.speed.scan import worst_errors
 
+NOTEBOOK = "bsm study 02_scan_backends"
 BOTH = "forward + backward"
 LOOP = "loop, indexed"  # the described loop
 KERNEL, CONV_KERNEL = "selective", "cuda"
@@ -52,7 +54,7 @@ def beside_the_loop(speed: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]
     figure="8x",
     source=(Source.OPTIMISATION, Source.SUMMARY, Source.ANALYSIS),
     tests=[
-        on_cpu("02_scan_backends", speed=Values("scan_backends", "speed")),
+        on_cpu(NOTEBOOK, speed=Values("scan_backends", "speed")),
         on_gpu("scan", packages="mamba-ssm", kernel=KERNEL, speed="speed"),
     ],
     faster=8,
@@ -66,17 +68,13 @@ def scan_8x(speed: list[dict[str, Any]], *, faster: float, fast: str = "chunked"
     loop, exact = timed[LOOP], timed[fast]
     gain, careful = (ratio(slow["seconds"], exact["seconds"]) for slow in (loop, timed["sequential"]))
     listed = [ratio(loop["seconds"], timed[name]["seconds"]) for name in ("textbook",) if name in timed]
-    return Finding(
-        judge_ratio(gain, faster),
-        interval_words(gain, "x"),
-        (
-            f"Against the described loop, which indexes its steps; {longest} steps, {BOTH}, {rounds(gain)}.",
-            f"Against a careful loop: {interval_words(careful, 'x')}. Part of the gain is the loop's own waste.",
-            "The scan here is exact; the described chunked scan is not, and was not timed.",
-            *(f"The chunked scan as the Mamba-2 paper lists it: {interval_words(own, 'x')}." for own in listed),
-        ),
-        timings=(loop, exact),
+    reasons = (
+        f"Against the described loop, which indexes its steps; {longest} steps, {BOTH}, {rounds(gain)}.",
+        f"Against a careful loop: {interval_words(careful, 'x')}. Part of the gain is the loop's own waste.",
+        "The scan here is exact; the described chunked scan is not, and was not timed.",
+        *(f"The chunked scan as the Mamba-2 paper lists it: {interval_words(own, 'x')}." for own in listed),
     )
+    return Finding(judge_ratio(gain, faster), interval_words(gain, "x"), reasons, (loop, exact))
 
 
 @claim(
@@ -85,7 +83,7 @@ def scan_8x(speed: list[dict[str, Any]], *, faster: float, fast: str = "chunked"
     figure="3x",
     source=(Source.SUMMARY, Source.ANALYSIS),
     tests=[
-        on_cpu("02_scan_backends", conv=Values("scan_backends", "conv")),
+        on_cpu(NOTEBOOK, conv=Values("scan_backends", "conv")),
         on_gpu("block", packages="causal-conv1d", kernel=CONV_KERNEL, conv="conv"),
     ],
     faster=3,
@@ -109,7 +107,7 @@ def conv_3x(conv: list[dict[str, Any]], *, faster: float, fast: str = "shifted")
     source=(Source.SUMMARY, Source.ANALYSIS),
     tests=[
         on_cpu(
-            "02_scan_backends",
+            NOTEBOOK,
             block=Values("scan_backends", "block"),
             operations=Values("tensors", "block", profile=TENSORS, optional=True),
         ),
@@ -118,10 +116,7 @@ def conv_3x(conv: list[dict[str, Any]], *, faster: float, fast: str = "shifted")
     milliseconds=25.3,
 )
 def bench_25ms(
-    block: list[dict[str, Any]],
-    operations: dict[str, int] | None = None,
-    *,
-    milliseconds: float,
+    block: list[dict[str, Any]], operations: dict[str, int] | None = None, *, milliseconds: float
 ) -> Finding:
     """Time one block, forward, with one row alone and with one row per band: the document does not say which it means.
 
@@ -145,12 +140,8 @@ def bench_25ms(
             f"{every} rows take {operations[str(every)] / 1e9:.0f} GFLOP of matrix products: in {milliseconds:g} ms "
             f"{needed:.1f} TFLOP/s, {shares} peak in float32 ({DATA_SHEETS}). So a large GPU can reach the figure."
         )
-    return Finding(
-        Verdict.agreed(read),
-        f"{times[every].min():,.0f} ms for {every} rows, {times[one].min():.1f} ms for one",
-        reasons,
-        block,
-    )
+    measured = f"{times[every].min():,.0f} ms for {every} rows, {times[one].min():.1f} ms for one"
+    return Finding(Verdict.agreed(read), measured, reasons, block)
 
 
 @claim(
@@ -174,11 +165,11 @@ def bench_25ms(
 )
 def parity_1e5(own: list[dict[str, Any]], kernels: list[dict[str, Any]] | None = None, *, tolerance: float) -> Finding:
     """Take the errors of the kernel's outputs and gradients against the definition in float64, relative to norms."""
-    plain = errors_of(own)
+    plain = worst_errors(own)
     reasons = (
         "Errors are relative, in float32 against float64; the claim does not say of what its difference is.",
-        f"Without kernels, outputs of PyTorch's own scans err by at most {max(plain[0]):.1e}, their gradients by "
-        f"{max(plain[1]):.1e}.",
+        f"Without kernels, outputs of PyTorch's own scans err by at most {plain[0]:.1e}, their gradients by "
+        f"{plain[1]:.1e}.",
         "Where PyTorch's own gradients miss the bound, a kernel's failure proves nothing: a fair bound is twice "
         "PyTorch's error.",
         "As context, the tests compare every scan with mamba-ssm's plain references and with its Triton kernels in "
@@ -187,18 +178,9 @@ def parity_1e5(own: list[dict[str, Any]], kernels: list[dict[str, Any]] | None =
     found = [r for r in kernels or () if r["backend"] == KERNEL]
     if not found:
         return Finding(Verdict.BLOCKED, "", reasons)
-    outputs, gradients = (max(errors, default=float("nan")) for errors in errors_of(found))
-    return Finding(
-        Verdict.of(max(outputs, gradients) <= tolerance),
-        f"outputs at most {outputs:.1e}, gradients at most {gradients:.1e}",
-        reasons,
-    )
-
-
-def errors_of(records: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    """Return the errors of outputs and of gradients in records of :func:`bsm.study.speed.scan.speed`."""
-    gradients = [error for r in records for error in r.get("gradient_errors", {}).values()]
-    return [r["output_error"] for r in records], gradients
+    outputs, gradients = worst_errors(found)
+    measured = f"outputs at most {outputs:.1e}, gradients at most {gradients:.1e}"
+    return Finding(Verdict.of(max(outputs, gradients) <= tolerance), measured, reasons)
 
 
 @claim(
@@ -207,7 +189,7 @@ def errors_of(records: Sequence[dict[str, Any]]) -> tuple[list[float], list[floa
     figure="10 to 20 %",
     source=(Source.SUMMARY,),
     tests=[
-        on_cpu("02_scan_backends", compiled=Values("scan_backends", "compile")),
+        on_cpu(NOTEBOOK, compiled=Values("scan_backends", "compile")),
         on_gpu("compile", compiled=""),
     ],
     least=1.1,
@@ -216,15 +198,9 @@ def errors_of(records: Sequence[dict[str, Any]]) -> tuple[list[float], list[floa
 def compile_20(compiled: dict[str, Any], *, least: float, most: float) -> Finding:
     """Compare a block, or on a GPU a step, under torch.compile with the same without it."""
     gain = ratio(compiled["seconds"]["plain"], compiled["seconds"]["compiled"])
-    return Finding(
-        judge_ratio(gain, least, most),
-        interval_words(gain, "x"),
-        (
-            f"At the size `{compiled['preset']}`, {BOTH}, {rounds(gain)}, after {compiled['compile_seconds']:.0f} s of "
-            "compiling.",
-        ),
-        timings=(compiled,),
-    )
+    compiling = f"after {compiled['compile_seconds']:.0f} s of compiling"
+    reasons = (f"At the size `{compiled['preset']}`, {BOTH}, {rounds(gain)}, {compiling}.",)
+    return Finding(judge_ratio(gain, least, most), interval_words(gain, "x"), reasons, (compiled,))
 
 
 @claim(
@@ -250,16 +226,15 @@ def feedthrough_dominant(shares: list[dict[str, Any]], *, share: float) -> Findi
         "Random weights have it, too: it comes from the initial values, D = 1 and small steps dt. It does not tell "
         "what a trained scan needs its state for."
     )
-    return Finding(
-        verdict if told or verdict == Verdict.NOT_SUPPORTED else Verdict.INCONCLUSIVE,
-        f"a share of {interval_words(trained)}; random weights {interval_words(random)}",
-        (
-            f"The share is ||D u|| / ||y||, over the mixers of a small model; dominant means more than {share:g}.",
-            "Random weights would get another verdict." if told else same,
-            f"Leaving out the state between chunks changes the time path by {interval_words(lost, ' %')}. Whether that "
-            "costs quality, only a network that needs its memory can tell.",
-        ),
+    if not told and verdict != Verdict.NOT_SUPPORTED:
+        verdict = Verdict.INCONCLUSIVE
+    reasons = (
+        f"The share is ||D u|| / ||y||, over the mixers of a small model; dominant means more than {share:g}.",
+        "Random weights would get another verdict." if told else same,
+        f"Leaving out the state between chunks changes the time path by {interval_words(lost, ' %')}. Whether that "
+        "costs quality, only a network that needs its memory can tell.",
     )
+    return Finding(verdict, f"a share of {interval_words(trained)}; random weights {interval_words(random)}", reasons)
 
 
 def rounds(gain: Interval) -> str:

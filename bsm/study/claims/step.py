@@ -14,12 +14,18 @@ from bsm.study.claims.claim import Finding, Source, Values, Verdict, claim, judg
 from bsm.study.claims.scan import LOOP, beside_the_loop, rounds
 from bsm.study.speed.parts import SCAN
 from bsm.study.speed.spectra import AFTER_LOSS, AVERAGED, COMPLEX_LOSS, DESCRIBED_LOSS, EACH, EXACT_LOSS
-from bsm.study.speed.step import BEFORE, LOOPS, OURS, REDUCED, named
+from bsm.study.speed.step import BEFORE, LOOPS, OURS, REDUCED, named, size
 from bsm.study.step_profile import shares
+
+NOTEBOOK = "bsm study 03_training_step"
+STEPS = {
+    "variants": Values("step_profile", "variants"),
+    "backends": Values("step_profile", "backends", optional=True),
+}
 
 
 def _where(record: dict[str, Any]) -> str:
-    return f"preset {record['preset']}, {record['batch']} x {record['audio_seconds']:g} s"
+    return f"preset {record['preset']}, {size(record)}"
 
 
 @claim(
@@ -28,12 +34,7 @@ def _where(record: dict[str, Any]) -> str:
     figure="5 to 10x",
     source=(Source.SUMMARY, Source.ANALYSIS),
     tests=[
-        on_cpu(
-            "03_training_step",
-            variants=Values("step_profile", "variants"),
-            backends=Values("step_profile", "backends", optional=True),
-            speed=Values("scan_backends", "speed", optional=True),
-        ),
+        on_cpu(NOTEBOOK, **STEPS, speed=Values("scan_backends", "speed", optional=True)),
         on_gpu("step", variants="variants"),
     ],
     faster=5,
@@ -64,17 +65,13 @@ def train_5x(
             f"Estimated at the paper's size: {low:.1f} to {high:.1f}x. There the scan takes {100 * share:.0f} % of a "
             f"chunked step, and the described loop {loop.low:.1f} to {loop.high:.1f} times as long as the scan."
         ]
-    return Finding(
-        Verdict.agreed(found),
-        interval_words(theirs, "x"),
-        (
-            *estimated,
-            f"With the reduced loss and mono; {_where(slow)}, {rounds(theirs)}.",
-            f"With the paper's loss and stereo: {interval_words(exact, 'x')}.",
-            "The scan after is exact, theirs is not. The gain grows with the length of the loop.",
-        ),
-        timings=(slow, reduced),
+    reasons = (
+        *estimated,
+        f"With the reduced loss and mono; {_where(slow)}, {rounds(theirs)}.",
+        f"With the paper's loss and stereo: {interval_words(exact, 'x')}.",
+        "The scan after is exact, theirs is not. The gain grows with the length of the loop.",
     )
+    return Finding(Verdict.agreed(found), interval_words(theirs, "x"), reasons, (slow, reduced))
 
 
 @claim(
@@ -83,39 +80,27 @@ def train_5x(
     figure="65 %",
     source=(Source.ANALYSIS,),
     tests=[
-        on_cpu(
-            "03_training_step",
-            variants=Values("step_profile", "variants"),
-            backends=Values("step_profile", "backends", optional=True),
-        ),
+        on_cpu(NOTEBOOK, **STEPS),
         on_gpu("step", variants="variants"),
     ],
     least=60,
     most=70,
 )
 def scan_65pct(
-    variants: list[dict[str, Any]],
-    backends: Sequence[dict[str, Any]] = (),
-    *,
-    least: float,
-    most: float,
+    variants: list[dict[str, Any]], backends: Sequence[dict[str, Any]] = (), *, least: float, most: float
 ) -> Finding:
     """Measure the share of the scan in a step, with the described loop, with careful loops, and with our scan."""
-    loop, ours = (shares(named(variants, v.name), SCAN) for v in (BEFORE, OURS))
-    careful = {_where(r): shares(r, SCAN) for r in backends if r["scan"] in LOOPS}
+    before, careful_steps = named(variants, BEFORE.name), [r for r in backends if r["scan"] in LOOPS]
+    loop, ours = (shares(record, SCAN) for record in (before, named(variants, OURS.name)))
+    careful = {_where(r): shares(r, SCAN) for r in careful_steps}
     found = {judge_ratio(share, least, most) for share in (loop, *careful.values())}
-    others = [f"With a careful loop ({where}): {interval_words(share, ' %')}." for where, share in careful.items()]
-    return Finding(
-        Verdict.agreed(found),
-        interval_words(loop, " %"),
-        (
-            f"With the described loop, forward and backward; {_where(named(variants, BEFORE.name))}, {rounds(loop)}.",
-            *others,
-            f"With the chunked scan: {interval_words(ours, ' %')}.",
-            "The described loop's share grows with its length, for its backward pass is quadratic.",
-        ),
-        timings=[named(variants, BEFORE.name), *(r for r in backends if r["scan"] in LOOPS)],
+    reasons = (
+        f"With the described loop, forward and backward; {_where(before)}, {rounds(loop)}.",
+        *(f"With a careful loop ({where}): {interval_words(share, ' %')}." for where, share in careful.items()),
+        f"With the chunked scan: {interval_words(ours, ' %')}.",
+        "The described loop's share grows with its length, for its backward pass is quadratic.",
     )
+    return Finding(Verdict.agreed(found), interval_words(loop, " %"), reasons, (before, *careful_steps))
 
 
 @claim(
@@ -124,7 +109,7 @@ def scan_65pct(
     figure="3x",
     source=(Source.OPTIMISATION, Source.SUMMARY, Source.ANALYSIS),
     tests=[
-        on_cpu("03_training_step", losses=Values("step_profile", "losses")),
+        on_cpu(NOTEBOOK, losses=Values("step_profile", "losses")),
         on_gpu("step", losses="losses"),
     ],
     faster=3,
@@ -136,18 +121,14 @@ def stft_loss_3x(losses: list[dict[str, Any]], *, faster: float, least: float) -
     before, after = times[DESCRIBED_LOSS], times[AFTER_LOSS]
     gain, complex_gain = ratio(before, after), ratio(times[COMPLEX_LOSS], after)
     exact = ratio(before, times[EXACT_LOSS])
-    return Finding(
-        judge_ratio(gain, faster),
-        interval_words(gain, "x"),
-        (
-            f"From magnitude, real and imaginary part in 5 windows to magnitudes in 3; value and gradient, "
-            f"{rounds(gain)}.",
-            f"From one complex comparison a window: {interval_words(complex_gain, 'x')}.",
-            f"The paper's loss, value for value, in this package: {interval_words(exact, 'x')} the speed of the first.",
-            f"The report's text expects {least:g} to {faster:g} times, its table {faster:g}.",
-        ),
-        timings=[r for r in losses if r["loss"] in (DESCRIBED_LOSS, AFTER_LOSS)],
+    reasons = (
+        f"From magnitude, real and imaginary part in 5 windows to magnitudes in 3; value and gradient, {rounds(gain)}.",
+        f"From one complex comparison a window: {interval_words(complex_gain, 'x')}.",
+        f"The paper's loss, value for value, in this package: {interval_words(exact, 'x')} the speed of the first.",
+        f"The report's text expects {least:g} to {faster:g} times, its table {faster:g}.",
     )
+    timings = [r for r in losses if r["loss"] in (DESCRIBED_LOSS, AFTER_LOSS)]
+    return Finding(judge_ratio(gain, faster), interval_words(gain, "x"), reasons, timings)
 
 
 @claim(
@@ -156,17 +137,12 @@ def stft_loss_3x(losses: list[dict[str, Any]], *, faster: float, least: float) -
     figure="50 %",
     source=(Source.OPTIMISATION,),
     tests=[
-        on_cpu("03_training_step", stft=Values("step_profile", "stft"), sides=Values("step_profile", "sides")),
+        on_cpu(NOTEBOOK, stft=Values("step_profile", "stft"), sides=Values("step_profile", "sides")),
         on_gpu("step", stft="stft"),
     ],
     least=1.8,
 )
-def mono_halves(
-    stft: dict[str, Any],
-    sides: Sequence[dict[str, Any]] = (),
-    *,
-    least: float,
-) -> Finding:
+def mono_halves(stft: dict[str, Any], sides: Sequence[dict[str, Any]] = (), *, least: float) -> Finding:
     """Compare a transform of each channel with one of their average; say what the average leaves out."""
     times = stft["seconds"]
     gain, together = ratio(times[EACH], times[AVERAGED]), ratio(times["stereo"], times["mono"])
@@ -177,13 +153,9 @@ def mono_halves(
             f"The average leaves out {interval_words(mixture, ' %')} of the mixtures' energy and "
             f"{interval_words(vocals, ' %')} of the vocals', which no mask can bring back."
         )
-    return Finding(
-        judge_ratio(gain, least),
-        interval_words(gain, "x"),
-        (
-            f"A call for each channel against one of their average; halved means at least {least:g}x; {rounds(gain)}.",
-            f"From both channels in one call: {interval_words(together, 'x')}.",
-            *left_out,
-        ),
-        timings=(stft,),
+    reasons = (
+        f"A call for each channel against one of their average; halved means at least {least:g}x; {rounds(gain)}.",
+        f"From both channels in one call: {interval_words(together, 'x')}.",
+        *left_out,
     )
+    return Finding(judge_ratio(gain, least), interval_words(gain, "x"), reasons, (stft,))

@@ -8,10 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -32,8 +30,7 @@ HERE, THERE = "here", "there"
 WARM_UP = 2  # steps; the first one makes the optimiser's moments
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """What a step takes: a network's size, its loss, and ``batch`` segments of ``seconds``."""
 
     config: ModelConfig
@@ -41,26 +38,14 @@ class Size:
     batch: int = 2
     seconds: float = 1.0
 
-    @classmethod
-    def of(cls, preset: str, **values: Any) -> Self:
-        """Return the size of a preset, with the paper's loss at its rate."""
-        config = ModelConfig.preset(preset)
-        return cls(config, LossConfig.at_rate(config.sample_rate), **values)
 
-
-def _mel_bands() -> Size:
-    """Return a small network for 16 kHz with 20 bands equally wide in mel, and a loss of three windows."""
-    tiny = ModelConfig.preset("tiny-16k")
-    config = tiny.replace(stft=StftConfig(1024, 512), bands=bands.mel(513, 20, 16000))
-    return Size(config, LossConfig.at_rate(16000).replace(windows=(1440, 360, 96)))
-
-
+MEL = ModelConfig.preset("tiny-16k").replace(stft=StftConfig(1024, 512), bands=bands.mel(513, 20, 16000))
 SIZES = {
-    "20 mel bands": _mel_bands(),
-    "study-16k": Size.of("study-16k"),
-    "tiny": Size.of("tiny"),
-    "small": Size.of("small"),
-    "paper": Size.of("paper", batch=1, seconds=0.5),
+    "20 mel bands": Size(MEL, LossConfig.at_rate(16000).replace(windows=(1440, 360, 96))),
+    "study-16k": Size(ModelConfig.preset("study-16k"), LossConfig.at_rate(16000)),
+    "tiny": Size(ModelConfig.preset("tiny"), LossConfig()),
+    "small": Size(ModelConfig.preset("small"), LossConfig()),
+    "paper": Size(ModelConfig.preset("paper"), LossConfig(), batch=1, seconds=0.5),
 }
 BLOCKS_AT = "study-16k"  # the size at which all networks are measured
 
@@ -106,45 +91,41 @@ def measure(folder: Path, pairs: Sequence[tuple[str, str]], *, repeats: int = 5)
         case = _case(size, network)
         with ExitStack() as stack:
             made = {name: stack.enter_context(_training(path, case)) for name, path in folders.items()}
-            able = [name for name, (_, told) in made.items() if "lacks" not in told]
-            steps = {name: partial(_step, ask) for name, (ask, _) in made.items() if name in able}
-            for name in able * WARM_UP:
-                steps[name]()
+            steps = {name: step for name, (told, step) in made.items() if "lacks" not in told}
+            for step in [*steps.values()] * WARM_UP:
+                step()
             times = turns(steps, repeats)
-        for name, (_, told) in made.items():
+        for name, (told, _) in made.items():
             record = {"size": size, "network": network, "revision": name}
-            if name not in able:
+            if name in steps:
+                parts = {part: [own[part] for own, _ in times.found[name]] for part in revision.PARTS}
+                memory = {"peak_bytes": times.found[name][-1][1], "base_bytes": told["base_bytes"]}
+                records.append(record | times.of(name) | {"parts": parts} | memory)
+            else:
                 records.append(record | {"lacks": told["lacks"]})
-                continue
-            parts = {part: [own[part] for own, _ in times.found[name]] for part in revision.PARTS}
-            memory = {"peak_bytes": times.found[name][-1][1], "base_bytes": told["base_bytes"]}
-            records.append(record | times.of(name) | {"parts": parts} | memory)
     return records
-
-
-def _step(ask: Callable[[Any], dict[str, Any]]) -> tuple[float, float, dict[str, float], int | None]:
-    """Ask a process of :func:`_training` for a step; return its times, its parts' and the peak of its memory so far."""
-    told = ask("step")
-    return *told["seconds"], told["parts"], told["peak_bytes"]
 
 
 def _case(size: str, network: str) -> dict[str, Any]:
     """Return what :func:`bsm.study.speed.revision.train` gets."""
     chosen, other = SIZES[size], network == ROFORMER
     config = RoformerConfig.like(chosen.config) if other else chosen.config.replace(time_block=network)
-    return {
+    return chosen._asdict() | {
         "network": ROFORMER if other else "BSMamba2",
         "config": _changed(config),
         "loss": _changed(chosen.loss),
-        "batch": chosen.batch,
-        "seconds": chosen.seconds,
         "threads": torch.get_num_threads(),
     }
 
 
 @contextmanager
-def _training(folder: Path, case: dict[str, Any]) -> Iterator[tuple[Callable[[Any], dict[str, Any]], dict[str, Any]]]:
-    """Start a process that trains with the revision in a folder; yield what asks it, and its answer to the case."""
+def _training(folder: Path, case: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Callable[[], tuple[Any, ...]]]]:
+    """Start a process that trains with the revision in a folder.
+
+    Yields:
+        Its answer to the case, and a function that lets it take a step and returns the step's wall and processor time,
+        its parts' times, and the peak of the process's memory so far.
+    """
     command = [sys.executable, "-P", revision.__file__]  # -P: the script's own folder holds no packages
     environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": str(case["threads"])}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
@@ -159,10 +140,14 @@ def _training(folder: Path, case: dict[str, Any]) -> Iterator[tuple[Callable[[An
                 raise InputError(f"{folder}: its training ended early; the lines above say why")
             return json.loads(answer)
 
+        def step() -> tuple[Any, ...]:
+            told = ask("step")
+            return *told["seconds"], told["parts"], told["peak_bytes"]
+
         told = ask(case)
         if not Path(told["package"]).is_relative_to(folder):
             raise InputError(f"{folder}: Python imported {told['package']} instead of this revision")
-        yield ask, told
+        yield told, step
 
 
 def _changed(config: ModelConfig | RoformerConfig | LossConfig) -> dict[str, Any]:
@@ -173,20 +158,19 @@ def _changed(config: ModelConfig | RoformerConfig | LossConfig) -> dict[str, Any
 
 def table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """List the best processor times of a step and its parts, its memory, and the ratio of both revisions."""
+    there = {(r["size"], r["network"]): r.get("processor_seconds") for r in records if r["revision"] == THERE}
     rows = []
     for record in records:
         row = {"size": record["size"], "network": record["network"], "revision": record["revision"]}
         if "lacks" in record:
             rows.append(row | {"step (ms)": float("nan"), "quiet": record["lacks"]})
             continue
-        row["step (ms)"] = 1e3 * min(record["processor_seconds"])
+        own = record["processor_seconds"]
+        row["step (ms)"] = 1e3 * min(own)
         row |= {f"{part} (ms)": 1e3 * min(seconds) for part, seconds in record["parts"].items()}
         row["peak memory (MiB)"] = (record["peak_bytes"] or float("nan")) / 2**20
-        case = (record["size"], record["network"], THERE)
-        others = (r for r in records if (r["size"], r["network"], r["revision"]) == case and "lacks" not in r)
-        if record["revision"] == HERE and (other := next(others, None)):
-            best = min(other["processor_seconds"]) / min(record["processor_seconds"])
-            row["times as fast, best"] = best
-            row["round by round"] = interval_words(ratio(other["processor_seconds"], record["processor_seconds"]), "x")
+        if record["revision"] == HERE and (other := there.get((record["size"], record["network"]))):
+            row["times as fast, best"] = min(other) / min(own)
+            row["round by round"] = interval_words(ratio(other, own), "x")
         rows.append(row | {"quiet": "yes" if is_quiet(record) else "no"})
     return pd.DataFrame(rows)

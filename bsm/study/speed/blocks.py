@@ -1,23 +1,18 @@
-"""The parts around the scan: convolution, one block, compilation, and what the scan's direct term contributes."""
+"""The parts around the scan: convolution, one block, and what compiling it gains."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bsm.config import ModelConfig
 from bsm.conv import BACKENDS, causal_conv, unavailable
-from bsm.mamba2 import BiMamba2Block, Mamba2, Scan
-from bsm.model import BSMamba2
-from bsm.scan import scan
-from bsm.study.speed.scan import PAPER, PASSES, frames, run, weights_like
+from bsm.mamba2 import BiMamba2Block
+from bsm.study.speed.scan import PAPER, frames, timed_passes
 from bsm.study.speed.timer import SEED, compiling, repeated
 
 
@@ -26,19 +21,14 @@ def measure(seconds: Sequence[float], *, repeats: int, device: str) -> dict[str,
     return {"conv": conv(seconds, repeats=repeats, device=device), "block": block(repeats=repeats, device=device)}
 
 
-def conv(
-    seconds: Sequence[float] = (4.0,), *, batch: int = 4, repeats: int = 3, device: str = "cpu"
-) -> list[dict[str, Any]]:
+def conv(seconds: Sequence[float], *, batch: int = 4, repeats: int, device: str = "cpu") -> list[dict[str, Any]]:
     """Time the convolution backends that can run here, at the paper's 1280 channels and 4 taps."""
     functions = {name: partial(causal_conv, backend=name) for name in conv_backends(PAPER, device)}
     records = []
     for span in seconds:
         length = frames(PAPER, span)
         values = conv_inputs(batch, length, PAPER, device=device)
-        for kind, train in PASSES.items():
-            weights = weights_like(values["x"]) if train else None
-            times = repeated({name: partial(run, f, values, weights) for name, f in functions.items()}, repeats)
-            records += times.records("backend", {"rows": batch, "length": length, "pass": kind})
+        records += timed_passes(functions, values, repeats, {"rows": batch, "length": length})
     return records
 
 
@@ -59,12 +49,10 @@ def _block(config: ModelConfig) -> BiMamba2Block:
     return BiMamba2Block(config)
 
 
-def block(
-    seconds: float = 4.0, *, rows: Sequence[int] = (1, 62), repeats: int = 3, device: str = "cpu"
-) -> list[dict[str, Any]]:
+def block(seconds: float = 4.0, *, repeats: int, device: str = "cpu") -> list[dict[str, Any]]:
     """Time one bidirectional block of the paper's size, forward, with one row and with as many as there are bands."""
     module, length = _block(PAPER).to(device), frames(PAPER, seconds)
-    values = {n: torch.randn(n, length, PAPER.dim).to(device) for n in rows}
+    values = {n: torch.randn(n, length, PAPER.dim).to(device) for n in (1, len(PAPER.bands))}
     with torch.inference_mode():
         times = repeated({n: partial(module, v) for n, v in values.items()}, repeats)
     return times.records("rows", {"length": length})
@@ -82,31 +70,3 @@ def compiled(*, repeats: int) -> dict[str, Any]:
         module(x).square().mean().backward()
 
     return {"preset": preset} | compiling(partial(step, plain), partial(step, torch.compile(plain)), repeats)
-
-
-@torch.inference_mode()
-def direct_share(model: BSMamba2, mixture: Tensor) -> list[dict[str, Any]]:
-    """Measure the direct term ``D x`` in each scan's output for a mixture, ``(batch, channels, samples)``.
-
-    Returns:
-        One record per mixer: its name, the sequence length, ``direct`` = ||D x|| / ||y||, and ``without_state`` =
-        ||y - y of the feedthrough backend|| / ||y||, the error of leaving out the state between chunks.
-    """
-    energies: dict[tuple[str, int], np.ndarray] = {}
-
-    def measure(name: str, module: Scan, _: tuple, values: dict[str, Tensor]) -> None:
-        y, _ = scan(**values, reverse=module.reverse, final_state=False)
-        rough, _ = scan(**values, reverse=module.reverse, final_state=False, backend="feedthrough")
-        parts = np.array([float(p.square().sum()) for p in (y, values["x"] * values["D"][:, None], y - rough)])
-        case = name, y.shape[1]
-        energies[case] = energies.get(case, 0) + parts  # a scan is called once per slab of rows
-
-    with ExitStack() as hooks:
-        for name, module in model.named_modules():
-            if isinstance(module, Mamba2):
-                hooks.enter_context(module.ssm.register_forward_pre_hook(partial(measure, name), with_kwargs=True))
-        model(mixture)
-    return [
-        {"mixer": name, "length": length, "direct": math.sqrt(d / y), "without_state": math.sqrt(e / y)}
-        for (name, length), (y, d, e) in energies.items()
-    ]

@@ -22,13 +22,12 @@ from bsm.study.speed.timer import SEED, repeated
 
 WORKERS = (0, 2, 4)
 SONGS = 24  # songs used at most: as many as the demo trains on
+ITEMS, BATCH = 200, 2  # mixtures that a loader gives in a round, and in a batch
 DRAWN = 8  # segments of one source read in a round
 RESTARTED = "2 workers, started anew every round"  # the optimisation report's case before; its 4 workers persist
 
 
-def loading(
-    tracks: Sequence[Track], seconds: Sequence[float] = (1.0,), *, repeats: int = 9, batch: int = 2, items: int = 200
-) -> dict[str, Any]:
+def loading(tracks: Sequence[Track], seconds: Sequence[float], *, repeats: int) -> dict[str, Any]:
     """Measure how fast training segments come, and what makes them come faster.
 
     Every round reads the same segments, so that their files lie in memory (the page cache).
@@ -37,8 +36,6 @@ def loading(
         tracks: songs of equal rate, channels and source names; the first :data:`SONGS` are used.
         seconds: lengths of a segment, s.
         repeats: rounds.
-        batch: mixtures in a batch of the loader.
-        items: mixtures that the loader gives in a round.
 
     Returns:
         ``speed``: one record per length and ``case``: ``segments`` of a round and its times. ``cores``: the machine's
@@ -56,16 +53,16 @@ def loading(
             raise InputError(f"segments of {segment} samples cannot be measured here; choose 1 to {longest}")
         with tempfile.TemporaryDirectory() as folder:
             starts = _copies(tracks, segment, Path(folder))
-            cases = (_loaders(tracks, segment, batch, items), items), (_reads(starts, segment), len(starts))
+            cases = (_loaders(tracks, segment), ITEMS), (_reads(starts, segment), len(starts))
             for functions, segments in cases:
                 times = repeated(functions, repeats, waits=True)
                 speed += times.records("case", {"audio_seconds": span, "segments": segments})
     return {"speed": speed, "cores": os.cpu_count()}
 
 
-def _loaders(tracks: Sequence[Track], segment: int, batch: int, items: int) -> dict[str, Callable[[], Any]]:
+def _loaders(tracks: Sequence[Track], segment: int) -> dict[str, Callable[[], Any]]:
     """Return functions that load mixtures: with persistent workers, and with workers started anew every round."""
-    load = partial(DataLoader, MixingDataset(tracks, segment=segment, seed=SEED, length=items), batch_size=batch)
+    load = partial(DataLoader, MixingDataset(tracks, segment=segment, seed=SEED, length=ITEMS), batch_size=BATCH)
     loaders = {f"{n} workers": load(num_workers=n, persistent_workers=n > 0) for n in WORKERS}
     loaders[RESTARTED] = load(num_workers=2)
     return {case: partial(deque, loader, maxlen=0) for case, loader in loaders.items()}  # which keeps nothing

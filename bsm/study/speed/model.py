@@ -94,10 +94,8 @@ def _prepared(name: str, preset: str, seconds: float, threads: int) -> Callable[
 
 def _measure(name: str, preset: str, seconds: float, threads: int) -> tuple[float, float, int | None, int | None]:
     """Return the times of one pass (:func:`timed`), and memory before it and at its peak (:func:`resident`) or None."""
-    run = _prepared(name, preset, seconds, threads)
-    times: list[tuple[float, float]] = []
-    memory = resident(lambda: times.append(timed(run)))
-    return *times[0], *(memory or (None, None))
+    times, before, peak = resident(partial(timed, _prepared(name, preset, seconds, threads)))
+    return *times, before, peak
 
 
 def _profile(name: str, preset: str, seconds: float, threads: int) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from bsm.study.counts import GIB, operations, parameter_count, step_memory
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, plain, read_result
 from bsm.study.speed.parts import DATA, LOSS, OPTIMISER
-from bsm.study.speed.step import OURS, part_seconds
+from bsm.study.speed.step import OURS, part_seconds, size
 
 SEGMENTS = 30  # segments that each of the paper's two GPUs processes for an update
 LIKE_OURS = (OURS.name, "chunked", "triton")  # variants whose step is that of bsm.train, on a CPU or on a GPU
@@ -138,6 +138,6 @@ def _source(path: Path, record: dict[str, Any], step: dict[str, Any], preset: st
     other = "" if step["preset"] == preset else " (of another size: a rough guide)"
     return (
         f"{preset}: extrapolated from {len(step['seconds'])} steps in {shown}{other}: preset {step['preset']}, scan "
-        f"{step['scan']}, {step['batch']} x {step['audio_seconds']:g} s, {step['precision']}, on {machine['device']}, "
+        f"{step['scan']}, {size(step)}, {step['precision']}, on {machine['device']}, "
         f"{machine['threads']} threads, revision {machine['git']['revision'][:12]}."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,13 +15,11 @@ from tqdm import tqdm
 
 from bsm.config import ModelConfig
 from bsm.scan import EXACT, available, scan
-from bsm.study.speed import peers
+from bsm.study.speed import yardsticks
 from bsm.study.speed.timer import SEED, fresh, matmul_rate, peak_memory_cuda, repeated, resident
-from bsm.study.speed.yardsticks import indexed_loop, textbook
 
 log = logging.getLogger(__name__)
 
-YARDSTICKS: dict[str, Callable[..., Tensor]] = {"loop, indexed": indexed_loop, "textbook": textbook}
 PAPER = ModelConfig.preset("paper")
 PASSES = {"forward": False, "forward + backward": True}  # and whether there are gradients
 BAND_ROWS = 100  # frames of a second: as many sequences of bands
@@ -83,7 +81,7 @@ def outputs(**inputs: Any) -> Tensor:
 
 def function_of(name: str) -> Callable[..., Tensor]:
     """Return a scan by the name of its backend, yardstick or package."""
-    return (YARDSTICKS | peers.installed()).get(name) or partial(outputs, backend=name)
+    return yardsticks.scans().get(name) or partial(outputs, backend=name)
 
 
 def weights_like(x: Tensor) -> Tensor:
@@ -113,16 +111,21 @@ def errors(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, Any]:
     return {"output_error": found.pop(""), "gradient_errors": found}
 
 
-def cases(
-    seconds: Sequence[float], batch: int, config: ModelConfig, band_rows: int = BAND_ROWS
-) -> list[tuple[str, int, int]]:
+def worst_errors(records: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Return the largest error of an output, and of a gradient, in records of :func:`speed`; NaN without any."""
+    gradients = [error for r in records for error in r.get("gradient_errors", {}).values()]
+    outputs = [r["output_error"] for r in records]
+    return max(outputs, default=math.nan), max(gradients, default=math.nan)
+
+
+def cases(seconds: Sequence[float], batch: int, band_rows: int) -> list[tuple[str, int, int]]:
     """List (axis, rows, length): ``batch`` rows of each length on the time axis, ``band_rows`` on the band axis."""
-    return [("time", batch, frames(config, span)) for span in seconds] + [("band", band_rows, len(config.bands))]
+    return [("time", batch, frames(PAPER, span)) for span in seconds] + [("band", band_rows, len(PAPER.bands))]
 
 
 def measure(seconds: Sequence[float], *, repeats: int, device: str) -> dict[str, Any]:
     """Measure ``speed`` and ``memory`` of the scan backends, in s, and what :func:`scaling` measures."""
-    if missing := peers.PEERS.keys() - peers.installed().keys():
+    if missing := yardsticks.PEERS.keys() - yardsticks.scans().keys():
         log.info("not measured, for want of `pip install %s`: their scans", " ".join(sorted(missing)))
     return {
         "speed": speed(seconds, repeats=repeats, device=device),
@@ -137,43 +140,46 @@ def speed(
     batch: int = 4,
     band_rows: int = BAND_ROWS,
     repeats: int = 3,
-    config: ModelConfig = PAPER,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Measure error and time of the exact scan backends that can run here, of the yardsticks and of other packages.
 
-    The reference of the errors is ``sequential`` in float64. Shapes are those of a configuration.
+    The reference of the errors is ``sequential`` in float64. Shapes are those of the paper's network.
 
     Returns:
         One record per axis, length, pass and backend: times of every round in s, relative errors in float32
         (``||got - want|| / ||want||``; of gradients, each input's own).
     """
-    names = [*exact_backends(device), *YARDSTICKS, *peers.installed()]
+    names = [*exact_backends(device), *yardsticks.scans()]
     records = []
-    for axis, rows, length in tqdm(cases(seconds, batch, config, band_rows), desc="scan backends", unit="case"):
-        values = inputs(rows, length, config, device=device)
+    for axis, rows, length in tqdm(cases(seconds, batch, band_rows), desc="scan backends", unit="case"):
+        values = inputs(rows, length, PAPER, device=device)
         # One row is enough for an error, and the reference in float64 is slow.
         row = {k: v[:1] if v.ndim > 1 else v for k, v in values.items()}
         definition = partial(outputs, backend="sequential")
         want = run(definition, {k: v.double() for k, v in row.items()}, weights_like(row["x"]))
         functions = {name: function_of(name) for name in names if tried(name, rows, length, device)}
-        for kind, train in PASSES.items():
-            weights, of_row = (weights_like(v["x"]) if train else None for v in (values, row))
-            times = repeated({name: partial(run, f, values, weights) for name, f in functions.items()}, repeats)
-            for record in times.records("backend", {"axis": axis, "rows": rows, "length": length, "pass": kind}):
-                records.append(record | errors(run(functions[record["backend"]], row, of_row), want))
+        case = {"axis": axis, "rows": rows, "length": length}
+        for record in timed_passes(functions, values, repeats, case):
+            weights = weights_like(row["x"]) if PASSES[record["pass"]] else None
+            records.append(record | errors(run(functions[record["backend"]], row, weights), want))
     return records
 
 
+def timed_passes(
+    functions: Mapping[str, Callable[..., Tensor]], values: Mapping[str, Tensor], repeats: int, case: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Time functions of the same inputs in turns; yield a record per pass (:data:`PASSES`) and function."""
+    for kind, train in PASSES.items():
+        weights = weights_like(values["x"]) if train else None
+        times = repeated({name: partial(run, f, values, weights) for name, f in functions.items()}, repeats)
+        yield from times.records("backend", case | {"pass": kind})
+
+
 def memory(
-    seconds: Sequence[float],
-    *,
-    batch: int = 4,
-    band_rows: int = BAND_ROWS,
-    config: ModelConfig = PAPER,
-    device: str = "cpu",
+    seconds: Sequence[float], *, batch: int = 4, band_rows: int = BAND_ROWS, device: str = "cpu"
 ) -> list[dict[str, Any]]:
-    """Measure the memory that a scan takes above its inputs, forward + backward.
+    """Measure the memory that a scan takes above its inputs, forward + backward, at the paper's sizes.
 
     The inputs include the gradient of the output.
 
@@ -181,18 +187,17 @@ def memory(
         One record per axis, length and backend: ``input_bytes`` and ``peak_bytes`` (None where it cannot be measured).
     """
     names, records = exact_backends(device), []
-    for axis, rows, length in tqdm(cases(seconds, batch, config, band_rows), desc="scan memory", unit="case"):
-        size = sum(v.nbytes for v in inputs(rows, length, config).values())
+    for axis, rows, length in tqdm(cases(seconds, batch, band_rows), desc="scan memory", unit="case"):
+        size = sum(v.nbytes for v in inputs(rows, length, PAPER).values())
         for name in (name for name in names if tried(name, rows, length, device)):
-            case = name, config, rows, length, device
+            case = name, rows, length, device
             peak = fresh(_peak_bytes, *case) if device == "cpu" else _peak_bytes(*case)
-            records.append(
-                {"axis": axis, "rows": rows, "length": length, "backend": name, "input_bytes": size, "peak_bytes": peak}
-            )
+            record = {"axis": axis, "rows": rows, "length": length, "backend": name}
+            records.append(record | {"input_bytes": size, "peak_bytes": peak})
     return records
 
 
-def _peak_bytes(name: str, config: ModelConfig, rows: int, length: int, device: str) -> int | None:
+def _peak_bytes(name: str, rows: int, length: int, device: str) -> int | None:
     """Measure by how many bytes one pass raises memory above its inputs; None where the system does not report it.
 
     On a CPU this is resident memory of the process, which must be fresh: in a used one, the allocator would hand out
@@ -200,7 +205,7 @@ def _peak_bytes(name: str, config: ModelConfig, rows: int, length: int, device: 
     """
 
     def one_pass(rows: int, length: int) -> Callable[[], Any]:
-        values = inputs(rows, length, config, device=device)
+        values = inputs(rows, length, PAPER, device=device)
         return partial(run, function_of(name), values, weights_like(values["x"]))
 
     if device != "cpu":
@@ -208,8 +213,8 @@ def _peak_bytes(name: str, config: ModelConfig, rows: int, length: int, device: 
         take()
         return peak_memory_cuda(take)
     one_pass(1, 8)()
-    found = resident(one_pass(rows, length))
-    return found and found[1] - found[0]
+    _, before, peak = resident(one_pass(rows, length))
+    return None if peak is None else peak - before
 
 
 def scaling(

@@ -6,8 +6,8 @@ The reports are the optimisation and integration reports of the unofficial imple
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
@@ -68,10 +68,10 @@ VARIANTS = (BEFORE, REDUCED, OURS)
 
 
 class Step:
-    """A model in training. Each call is one update, as in :mod:`bsm.train`.
+    """A model in training. Each call is one update, of one forward pass, as in :mod:`bsm.train`.
 
-    ``batches`` yields a mixture and its vocals, ``(batch, channels, samples)``, for each forward pass. With
-    ``compiled``, each block goes through ``torch.compile``.
+    ``batches`` yields a mixture and its vocals, ``(batch, channels, samples)``. With ``compiled``, each block goes
+    through ``torch.compile``.
     """
 
     def __init__(
@@ -111,16 +111,15 @@ class Step:
         switch = clock.switch if clock else lambda *_: None
         half = self.config.precision == "bf16-mixed"
         with timed_parts(self.model, clock) if clock else nullcontext():
-            for _ in range(self.config.accumulate):
-                switch(DATA)
-                mixture, vocals = (v.to(self.device) for v in next(self.batches))
-                with torch.autocast(self.device, torch.bfloat16) if half else nullcontext():
-                    estimate = self.model(mixture)
-                switch(LOSS)
-                value = self.variant.loss(estimate, vocals) / self.config.accumulate
-                switch(LOSS, "backward")
-                value.backward()
-                switch(OPTIMISER)
+            switch(DATA)
+            mixture, vocals = (v.to(self.device) for v in next(self.batches))
+            with torch.autocast(self.device, torch.bfloat16) if half else nullcontext():
+                estimate = self.model(mixture)
+            switch(LOSS)
+            value = self.variant.loss(estimate, vocals)
+            switch(LOSS, "backward")
+            value.backward()
+            switch(OPTIMISER)
         nn.utils.clip_grad_norm_(self.parameters, self.config.clip, foreach=True)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -128,18 +127,15 @@ class Step:
         switch(None)
 
 
-@contextmanager
-def noise_songs(rate: int, channels: int, *, seconds: float = 10.0) -> Iterator[Path]:
-    """Make a temporary folder with four songs of noise, four sources each: reading them costs as much as music."""
-    generator = np.random.default_rng(SEED)
-    with tempfile.TemporaryDirectory() as folder:
-        for song in range(4):
-            path = Path(folder) / f"noise {song}"
-            path.mkdir()
-            for source in ("vocals", "drums", "bass", "other"):
-                sound = 0.1 * generator.standard_normal((channels, round(seconds * rate)), dtype=np.float32)
-                audio.write(path / f"{source}.wav", sound, rate, subtype="PCM_16")
-        yield Path(folder)
+def write_noise(folder: Path, model: ModelConfig, seconds: float) -> None:
+    """Write four songs of noise for a model, four sources each: reading them costs as much as music."""
+    generator, shape = np.random.default_rng(SEED), (model.channels, round(seconds * model.sample_rate))
+    for song in range(4):
+        path = folder / f"noise {song}"
+        path.mkdir()
+        for source in ("vocals", "drums", "bass", "other"):
+            sound = 0.1 * generator.standard_normal(shape, dtype=np.float32)
+            audio.write(path / f"{source}.wav", sound, model.sample_rate, subtype="PCM_16")
 
 
 def state_bytes(config: ModelConfig, seconds: float, batch: int) -> int:
@@ -153,8 +149,8 @@ def breakdown(
     preset: str,
     *,
     seconds: float,
-    batch: int = 1,
-    repeats: int = 5,
+    batch: int,
+    repeats: int,
     precision: str = "32-true",
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
@@ -168,35 +164,29 @@ def breakdown(
         seconds of every round.
     """
     model = ModelConfig.preset(preset)
-    config = TrainConfig(batch_size=batch, accumulate=1, segment_seconds=seconds, precision=precision, seed=SEED)
+    config = TrainConfig(batch_size=batch, segment_seconds=seconds, precision=precision, seed=SEED)
     fitting = [v for v in variants if v.scan not in LOOPS or state_bytes(model, seconds, batch) <= LARGEST]
     segment = round(seconds * model.sample_rate)
-    with noise_songs(model.sample_rate, model.channels, seconds=max(10.0, 2 * seconds)) as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        write_noise(Path(folder), model, max(10.0, 2 * seconds))
         length = batch * (2 * repeats + 1)  # a disturbed round is repeated
-        dataset = MixingDataset(folder_tracks(folder, "train"), segment=segment, seed=SEED, length=length)
+        dataset = MixingDataset(folder_tracks(Path(folder), "train"), segment=segment, seed=SEED, length=length)
         loader = DataLoader(dataset, batch_size=batch)  # in this process, so that its time is counted
         steps = {v.name: Step(v, model, config, loader, device=device) for v in fitting}
         for step in tqdm(steps.values(), desc=f"warm up {preset}, {seconds:g} s, batch {batch}", unit="step"):
             step()
         times = turns({name: partial(_by_part, step) for name, step in steps.items()}, repeats)
-    return [
-        {
-            "variant": v.name,
-            "scan": v.scan,
-            "preset": preset,
-            "audio_seconds": seconds,
-            "batch": batch,
-            "precision": precision,
-            "parameters": parameter_count(model),
-            "parts": [
-                {"part": part, "direction": direction, "seconds": [clock[part, direction] for (clock,) in rounds]}
-                for part, direction in dict.fromkeys(key for (clock,) in rounds for key in clock)
-            ],
-        }
-        | times.of(v.name)
-        for v in fitting
-        for rounds in [times.found[v.name]]
-    ]
+    facts = {"preset": preset, "audio_seconds": seconds, "batch": batch, "precision": precision}
+    facts["parameters"] = parameter_count(model)
+    records = []
+    for v in fitting:
+        clocks = [clock for (clock,) in times.found[v.name]]
+        parts = [
+            {"part": part, "direction": direction, "seconds": [clock[part, direction] for clock in clocks]}
+            for part, direction in dict.fromkeys(key for clock in clocks for key in clock)
+        ]
+        records.append({"variant": v.name, "scan": v.scan} | facts | {"parts": parts} | times.of(v.name))
+    return records
 
 
 def _by_part(step: Step) -> tuple[float, float, dict[tuple[str, str], float]]:
@@ -212,23 +202,20 @@ def part_seconds(record: dict[str, Any], *names: str) -> np.ndarray:
     return np.sum(chosen, axis=0) if chosen else np.zeros(len(record["seconds"]))
 
 
+def size(record: dict[str, Any]) -> str:
+    """Say how many segments a step took, and how long they were: ``2 x 1 s``."""
+    return f"{record['batch']} x {record['audio_seconds']:g} s"
+
+
 def named(records: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
     """Return the record of a variant."""
     return next(record for record in records if record["variant"] == name)
 
 
-def compiled(
-    preset: str = "tiny",
-    *,
-    seconds: float = 1.0,
-    batch: int = 2,
-    repeats: int = 5,
-    precision: str = "32-true",
-    device: str = "cpu",
-) -> dict[str, Any]:
+def compiled(preset: str, *, seconds: float, batch: int, repeats: int, precision: str, device: str) -> dict[str, Any]:
     """Time whole training steps with and without ``torch.compile``, and what compiling took, in s."""
     model = ModelConfig.preset(preset)
-    config = TrainConfig(batch_size=batch, accumulate=1, precision=precision, seed=SEED)
+    config = TrainConfig(batch_size=batch, precision=precision, seed=SEED)
     sound = _segments(model, seconds, batch)
     steps = [Step(OURS, model, config, repeat(sound), device=device, compiled=flag) for flag in (False, True)]
     return {"preset": preset, "audio_seconds": seconds, "batch": batch} | compiling(*steps, repeats)
@@ -259,7 +246,7 @@ def compared(
     for scan, again in cases:
         if official.unavailable(device) if scan == OFFICIAL else available(device)[scan]:
             continue
-        config = TrainConfig(batch_size=batch, accumulate=1, precision=precision, seed=SEED, checkpoint_gradients=again)
+        config = TrainConfig(batch_size=batch, precision=precision, seed=SEED, checkpoint_gradients=again)
         loss = partial(plain_loss, config=LossConfig()) if scan == OFFICIAL else bsmamba2_loss
         taken = Step(Variant(scan, scan, loss), model, config, repeat(sound), device=device)
         record = {"scan": scan, "recomputed": again}

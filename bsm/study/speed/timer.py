@@ -144,18 +144,16 @@ def fresh(function: Callable[..., Any], *args: Any) -> Any:
         return pool.submit(function, *args).result()
 
 
-def resident(run: Callable[[], Any]) -> tuple[int, int] | None:
-    """Return this process's resident memory before ``run()``, and the most during it, in bytes.
+def resident(function: Callable[[], Any]) -> tuple[Any, int | None, int | None]:
+    """Call a function; return its result, and this process's resident memory before it and at its peak, in bytes.
 
-    Outside Linux, which alone has ``/proc/self/clear_refs``, ``run()`` is called and None is returned.
+    The memory is None outside Linux, which alone has ``/proc/self/clear_refs``.
     """
     if not _CLEAR.exists():
-        run()
-        return None
+        return function(), None, None
     _CLEAR.write_text("5")  # the high-water mark starts again here
     before = _status("VmRSS")
-    run()
-    return before, _status("VmHWM")
+    return function(), before, _status("VmHWM")
 
 
 def peak_memory_cuda(run: Callable[[], Any]) -> int:

@@ -1,11 +1,14 @@
 """Baselines for the speed of scan, loss and transform. Nothing here serves any other purpose.
 
-The scans take ``x, dt, A, B, C, D`` as :func:`bsm.scan.scan` does, with one group, and return ``y``.
+The scans take ``x, dt, A, B, C, D`` as :func:`bsm.scan.scan` does, with one group, and return ``y``. Those of other
+packages run in plain PyTorch, for machines without a GPU; these packages are optional. Their chunks have the packages'
+default length, or that of a shorter sequence, so that none computes on padding alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +17,8 @@ from torch import Tensor, nn
 from bsm.config import LossConfig
 from bsm.mamba2 import Mamba2
 from bsm.stft import STFT
+
+CHUNK = 256  # steps: the default of niverel-mamba and of transformers
 
 
 def indexed_loop(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
@@ -78,6 +83,44 @@ def _segment_sums(a: Tensor) -> Tensor:
     mask = torch.ones(size, size, dtype=torch.bool, device=a.device)
     repeated = a[..., None].expand(*a.shape, size).masked_fill(~mask.tril(-1), 0)
     return repeated.cumsum(-2).masked_fill(~mask.tril(), -torch.inf)
+
+
+def niverel(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    """Run ``ssd_chunked`` of niverel-mamba."""
+    from niverel_mamba.torch_ops.ssd_chunked import ssd_chunked
+
+    return ssd_chunked(x, dt, A, B, C, D=D, dt_softplus=False, chunk_size=min(CHUNK, x.shape[1]))[0]
+
+
+def transformers(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    """Run the scan of Hugging Face transformers' Mamba2, as its PyTorch path does; version 5.24 has this function."""
+    from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan
+
+    return mamba2_chunk_scan(x, dt, A, B, C, min(CHUNK, x.shape[1]), D=D)
+
+
+def scan_lite(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    """Run ``chunked_scan`` of mamba-scan-lite."""
+    from mamba_scan_lite.patch import chunked_scan
+
+    heads = x.shape[2]
+    B, C = (v.repeat_interleave(heads, 2) for v in (B, C))
+    state = x.new_zeros(x.shape[0], heads, x.shape[3], B.shape[3])
+    return chunked_scan(state, dt, A, x, B, C, D[:, None])[0]
+
+
+PEERS = {
+    "niverel-mamba": ("niverel_mamba", niverel),
+    "transformers": ("transformers", transformers),
+    "mamba-scan-lite": ("mamba_scan_lite", scan_lite),
+}
+"""By the package's name on PyPI: the module that it installs, and its scan."""
+
+
+def scans() -> dict[str, Callable[..., Tensor]]:
+    """Return the scans here by name, as far as their packages are installed."""
+    own = {"loop, indexed": indexed_loop, "textbook": textbook}
+    return own | {name: scan for name, (module, scan) in PEERS.items() if find_spec(module)}
 
 
 def plain_loss(
