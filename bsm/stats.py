@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -229,9 +230,7 @@ def crossed_interval(
         return Interval(NAN, NAN, NAN, n, dropped, "none")
     _, place = np.unique(owners[whole], return_inverse=True)
     songs = place.max() + 1
-    rng = np.random.default_rng(0)
-    # How often each song and each seed is drawn. The mean of a resample follows from these counts by matrix products.
-    song_draws, seed_draws = (rng.multinomial(size, np.full(size, 1 / size), resamples) for size in (songs, seeds))
+    song_draws, seed_draws = _draws(songs, seeds, resamples)
     seed_means, resampled, fewest = 0.0, 0.0, songs
     for sign, side in signs.items():
         counts = np.bincount(place[side], minlength=songs)
@@ -267,6 +266,16 @@ def crossed_interval(
         p_values.append(p)
     low, high = map(float, ends)
     return Interval(estimate, low, high, n, dropped, "percentile, t", float(effective), min(1.0, max(p_values)))
+
+
+@lru_cache(maxsize=8)
+def _draws(songs: int, seeds: int, resamples: int) -> list[np.ndarray]:
+    """Return how often each resample draws each song, ``(resamples, songs)``, and each seed; always the same.
+
+    The mean of a resample follows from these counts by matrix products.
+    """
+    rng = np.random.default_rng(0)
+    return [rng.multinomial(size, np.full(size, 1 / size), resamples) for size in (songs, seeds)]
 
 
 def _spread(values: np.ndarray, groups: np.ndarray, signs: Mapping[int, np.ndarray]) -> tuple[float, float]:

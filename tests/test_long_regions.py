@@ -223,11 +223,12 @@ def test_the_arms_are_compared_by_bin(made):
     short, long = (found["gap before", group, SDR] for group in ("1 to 2 s", "8 s or more"))
     assert short["differences"]["no time block"]["estimate"] == pytest.approx(1, abs=0.1)
     assert long["differences"]["no time block"]["estimate"] == pytest.approx(2, abs=0.1)
-    assert (long["regions"], long["songs"], long["differences"]["no time block"]["seeds"]) == (12, 12, 2)
-    assert long["means"][EQUALISER] == pytest.approx(1, abs=0.1)
+    gain = long["differences"]["no time block"]
+    assert (gain["tracks"], gain["songs"], gain["seeds"]) == (12, 12, 2)
+    assert long["means"][EQUALISER]["estimate"] == pytest.approx(1, abs=0.1)
     leaked = found["gap before", "1 to 2 s", BEFORE]["differences"]["no time block"]
     assert (leaked["estimate"], leaked["verdict"]) == (0, "no difference seen")
-    assert found["all regions", "all", SDR]["means"]["BSMamba2"] == pytest.approx(5.5, abs=0.1)
+    assert found["all regions", "all", SDR]["means"]["BSMamba2"]["estimate"] == pytest.approx(5.5, abs=0.1)
     assert len(region_tables.mean_table(rows)) == len(rows)
     measured(made, "none", 4.0, 2)  # of two trainings nothing follows after the correction
     rows = region_tables.compare(region_tables.read(made, "songs-1s"), region_tables.CONDITIONS["songs"][1:2])
@@ -380,9 +381,9 @@ def test_the_figures_name_every_network_and_bin(made):
         drawn = region_tables.figure_of(rows, part)
         labels = [text.get_text() for text in drawn.legends[0].get_texts()]
         assert labels == ["BSMamba2", "no time block", EQUALISER, region_tables.SILENCE]
-        for condition, ax in zip(part, drawn.axes[len(part) :], strict=True):
-            ticks = [text.get_text() for text in ax.get_xticklabels()]
-            own = [row for row in rows if (row["by"], row["quantity"]) == (condition.title, condition.measures[0])]
-            assert len(ticks) == len(own) and all(f"n={r['regions']}" in t for r, t in zip(own, ticks, strict=True))
+        assert [ax.get_title() for ax in drawn.axes[: len(part)]] == [condition.title for condition in part]
+        if part[0].title == region_tables.DURATION:
+            ticks = [text.get_text() for text in drawn.axes[len(part)].get_xticklabels()]
+            assert ticks == ["1–2\nn=12", "2–4\nn=24", "4 on\nn=12"]
     drawn = region_tables.figure_without(region_tables.without(region_tables.read(made, "songs-1s")))
     assert [text.get_text() for text in drawn.axes[0].get_xticklabels()][:2] == ["no future", "no past"]

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from bsm.activity import Region, frame_rms
 from bsm.study import figures
-from bsm.study.occurrence import AFTER, BEFORE, LEAKAGE, NAMES, SDR, by_model
+from bsm.study.compare import tables
+from bsm.study.occurrence import AFTER, BEFORE, LEAKAGE, NAMES, SDR
 
 Records = Sequence[dict[str, Any]]
 LOWEST = -80.0
@@ -76,15 +77,14 @@ def figure_of_onsets(first: Records, distant: Records) -> Figure:
 
 
 @figures.style()
-def figure_of_shares(songs: Records) -> Figure:
+def figure_of_shares(songs: pd.DataFrame) -> Figure:
     """Draw each song's SDR and leakage against the share of it that is sung, seeds averaged."""
     drawn, axes = plt.subplots(1, 2, figsize=(7.5, 3.2))
-    shares = {record["track"]: record["share"] for record in songs}
-    models = list(dict.fromkeys(record["model"] for record in songs))
-    colours = figures.model_colours(models)
+    shares = songs.groupby("track")["share"].first()
+    colours = figures.model_colours(songs["system"].unique())
     for ax, quantity in zip(axes, (SDR, LEAKAGE), strict=True):
-        tables = by_model(songs, quantity, models)
-        means = pd.DataFrame({model: own.mean(axis=1, skipna=False) for model, own in tables.items()}).dropna()
+        found = {model: own.mean(axis=1, skipna=False) for model, own in tables(songs, quantity).items()}
+        means = pd.DataFrame(found).dropna()
         x = 100 * means.index.get_level_values("track").map(shares).to_numpy(float)
         for (model, held), mark in zip(means.items(), "osD^", strict=False):
             ax.plot(x, held, mark, color=colours[model], markersize=5, alpha=0.8, label=model)

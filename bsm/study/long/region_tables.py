@@ -20,7 +20,7 @@ from bsm.study import figures, occurrence
 from bsm.study.assay import assay
 from bsm.study.baselines import EQUALISER
 from bsm.study.campaign import finished, lacking, of_run
-from bsm.study.compare import ROWS, covers, differences, folds_of, interval, paired, table_of, tidy, words
+from bsm.study.compare import covers, differences, folds_of, interval, paired, table_of, tidy, words
 from bsm.study.long import arms
 from bsm.study.long.regions import FIRST, FIRST_NO_PAST, IN_WINDOW, NO_FUTURE, NO_PAST
 from bsm.study.occurrence import AFTER, BEFORE, NAMES, SDR
@@ -157,30 +157,23 @@ def compare(frame: pd.DataFrame, conditions: Sequence[Condition]) -> list[dict[s
     """Compare the base with every other network in each bin, paired per region and seed.
 
     Returns:
-        Records with ``by`` (a condition's title), ``group``, ``quantity``, numbers of ``regions`` and ``songs``,
-        ``means`` by system, and ``differences`` of the base from each other network
-        (:func:`bsm.study.compare.paired`; intervals over songs and trainings). The verdicts on a measure of two
-        networks are corrected for the number of bins (Holm, 1979).
+        Records of :func:`bsm.study.occurrence.compare` with ``by``, a condition's title, and the number of the bin's
+        ``songs``. The verdicts on a measure of two networks are corrected for the number of bins (Holm, 1979).
     """
-    rows, records, folds = [], frame.to_dict("records"), folds_of(frame)
+    rows, models, folds = [], trained(frame), folds_of(frame)
     for condition in (Condition(EVERYWHERE, SDR, (0,)), *conditions):
-        groups = occurrence.grouped(records, condition.column, condition.edges, condition.unit)
+        groups = occurrence.grouped(frame, condition.column, condition.edges, condition.unit)
         everything = groups.pop("all")
-        for group, own in [("all", everything)] if condition.title == EVERYWHERE else groups.items():
-            part = pd.DataFrame(own)
-            for quantity in condition.measures if own else ():
-                found = {name: table_of(part, name, quantity) for name in frame["system"].unique()}
-                row = {"by": condition.title, "group": group, "quantity": quantity}
-                row |= {"regions": len(found[BASE].dropna()), "songs": part["song"].nunique()}
-                row["means"] = {name: float(own.stack().mean()) for name, own in found.items()}
-                row["differences"] = {other: paired(found[BASE], found[other], folds) for other in trained(frame)[1:]}
-                rows.append(row)
+        for group, part in [("all", everything)] if condition.title == EVERYWHERE else groups.items():
+            for quantity in condition.measures if len(part) else ():
+                found = occurrence.compare(frame, quantity, {group: part}, models=models, folds=folds)
+                rows += [{"by": condition.title, "songs": part["song"].nunique()} | row for row in found]
     return occurrence.correct(rows)
 
 
 def mean_table(rows: Rows) -> pd.DataFrame:
     """Return the means of :func:`compare`: a row per bin and measure, a column per system."""
-    return pd.DataFrame([_place(row) | row["means"] for row in rows])
+    return pd.DataFrame(_place(row) | {name: own["estimate"] for name, own in row["means"].items()} for row in rows)
 
 
 def difference_table(rows: Rows) -> pd.DataFrame:
@@ -194,7 +187,7 @@ def difference_table(rows: Rows) -> pd.DataFrame:
 
 def _place(row: Mapping[str, Any]) -> dict[str, str]:
     measure = "SDR, windows of 8 s (dB)" if row["quantity"] == IN_WINDOW else NAMES[row["quantity"]]
-    counts = f"{row['regions']} ({row['songs']})"
+    counts = f"{row['means'][BASE]['tracks']} ({row['songs']})"
     return {"by": row["by"], "bin": row["group"], "measure": measure, "regions (songs)": counts}
 
 
@@ -207,13 +200,13 @@ def figure_of(rows: Rows, conditions: Sequence[Condition]) -> Figure:
     drawn, axes = plt.subplots(2, len(conditions), figsize=(3.3 * len(conditions), 5.4), sharey="row", squeeze=False)
     for above, below, condition in zip(*axes, conditions, strict=True):
         own = [row for row in rows if row["by"] == condition.title and row["quantity"] == condition.measures[0]]
-        ticks = [f"{row['group'].removesuffix(f' {condition.unit}')}\nn={row['regions']}" for row in own]
+        ticks = [f"{row['group'].removesuffix(f' {condition.unit}')}\nn={row['means'][BASE]['tracks']}" for row in own]
         ticks = [tick.replace(f" {condition.unit} or more", " on").replace(" to ", "–") for tick in ticks]
         others = list(own[0]["differences"])
         colours = figures.model_colours([BASE, *others]) | {EQUALISER: "0.5"}
         for name in (BASE, *others, *({EQUALISER} & set(own[0]["means"]))):
             line = {"color": colours[name], "linestyle": ":" if name == EQUALISER else "-", "label": name}
-            above.plot(ticks, [row["means"][name] for row in own], marker=".", **line)
+            above.plot(ticks, [row["means"][name]["estimate"] for row in own], marker=".", **line)
         above.axhline(0, color="0.4", linewidth=0.8, linestyle="--", label=SILENCE)
         above.set(xticks=range(len(ticks)), xticklabels=[], xlim=(-0.5, len(ticks) - 0.5), title=condition.title)
         below.axhline(0, color="0.4", linewidth=0.8)
@@ -282,12 +275,12 @@ def contrasts(frame: pd.DataFrame, places: Sequence[Contrast]) -> pd.DataFrame:
     """
     found, extra, folds = [], [], folds_of(frame)
     for column, where, low, high in places:
-        unknown = frame["cut"] & (frame["duration"] < LONG) & (column == "duration")
-        known = frame[frame[column].notna() & ~unknown]
         for other in trained(frame)[1:]:
-            gains = differences(table_of(known, BASE, SDR), table_of(known, other, SDR)).dropna()
-            values = known.groupby(ROWS)[column].first().reindex(gains.index)
-            inside = ((values >= low) & (values < high)).to_numpy()
+            gains = occurrence.with_level(
+                differences(table_of(frame, BASE, SDR), table_of(frame, other, SDR)), frame, column, LONG
+            )
+            values = gains.index.get_level_values(column)
+            inside = (values >= low) & (values < high)
             extra.append(interval(gains, folds, against=~inside))
             counts = f"{inside.sum()} ({gains.index[inside].get_level_values('song').nunique()})"
             found.append((where, other, counts, words(interval(gains[inside], folds))))
@@ -353,10 +346,11 @@ def of_durations(rows: Rows) -> str:
     own = [row for row in rows if row["by"] == DURATION and row["quantity"] == SDR]
     if not own:
         return ""
-    others, means = [*own[0]["differences"]], own[0]["means"]
-    below = [name for name in (BASE, *others) if means[name] < 0]
-    scores = ", ".join(f"{name} {means[name]:.2f} dB" for name in (BASE, *others))
-    lines = [f"- Mean SDR in regions {own[0]['group']} (n = {own[0]['regions']}): {scores}."]
+    others = [*own[0]["differences"]]
+    means = {name: own[0]["means"][name]["estimate"] for name in (BASE, *others)}
+    below = [name for name, mean in means.items() if mean < 0]
+    scores = ", ".join(f"{name} {mean:.2f} dB" for name, mean in means.items())
+    lines = [f"- Mean SDR in regions {own[0]['group']} (n = {own[0]['means'][BASE]['tracks']}): {scores}."]
     said = "every network" if len(below) == 1 + len(others) else " and ".join(below) or "no network"
     lines.append(f"  - Silence has 0 dB. Below silence on average: {said}.")
     if BASE in below:
