@@ -21,7 +21,7 @@ from bsm.study import campaign
 from bsm.study.baselines import EQUALISER
 from bsm.study.claims.learning_regions import advantage
 from bsm.study.compare import UNTRAINED
-from bsm.study.long import region_tables, songs
+from bsm.study.long import arms, region_tables, songs
 from bsm.study.long import regions as study
 from bsm.study.long.carriers import Cut, replaced
 from bsm.study.occurrence import AFTER, BEFORE, CAP, SDR
@@ -217,7 +217,7 @@ def made(tmp_path):
 def test_the_arms_are_compared_by_bin(made):
     assert region_tables.there(made, "songs-1s")
     frame = region_tables.read(made, "songs-1s")
-    assert region_tables.trained(frame) == ["BSMamba2", "no time block"]
+    assert arms.trained(frame) == ["BSMamba2", "no time block"]
     rows = region_tables.compare(frame, region_tables.CONDITIONS["songs"])
     found = {(row["by"], row["group"], row["quantity"]): row for row in rows}
     short, long = (found["gap before", group, SDR] for group in ("1 to 2 s", "8 s or more"))
@@ -292,14 +292,12 @@ def test_the_trainings_of_a_cross_validation_widen_its_intervals(tmp_path):
 
 def test_captions_and_the_answer_say_how_often_the_networks_were_trained(made):
     frame = region_tables.read(made, "songs-1s")
-    assert region_tables.trainings(frame) == (2, 1)  # the campaign goes on: the base has three trainings, the other two
-    assert region_tables.coverage(frame).startswith("95 % intervals over songs and 2 training seeds, ")
+    assert arms.trainings(frame) == (2, 1)  # the campaign goes on: the base has three trainings, the other two
+    assert arms.coverage(frame).startswith("95 % intervals over songs and 2 training seeds, ")
     alone = frame[frame["seed"].isin(["0", UNTRAINED])]
-    assert region_tables.coverage(alone).startswith("95 % intervals over songs alone: with one training seed, ")
+    assert arms.coverage(alone).startswith("95 % intervals over songs alone: with one training seed, ")
     singing = pd.concat([alone.assign(fold=n, track=f"abjones_1_{n + 1:02d}") for n in range(4)])
-    assert region_tables.coverage(singing).startswith(
-        "95 % intervals over singers and the 4 trainings (folds) of one seed, "
-    )
+    assert arms.coverage(singing).startswith("95 % intervals over singers and the 4 trainings (folds) of one seed, ")
     rows = region_tables.compare(frame, ())
     scores = region_tables.read(made, "songs-1s", "scores")
     for found, words in (
@@ -324,7 +322,7 @@ def test_real_singing_is_compared_alike(tmp_path):
     path.write_text(json.dumps(record))
     assert region_tables.there(tmp_path, "singers-1s")
     frame, scores = (region_tables.read(tmp_path, "singers-1s", field) for field in ("regions", "scores"))
-    assert region_tables.trained(frame) == ["BSMamba2", "no time block"]  # a variant of the base is no other network
+    assert arms.trained(frame) == ["BSMamba2", "no time block"]  # a variant of the base is no other network
     conditions = region_tables.CONDITIONS["singers"]
     rows = region_tables.compare(frame, conditions)
     everywhere = rows[0]["differences"]["no time block"]

@@ -14,19 +14,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bsm.data import mir1k
 from bsm.stats import verdicts
 from bsm.study import figures, occurrence
 from bsm.study.assay import assay
 from bsm.study.baselines import EQUALISER
-from bsm.study.campaign import finished, lacking, of_run
-from bsm.study.compare import covers, differences, folds_of, interval, paired, table_of, tidy, words
+from bsm.study.campaign import finished, lacking
+from bsm.study.compare import differences, folds_of, interval, paired, table_of, words
 from bsm.study.long import arms
+from bsm.study.long.arms import BASE, NO_TIME, baselines_of, trained, trainings
 from bsm.study.long.regions import FIRST, FIRST_NO_PAST, IN_WINDOW, NO_FUTURE, NO_PAST
 from bsm.study.occurrence import AFTER, BEFORE, NAMES, SDR
 
 Rows = Sequence[Mapping[str, Any]]
-BASE, NO_TIME = (arms.NAMES[name] for name in (arms.BASE, arms.NO_TIME))
 
 
 class Condition(NamedTuple):
@@ -87,62 +86,24 @@ EVERYWHERE = "all regions"
 LONG_GAP = 4.0  # s; gaps from here on are long
 
 
-def experiments(of: str) -> tuple[str, str]:
-    """Return the names of the measurements of an experiment's networks and of the trivial separators.
+def measured(of: str) -> str:
+    """Return the name of the experiment that measures an experiment's networks by region.
 
-    On real singing a training's result holds them; on songs they are runs of their own.
+    On real singing a training's result holds the measurements; on songs they are runs of their own.
     """
-    apart = "-regions" * of.startswith("songs-")
-    return of + apart, arms.baselines_of(of) + apart
+    return of + "-regions" * of.startswith("songs-")
 
 
 def there(folder: Path, of: str) -> bool:
-    """Tell whether both of :func:`experiments` have finished runs, and the base and its control are among them."""
-    measured, trivial = experiments(of)
-    missing = lacking(finished(folder, measured), measured, (arms.BASE, arms.NO_TIME))
-    return not missing and bool(finished(folder, trivial))
+    """Tell whether an experiment's base, its control and the trivial separators were measured by region."""
+    name = measured(of)
+    missing = lacking(finished(folder, name), name, ("mamba2", "none"))
+    return not missing and bool(finished(folder, baselines_of(name)))
 
 
 def read(folder: Path, of: str, field: str = "regions") -> pd.DataFrame:
-    """Read records of an experiment's measured networks and of the trivial separators.
-
-    Args:
-        folder: of a campaign's results.
-        of: the experiment.
-        field: ``regions`` or ``scores`` (:func:`bsm.study.long.regions.of_network`). Trivial separators have no
-            ``regions`` on real singing.
-
-    Returns:
-        A frame of :func:`bsm.study.compare.tidy`: the base first, then the other networks, then the trivial separators.
-        ``system`` is the name in figures. ``share`` is in per cent.
-    """
-    runs = [run for name in experiments(of) for run in finished(folder, name).values()]
-    frame = tidy([row for run in runs for row in of_run(run, run["values"].get(field, []))])
-    order = list(dict.fromkeys([*arms.arms(frame), *frame["system"]]))
-    frame = frame.sort_values("system", key=lambda systems: systems.map(order.index), kind="stable")
-    return frame.assign(system=frame["system"].replace(arms.NAMES), share=100 * frame.get("share", np.nan))
-
-
-def trained(frame: pd.DataFrame) -> list[str]:
-    """Return the networks of a frame of :func:`read`, the base first."""
-    return [name for name in frame["system"].unique() if name in figures.LABELS.values()]
-
-
-def trainings(frame: pd.DataFrame) -> tuple[int, int]:
-    """Return how often the networks were trained: under how many seeds, and in how many folds of each seed.
-
-    The seeds are those that the base shares with another network, and of the other networks the one with the fewest
-    counts. A training that is no part of a cross-validation is one fold.
-    """
-    own = {name: set(frame.loc[frame["system"] == name, "seed"]) for name in trained(frame)}
-    folds = frame.loc[frame["system"] == BASE, "fold"].nunique() if "fold" in frame else 1
-    return min(len(own[BASE] & seeds) for seeds in own.values()), folds
-
-
-def coverage(frame: pd.DataFrame) -> str:
-    """Say in a caption what the intervals cover (:func:`bsm.study.compare.covers`)."""
-    seeds, folds = trainings(frame)
-    return covers(seeds, "singers" if mir1k.song_of(frame["track"].iloc[0]) else "songs", folds)
+    """Read what was measured of an experiment's networks (:func:`bsm.study.long.arms.read`): regions or ``scores``."""
+    return arms.read(folder, measured(of), field)
 
 
 def _trained_how_often(frame: pd.DataFrame) -> str:
