@@ -13,6 +13,7 @@ import scipy.stats
 Values = Sequence[float | None] | np.ndarray
 SAME = "no difference seen"
 CONFIDENCE = 0.95  # of every interval
+RESAMPLES = 10_000  # of every bootstrap
 FEWEST = 5  # clusters that :func:`crossed_interval`, and rounds that :func:`of_rounds`, need for a bootstrap
 FEW = 20  # with fewer values, a bootstrap interval of a mean is too narrow, and is widened to contain the t interval
 NAN = float("nan")
@@ -88,12 +89,7 @@ def verdicts(gains: Sequence[Interval], *, more_is_better: bool = True) -> list[
     ]
 
 
-def bootstrap_interval(
-    values: Values,
-    statistic: Callable[..., Any] = np.mean,
-    *,
-    resamples: int = 10_000,
-) -> Interval:
+def bootstrap_interval(values: Values, statistic: Callable[..., Any] = np.mean) -> Interval:
     """Bootstrap a confidence interval of a statistic of one value per track. NaN and None are dropped and counted.
 
     The method is BCa, bias-corrected and accelerated (Efron, 1987). Its corrections do not exist if all values are
@@ -119,7 +115,7 @@ def bootstrap_interval(
                 (kept,),
                 statistic,
                 confidence_level=CONFIDENCE,
-                n_resamples=resamples,
+                n_resamples=RESAMPLES,
                 batch=max(1, 10_000_000 // n),  # limits the memory
                 method=method,
                 rng=np.random.default_rng(0),
@@ -186,7 +182,6 @@ def crossed_interval(
     *,
     against: Sequence[bool] | None = None,
     trainings: Sequence[Any] | None = None,
-    resamples: int = 10_000,
 ) -> Interval:
     """Estimate a mean over songs and training seeds, or a difference of two such means, with its interval.
 
@@ -230,7 +225,7 @@ def crossed_interval(
         return Interval(NAN, NAN, NAN, n, dropped, "none")
     _, place = np.unique(owners[whole], return_inverse=True)
     songs = place.max() + 1
-    song_draws, seed_draws = _draws(songs, seeds, resamples)
+    song_draws, seed_draws = _draws(songs, seeds, RESAMPLES)
     seed_means, resampled, fewest = 0.0, 0.0, songs
     for sign, side in signs.items():
         counts = np.bincount(place[side], minlength=songs)
@@ -253,7 +248,7 @@ def crossed_interval(
     ]
     if not np.isfinite(ends).all():
         return Interval(estimate, NAN, NAN, n, dropped, "none", float(effective))
-    p_values = [2 * max(1, min((missed | (resampled <= 0)).sum(), (missed | (resampled >= 0)).sum())) / resamples]
+    p_values = [2 * max(1, min((missed | (resampled <= 0)).sum(), (missed | (resampled >= 0)).sum())) / RESAMPLES]
     if trainings is not None and len(set(models := np.asarray([str(t) for t in trainings])[whole])) > 1:
         spreads.append(_spread(kept.mean(1), np.unique(models, return_inverse=True)[1], signs))
     if seeds > 1:

@@ -26,7 +26,7 @@ def test_coverage_on_normal_data():
     rng = np.random.default_rng(0)
     held = 0
     for _ in range(300):
-        interval = bootstrap_interval(rng.normal(3, 2, 40), resamples=1000)
+        interval = bootstrap_interval(rng.normal(3, 2, 40))
         held += interval.low <= 3 <= interval.high
     assert 0.90 <= held / 300 <= 0.98
 
@@ -90,7 +90,7 @@ def test_summary():
 def covered(draw, studies=300):
     """The share of studies of a true mean of zero whose interval holds it."""
     rng = np.random.default_rng(0)
-    found = [crossed_interval(draw(rng), resamples=500) for _ in range(studies)]
+    found = [crossed_interval(draw(rng)) for _ in range(studies)]
     return np.mean([interval.low <= 0 <= interval.high for interval in found])
 
 
@@ -102,7 +102,7 @@ def test_few_clusters_are_covered(songs):
 
 def test_few_values_are_covered_by_the_interval_of_a_mean():
     rng = np.random.default_rng(0)
-    found = [bootstrap_interval(rng.normal(size=5), resamples=500) for _ in range(300)]
+    found = [bootstrap_interval(rng.normal(size=5)) for _ in range(300)]
     assert np.mean([interval.low <= 0 <= interval.high for interval in found]) > 0.91
 
 
@@ -137,7 +137,7 @@ def test_singers_of_one_training_share_its_luck():
         return (rng.normal(size=4)[folds] + 0.1 * rng.normal(size=12))[:, None]
 
     rng = np.random.default_rng(0)
-    found = [crossed_interval(draw(rng), trainings=folds, resamples=500) for _ in range(200)]
+    found = [crossed_interval(draw(rng), trainings=folds) for _ in range(200)]
     assert np.mean([interval.low <= 0 <= interval.high for interval in found]) > 0.9
     assert covered(draw, studies=200) < 0.8
     assert crossed_interval(draw(rng), trainings=np.zeros(12)).low > -9  # one training has no luck to compare
@@ -230,7 +230,7 @@ def test_holm_is_as_worked_by_hand():
 def test_one_lucky_comparison_of_many_does_not_survive():
     """Twenty comparisons of nothing: some interval excludes zero in most tables, none does after the adjustment."""
     rng = np.random.default_rng(0)
-    gains = [crossed_interval(rng.normal(size=(12, 1)), resamples=1000) for _ in range(60)]
+    gains = [crossed_interval(rng.normal(size=(12, 1))) for _ in range(60)]
     words = verdicts(gains)
     assert any(word.endswith("not after Holm's adjustment") for word in words)
     assert set(words) & {"better", "worse"} == set()
