@@ -121,14 +121,14 @@ def compare(frame: pd.DataFrame, conditions: Sequence[Condition]) -> list[dict[s
         Records of :func:`bsm.study.occurrence.compare` with ``by``, a condition's title, and the number of the bin's
         ``songs``. The verdicts on a measure of two networks are corrected for the number of bins (Holm, 1979).
     """
-    rows, models, folds = [], trained(frame), folds_of(frame)
-    for condition in (Condition(EVERYWHERE, SDR, (0,)), *conditions):
-        groups = occurrence.grouped(frame, condition.column, condition.edges, condition.unit)
-        everything = groups.pop("all")
-        for group, part in [("all", everything)] if condition.title == EVERYWHERE else groups.items():
-            for quantity in condition.measures if len(part) else ():
-                found = occurrence.compare(frame, quantity, {group: part}, models=models, folds=folds)
-                rows += [{"by": condition.title, "songs": part["song"].nunique()} | row for row in found]
+    parts = [(EVERYWHERE, "all", frame, (SDR, BEFORE, AFTER))]
+    for title, column, edges, unit, measures in conditions:
+        groups = occurrence.grouped(frame, column, edges, unit)
+        parts += [(title, group, part, measures) for group, part in groups.items() if len(part) and group != "all"]
+    rows, given = [], {"models": trained(frame), "folds": folds_of(frame)}
+    for title, group, part, measures in parts:
+        own = {"by": title, "songs": part["song"].nunique()}
+        rows += [own | row for name in measures for row in occurrence.compare(frame, name, {group: part}, **given)]
     return occurrence.correct(rows)
 
 

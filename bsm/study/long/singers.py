@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from tqdm import tqdm
 
-from bsm.activity import vocal_regions
 from bsm.data.layouts import SPLITS, open_tracks
-from bsm.data.tracks import VOCALS, Track
+from bsm.data.tracks import Track
 from bsm.errors import InputError
 from bsm.networks import count_parameters
 from bsm.study import baselines
@@ -114,9 +112,7 @@ def measure(model: nn.Module, tracks: Sequence[Track]) -> dict[str, list[dict[st
     """
     separators = {window: songs.separator(model, window) for window in WINDOWS}
     found: dict[str, list[dict[str, Any]]] = {"scores": [], "regions": []}
-    for track in tqdm(tracks, desc="score the singers", unit="clip"):
-        mixture, vocals = track.mixture(), track.read(VOCALS)
-        sung = vocal_regions(vocals, track.rate, threshold_db=THRESHOLD_DB)
+    for track, mixture, vocals, sung in regions.heard(tracks, threshold_db=THRESHOLD_DB):
         for window, separate in separators.items():
             estimate = separate(track)
             scores = {metric.__name__: metric(vocals, estimate) for metric in baselines.METRICS}
