@@ -149,18 +149,14 @@ def length_and_distance(frame: pd.DataFrame) -> pd.DataFrame:
     Returns:
         ``arm``, ``seconds``, and the intervals ``length`` and ``distance`` in dB, paired by seed.
     """
-    near = f"gap {longest(frame):g}"
-    rows = []
+    near, rows = f"gap {longest(frame):g}", []
     for arm, own in frame.groupby("arm", observed=True):
         asked = set(own["name"])
         for lead in sorted(own.loc[own["name"].str.startswith("lead "), "lead"].unique()):
             far, long = f"gap {lead:g}", f"lead {lead:g}"
             if {near, far, long} <= asked:
-                costs = {"length": (long, near), "distance": (far, long)}
-                found = {
-                    name: difference(frame, (arm, first), (arm, second)) for name, (first, second) in costs.items()
-                }
-                rows.append({"arm": arm, "seconds": lead} | found)
+                length = difference(frame, (arm, long), (arm, near))
+                rows.append((arm, lead, length, difference(frame, (arm, far), (arm, long))))
     return pd.DataFrame(rows, columns=["arm", "seconds", "length", "distance"])
 
 
