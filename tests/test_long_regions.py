@@ -5,7 +5,6 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -296,24 +295,18 @@ def test_the_trainings_of_a_cross_validation_widen_its_intervals(singing):
 
 
 def test_captions_and_the_answer_say_how_often_the_networks_were_trained(made):
-    frame = region_tables.read(made, "songs-1s")
-    assert arms.trainings(frame) == (2, 1)  # the campaign goes on: the base has three trainings, the other two
-    assert arms.coverage(frame).startswith("95 % intervals over songs and 2 training seeds, ")
-    alone = frame[frame["seed"].isin(["0", UNTRAINED])]
-    assert arms.coverage(alone).startswith("95 % intervals over songs alone: with one training seed, ")
-    singing = pd.concat([alone.assign(fold=n, track=f"abjones_1_{n + 1:02d}") for n in range(4)])
-    assert arms.coverage(singing).startswith("95 % intervals over singers and the 4 trainings (folds) of one seed, ")
+    frame, scores = (region_tables.read(made, "songs-1s", field) for field in ("regions", "scores"))
     rows = region_tables.compare(frame, ())
-    scores = region_tables.read(made, "songs-1s", "scores")
-    for found, words in (
-        (scores, "Each network has 2 trainings: 2 seeds."),
-        (scores[scores["seed"].isin(["0", UNTRAINED])], "Each network has one training."),
-        (
-            scores.assign(fold=scores["track"].str[5:].astype(int) % 4),
-            "Each network has 8 trainings: 4 folds of 2 seeds.",
-        ),
+    alone = scores[scores["seed"].isin(["0", UNTRAINED])]
+    folds = scores.assign(fold=scores["track"].str[5:].astype(int) % 4)
+    for found, counts, covers, said in (  # the campaign goes on: the base has three trainings, the other two
+        (scores, (2, 1), "songs and 2 training seeds, ", "2 trainings: 2 seeds."),
+        (alone, (1, 1), "songs alone: with one training seed, ", "one training."),
+        (folds, (2, 4), "singers and 2 training seeds of 4 trainings", "8 trainings: 4 folds of 2 seeds."),
     ):
-        assert words in region_tables.answer(found, rows, [])
+        assert arms.trainings(found) == counts
+        assert arms.coverage(found).startswith(f"95 % intervals over {covers}")
+        assert f"Each network has {said}" in region_tables.answer(found, rows, [])
 
 
 def test_real_singing_is_compared_alike(singing):
@@ -353,18 +346,13 @@ def test_what_the_past_is_worth_and_whether_the_assay_sees(made):
 
 
 def test_a_gain_below_silence_is_told_from_one_above_it(made):
-    frame = region_tables.read(made, "songs-1s")
-    durations = region_tables.CONDITIONS["songs"][:1]
-    said = region_tables.of_durations(region_tables.compare(frame, durations))
-    assert "Below silence on average: no network." in said and "less harm" not in said
-    assert "BSMamba2 minus no time block, by duration of the region: 1 to 2 s 0.9" in said
-    below = frame["system"].isin(["BSMamba2", "no time block"]) & (frame["duration"] < 2)
-    frame.loc[below, SDR] -= 4.5
-    said = region_tables.of_durations(region_tables.compare(frame, durations))
-    assert "Below silence on average: no time block." in said and "less harm" not in said
-    frame.loc[below, SDR] -= 4.5
-    said = region_tables.of_durations(region_tables.compare(frame, durations))
-    assert "Below silence on average: every network." in said and "less harm" in said
+    frame, durations = region_tables.read(made, "songs-1s"), region_tables.CONDITIONS["songs"][:1]
+    short = frame["system"].isin(["BSMamba2", "no time block"]) & (frame["duration"] < 2)
+    for loss, below in ((0, "no network"), (4.5, "no time block"), (9, "every network")):
+        rows = region_tables.compare(frame.assign(**{SDR: frame[SDR] - loss * short}), durations)
+        said = region_tables.of_durations(rows)
+        assert f"Below silence on average: {below}." in said and ("less harm" in said) == (below == "every network")
+        assert "BSMamba2 minus no time block, by duration of the region: 1 to 2 s 0.9" in said
     assert region_tables.of_durations([]) == ""
 
 
