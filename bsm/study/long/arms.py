@@ -84,7 +84,7 @@ def trainings(frame: pd.DataFrame) -> tuple[int, int]:
     """
     own = {name: set(frame.loc[frame["system"] == name, "seed"]) for name in trained(frame)}
     folds = frame.loc[frame["system"] == BASE, "fold"].nunique() if folds_of(frame) else 1
-    return min(len(own.get(BASE, set()) & seeds) for seeds in own.values()), folds
+    return min((len(own.get(BASE, set()) & seeds) for seeds in own.values()), default=0), folds
 
 
 def coverage(frame: pd.DataFrame) -> str:
