@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -12,6 +13,7 @@ import scipy.stats
 Values = Sequence[float | None] | np.ndarray
 SAME = "no difference seen"
 CONFIDENCE = 0.95  # of every interval
+RESAMPLES = 10_000  # of every bootstrap
 FEWEST = 5  # clusters that :func:`crossed_interval`, and rounds that :func:`of_rounds`, need for a bootstrap
 FEW = 20  # with fewer values, a bootstrap interval of a mean is too narrow, and is widened to contain the t interval
 NAN = float("nan")
@@ -87,12 +89,7 @@ def verdicts(gains: Sequence[Interval], *, more_is_better: bool = True) -> list[
     ]
 
 
-def bootstrap_interval(
-    values: Values,
-    statistic: Callable[..., Any] = np.mean,
-    *,
-    resamples: int = 10_000,
-) -> Interval:
+def bootstrap_interval(values: Values, statistic: Callable[..., Any] = np.mean) -> Interval:
     """Bootstrap a confidence interval of a statistic of one value per track. NaN and None are dropped and counted.
 
     The method is BCa, bias-corrected and accelerated (Efron, 1987). Its corrections do not exist if all values are
@@ -118,7 +115,7 @@ def bootstrap_interval(
                 (kept,),
                 statistic,
                 confidence_level=CONFIDENCE,
-                n_resamples=resamples,
+                n_resamples=RESAMPLES,
                 batch=max(1, 10_000_000 // n),  # limits the memory
                 method=method,
                 rng=np.random.default_rng(0),
@@ -185,7 +182,6 @@ def crossed_interval(
     *,
     against: Sequence[bool] | None = None,
     trainings: Sequence[Any] | None = None,
-    resamples: int = 10_000,
 ) -> Interval:
     """Estimate a mean over songs and training seeds, or a difference of two such means, with its interval.
 
@@ -229,9 +225,7 @@ def crossed_interval(
         return Interval(NAN, NAN, NAN, n, dropped, "none")
     _, place = np.unique(owners[whole], return_inverse=True)
     songs = place.max() + 1
-    rng = np.random.default_rng(0)
-    # How often each song and each seed is drawn. The mean of a resample follows from these counts by matrix products.
-    song_draws, seed_draws = (rng.multinomial(size, np.full(size, 1 / size), resamples) for size in (songs, seeds))
+    song_draws, seed_draws = _draws(songs, seeds, RESAMPLES)
     seed_means, resampled, fewest = 0.0, 0.0, songs
     for sign, side in signs.items():
         counts = np.bincount(place[side], minlength=songs)
@@ -254,7 +248,7 @@ def crossed_interval(
     ]
     if not np.isfinite(ends).all():
         return Interval(estimate, NAN, NAN, n, dropped, "none", float(effective))
-    p_values = [2 * max(1, min((missed | (resampled <= 0)).sum(), (missed | (resampled >= 0)).sum())) / resamples]
+    p_values = [2 * max(1, min((missed | (resampled <= 0)).sum(), (missed | (resampled >= 0)).sum())) / RESAMPLES]
     if trainings is not None and len(set(models := np.asarray([str(t) for t in trainings])[whole])) > 1:
         spreads.append(_spread(kept.mean(1), np.unique(models, return_inverse=True)[1], signs))
     if seeds > 1:
@@ -267,6 +261,16 @@ def crossed_interval(
         p_values.append(p)
     low, high = map(float, ends)
     return Interval(estimate, low, high, n, dropped, "percentile, t", float(effective), min(1.0, max(p_values)))
+
+
+@lru_cache(maxsize=8)
+def _draws(songs: int, seeds: int, resamples: int) -> list[np.ndarray]:
+    """Return how often each resample draws each song, ``(resamples, songs)``, and each seed; always the same.
+
+    The mean of a resample follows from these counts by matrix products.
+    """
+    rng = np.random.default_rng(0)
+    return [rng.multinomial(size, np.full(size, 1 / size), resamples) for size in (songs, seeds)]
 
 
 def _spread(values: np.ndarray, groups: np.ndarray, signs: Mapping[int, np.ndarray]) -> tuple[float, float]:

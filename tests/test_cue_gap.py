@@ -287,14 +287,11 @@ def test_questions_reach_the_endpoint():
         assert ("cut" in {change for _, change in changed}) == (arm not in ("none", "convolution", "bs-roformer"))
 
 
-@pytest.mark.parametrize("swapped", [False, True])
-def test_answers_hold_every_example(swapped):
-    condition = Condition(0.25, swapped=swapped)
-    question = cue_gap.Question("q", condition, 6)
+def test_answers_hold_every_example():
+    question = cue_gap.Question("q", Condition(0.25, swapped=True), 6)
     found = probe.answer(probe.network("none", seed=0), question, PROBE)
-    assert found["frames"] == round(1.75 * RATE / 256) and found["swapped"] is swapped
+    assert found["frames"] == round(1.75 * RATE / 256) and found["swapped"]
     assert [len(found[name]) for name in ("sdr", "target", "other")] == [6, 6, 6]
-    assert cue_gap.summary(found)["examples"] == 6
 
 
 # ---- anyone's network

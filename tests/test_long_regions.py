@@ -5,7 +5,6 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -19,9 +18,8 @@ from bsm.inference import separate
 from bsm.model import BSMamba2
 from bsm.study import campaign
 from bsm.study.baselines import EQUALISER
-from bsm.study.claims.learning_regions import advantage
 from bsm.study.compare import UNTRAINED
-from bsm.study.long import region_tables, songs
+from bsm.study.long import arms, region_tables, songs
 from bsm.study.long import regions as study
 from bsm.study.long.carriers import Cut, replaced
 from bsm.study.occurrence import AFTER, BEFORE, CAP, SDR
@@ -183,19 +181,21 @@ def test_the_measurement_from_end_to_end(tmp_path, monkeypatch):
             assert {row["separator"] for row in regions} == {row["separator"] for row in scores} == {*study.TRIVIAL}
 
 
-def measured(folder, arm, level, seed=0, *, after_long_gaps=0.0, past=0.0, of="songs-1s-regions", **own):
-    """Write the result of a network of so many dB, and so many more after gaps from 4 s on; ``past`` is worth that."""
-    scores = scored({arm: {seed: level}}, songs=12, noise=0.05, window=None, hop=None)
-    regions = []
+def measured(folder, arm, level, seed=0, *, after_long_gaps=0.0, past=0.0, of="songs-1s-regions", change=dict, **own):
+    """Write the result of a network of so many dB, and so many more after gaps from 4 s on; ``past`` is worth that.
+
+    ``change`` returns what else is in a region's record, from the record.
+    """
+    regions, scores = [], scored({arm: {seed: level}}, songs=12, noise=0.05, window=None, hop=None)
     for score in scores:
         for region, gap in enumerate((0.5, 1.5, 5.0, 9.0)):
             sdr = score["usdr"] + after_long_gaps * (gap >= 4)
-            row = {"region": region, "start": 10.0 * region, "duration": 1.0 + region, "cut": False, "gap": gap}
-            row |= {"nearest": gap, "elsewhere": 9.0 - region, "elsewhere_in_window": 1.0, "share": 0.2}
-            row |= {SDR: sdr, BEFORE: -20.0, AFTER: -20.0, study.FIRST: sdr, study.IN_WINDOW: sdr}
+            row = {"track": score["track"], "region": region, "start": 10.0 * region, "duration": 1.0 + region}
+            row |= {"cut": False, "gap": gap, "nearest": gap, "elsewhere": 9.0 - region, "elsewhere_in_window": 1.0}
+            row |= {"share": 0.2, SDR: sdr, BEFORE: -20.0, AFTER: -20.0, study.FIRST: sdr, study.IN_WINDOW: sdr}
             if region in (1, 2):
                 row |= {study.NO_FUTURE: sdr, study.NO_PAST: sdr - past, study.FIRST_NO_PAST: sdr - past}
-            regions.append({"track": score["track"]} | row | own)
+            regions.append(row | change(row) | own)
     values = {"regions": regions, "scores": [row | own for row in scores]}
     return write_run(folder / f"{of}-{arm}-seed{seed}.json", arm, values, seed)
 
@@ -209,25 +209,40 @@ def made(tmp_path):
         assert not region_tables.there(tmp_path, "songs-1s")
     for seed in range(2):  # a campaign that goes on
         measured(tmp_path, "none", 4.0, seed)
-    trivial = {"of": "songs-baselines-regions", "separator": EQUALISER}
-    measured(tmp_path, songs.BASELINES, 1.0, **(trivial | {"seed": 0}))
+    measured(tmp_path, songs.BASELINES, 1.0, of="songs-baselines-regions", separator=EQUALISER)
     return tmp_path
+
+
+@pytest.fixture
+def singing(tmp_path):
+    """Return a function that writes and reads results on real singing: by arm, the level in dB and a change."""
+
+    def write(**arms_of):
+        for arm, (level, change) in arms_of.items():
+            measured(tmp_path, arm.replace("_", "-"), level, of="singers-1s", change=change)
+        assert not region_tables.there(tmp_path, "singers-1s")
+        values = {"scores": scored({EQUALISER: {None: 1.0}}, songs=12)}  # no regions
+        write_run(tmp_path / "singers-baselines-baselines-seed0.json", songs.BASELINES, values)
+        return [region_tables.read(tmp_path, "singers-1s", field) for field in ("regions", "scores")]
+
+    return write
 
 
 def test_the_arms_are_compared_by_bin(made):
     assert region_tables.there(made, "songs-1s")
     frame = region_tables.read(made, "songs-1s")
-    assert region_tables.trained(frame) == ["BSMamba2", "no time block"]
+    assert arms.trained(frame) == ["BSMamba2", "no time block"]
     rows = region_tables.compare(frame, region_tables.CONDITIONS["songs"])
     found = {(row["by"], row["group"], row["quantity"]): row for row in rows}
     short, long = (found["gap before", group, SDR] for group in ("1 to 2 s", "8 s or more"))
     assert short["differences"]["no time block"]["estimate"] == pytest.approx(1, abs=0.1)
     assert long["differences"]["no time block"]["estimate"] == pytest.approx(2, abs=0.1)
-    assert (long["regions"], long["songs"], long["differences"]["no time block"]["seeds"]) == (12, 12, 2)
-    assert long["means"][EQUALISER] == pytest.approx(1, abs=0.1)
+    gain = long["differences"]["no time block"]
+    assert (gain["tracks"], gain["songs"], gain["seeds"]) == (12, 12, 2)
+    assert long["means"][EQUALISER]["estimate"] == pytest.approx(1, abs=0.1)
     leaked = found["gap before", "1 to 2 s", BEFORE]["differences"]["no time block"]
     assert (leaked["estimate"], leaked["verdict"]) == (0, "no difference seen")
-    assert found["all regions", "all", SDR]["means"]["BSMamba2"] == pytest.approx(5.5, abs=0.1)
+    assert found["all regions", "all", SDR]["means"]["BSMamba2"]["estimate"] == pytest.approx(5.5, abs=0.1)
     assert len(region_tables.mean_table(rows)) == len(rows)
     measured(made, "none", 4.0, 2)  # of two trainings nothing follows after the correction
     rows = region_tables.compare(region_tables.read(made, "songs-1s"), region_tables.CONDITIONS["songs"][1:2])
@@ -244,92 +259,65 @@ def test_an_advantage_after_long_gaps_is_told_from_one_everywhere(made):
     assert found.loc["in regions under 2 s", "more than elsewhere (dB)"].startswith("-0.6")  # those after 0.5 s
 
 
-def test_a_contrast_by_duration_takes_the_regions_of_the_claim(tmp_path):
+SHORT = [region_tables.Contrast("duration", "in regions under 2 s", 0, 2)]
+
+
+def test_a_contrast_by_duration_takes_regions_whose_duration_is_known(singing):
     """A region that the recording cuts short counts from 4 s on, among the long ones, and not before."""
-    paths = [measured(tmp_path, arm, level, of="singers-1s") for arm, level in (("mamba2", 5.0), ("bs-roformer", 3.0))]
-    for number, path in enumerate(paths):
-        record = json.loads(path.read_text())
-        for row in record["values"]["regions"]:  # of each song one of 1 s, two that are cut, one of 3 s
-            row["cut"] = row["duration"] in (2.0, 4.0)
-            row[SDR] += (1 - number) * row["duration"]
-        path.write_text(json.dumps(record))
-    measured(tmp_path, songs.BASELINES, 1.0, of="singers-baselines", separator=EQUALISER)
-    frame = region_tables.read(tmp_path, "singers-1s")
-    places = [region_tables.Contrast("duration", "in regions under 2 s", 0, 2)]
-    (row,) = region_tables.contrasts(frame[frame["system"] != EQUALISER], places).to_dict("records")
+
+    def changed(gain):  # of each song one region of 1 s, two that are cut, one of 3 s
+        return lambda row: {"cut": row["duration"] in (2.0, 4.0), SDR: row[SDR] + gain * row["duration"]}
+
+    frame, _ = singing(mamba2=(5.0, changed(1)), bs_roformer=(3.0, changed(0)))
+    (row,) = region_tables.contrasts(frame, SHORT).to_dict("records")
     assert row["regions (songs)"] == "12 (12)"  # those of 2 s are left out
     assert row["more than elsewhere (dB)"].startswith("-2.50 [")  # 1 dB, against 3 and 4 dB
 
-    records = frame.rename(columns={"system": "model"}).to_dict("records")
-    gains = advantage([record for record in records if record["model"] != EQUALISER])
-    durations = gains.index.get_level_values("duration")
-    assert [sum(durations < 2), sum(durations >= 2)] == [12, 24]
-    assert row["gain (dB)"].startswith(f"{gains[durations < 2].to_numpy().mean():.2f} [")
 
-
-def test_the_trainings_of_a_cross_validation_widen_its_intervals(tmp_path):
+def test_the_trainings_of_a_cross_validation_widen_its_intervals(singing):
     """Each fold has its own luck; over songs alone, the intervals would not know it."""
-    for arm, level in (("mamba2", 5.0), ("none", 4.0)):
-        path = measured(tmp_path, arm, level, of="singers-1s")
-        record = json.loads(path.read_text())
-        for row in record["values"]["regions"]:
-            row["fold"] = int(row["track"][5:]) % 4
-            row[SDR] += row["fold"] * (arm == "mamba2") * (1 if row["duration"] < 2 else 3)
-        path.write_text(json.dumps(record))
-    measured(tmp_path, songs.BASELINES, 1.0, of="singers-baselines", separator=EQUALISER)
-    frame = region_tables.read(tmp_path, "singers-1s")
-    frame = frame[frame["system"] != EQUALISER]
-    place = [region_tables.Contrast("duration", "in regions under 2 s", 0, 2)]
+
+    def lucky(luck):
+        def change(row):
+            fold = int(row["track"][5:]) % 4
+            return {"fold": fold, SDR: row[SDR] + luck * fold * (1 if row["duration"] < 2 else 3)}
+
+        return change
+
+    frame, _ = singing(mamba2=(5.0, lucky(1)), none=(4.0, lucky(0)))
     ends = []
     for part in (frame, frame.drop(columns="fold")):
         everywhere = region_tables.compare(part, ())[0]["differences"]["no time block"]
-        (row,) = region_tables.contrasts(part, place).to_dict("records")
+        (row,) = region_tables.contrasts(part, SHORT).to_dict("records")
         lows = [float(row[name].split("[")[1].split(",")[0]) for name in ("gain (dB)", "more than elsewhere (dB)")]
         ends.append([everywhere["low"], *lows])
     assert all(with_folds < without - 0.3 for with_folds, without in zip(*ends, strict=True))
 
 
 def test_captions_and_the_answer_say_how_often_the_networks_were_trained(made):
-    frame = region_tables.read(made, "songs-1s")
-    assert region_tables.trainings(frame) == (2, 1)  # the campaign goes on: the base has three trainings, the other two
-    assert region_tables.coverage(frame).startswith("95 % intervals over songs and 2 training seeds, ")
-    alone = frame[frame["seed"].isin(["0", UNTRAINED])]
-    assert region_tables.coverage(alone).startswith("95 % intervals over songs alone: with one training seed, ")
-    singing = pd.concat([alone.assign(fold=n, track=f"abjones_1_{n + 1:02d}") for n in range(4)])
-    assert region_tables.coverage(singing).startswith(
-        "95 % intervals over singers and the 4 trainings (folds) of one seed, "
-    )
+    frame, scores = (region_tables.read(made, "songs-1s", field) for field in ("regions", "scores"))
     rows = region_tables.compare(frame, ())
-    scores = region_tables.read(made, "songs-1s", "scores")
-    for found, words in (
-        (scores, "Each network has 2 trainings: 2 seeds."),
-        (scores[scores["seed"].isin(["0", UNTRAINED])], "Each network has one training."),
-        (
-            scores.assign(fold=scores["track"].str[5:].astype(int) % 4),
-            "Each network has 8 trainings: 4 folds of 2 seeds.",
-        ),
+    alone = scores[scores["seed"].isin(["0", UNTRAINED])]
+    folds = scores.assign(fold=scores["track"].str[5:].astype(int) % 4)
+    for found, counts, covers, said in (  # the campaign goes on: the base has three trainings, the other two
+        (scores, (2, 1), "songs and 2 training seeds, ", "2 trainings: 2 seeds."),
+        (alone, (1, 1), "songs alone: with one training seed, ", "one training."),
+        (folds, (2, 4), "singers and 2 training seeds of 4 trainings", "8 trainings: 4 folds of 2 seeds."),
     ):
-        assert words in region_tables.answer(found, rows, [])
+        assert arms.trainings(found) == counts
+        assert arms.coverage(found).startswith(f"95 % intervals over {covers}")
+        assert f"Each network has {said}" in region_tables.answer(found, rows, [])
 
 
-def test_real_singing_is_compared_alike(tmp_path):
+def test_real_singing_is_compared_alike(singing):
     """Its results hold regions and scores together, and its trivial separators have no regions."""
-    for arm, level in {"mamba2": 5.0, "none": 4.0, "loss-blind": 1.0}.items():
-        measured(tmp_path, arm, level, of="singers-1s")
-    assert not region_tables.there(tmp_path, "singers-1s")
-    path = measured(tmp_path, songs.BASELINES, 1.0, of="singers-baselines", separator=EQUALISER)
-    record = json.loads(path.read_text())
-    del record["values"]["regions"]
-    path.write_text(json.dumps(record))
-    assert region_tables.there(tmp_path, "singers-1s")
-    frame, scores = (region_tables.read(tmp_path, "singers-1s", field) for field in ("regions", "scores"))
-    assert region_tables.trained(frame) == ["BSMamba2", "no time block"]  # a variant of the base is no other network
-    conditions = region_tables.CONDITIONS["singers"]
+    frame, scores = singing(mamba2=(5.0, dict), none=(4.0, dict), loss_blind=(1.0, dict))
+    assert arms.trained(frame) == ["BSMamba2", "no time block"]  # a variant of the base is no other network
+    conditions, places = region_tables.CONDITIONS["singers"], region_tables.CONTRASTS["singers"]
     rows = region_tables.compare(frame, conditions)
     everywhere = rows[0]["differences"]["no time block"]
     assert everywhere["estimate"] == pytest.approx(1, abs=0.1) and everywhere["tracks"] == 48
     region_tables.figure_of(rows, conditions)
-    places = region_tables.CONTRASTS["singers"]
     assert len(region_tables.contrasts(frame, places)) == len(places)
     assert "BSMamba2 minus no time block, SDR: " in region_tables.answer(scores, rows, [])
 
@@ -358,18 +346,13 @@ def test_what_the_past_is_worth_and_whether_the_assay_sees(made):
 
 
 def test_a_gain_below_silence_is_told_from_one_above_it(made):
-    frame = region_tables.read(made, "songs-1s")
-    durations = region_tables.CONDITIONS["songs"][:1]
-    said = region_tables.of_durations(region_tables.compare(frame, durations))
-    assert "Below silence on average: no network." in said and "less harm" not in said
-    assert "BSMamba2 minus no time block, by duration of the region: 1 to 2 s 0.9" in said
-    below = frame["system"].isin(["BSMamba2", "no time block"]) & (frame["duration"] < 2)
-    frame.loc[below, SDR] -= 4.5
-    said = region_tables.of_durations(region_tables.compare(frame, durations))
-    assert "Below silence on average: no time block." in said and "less harm" not in said
-    frame.loc[below, SDR] -= 4.5
-    said = region_tables.of_durations(region_tables.compare(frame, durations))
-    assert "Below silence on average: every network." in said and "less harm" in said
+    frame, durations = region_tables.read(made, "songs-1s"), region_tables.CONDITIONS["songs"][:1]
+    short = frame["system"].isin(["BSMamba2", "no time block"]) & (frame["duration"] < 2)
+    for loss, below in ((0, "no network"), (4.5, "no time block"), (9, "every network")):
+        rows = region_tables.compare(frame.assign(**{SDR: frame[SDR] - loss * short}), durations)
+        said = region_tables.of_durations(rows)
+        assert f"Below silence on average: {below}." in said and ("less harm" in said) == (below == "every network")
+        assert "BSMamba2 minus no time block, by duration of the region: 1 to 2 s 0.9" in said
     assert region_tables.of_durations([]) == ""
 
 
@@ -380,9 +363,9 @@ def test_the_figures_name_every_network_and_bin(made):
         drawn = region_tables.figure_of(rows, part)
         labels = [text.get_text() for text in drawn.legends[0].get_texts()]
         assert labels == ["BSMamba2", "no time block", EQUALISER, region_tables.SILENCE]
-        for condition, ax in zip(part, drawn.axes[len(part) :], strict=True):
-            ticks = [text.get_text() for text in ax.get_xticklabels()]
-            own = [row for row in rows if (row["by"], row["quantity"]) == (condition.title, condition.measures[0])]
-            assert len(ticks) == len(own) and all(f"n={r['regions']}" in t for r, t in zip(own, ticks, strict=True))
+        assert [ax.get_title() for ax in drawn.axes[: len(part)]] == [condition.title for condition in part]
+        if part[0].title == region_tables.DURATION:
+            ticks = [text.get_text() for text in drawn.axes[len(part)].get_xticklabels()]
+            assert ticks == ["1–2\nn=12", "2–4\nn=24", "4 on\nn=12"]
     drawn = region_tables.figure_without(region_tables.without(region_tables.read(made, "songs-1s")))
     assert [text.get_text() for text in drawn.axes[0].get_xticklabels()][:2] == ["no future", "no past"]

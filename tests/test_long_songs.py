@@ -36,10 +36,10 @@ def test_what_the_arms_reach_follows_from_the_scores(tmp_path):
                   for row in scored({arm: usdr + more}, apart=0.1, window=window, **given)]  # fmt: skip
         write_run(tmp_path / f"songs-1s-{arm}-seed0.json", arm, {"scores": scores, "training_seconds": 120.0}, **about)
     with pytest.raises(InputError, match="no finished run of songs-1s or songs-baselines"):
-        arms.scores(tmp_path, "songs-1s")
+        arms.read(tmp_path, "songs-1s")
     trivial = {"scores": scored({EQUALISER: {None: 2.0}}, apart=-0.1, **given)}
     write_run(tmp_path / "songs-baselines-baselines-seed0.json", songs.BASELINES, trivial)
-    frame = arms.scores(tmp_path, "songs-1s")
+    frame = arms.read(tmp_path, "songs-1s")
     table = arms.table(frame).set_index("separator")
     assert table.loc["BSMamba2", "gate"] == "passes" and table.loc["no time block", "gate"] == "fails"
     assert table.loc["BSMamba2", "minus equaliser"].startswith("3.00 [") and table.loc["BSMamba2", "minutes"] == "2.0"

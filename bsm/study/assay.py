@@ -16,7 +16,7 @@ import pandas as pd
 
 from bsm.stats import Interval, interval_words
 from bsm.study.baselines import EQUALISER
-from bsm.study.compare import folds_of, paired, table_of
+from bsm.study.compare import differences, folds_of, interval, table_of
 from bsm.study.published import PUBLISHED
 
 BEATS, AT_LEAST = 2.0, 1.0
@@ -54,7 +54,7 @@ def gain_of(scores: pd.DataFrame, first: str, second: str) -> Interval:
         first: name of a system.
         second: name of another system. A baseline is not trained, so it is compared with every seed of the other.
     """
-    return Interval.of(paired(table_of(scores, first), table_of(scores, second), folds_of(scores)))
+    return interval(differences(table_of(scores, first), table_of(scores, second)), folds_of(scores))
 
 
 def trainings(scores: pd.DataFrame) -> int:

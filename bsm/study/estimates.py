@@ -15,6 +15,7 @@ from bsm.data.layouts import open_tracks
 from bsm.data.tracks import SUFFIXES, VOCALS, Track
 from bsm.errors import InputError
 from bsm.study import figures, occurrence
+from bsm.study.compare import tidy
 from bsm.study.occurrence_figures import figure_of_durations
 from bsm.study.records import mark, write_result
 
@@ -106,10 +107,11 @@ def score_regions(root: Path, estimates: Mapping[str, Path], output: Path, *, th
     regions, songs = occurrence.measure_all(systems, tracks, window=0.0, threshold_db=threshold_db)
     if not regions:
         raise InputError(f"{root}: nobody sings above {threshold_db:g} dB in these songs; choose a lower threshold")
-    gaps = {f"gap {name}": own for name, own in occurrence.grouped(regions, "gap", GAPS).items() if name != "all"}
-    by_duration = occurrence.compare(regions, occurrence.SDR, occurrence.grouped(regions, "duration", DURATIONS))
-    by_gap = occurrence.compare(regions, occurrence.SDR, gaps)
-    rows = by_duration + by_gap + occurrence.compare(songs, occurrence.LEAKAGE, {"where nobody sings": songs})
+    found, by_song = tidy(regions), tidy(songs)
+    gaps = {f"gap {name}": own for name, own in occurrence.grouped(found, "gap", GAPS).items() if name != "all"}
+    by_duration = occurrence.compare(found, occurrence.SDR, occurrence.grouped(found, "duration", DURATIONS))
+    by_gap = occurrence.compare(found, occurrence.SDR, gaps)
+    rows = by_duration + by_gap + occurrence.compare(by_song, occurrence.LEAKAGE, {"where nobody sings": by_song})
     write_result(
         output,
         measured="SDR (dB) by vocal region, leakage (dB re the mixture) where nobody sings",

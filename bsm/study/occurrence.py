@@ -6,7 +6,7 @@ relative to the mixture's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from bsm.activity import Region, vocal_regions, vocal_share
 from bsm.data.tracks import Track
 from bsm.errors import InputError
-from bsm.study.compare import ROWS, UNTRAINED, corrected, counted, paired, song_of, tables, words
+from bsm.study.compare import ROWS, corrected, counted, paired, song_of, tables, words
 from bsm.study.subjects import Subject
 
 Records = Sequence[dict[str, Any]]
@@ -152,53 +152,83 @@ def measure_all(
     return regions, songs
 
 
-def bins(inner: Sequence[float], unit: str = "s") -> tuple[list[str], Callable[[float], str]]:
-    """Return the names of the bins between rising edges, and a function from value to name; the outer bins are open.
+def bins(edges: Sequence[float], unit: str = "s") -> list[str]:
+    """Name the bins between rising edges; the outer bins are open.
 
     Raises:
         InputError: edges do not rise.
     """
-    if not inner or any(b <= a for a, b in zip(inner, inner[1:], strict=False)):
-        raise InputError(f"duration_bins, gap_bins and share_bins need edges that rise, not {list(inner)}")
-    middle = [f"{a:g} to {b:g} {unit}" for a, b in zip(inner, inner[1:], strict=False)]
-    names = [f"under {inner[0]:g} {unit}", *middle, f"{inner[-1]:g} {unit} or more"]
-    return names, lambda value: names[int(np.searchsorted(inner, value, side="right"))]
+    if not edges or any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
+        raise InputError(f"duration_bins, gap_bins and share_bins need edges that rise, not {list(edges)}")
+    middle = [f"{a:g} to {b:g} {unit}" for a, b in zip(edges, edges[1:], strict=False)]
+    return [f"under {edges[0]:g} {unit}", *middle, f"{edges[-1]:g} {unit} or more"]
 
 
-def grouped(records: Records, name: str, inner: Sequence[float], unit: str = "s") -> dict[str, list[dict[str, Any]]]:
-    """Sort records into :func:`bins` by one of their values; ``all`` holds every record once more.
+def binned(values: Any, edges: Sequence[float], unit: str = "s") -> Any:
+    """Return values as a categorical of the names of their :func:`bins`; an undefined value has none."""
+    return pd.cut(values, [-np.inf, *edges, np.inf], right=False, labels=bins(edges, unit))
 
-    An undefined value is in no bin. The duration of a region that the recording cuts short is only a lower limit, so
-    such a region is in the last bin of durations or in none.
+
+def known(frame: pd.DataFrame, name: str, least: float = np.inf) -> pd.Series:
+    """Return a property of a frame's regions, NaN where it is unknown.
+
+    The duration of a region that the recording cuts short is only a lower limit, so it counts from ``least`` s on.
     """
-    names, place = bins(inner, unit)
-    groups: dict[str, list[dict[str, Any]]] = {bin_name: [] for bin_name in names}
-    for record in records:
-        if np.isnan(record[name]):
-            continue
-        found = place(record[name])
-        if name != "duration" or not record.get("cut") or found == names[-1]:
-            groups[found].append(record)
-    return groups | {"all": list(records)}
+    values = frame[name].astype(float)
+    return values.mask(frame["cut"] & (values < least)) if name == "duration" and "cut" in frame else values
 
 
-def compare(records: Records, quantity: str, groups: Mapping[str, Records]) -> list[dict[str, Any]]:
+def with_level(values: pd.DataFrame, frame: pd.DataFrame, name: str, least: float = np.inf) -> pd.DataFrame:
+    """Add a property of the regions (:func:`known`) to the index of a table, as its last level.
+
+    Rows whose property or value is unknown are dropped.
+    """
+    level = known(frame, name, least).groupby([frame[row] for row in ROWS]).first().reindex(values.index)
+    return values.set_index(pd.Index(level, name=name), append=True)[level.notna().to_numpy()].dropna()
+
+
+def grouped(frame: pd.DataFrame, name: str, edges: Sequence[float], unit: str = "s") -> dict[str, pd.DataFrame]:
+    """Sort a frame's regions into :func:`bins` by a property (:func:`known`); ``all`` holds each once more.
+
+    A region that the recording cuts short is in the last bin of durations or in none.
+    """
+    names = bins(edges, unit)
+    found = binned(known(frame, name, edges[-1]), edges, unit)
+    return {own: frame[found == own] for own in names} | {"all": frame}
+
+
+def compare(
+    frame: pd.DataFrame,
+    quantity: str,
+    groups: Mapping[str, pd.DataFrame],
+    *,
+    models: Sequence[str] = (),
+    folds: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
     """Compare the first model with every other model in each group, paired per region and seed.
 
     Intervals are over songs and seeds. A region in which one model has no value drops out for all models.
 
+    Args:
+        frame: of :func:`bsm.study.compare.tidy`, of regions or of songs (:func:`measure`).
+        quantity: one of their measures.
+        groups: parts of the frame, by name.
+        models: systems that are compared, by default all; of another system there is only the mean.
+        folds: of a cross-validation (:func:`bsm.study.compare.folds_of`).
+
     Returns:
-        One record per group: ``quantity``, ``group``, ``means`` by model, and ``differences`` of the first model from
+        One record per group: ``quantity``, ``group``, ``means`` by system, and ``differences`` of the first model from
         each other model. Means and differences are records of :func:`bsm.study.compare.paired`.
     """
-    first, *others = dict.fromkeys(r["model"] for r in records)
-    rows = []
-    for group, members in groups.items():
-        found = by_model(members, quantity, [first, *others])
-        whole = ~pd.concat(found.values(), axis=1).isna().any(axis=1)
-        found = {model: own[whole] for model, own in found.items()}
-        rows.append({"quantity": quantity, "group": group, "means": {m: paired(own) for m, own in found.items()}})
-        rows[-1]["differences"] = {other: paired(found[first], found[other]) for other in others}
+    found, rows = tables(frame, quantity), []
+    first, *others = models or found
+    whole = pd.concat([found[name] for name in (first, *others)], axis=1).sort_index().dropna().index
+    for group, part in groups.items():
+        inside = whole[whole.isin(pd.MultiIndex.from_frame(part[ROWS]))]
+        own = {name: values.reindex(inside) for name, values in found.items()}
+        means = {name: paired(values, folds=folds) for name, values in own.items()}
+        gains = {other: paired(own[first], own[other], folds) for other in others}
+        rows.append({"quantity": quantity, "group": group, "means": means, "differences": gains})
     return correct(rows)
 
 
@@ -217,22 +247,13 @@ def correct(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def after_onset(
-    regions: Records, responses: Sequence[float], edges: Sequence[float]
+    regions: pd.DataFrame, responses: Sequence[float], edges: Sequence[float]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Compare models in the first milliseconds after an onset, and in stretches further and further from it."""
     first = [row for ms in responses for row in compare(regions, first_ms(ms), {f"first {ms:g} ms": regions})]
     names = [f"{a:g} to {b:g} s" for a, b in zip(edges, edges[1:], strict=False)] + [f"{edges[-1]:g} s on"]
     stretches = dict(zip(edges, names, strict=True))
     return first, [row for a, name in stretches.items() for row in compare(regions, since_onset(a), {name: regions})]
-
-
-def by_model(records: Records, quantity: str, models: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Return by model a table of :func:`bsm.study.compare.table`; all tables have the same rows."""
-    found = tables(records, quantity) if records else {}
-    empty = pd.MultiIndex.from_tuples([], names=ROWS)
-    rows = pd.concat(found.values(), axis=1).sort_index().index if found else empty
-    nothing = pd.DataFrame(index=rows, columns=[UNTRAINED], dtype=float)
-    return {model: found[model].reindex(rows) if model in found else nothing for model in models}
 
 
 def comparison_table(rows: Records, title: str, *, models: int | None = None) -> pd.DataFrame:

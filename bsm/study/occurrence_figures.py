@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from bsm.activity import Region, frame_rms
 from bsm.study import figures
-from bsm.study.occurrence import AFTER, BEFORE, LEAKAGE, NAMES, SDR, by_model
+from bsm.study.compare import tables
+from bsm.study.occurrence import AFTER, BEFORE, LEAKAGE, NAMES, SDR
 
 Records = Sequence[dict[str, Any]]
 LOWEST = -80.0
@@ -22,7 +23,7 @@ FRAME = 0.05
 """Length of the timeline's frames whose level is taken, s."""
 
 
-def draw_bins(ax: Axes, rows: Records, field: str = "means") -> None:
+def draw_bins(ax: Axes, rows: Records, field: str = "means", **labels: str) -> None:
     """Draw ``means`` or ``differences`` of :func:`bsm.study.occurrence.compare` by group, with their intervals."""
     rows = [row for row in rows if row["group"] != "all"]
     ticks = [row["group"].removeprefix("first ").replace(" s or more", " on").removesuffix(" s") for row in rows]
@@ -32,19 +33,19 @@ def draw_bins(ax: Axes, rows: Records, field: str = "means") -> None:
         ax.axhline(0, color="0.4", linewidth=0.8)
     figures.interval_plot(ax, [f"{tick}\nn={count}" for tick, count in zip(ticks, counts, strict=True)], values)
     ax.tick_params(axis="x", labelsize="small")
+    ax.set(**labels)
 
 
 @figures.style()
 def figure_of_durations(inside: Records) -> Figure:
     """Draw the SDR inside regions by their duration, and the first model's gain over each other one."""
     drawn, axes = plt.subplots(1, 2, figsize=(7.5, 3.4))
-    first = next(iter(inside[0]["means"]))
-    draw_bins(axes[0], inside)
-    axes[0].set(ylabel="SDR in the region (dB)", xlabel="duration of the region (s)", title="Means, 95 % intervals")
+    place = "duration of the region (s)"
+    draw_bins(axes[0], inside, ylabel="SDR in the region (dB)", xlabel=place, title="Means, 95 % intervals")
     figures.name_lines(axes[0])
     if inside[0]["differences"]:
-        draw_bins(axes[1], inside, "differences")
-        axes[1].set(ylabel="difference in SDR (dB)", xlabel="duration of the region (s)", title=f"{first} minus")
+        first = next(iter(inside[0]["means"]))
+        draw_bins(axes[1], inside, "differences", ylabel="difference in SDR (dB)", xlabel=place, title=f"{first} minus")
         figures.name_lines(axes[1])
     else:
         axes[1].set_axis_off()
@@ -56,8 +57,8 @@ def figure_of_leakage(beside: Records, margin: float) -> Figure:
     """Draw the leakage within ``margin`` s before and after regions, by their duration."""
     drawn, axes = plt.subplots(1, 2, figsize=(7.5, 3.4), sharey=True)
     for ax, quantity, side in zip(axes, (BEFORE, AFTER), ("before", "after"), strict=True):
-        draw_bins(ax, [row for row in beside if row["quantity"] == quantity])
-        ax.set(xlabel="duration of the region (s)", title=f"Up to {margin:g} s {side}")
+        own = [row for row in beside if row["quantity"] == quantity]
+        draw_bins(ax, own, xlabel="duration of the region (s)", title=f"Up to {margin:g} s {side}")
     axes[0].set_ylabel("leakage: error re mixture (dB)")
     figures.name_lines(axes[-1])
     return drawn
@@ -67,24 +68,21 @@ def figure_of_leakage(beside: Records, margin: float) -> Figure:
 def figure_of_onsets(first: Records, distant: Records) -> Figure:
     """Draw the SDR in the first milliseconds after an onset, and in stretches further from it."""
     drawn, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True, width_ratios=(1, 2))
-    for ax, rows, name in zip(axes, (first, distant), ("Response", "Distance from the onset"), strict=True):
-        draw_bins(ax, rows)
-        ax.set(title=name, xlabel="first ms after the onset" if rows is first else "since the onset (s)")
-    axes[0].set_ylabel("SDR (dB)")
+    draw_bins(axes[0], first, ylabel="SDR (dB)", xlabel="first ms after the onset", title="Response")
+    draw_bins(axes[1], distant, xlabel="since the onset (s)", title="Distance from the onset")
     figures.name_lines(axes[-1])
     return drawn
 
 
 @figures.style()
-def figure_of_shares(songs: Records) -> Figure:
+def figure_of_shares(songs: pd.DataFrame) -> Figure:
     """Draw each song's SDR and leakage against the share of it that is sung, seeds averaged."""
     drawn, axes = plt.subplots(1, 2, figsize=(7.5, 3.2))
-    shares = {record["track"]: record["share"] for record in songs}
-    models = list(dict.fromkeys(record["model"] for record in songs))
-    colours = figures.model_colours(models)
+    shares = songs.groupby("track")["share"].first()
+    colours = figures.model_colours(songs["system"].unique())
     for ax, quantity in zip(axes, (SDR, LEAKAGE), strict=True):
-        tables = by_model(songs, quantity, models)
-        means = pd.DataFrame({model: own.mean(axis=1, skipna=False) for model, own in tables.items()}).dropna()
+        found = {model: own.mean(axis=1, skipna=False) for model, own in tables(songs, quantity).items()}
+        means = pd.DataFrame(found).dropna()
         x = 100 * means.index.get_level_values("track").map(shares).to_numpy(float)
         for (model, held), mark in zip(means.items(), "osD^", strict=False):
             ax.plot(x, held, mark, color=colours[model], markersize=5, alpha=0.8, label=model)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bsm.study import compare, input_length, occurrence
-from bsm.study.compare import CORRECTED, corrected, counted, paired, tables, words
+from bsm.study.compare import CORRECTED, corrected, counted, paired, tables, tidy, words
 from bsm.study.figures import LABELS
 from bsm.study.long import probe_tables
 
@@ -68,9 +68,10 @@ def windows(values: Mapping[str, Any]) -> Frames:
 
 def regions(values: Mapping[str, Any], duration_bins: Sequence[float]) -> Frames:
     """List SDR and leakage by the duration of vocal regions, and the first model's gain over the second."""
-    groups = occurrence.grouped(values["regions"], "duration", duration_bins)
+    found = tidy(values["regions"])
+    groups = occurrence.grouped(found, "duration", duration_bins)
     measures = (occurrence.SDR, occurrence.BEFORE, occurrence.AFTER)
-    compared = [row for name in measures for row in occurrence.compare(values["regions"], name, groups)]
+    compared = [row for name in measures for row in occurrence.compare(found, name, groups)]
     shown = occurrence.comparison_table(compared, "duration", models=2)  # a page holds no more columns
     note = (
         "SDR inside vocal regions by duration, and leakage beside them (error re mixture, less is better); paired by "

@@ -30,7 +30,7 @@ from bsm.study.claims.claim import (
     claim,
     judge_ratio,
 )
-from bsm.study.compare import differences, folds_of, paired, table_of, tidy
+from bsm.study.compare import differences, folds_of, interval, table_of, tidy
 from bsm.study.figures import LABELS
 from bsm.study.input_length import tables_of
 from bsm.study.long.songs import SECONDS
@@ -155,7 +155,7 @@ def windows_of(scores: Records) -> dict[float, pd.DataFrame]:
 def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: float, metric: str) -> Interval | None:
     """Return how a model's score changes from one window ``to`` another, paired; None if it was not scored in both."""
     tables = [table_of(frames[w], name, metric) for w in (window, to)]
-    return None if any(t.empty for t in tables) else Interval.of(paired(*tables, folds_of(frames[window])))
+    return None if any(t.empty for t in tables) else interval(differences(*tables), folds_of(frames[window]))
 
 
 @claim(
@@ -213,7 +213,7 @@ def stable_1_16(
     for w, frame in frames.items():
         if NO_TIME in set(frame["system"]):
             over_none = [differences(table_of(frames[v], OURS), table_of(frames[v], NO_TIME)) for v in (w, own)]
-            judged.append(judge_ratio(Interval.of(paired(*over_none)), -MARGIN, MARGIN))
+            judged.append(judge_ratio(interval(differences(*over_none)), -MARGIN, MARGIN))
     case, far = max(changes.items(), key=lambda pair: abs(pair[1].estimate))
     measured = f"at most {interval_words(far, ' dB')} {METRICS[case[1]]} at {case[0]:g} s"
     spans = f"Windows of {', '.join(f'{w:g}' for w in frames)} s, which songs fill to {100 * FILLED:g} % or more."
@@ -270,19 +270,12 @@ def on_whole_clips(scores: Records, window: float) -> str:
 )
 def nonoverlap_8(scores: Records, baselines: Records = (), *, window: float, margin: float) -> Finding:
     """Compare windows that overlap by half with plain ones: only a gain by overlap speaks against the claim."""
-    gains = overlap_gains(scores)
-    if window not in gains:
+    tables = tables_of(scored(scores), "usdr")
+    if (OURS, window, window / 2) not in tables:
         return Finding(Verdict.BLOCKED, "", (f"Windows of {window:g} s were not scored with overlap.",))
-    gain = gains[window]
+    gain = interval(differences(tables[OURS, window, window / 2], tables[OURS, window, window]))
     verdict = judge_ratio(gain, -np.inf, margin)
     reasons = (f"Half of each window overlaps; windows suffice if the overlap gains at most {margin:g} dB.",)
     frame = scored([r for r in scores if r["window"] == r["hop"] == window], baselines)
     found = Finding(verdict, f"overlap gains {interval_words(gain, ' dB')} uSDR", reasons)
     return gated(found, assay(frame, [OURS], NO_TIME))
-
-
-def overlap_gains(scores: Records) -> dict[float, Interval]:
-    """Return BSMamba2's gain by an overlap of half a window, by window, paired."""
-    tables = tables_of(scored(scores), "usdr")
-    overlapped = sorted(window for name, window, hop in tables if name == OURS and hop != window)
-    return {w: Interval.of(paired(tables[OURS, w, w / 2], tables[OURS, w, w])) for w in overlapped}

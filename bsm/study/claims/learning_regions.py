@@ -23,9 +23,9 @@ from bsm.study.claims.learning import (
     told_of,
     trained,
 )
-from bsm.study.compare import ROWS, differences, folds_of, interval, table_of
+from bsm.study.compare import differences, folds_of, interval, table_of
 from bsm.study.long.regions import WINDOW
-from bsm.study.occurrence import bins
+from bsm.study.occurrence import binned, with_level
 
 EDGES = {"duration": (1, 2, 4), "gap": (0.5, 2, 8)}
 """Edges between bins of vocal regions, by their duration and by the gap before them, s."""
@@ -109,27 +109,21 @@ def advantage(regions: Records, measure: str = "sdr") -> pd.DataFrame:
         measure: ``sdr`` of the whole song, or ``sdr_in_window`` of windows of :data:`~bsm.study.long.regions.WINDOW` s.
     """
     frame = scored(regions)
-    frame = frame[~frame["cut"] | (frame["duration"] >= EDGES["duration"][-1])]
-    gains = differences(table_of(frame, OURS, measure), table_of(frame, THEIRS, measure)).dropna()
-    durations = frame.groupby(ROWS)["duration"].first().reindex(gains.index)
-    return gains.set_index(pd.Index(durations, name="duration"), append=True)
+    gains = differences(table_of(frame, OURS, measure), table_of(frame, THEIRS, measure))
+    return with_level(gains, frame, "duration", EDGES["duration"][-1])
 
 
 def sdr_of(regions: Records, level: str, measure: str = "sdr") -> pd.DataFrame:
     """Return BSMamba2's SDR in dB: a row per vocal region whose ``level``, ``duration`` or ``gap`` in s, is known."""
     frame = scored(regions)
-    frame = frame[frame[level].notna() & ~(frame["cut"] & (level == "duration"))]
-    found = table_of(frame, OURS, measure)
-    values = frame.groupby(ROWS)[level].first().astype(float).reindex(found.index)
-    return found.set_index(pd.Index(values, name=level), append=True).dropna()
+    return with_level(table_of(frame, OURS, measure), frame, level)
 
 
 def by_bin(values: pd.DataFrame, title: str, level: str = "duration") -> str:
     """List the mean of an advantage or a score in each bin of durations or gaps, and say whether it grows or falls."""
-    names, place = bins(EDGES[level])
-    means = values.mean(axis=1).groupby(lambda row: place(row[-1])).mean()  # the level is the index's last
-    found = {name: means[name] for name in names if name in means}
-    each = list(found.values())
+    place = binned(values.index.get_level_values(level), EDGES[level])
+    found = values.mean(axis=1).groupby(place, observed=True).mean()
+    each = found.to_list()
     rises = [b > a for a, b in zip(each, each[1:], strict=False)]
     way = f"it grows with the {level}" if all(rises) else "it falls with it" if not any(rises) else "no one direction"
     way = f"; {way}" * (len(each) > 1)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
-from bsm.cue_gap import summary
 from bsm.stats import Interval, interval_words
 from bsm.study.claims.claim import LONG, Evidence, Finding, Source, Test, Values, Verdict, claim
 from bsm.study.long import probe_tables
@@ -35,20 +32,8 @@ OURS, THEIRS = "mamba2", "attention"
 )
 def memory(answers: Sequence[Mapping[str, Any]], *, learned: float) -> Finding:
     """Compare the arms at the stated endpoint, over seeds in which both learned to remember within the range."""
-    rows = [
-        {
-            "arm": a["separator"],
-            "seed": a["seed"],
-            "name": a["name"],
-            "gap": a["gap"],
-            "lead": a["lead"],
-            "longest_gap": RANGE,
-        }
-        | summary(a)
-        for a in answers
-        if a["separator"] in (OURS, THEIRS)
-    ]
-    frame = pd.DataFrame(rows)
+    own = [answer | {"longest_gap": RANGE} for answer in answers if answer["separator"] in (OURS, THEIRS)]
+    frame = probe_tables.summarised(own)
     both = probe_tables.learned(frame, learned).unstack("arm").dropna().astype(bool)
     seeds = both.index[both.all(axis=1)]
     frame = frame[frame["seed"].isin(seeds)]
@@ -57,7 +42,7 @@ def memory(answers: Sequence[Mapping[str, Any]], *, learned: float) -> Finding:
     found = probe_tables.difference(frame, (OURS, ENDPOINT), (THEIRS, ENDPOINT))
     control = probe_tables.difference(frame, (OURS, f"gap {RANGE:g}"), (OURS, f"cut {RANGE:g}"))
     chosen = probe_tables.difference(frame, (OURS, ENDPOINT), (THEIRS, ENDPOINT), "right")
-    right = frame.groupby(["name", "arm"])["right"].mean()
+    right = frame.groupby(["name", "arm"], observed=True)["right"].mean()
     keeps, loses = right[ENDPOINT, OURS] >= learned, chosen.low > 0  # the voice, not only some dB
     verdict = Verdict.of(found.low > 0 and keeps and loses, found.high < 0)
     shares = [f"`{arm}` {100 * right[ENDPOINT, arm]:.0f} %" for arm in (OURS, THEIRS)]
@@ -77,7 +62,7 @@ def memory(answers: Sequence[Mapping[str, Any]], *, learned: float) -> Finding:
         between = probe_tables.difference(frame, (OURS, f"gap {gap}"), (THEIRS, f"gap {gap}"))
         reasons.append(f"Exploratory: after {gap} s the difference is {interval_words(between, ' dB')}.")
     costs = probe_tables.length_and_distance(frame)
-    for own in costs.itertuples():
+    for own in costs.sort_values("arm", kind="stable").itertuples():
         length, distance = (interval_words(cost, " dB") for cost in (own.length, own.distance))
         reasons.append(
             f"Exploratory: from {RANGE:g} to {own.seconds:g} s, `{own.arm}` changes {length} by the input's length "

@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 
 from bsm.errors import InputError
 from bsm.stats import Interval
-from bsm.study import counts, figures
-from bsm.study.assay import beats, gain_of, trainings
+from bsm.study import assay, counts, figures
 from bsm.study.baselines import EQUALISER
 from bsm.study.campaign import finished, of_run
 from bsm.study.compare import covers, folds_of, tidy, words
@@ -25,8 +24,9 @@ from bsm.study.long.songs import BASELINES, model_config
 from bsm.study.variants import VARIANTS
 from bsm.study.windows import shown
 
-BASE, NO_TIME = "mamba2", "none"
 NAMES = {name: variant.asks for name, variant in VARIANTS.items()} | LABELS
+"""Names of arms in tables and figures."""
+BASE, NO_TIME = NAMES["mamba2"], NAMES["none"]
 WHOLE = np.inf
 LENGTHS = (1.0, 4.0, 16.0, 64.0)
 """Lengths in s for which :func:`costs` counts operations."""
@@ -34,75 +34,95 @@ LENGTHS = (1.0, 4.0, 16.0, 64.0)
 
 def baselines_of(experiment: str) -> str:
     """Return the name of the experiment that scores the trivial separators on the same songs or singers."""
-    return f"{experiment.partition('-')[0]}-{BASELINES}"
+    return f"{experiment.partition('-')[0]}-{BASELINES}" + "-regions" * experiment.endswith("-regions")
 
 
-def scores(folder: Path, experiment: str) -> pd.DataFrame:
-    """Read the scores of an experiment's finished runs, and of the trivial separators on the same songs.
+def read(folder: Path, experiment: str, field: str = "scores") -> pd.DataFrame:
+    """Read records of an experiment's finished runs, and of the trivial separators on the same songs.
+
+    Args:
+        folder: of a campaign's results.
+        experiment: its name.
+        field: ``scores`` or ``regions``. Trivial separators have no ``regions`` on real singing.
 
     Returns:
-        A frame of :func:`bsm.study.compare.tidy`. ``system`` is an arm or a trivial separator; ``window`` is in s,
-        infinite for a whole song. An arm has also ``lr``, ``parameters``, and ``minutes``, the time that the
+        A frame of :func:`bsm.study.compare.tidy`: the base first, then the other networks, variants of the base, and
+        the trivial separators. ``system`` is the name in tables; ``window`` is in s, infinite for a whole song;
+        ``share`` is in per cent. Who was trained has also ``lr``, ``parameters``, and ``minutes``, the time that the
         trainings of one seed took on one core, beside other work.
 
     Raises:
         InputError: There is no finished run, or the trivial separators were not scored.
     """
-    baselines = baselines_of(experiment)
-    runs, trivial = ([*finished(folder, name).values()] for name in (experiment, baselines))
-    if not runs or not trivial:
-        raise InputError(f"{folder}: no finished run of {experiment} or {baselines}; `bsm campaign` trains them")
+    found = [finished(folder, name) for name in (experiment, baselines_of(experiment))]
+    if not all(found):
+        names = f"{experiment} or {baselines_of(experiment)}"
+        raise InputError(f"{folder}: no finished run of {names}; `bsm campaign` trains them")
     records = []
-    for run in runs:
-        given = run["parameters"]
-        own = {"lr": given["train"]["lr"], "parameters": given["parameters"]}
-        own |= {"minutes": run["values"]["training_seconds"] / 60}
-        records += [own | row for row in of_run(run, run["values"]["scores"])]
-    return tidy([*records, *({"window": None} | row for row in trivial[0]["values"]["scores"])])
+    for run in (run for runs in found for run in runs.values()):
+        given, own = run["parameters"], {}
+        if "train" in given:
+            own = {"lr": given["train"]["lr"], "parameters": given["parameters"]}
+            own |= {"minutes": run["values"]["training_seconds"] / 60}
+        records += [own | row for row in of_run(run, run["values"].get(field, []))]
+    frame = tidy(records).replace({"system": NAMES})
+    order = list(dict.fromkeys([*trained(frame), *frame["system"]]))
+    frame = frame.sort_values("system", key=lambda systems: systems.map(order.index), kind="stable")
+    return frame.assign(share=100 * frame.get("share", np.nan))
 
 
-def arms(frame: pd.DataFrame) -> list[str]:
-    """Return the time blocks and BS-RoFormer of a frame of :func:`scores`, in the order of their names in figures."""
-    return [arm for arm in LABELS if arm in set(frame["system"])]
+def trained(frame: pd.DataFrame) -> list[str]:
+    """Return the time blocks and BS-RoFormer of a frame of :func:`read`, the base first."""
+    return [name for name in dict.fromkeys(LABELS.values()) if name in set(frame["system"])]
 
 
-def covered(frame: pd.DataFrame) -> str:
+def trainings(frame: pd.DataFrame) -> tuple[int, int]:
+    """Return how often the networks were trained: under how many seeds, and in how many folds of each seed.
+
+    The seeds are those that the base shares with another network, and of the other networks the one with the fewest
+    counts. A training that is no part of a cross-validation is one fold.
+    """
+    own = {name: set(frame.loc[frame["system"] == name, "seed"]) for name in trained(frame)}
+    folds = frame.loc[frame["system"] == BASE, "fold"].nunique() if folds_of(frame) else 1
+    return min((len(own.get(BASE, set()) & seeds) for seeds in own.values()), default=0), folds
+
+
+def coverage(frame: pd.DataFrame) -> str:
     """Say in a caption what the intervals of a frame's differences cover (:func:`bsm.study.compare.covers`)."""
-    base = frame[frame["system"] == BASE]
-    folds = base["fold"].nunique() if folds_of(frame) else 1
-    return covers(base["seed"].nunique(), "singers" if folds > 1 else "songs", folds)
+    seeds, folds = trainings(frame)
+    return covers(seeds, "singers" if folds > 1 else "songs", folds)
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per training and trivial separator, from whole songs: scores, and the gain over the equaliser.
 
-    Trainings are the :func:`arms`, then variants of the base.
+    Trainings are the :func:`trained` networks, then variants of the base.
 
     ``gate`` says whether an arm beats the equaliser by as much as :func:`bsm.study.assay.beats` demands.
     """
     whole = frame[frame["window"] == WHOLE]
     means = whole.groupby("system")[["usdr", "level"]].mean()
-    names = [*arms(frame), *(name for name in VARIANTS if name in means.index)]
+    names = [*trained(frame), *(NAMES[name] for name in VARIANTS if NAMES[name] in means.index)]
     rows = []
     for name in (*names, *means["usdr"].drop(names).sort_values().index):
-        row = {"separator": NAMES.get(name, name), "parameters": "", "trainings": "", "rate": "", "minutes": ""}
+        row = {"separator": name, "parameters": "", "trainings": "", "rate": "", "minutes": ""}
         row |= {"uSDR (dB)": means["usdr"][name], "level re target (dB)": means["level"][name], "minus equaliser": ""}
         if name in names:
-            own, gain = whole[whole["system"] == name], gain_of(whole, name, EQUALISER)
+            own, gain = whole[whole["system"] == name], assay.gain_of(whole, name, EQUALISER)
             row |= {"parameters": f"{own['parameters'].iloc[0] / 1e6:.2f} M"}
-            row |= {"trainings": trainings(own), "rate": f"{own['lr'].iloc[0]:g}"}
+            row |= {"trainings": assay.trainings(own), "rate": f"{own['lr'].iloc[0]:g}"}
             row |= {"minutes": f"{own['minutes'].mean():.1f}", "minus equaliser": words(gain)}
-            row |= {"gate": "passes" if beats(gain) else "fails"}
+            row |= {"gate": "passes" if assay.beats(gain) else "fails"}
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
 
 
 def gains_over_none(frame: pd.DataFrame) -> dict[str, dict[float, Interval]]:
     """Return each other arm's gain in uSDR over no time block by window, dB; empty where that arm was not trained."""
-    names = arms(frame)
+    names = trained(frame)
     others = [arm for arm in names if arm != NO_TIME and NO_TIME in names]
     parts = dict(iter(frame[frame["system"].isin(names)].groupby("window")))
-    return {arm: {window: gain_of(part, arm, NO_TIME) for window, part in parts.items()} for arm in others}
+    return {arm: {window: assay.gain_of(part, arm, NO_TIME) for window, part in parts.items()} for arm in others}
 
 
 def windows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -110,10 +130,10 @@ def windows(frame: pd.DataFrame) -> pd.DataFrame:
     means = frame.groupby(["system", "window"])["usdr"].mean().unstack()
     gains = gains_over_none(frame)
     rows = []
-    for arm in arms(frame):
+    for arm in trained(frame):
         gained = {window: f" ({words(gain)})" for window, gain in gains.get(arm, {}).items()}
         cells = {shown(window): f"{mean:.2f}{gained.get(window, '')}" for window, mean in means.loc[arm].items()}
-        rows.append({"arm": NAMES[arm]} | cells)
+        rows.append({"arm": arm} | cells)
     return pd.DataFrame(rows)
 
 
@@ -122,11 +142,11 @@ def costs(names: Sequence[str]) -> pd.DataFrame:
 
     The LSTM is counted once, at the shortest length. It does the same for every frame.
     """
-    rows = []
-    for arm in names:
-        counted = LENGTHS[:1] if arm == "lstm" else LENGTHS
-        found = {length: counts.operations(model_config(arm), length) / length / 1e6 for length in counted}
-        rows.append({"arm": NAMES[arm]} | {shown(length): found.get(length, found[LENGTHS[0]]) for length in LENGTHS})
+    rows, own = [], {label: arm for arm, label in LABELS.items()}
+    for name in names:
+        counted = LENGTHS[:1] if own[name] == "lstm" else LENGTHS
+        found = {length: counts.operations(model_config(own[name]), length) / length / 1e6 for length in counted}
+        rows.append({"arm": name} | {shown(length): found.get(length, found[LENGTHS[0]]) for length in LENGTHS})
     return pd.DataFrame(rows)
 
 
@@ -136,14 +156,14 @@ def figure(frame: pd.DataFrame) -> Figure:
     drawn, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4))
     means = frame.groupby(["system", "window"])["usdr"].mean().unstack()
     ticks = ["whole" if length == WHOLE else f"{length:g}" for length in means]
-    for arm, colour in figures.model_colours(arms(frame)).items():
-        left.plot(range(len(ticks)), means.loc[arm], ".-", color=colour, label=NAMES[arm])
+    for arm, colour in figures.model_colours(trained(frame)).items():
+        left.plot(range(len(ticks)), means.loc[arm], ".-", color=colour, label=arm)
     left.axhline(means[WHOLE][EQUALISER], color="0.5", linestyle=":", linewidth=1)
     left.set_xticks(range(len(ticks)), ticks)
     left.set(xlabel="window (s)", ylabel="uSDR (dB)", title="Means (dotted: static equaliser)")
     right.axhline(0, color="0.5", linestyle=":", linewidth=1)
     over_none = gains_over_none(frame)
-    figures.interval_plot(right, ticks, {NAMES[arm]: [*gains.values()] for arm, gains in over_none.items()})
+    figures.interval_plot(right, ticks, {arm: [*gains.values()] for arm, gains in over_none.items()})
     if not over_none:
         right.text(0.5, 0.5, "not trained: no time block", transform=right.transAxes, ha="center")
     right.set(xlabel="window (s)", ylabel="uSDR gain (dB)", title="Gain over no time block, 95 % intervals")

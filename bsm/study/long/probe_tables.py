@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from bsm import cue_gap
 from bsm.errors import InputError
 from bsm.stats import Interval, crossed_interval, interval_words, verdicts
 from bsm.study import figures
-from bsm.study.campaign import finished
+from bsm.study.campaign import finished, of_run
 from bsm.study.compare import words
 from bsm.study.figures import LABELS, model_colours
 from bsm.study.long.probe import ARMS
@@ -29,35 +29,44 @@ def answers(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
     """Read the results of a campaign's experiments, by their names: one row per run and question.
 
     Returns:
-        ``arm``, ``seed``, ``name`` of the question, its settings, ``frames``, ``sdr`` (mean over examples, dB),
-        ``right`` (share of examples whose output has more of the target than of the other voice), ``clear`` (the same,
-        with a margin of half a voice) and ``examples``.
+        What :func:`summarised` returns, with the learning rate ``lr``.
 
     Raises:
         InputError: There is no finished run.
     """
-    records = _results(folder, experiments)
-    if not records:
+    rows = []
+    for record in _results(folder, experiments):
+        parameters = record["parameters"]
+        own = {"lr": parameters["train"]["lr"], "longest_gap": parameters["probe"]["longest_gap"]}
+        rows += [own | row for row in of_run(record, record["values"]["answers"])]
+    if not rows:
         raise InputError(f"{folder}: no finished run of {', '.join(experiments)}; `bsm campaign` trains them")
-    return _frame(records)
+    return summarised(rows)
 
 
 def of_each(folder: Path, experiments: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Read the :func:`answers` of each experiment apart, by name. Experiments without a finished run are left out."""
-    found = {name: _results(folder, [name]) for name in experiments}
-    return {name: _frame(records) for name, records in found.items() if records}
+    return {name: answers(folder, [name]) for name in experiments if _results(folder, [name])}
 
 
-def _frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    rows = []
-    for record in records:
-        parameters = record["parameters"]
-        run = {"arm": parameters["arm"], "seed": record["seed"], "lr": parameters["train"]["lr"]}
-        run["longest_gap"] = parameters["probe"]["longest_gap"]
-        for answer in record["values"]["answers"]:
-            asked = {key: value for key, value in answer.items() if key not in ("sdr", "target", "other")}
-            rows.append(run | asked | cue_gap.summary(answer))
-    frame = pd.DataFrame(rows)
+def summarised(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Summarise answers over their examples, one row each (:func:`bsm.cue_gap.summary`).
+
+    Args:
+        rows: of :func:`bsm.study.campaign.of_run`, with the ``longest_gap`` of the training, s.
+
+    Returns:
+        ``arm``, ``seed``, ``name`` of the question, its settings, ``sdr`` (mean over examples, dB), ``right`` (share of
+        examples whose output has more of the target than of the other voice), ``clear`` (the same, with a margin of
+        half a voice) and ``examples``.
+    """
+    examples = ("separator", "sdr", "target", "other")
+    frame = pd.DataFrame(
+        {"arm": row["separator"], "seed": row["seed"]}
+        | {name: value for name, value in row.items() if name not in examples}
+        | cue_gap.summary(row)
+        for row in rows
+    )
     frame["arm"] = pd.Categorical(frame["arm"], [arm for arm in ARMS if arm in set(frame["arm"])])
     return frame.sort_values(["arm", "seed", "gap"], ignore_index=True)
 
@@ -140,18 +149,14 @@ def length_and_distance(frame: pd.DataFrame) -> pd.DataFrame:
     Returns:
         ``arm``, ``seconds``, and the intervals ``length`` and ``distance`` in dB, paired by seed.
     """
-    near = f"gap {longest(frame):g}"
-    rows = []
+    near, rows = f"gap {longest(frame):g}", []
     for arm, own in frame.groupby("arm", observed=True):
         asked = set(own["name"])
         for lead in sorted(own.loc[own["name"].str.startswith("lead "), "lead"].unique()):
             far, long = f"gap {lead:g}", f"lead {lead:g}"
             if {near, far, long} <= asked:
-                costs = {"length": (long, near), "distance": (far, long)}
-                found = {
-                    name: difference(frame, (arm, first), (arm, second)) for name, (first, second) in costs.items()
-                }
-                rows.append({"arm": arm, "seconds": lead} | found)
+                length = difference(frame, (arm, long), (arm, near))
+                rows.append((arm, lead, length, difference(frame, (arm, far), (arm, long))))
     return pd.DataFrame(rows, columns=["arm", "seconds", "length", "distance"])
 
 

@@ -14,19 +14,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bsm.data import mir1k
 from bsm.stats import verdicts
 from bsm.study import figures, occurrence
 from bsm.study.assay import assay
 from bsm.study.baselines import EQUALISER
-from bsm.study.campaign import finished, lacking, of_run
-from bsm.study.compare import ROWS, covers, differences, folds_of, interval, paired, table_of, tidy, words
+from bsm.study.campaign import finished, lacking
+from bsm.study.compare import differences, folds_of, interval, paired, table_of, words
 from bsm.study.long import arms
+from bsm.study.long.arms import BASE, NO_TIME, baselines_of, trained, trainings
 from bsm.study.long.regions import FIRST, FIRST_NO_PAST, IN_WINDOW, NO_FUTURE, NO_PAST
 from bsm.study.occurrence import AFTER, BEFORE, NAMES, SDR
 
 Rows = Sequence[Mapping[str, Any]]
-BASE, NO_TIME = (arms.NAMES[name] for name in (arms.BASE, arms.NO_TIME))
 
 
 class Condition(NamedTuple):
@@ -87,62 +86,24 @@ EVERYWHERE = "all regions"
 LONG_GAP = 4.0  # s; gaps from here on are long
 
 
-def experiments(of: str) -> tuple[str, str]:
-    """Return the names of the measurements of an experiment's networks and of the trivial separators.
+def measured(of: str) -> str:
+    """Return the name of the experiment that measures an experiment's networks by region.
 
-    On real singing a training's result holds them; on songs they are runs of their own.
+    On real singing a training's result holds the measurements; on songs they are runs of their own.
     """
-    apart = "-regions" * of.startswith("songs-")
-    return of + apart, arms.baselines_of(of) + apart
+    return of + "-regions" * of.startswith("songs-")
 
 
 def there(folder: Path, of: str) -> bool:
-    """Tell whether both of :func:`experiments` have finished runs, and the base and its control are among them."""
-    measured, trivial = experiments(of)
-    missing = lacking(finished(folder, measured), measured, (arms.BASE, arms.NO_TIME))
-    return not missing and bool(finished(folder, trivial))
+    """Tell whether an experiment's base, its control and the trivial separators were measured by region."""
+    name = measured(of)
+    missing = lacking(finished(folder, name), name, ("mamba2", "none"))
+    return not missing and bool(finished(folder, baselines_of(name)))
 
 
 def read(folder: Path, of: str, field: str = "regions") -> pd.DataFrame:
-    """Read records of an experiment's measured networks and of the trivial separators.
-
-    Args:
-        folder: of a campaign's results.
-        of: the experiment.
-        field: ``regions`` or ``scores`` (:func:`bsm.study.long.regions.of_network`). Trivial separators have no
-            ``regions`` on real singing.
-
-    Returns:
-        A frame of :func:`bsm.study.compare.tidy`: the base first, then the other networks, then the trivial separators.
-        ``system`` is the name in figures. ``share`` is in per cent.
-    """
-    runs = [run for name in experiments(of) for run in finished(folder, name).values()]
-    frame = tidy([row for run in runs for row in of_run(run, run["values"].get(field, []))])
-    order = list(dict.fromkeys([*arms.arms(frame), *frame["system"]]))
-    frame = frame.sort_values("system", key=lambda systems: systems.map(order.index), kind="stable")
-    return frame.assign(system=frame["system"].replace(arms.NAMES), share=100 * frame.get("share", np.nan))
-
-
-def trained(frame: pd.DataFrame) -> list[str]:
-    """Return the networks of a frame of :func:`read`, the base first."""
-    return [name for name in frame["system"].unique() if name in figures.LABELS.values()]
-
-
-def trainings(frame: pd.DataFrame) -> tuple[int, int]:
-    """Return how often the networks were trained: under how many seeds, and in how many folds of each seed.
-
-    The seeds are those that the base shares with another network, and of the other networks the one with the fewest
-    counts. A training that is no part of a cross-validation is one fold.
-    """
-    own = {name: set(frame.loc[frame["system"] == name, "seed"]) for name in trained(frame)}
-    folds = frame.loc[frame["system"] == BASE, "fold"].nunique() if "fold" in frame else 1
-    return min(len(own[BASE] & seeds) for seeds in own.values()), folds
-
-
-def coverage(frame: pd.DataFrame) -> str:
-    """Say in a caption what the intervals cover (:func:`bsm.study.compare.covers`)."""
-    seeds, folds = trainings(frame)
-    return covers(seeds, "singers" if mir1k.song_of(frame["track"].iloc[0]) else "songs", folds)
+    """Read what was measured of an experiment's networks (:func:`bsm.study.long.arms.read`): regions or ``scores``."""
+    return arms.read(folder, measured(of), field)
 
 
 def _trained_how_often(frame: pd.DataFrame) -> str:
@@ -157,30 +118,23 @@ def compare(frame: pd.DataFrame, conditions: Sequence[Condition]) -> list[dict[s
     """Compare the base with every other network in each bin, paired per region and seed.
 
     Returns:
-        Records with ``by`` (a condition's title), ``group``, ``quantity``, numbers of ``regions`` and ``songs``,
-        ``means`` by system, and ``differences`` of the base from each other network
-        (:func:`bsm.study.compare.paired`; intervals over songs and trainings). The verdicts on a measure of two
-        networks are corrected for the number of bins (Holm, 1979).
+        Records of :func:`bsm.study.occurrence.compare` with ``by``, a condition's title, and the number of the bin's
+        ``songs``. The verdicts on a measure of two networks are corrected for the number of bins (Holm, 1979).
     """
-    rows, records, folds = [], frame.to_dict("records"), folds_of(frame)
-    for condition in (Condition(EVERYWHERE, SDR, (0,)), *conditions):
-        groups = occurrence.grouped(records, condition.column, condition.edges, condition.unit)
-        everything = groups.pop("all")
-        for group, own in [("all", everything)] if condition.title == EVERYWHERE else groups.items():
-            part = pd.DataFrame(own)
-            for quantity in condition.measures if own else ():
-                found = {name: table_of(part, name, quantity) for name in frame["system"].unique()}
-                row = {"by": condition.title, "group": group, "quantity": quantity}
-                row |= {"regions": len(found[BASE].dropna()), "songs": part["song"].nunique()}
-                row["means"] = {name: float(own.stack().mean()) for name, own in found.items()}
-                row["differences"] = {other: paired(found[BASE], found[other], folds) for other in trained(frame)[1:]}
-                rows.append(row)
+    parts = [(EVERYWHERE, "all", frame, (SDR, BEFORE, AFTER))]
+    for title, column, edges, unit, measures in conditions:
+        groups = occurrence.grouped(frame, column, edges, unit)
+        parts += [(title, group, part, measures) for group, part in groups.items() if len(part) and group != "all"]
+    rows, given = [], {"models": trained(frame), "folds": folds_of(frame)}
+    for title, group, part, measures in parts:
+        own = {"by": title, "songs": part["song"].nunique()}
+        rows += [own | row for name in measures for row in occurrence.compare(frame, name, {group: part}, **given)]
     return occurrence.correct(rows)
 
 
 def mean_table(rows: Rows) -> pd.DataFrame:
     """Return the means of :func:`compare`: a row per bin and measure, a column per system."""
-    return pd.DataFrame([_place(row) | row["means"] for row in rows])
+    return pd.DataFrame(_place(row) | {name: own["estimate"] for name, own in row["means"].items()} for row in rows)
 
 
 def difference_table(rows: Rows) -> pd.DataFrame:
@@ -194,7 +148,7 @@ def difference_table(rows: Rows) -> pd.DataFrame:
 
 def _place(row: Mapping[str, Any]) -> dict[str, str]:
     measure = "SDR, windows of 8 s (dB)" if row["quantity"] == IN_WINDOW else NAMES[row["quantity"]]
-    counts = f"{row['regions']} ({row['songs']})"
+    counts = f"{row['means'][BASE]['tracks']} ({row['songs']})"
     return {"by": row["by"], "bin": row["group"], "measure": measure, "regions (songs)": counts}
 
 
@@ -207,13 +161,13 @@ def figure_of(rows: Rows, conditions: Sequence[Condition]) -> Figure:
     drawn, axes = plt.subplots(2, len(conditions), figsize=(3.3 * len(conditions), 5.4), sharey="row", squeeze=False)
     for above, below, condition in zip(*axes, conditions, strict=True):
         own = [row for row in rows if row["by"] == condition.title and row["quantity"] == condition.measures[0]]
-        ticks = [f"{row['group'].removesuffix(f' {condition.unit}')}\nn={row['regions']}" for row in own]
+        ticks = [f"{row['group'].removesuffix(f' {condition.unit}')}\nn={row['means'][BASE]['tracks']}" for row in own]
         ticks = [tick.replace(f" {condition.unit} or more", " on").replace(" to ", "–") for tick in ticks]
         others = list(own[0]["differences"])
         colours = figures.model_colours([BASE, *others]) | {EQUALISER: "0.5"}
         for name in (BASE, *others, *({EQUALISER} & set(own[0]["means"]))):
             line = {"color": colours[name], "linestyle": ":" if name == EQUALISER else "-", "label": name}
-            above.plot(ticks, [row["means"][name] for row in own], marker=".", **line)
+            above.plot(ticks, [row["means"][name]["estimate"] for row in own], marker=".", **line)
         above.axhline(0, color="0.4", linewidth=0.8, linestyle="--", label=SILENCE)
         above.set(xticks=range(len(ticks)), xticklabels=[], xlim=(-0.5, len(ticks) - 0.5), title=condition.title)
         below.axhline(0, color="0.4", linewidth=0.8)
@@ -282,12 +236,12 @@ def contrasts(frame: pd.DataFrame, places: Sequence[Contrast]) -> pd.DataFrame:
     """
     found, extra, folds = [], [], folds_of(frame)
     for column, where, low, high in places:
-        unknown = frame["cut"] & (frame["duration"] < LONG) & (column == "duration")
-        known = frame[frame[column].notna() & ~unknown]
         for other in trained(frame)[1:]:
-            gains = differences(table_of(known, BASE, SDR), table_of(known, other, SDR)).dropna()
-            values = known.groupby(ROWS)[column].first().reindex(gains.index)
-            inside = ((values >= low) & (values < high)).to_numpy()
+            gains = occurrence.with_level(
+                differences(table_of(frame, BASE, SDR), table_of(frame, other, SDR)), frame, column, LONG
+            )
+            values = gains.index.get_level_values(column)
+            inside = (values >= low) & (values < high)
             extra.append(interval(gains, folds, against=~inside))
             counts = f"{inside.sum()} ({gains.index[inside].get_level_values('song').nunique()})"
             found.append((where, other, counts, words(interval(gains[inside], folds))))
@@ -353,10 +307,11 @@ def of_durations(rows: Rows) -> str:
     own = [row for row in rows if row["by"] == DURATION and row["quantity"] == SDR]
     if not own:
         return ""
-    others, means = [*own[0]["differences"]], own[0]["means"]
-    below = [name for name in (BASE, *others) if means[name] < 0]
-    scores = ", ".join(f"{name} {means[name]:.2f} dB" for name in (BASE, *others))
-    lines = [f"- Mean SDR in regions {own[0]['group']} (n = {own[0]['regions']}): {scores}."]
+    others = [*own[0]["differences"]]
+    means = {name: own[0]["means"][name]["estimate"] for name in (BASE, *others)}
+    below = [name for name, mean in means.items() if mean < 0]
+    scores = ", ".join(f"{name} {mean:.2f} dB" for name, mean in means.items())
+    lines = [f"- Mean SDR in regions {own[0]['group']} (n = {own[0]['means'][BASE]['tracks']}): {scores}."]
     said = "every network" if len(below) == 1 + len(others) else " and ".join(below) or "no network"
     lines.append(f"  - Silence has 0 dB. Below silence on average: {said}.")
     if BASE in below:

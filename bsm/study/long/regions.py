@@ -75,18 +75,21 @@ def experiment(
     )
 
 
-def _heard(tracks: Sequence[Track]) -> Iterator[tuple[Track, np.ndarray, np.ndarray, list[Region]]]:
-    """Yield each song with its mixture, its true vocals, and the regions in which somebody sings."""
+def heard(tracks: Sequence[Track], **found: float) -> Iterator[tuple[Track, np.ndarray, np.ndarray, list[Region]]]:
+    """Yield each song with its mixture, its true vocals, and the regions in which somebody sings.
+
+    ``found`` are options of :func:`bsm.activity.vocal_regions`.
+    """
     for track in tqdm(tracks, desc="regions", unit="song"):
         vocals = track.read(VOCALS)
-        yield track, track.mixture(), vocals, vocal_regions(vocals, track.rate)
+        yield track, track.mixture(), vocals, vocal_regions(vocals, track.rate, **found)
 
 
 def of_baselines(tracks: Sequence[Track], training: Sequence[Track]) -> dict[str, list[dict[str, Any]]]:
     """Measure :data:`TRIVIAL` separators: ``regions`` and ``scores``, each with its ``separator`` and no ``seed``."""
     found: dict[str, list[dict[str, Any]]] = {"regions": [], "scores": []}
     chosen = {name: separate for name, separate in baselines.separators(training).items() if name in TRIVIAL}
-    for track, mixture, vocals, sung in _heard(tracks):
+    for track, mixture, vocals, sung in heard(tracks):
         for name, separator in chosen.items():
             own = {"track": track.name, "separator": name, "seed": None}
             estimate = separator(track)
@@ -117,7 +120,7 @@ def of_network(
     whole = model_separator(model, whole=True)
     plain, overlapped = (model_separator(model, window=WINDOW, hop=hop) for hop in (WINDOW, WINDOW / 2))
     changed = len(tracks) if changed is None else changed
-    for number, (track, mixture, vocals, sung) in enumerate(_heard(tracks)):
+    for number, (track, mixture, vocals, sung) in enumerate(heard(tracks)):
         estimate, windowed = whole(track), plain(track)
         records = regions_of(mixture, vocals, estimate, track.rate, sung)
         for record, region in zip(records, sung, strict=True):
