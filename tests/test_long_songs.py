@@ -30,7 +30,7 @@ def test_a_run_without_one_best_weight(tmp_path):
 
 def test_what_the_arms_reach_follows_from_the_scores(tmp_path):
     given = {"songs": 12, "seeds": [0], "metrics": ("usdr", "si_sdr"), "level": -1.0}
-    about = {"parameters": 240_000, "train": {"lr": 0.002}}
+    about = {"parameters": 240_000, "train": {"lr": 0.002, "segment_seconds": 1.0}}
     for arm, usdr in {"mamba2": 5.0, "none": 3.2}.items():
         scores = [row for window, more in ((1.0, 0.5), (None, 0.0))
                   for row in scored({arm: usdr + more}, apart=0.1, window=window, **given)]  # fmt: skip
@@ -48,6 +48,9 @@ def test_what_the_arms_reach_follows_from_the_scores(tmp_path):
     by_window = arms.windows(frame).set_index("arm")
     assert by_window.loc["BSMamba2", "1 s"] == "5.50 (1.80 [1.80, 1.80])"
     assert by_window.loc["no time block", "whole song"] == "3.20"
+    changes = arms.segment_table(frame).set_index("arm")  # against windows as long as the training's segments
+    assert changes.loc["BSMamba2", "whole song"] == "5.00 (-0.50 [-0.50, -0.50])"
+    assert [*changes.loc["no time block", ["training segments", "1 s"]]] == ["1 s", "3.70"]
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from bsm.study.claims.learning import (
     LONG_SONGS,
     NO_TIME,
     OURS,
-    SINGERS,
     THEIRS,
+    WITH_ROFORMER,
     Records,
     gated,
     of_published,
@@ -44,9 +44,10 @@ EDGES = {"duration": (1, 2, 4), "gap": (0.5, 2, 8)}
             long={"regions": Values("songs-1s-regions", "regions", runs=True, arms=tuple(ARMS))} | LONG_SONGS,
         ),
         on_real_singing(
+            WITH_ROFORMER,
             f"trainings of {THEIRS} on real singing: clips of MIR-1K, two hours of a core",
-            regions=Values(SINGERS, "regions", runs=True, arms=tuple(ARMS)),
-            scores=Values(SINGERS, "scores", runs=True, arms=tuple(ARMS)),
+            regions=Values(WITH_ROFORMER, "regions", runs=True, arms=tuple(ARMS)),
+            scores=Values(WITH_ROFORMER, "scores", runs=True, arms=tuple(ARMS)),
         ),
         of_published(
             f"a {THEIRS} of the same training, beside the weights (193 MB) and excerpts (147 MB)",

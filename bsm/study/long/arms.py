@@ -18,7 +18,7 @@ from bsm.stats import Interval
 from bsm.study import assay, counts, figures
 from bsm.study.baselines import EQUALISER
 from bsm.study.campaign import finished, of_run
-from bsm.study.compare import covers, folds_of, tidy, words
+from bsm.study.compare import covers, differences, folds_of, interval, table_of, tidy, words
 from bsm.study.figures import LABELS
 from bsm.study.long.songs import BASELINES, model_config
 from bsm.study.variants import VARIANTS
@@ -48,8 +48,9 @@ def read(folder: Path, experiment: str, field: str = "scores") -> pd.DataFrame:
     Returns:
         A frame of :func:`bsm.study.compare.tidy`: the base first, then the other networks, variants of the base, and
         the trivial separators. ``system`` is the name in tables; ``window`` is in s, infinite for a whole song;
-        ``share`` is in per cent. Who was trained has also ``lr``, ``parameters``, and ``minutes``, the time that the
-        trainings of one seed took on one core, beside other work.
+        ``share`` is in per cent. Who was trained has also ``lr``, ``parameters``, ``segment``, the length of the
+        training's segments in s, and ``minutes``, the time that the trainings of one seed took on one core, beside
+        other work.
 
     Raises:
         InputError: There is no finished run, or the trivial separators were not scored.
@@ -63,6 +64,7 @@ def read(folder: Path, experiment: str, field: str = "scores") -> pd.DataFrame:
         given, own = run["parameters"], {}
         if "train" in given:
             own = {"lr": given["train"]["lr"], "parameters": given["parameters"]}
+            own |= {"segment": given["train"]["segment_seconds"]}
             own |= {"minutes": run["values"]["training_seconds"] / 60}
         records += [own | row for row in of_run(run, run["values"].get(field, []))]
     frame = tidy(records).replace({"system": NAMES})
@@ -135,6 +137,50 @@ def windows(frame: pd.DataFrame) -> pd.DataFrame:
         cells = {shown(window): f"{mean:.2f}{gained.get(window, '')}" for window, mean in means.loc[arm].items()}
         rows.append({"arm": arm} | cells)
     return pd.DataFrame(rows)
+
+
+def changes(frame: pd.DataFrame) -> dict[tuple[str, float], dict[float, Interval]]:
+    """Return how uSDR changes by window, dB, from windows as long as the segments of the training.
+
+    Returns:
+        By network and length of its training's segments in s: a change, paired by song and seed, for each window.
+    """
+    found = {}
+    for (name, segment), own in frame.dropna(subset="segment").groupby(["system", "segment"], sort=False):
+        by_window = {window: table_of(part, name) for window, part in own.groupby("window")}
+        found[name, segment] = {
+            window: interval(differences(part, by_window[segment])) for window, part in by_window.items()
+        }
+    return found
+
+
+def segment_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per network and training: mean uSDR in dB by window, and in brackets the :func:`changes`."""
+    means = frame.groupby(["system", "segment", "window"])["usdr"].mean()
+    rows = []
+    for (name, segment), own in changes(frame).items():
+        row = {"arm": name, "training segments": shown(segment)}
+        for window, change in own.items():
+            row[shown(window)] = f"{means[name, segment, window]:.2f}" + f" ({words(change)})" * (window != segment)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@figures.style()
+def figure_of_segments(frame: pd.DataFrame) -> Figure:
+    """Draw the :func:`changes` by window: a panel per network, a line per length of the training's segments."""
+    found = changes(frame)
+    names = list(dict.fromkeys(name for name, _ in found))
+    drawn, axes = plt.subplots(1, len(names), figsize=(2.6 * len(names) + 0.6, 3.2), sharey=True, squeeze=False)
+    for ax, name in zip(axes[0], names, strict=True):
+        lines = {f"trained on {shown(segment)}": own for (which, segment), own in found.items() if which == name}
+        ticks = ["whole" if window == WHOLE else f"{window:g}" for window in next(iter(lines.values()))]
+        ax.axhline(0, color="0.5", linestyle=":", linewidth=1)
+        figures.interval_plot(ax, ticks, {line: [*own.values()] for line, own in lines.items()})
+        ax.set(xlabel="window (s)", title=name)
+    axes[0, 0].set_ylabel("change of uSDR (dB),\n95 % intervals")
+    figures.legend_above(drawn, axes[0, 0])
+    return drawn
 
 
 def costs(names: Sequence[str]) -> pd.DataFrame:

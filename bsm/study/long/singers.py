@@ -22,7 +22,7 @@ from bsm.study.compare import cluster_of
 from bsm.study.long import regions, songs
 from bsm.study.records import checksum, mark, write_result
 
-FOLDS = 4  # trainings of a seed, each of which tests singers of its own
+FOLDS = 4  # by default
 VALIDATED = 2  # singers of a fold's training that choose its checkpoint
 WINDOWS: tuple[float | None, ...] = (None, 1.0, 4.0)  # s; None is the whole clip
 THRESHOLD_DB = -30.0  # of vocal activity: the voice's channel holds breath and noise
@@ -53,6 +53,7 @@ def experiment(
     arm: str,
     seed: int = 0,
     preset: str = songs.PRESET,
+    folds: int = FOLDS,
     asked: bool = True,
     **settings: Any,
 ) -> None:
@@ -65,21 +66,22 @@ def experiment(
         arm: see :func:`bsm.study.long.songs.experiment`.
         seed: fixes the initial weights and the training segments, which differ from fold to fold.
         preset: name of the base's size.
+        folds: number of the trainings, each of which tests singers of its own.
         asked: False for a training of the first fold that only serves the choice of a learning rate.
         settings: of each training (:func:`bsm.study.long.songs.train_config`).
     """
     started = mark()
     clips = [track for split in SPLITS for track in open_tracks(Path(data), split)[1]]
-    splits = dealt(clips)
+    splits = dealt(clips, folds)
     # The folder is outside the checkout that trains, so that its name would be that of a place on this machine.
-    given: dict[str, Any] = {"arm": arm, "songs_sha256": checksum(data), "folds": FOLDS}
+    given: dict[str, Any] = {"arm": arm, "songs_sha256": checksum(data), "folds": folds}
     values: dict[str, Any] = {"scores": [], "regions": [], "history": [], "training_seconds": 0.0}
     for number, split in enumerate(splits if asked else splits[:1]):
         own: dict[str, Any] = {"fold": number}
         if arm == songs.BASELINES:
             values["scores"] += [own | songs.rounded(row) for row in baselines.scores(split["test"], split["train"])]
             continue
-        config = songs.train_config(arm, seed=FOLDS * seed + number, **settings)
+        config = songs.train_config(arm, seed=folds * seed + number, **settings)
         run = folder / "trainings" / f"{path.stem}-fold{number}"
         model, learned = songs.trained(run, songs.model_config(arm, preset), config, split)
         values["history"] += [own | row for row in learned["history"]]
