@@ -17,9 +17,10 @@ import yaml
 from click.testing import CliRunner
 
 from bsm import audio, bands
-from bsm.config import ModelConfig, StftConfig
+from bsm.config import StftConfig
 from bsm.data import registry
 from bsm.model import BSMamba2
+from models import small
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -130,16 +131,7 @@ def locked():
 @pytest.fixture(scope="session")
 def small_config():
     """The paper's design in 26,000 parameters, stereo at 44.1 kHz."""
-    return ModelConfig(
-        stft=StftConfig(n_fft=256, hop_length=64),
-        bands=bands.equal(129, 6),
-        dim=8,
-        depth=1,
-        d_state=4,
-        headdim=4,
-        expand=2,
-        mask_expansion=2,
-    )
+    return small(stft=StftConfig(256, 64), bands=bands.equal(129, 6))
 
 
 @pytest.fixture(scope="session")

@@ -20,21 +20,15 @@ from bsm.errors import InputError
 from bsm.model import BSMamba2
 from bsm.weights.author import exported, to_author
 from bsm.weights.files import load_model, save_model
+from models import same, small
 
-SMALL = ModelConfig(
-    stft=StftConfig(1024), bands=(2, 3, 12, 496), dim=8, depth=2, d_state=4, headdim=4, expand=2, mask_expansion=3
-)
+SMALL = small(stft=StftConfig(1024), bands=(2, 3, 12, 496), depth=2, mask_expansion=3)
 OWN = SMALL.replace(stft=StftConfig(1024, 20), sample_rate=8000, scan_backend="quadratic")
 
 
 def make(config=SMALL, seed=0):
     torch.manual_seed(seed)
     return BSMamba2(config)
-
-
-def same(a, b):
-    a, b = a.state_dict(), b.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
 
 
 @pytest.fixture
