@@ -1,6 +1,5 @@
 import logging
 import math
-import os
 import subprocess
 import sys
 from functools import partial
@@ -435,15 +434,3 @@ def test_another_networks_bar_counts_windows(capsys, monkeypatch):
         assert sorted({int(percent) for percent in percents}) == [round(100 * n / passes) for n in range(passes + 1)]
         assert torch.equal(shown, mixture)
         assert not other._forward_hooks
-
-
-@pytest.mark.parametrize("name", ["x" * 237, os.fsdecode(b"caf\xe9")], ids=["long", "not UTF-8"])
-def test_a_song_of_any_name_is_separated(tmp_path, name):
-    song = tmp_path / f"{name}.wav"
-    try:
-        audio.write(song, noise(2, 1000).numpy(), RATE)
-    except InputError:
-        pytest.skip("this file system takes UTF-8 alone")
-    (paths,) = plan_outputs([song], None).values()
-    separate_file(Stand(), song, paths)
-    assert sorted(tmp_path.iterdir()) == sorted([song, *paths])
