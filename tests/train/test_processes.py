@@ -22,7 +22,7 @@ from bsm.errors import InputError
 from bsm.loss import bsmamba2_loss
 from bsm.train import Stopped, read_log, train
 from bsm.train.distributed import passes_per_update, rank_segments
-from runs import CONFIG, MODEL, ROFORMER, assert_same_weights, copy_of, finished, fork, kill_at_loss, without_times
+from runs import CONFIG, MODEL, ROFORMER, assert_same_weights, copy_of, finished, fork, kill, loss_with, without_times
 
 JOINED = CONFIG.replace(processes=2)  # 8 segments an update: 4 passes in one process, 2 in each of two
 
@@ -136,7 +136,7 @@ def test_resumed_in_two_processes_after_one(alone, tracks, tmp_path):
     run = tmp_path / "run"
 
     def action():
-        kill_at_loss(5 * 4 + 2)  # in the sixth update
+        bsm.train.trainer.bsmamba2_loss = loss_with(kill, 5 * 4 + 2)  # in the sixth update
         train(run, MODEL, JOINED, tracks, device="cpu")
 
     assert finished(fork(action)) == -signal.SIGKILL
@@ -150,7 +150,7 @@ def killed(tmp_path_factory, tracks):
     run = tmp_path_factory.mktemp("killed") / "run"
 
     def action(rank):
-        kill_at_loss(5 * 2 + 2)
+        bsm.train.trainer.bsmamba2_loss = loss_with(kill, 5 * 2 + 2)
         train(run, MODEL, JOINED, tracks, device="cpu")
 
     assert in_two(action) == [-signal.SIGKILL] * 2
@@ -195,16 +195,8 @@ def test_a_signal_to_one_stops_both(alone, tracks, tmp_path):
     run, config = tmp_path / "run", JOINED.replace(checkpoint_every=100)
 
     def action(rank):
-        calls = 0
-
-        def loss(*arguments):
-            nonlocal calls
-            calls += 1
-            if calls == 4 and rank == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return bsmamba2_loss(*arguments)
-
-        bsm.train.trainer.bsmamba2_loss = loss
+        if rank == 1:
+            bsm.train.trainer.bsmamba2_loss = loss_with(lambda: os.kill(os.getpid(), signal.SIGTERM), 4)
         try:
             train(run, MODEL, config, tracks, device="cpu")
         except Stopped as stop:

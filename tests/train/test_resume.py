@@ -13,7 +13,6 @@ import bsm.train.distributed
 import bsm.train.loop
 import bsm.train.trainer
 from bsm.cli import main
-from bsm.loss import bsmamba2_loss
 from bsm.study.profiles import Profile
 from bsm.train import Stopped, read_log, train
 from bsm.train.journal import Journal
@@ -21,22 +20,20 @@ from bsm.train.trainer import AveragedWeights
 from runs import (
     CONFIG,
     MODEL,
-    Interrupted,
     assert_same_run,
     assert_same_weights,
     forked,
-    interrupt_after,
+    kill,
+    loss_with,
     scalars,
+    train_interrupted,
 )
 
 
 @pytest.mark.parametrize(("steps", "workers"), [(0, 0), (2, 2)])
-def test_an_interrupted_run_ends_as_the_whole_one(whole, tracks, tmp_path, monkeypatch, steps, workers):
+def test_an_interrupted_run_ends_as_the_whole_one(whole, tracks, tmp_path, steps, workers):
     run, config = tmp_path / "run", CONFIG.replace(workers=workers)
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, steps)
-        with pytest.raises(Interrupted):
-            train(run, MODEL, config, tracks, device="cpu")
+    train_interrupted(run, MODEL, config, tracks, after=steps)
     assert not (run / "model.safetensors").exists()
     torch.manual_seed(99)  # the state of this process must not matter
     train(run, MODEL, config, tracks, device="cpu")
@@ -65,13 +62,10 @@ def kill_at(where, number):
         calls += 1
         return calls == number
 
-    def kill():
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def before(function, act=kill):
+    def before(function):
         def wrapped(*arguments, **options):
             if counted():
-                act()
+                kill()
             return function(*arguments, **options)
 
         return wrapped
@@ -96,9 +90,7 @@ def kill_at(where, number):
         return replace(path, target)
 
     write, save, replace = Journal.write, torch.save, Path.replace
-    if where == "bsmamba2_loss":
-        bsm.train.trainer.bsmamba2_loss = before(bsmamba2_loss)
-    elif where == "average":
+    if where == "average":
         AveragedWeights.update = before(AveragedWeights.update)
     elif where == "prune":
         bsm.train.loop.prune = before(bsm.train.loop.prune)
@@ -132,7 +124,8 @@ def test_killed_at_every_step(whole, tracks, tmp_path):
     run = tmp_path / "run"
 
     def action():
-        kill_at("bsmamba2_loss", 6)  # between the passes of the third update, with a checkpoint after the second
+        # Between the passes of the third update, with a checkpoint after the second.
+        bsm.train.trainer.bsmamba2_loss = loss_with(kill, 6)
         train(run, MODEL, CONFIG.replace(workers=1), tracks, device="cpu")
 
     assert [forked(action) for _ in range(3)] == [-signal.SIGKILL] * 3
@@ -147,16 +140,7 @@ def test_a_signal_saves_and_stops(whole, tracks, tmp_path, number, workers):
 
     def action():
         os.setpgid(0, 0)
-        calls = 0
-
-        def loss(*arguments):
-            nonlocal calls
-            calls += 1
-            if calls == 6:  # the third update
-                os.killpg(0, number)
-            return bsmamba2_loss(*arguments)
-
-        bsm.train.trainer.bsmamba2_loss = loss
+        bsm.train.trainer.bsmamba2_loss = loss_with(lambda: os.killpg(0, number), 6)  # in the third update
         try:
             train(run, MODEL, config, tracks, device="cpu")
         except Stopped as stop:
@@ -174,13 +158,7 @@ def test_a_signal_saves_and_stops(whole, tracks, tmp_path, number, workers):
 def repeat_signals(monkeypatch, patience, numbers):
     """Make the first loss send signals to this process."""
     monkeypatch.setattr(bsm.train.distributed, "PATIENCE", patience)
-    rest = list(numbers)
-
-    def loss(*arguments):
-        while rest:
-            os.kill(os.getpid(), rest.pop(0))
-        return bsmamba2_loss(*arguments)
-
+    loss = loss_with(lambda: [os.kill(os.getpid(), number) for number in numbers], 1)
     monkeypatch.setattr(bsm.train.trainer, "bsmamba2_loss", loss)
 
 
