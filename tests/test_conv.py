@@ -37,16 +37,21 @@ def draw(length, taps, channels=6, batch=2, dtype=torch.float64):
     return [v.requires_grad_() for v in inputs], weights
 
 
+def check(inputs, dout, reverse, backend):
+    """Output and gradients are those of the definition."""
+    got, want = causal_conv(*inputs, reverse=reverse, backend=backend), definition(*inputs, reverse)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    if got.requires_grad:
+        gradients = (torch.autograd.grad(y, inputs, dout) for y in (got, want))
+        for g, w in zip(*gradients, strict=True):
+            torch.testing.assert_close(g, w, rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("length", "taps"), [(1, 4), (3, 1), (3, 4), (5, 3), (65, 2), (65, 4)])
 @pytest.mark.parametrize("backend", RUNNABLE)
 def test_agrees_with_the_definition(backend, length, taps, reverse):
-    inputs, dout = draw(length, taps)
-    want = definition(*inputs, reverse)
-    got = causal_conv(*inputs, reverse=reverse, backend=backend)
-    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
-    for g, w in zip(torch.autograd.grad(got, inputs, dout), torch.autograd.grad(want, inputs, dout), strict=True):
-        torch.testing.assert_close(g, w, rtol=1e-11, atol=1e-11)
+    check(*draw(length, taps), reverse, backend)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -55,14 +60,8 @@ def test_agrees_with_the_definition(backend, length, taps, reverse):
 def test_pieces_join_without_a_seam(monkeypatch, grad, length, reverse):
     """Long sequences are worked through in pieces, short ones in groups of rows."""
     monkeypatch.setattr(conv, "PIECE", 16 * 6)
-    inputs, dout = draw(length, 4, batch=5)
-    want = definition(*inputs, reverse)
     with torch.set_grad_enabled(grad):
-        got = causal_conv(*inputs, reverse=reverse, backend="shifted")
-    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
-    if grad:
-        for g, w in zip(torch.autograd.grad(got, inputs, dout), torch.autograd.grad(want, inputs, dout), strict=True):
-            torch.testing.assert_close(g, w, rtol=1e-11, atol=1e-11)
+        check(*draw(length, 4, batch=5), reverse, "shifted")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

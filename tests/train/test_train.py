@@ -132,25 +132,6 @@ def test_the_paper_preset_is_the_author_s_recipe():
     assert (loss.windows, loss.hop_length, loss.min_fft) == ((4096, 2048, 1024, 512, 256), 147, 2048)
     assert (loss.waveform_weight, loss.magnitude, loss.mean, loss.center) == (10, False, False, True)
     assert config.loss == LossConfig()
-    with pytest.raises(InputError, match="unknown training preset 'big'; choose one of paper, study"):
-        TrainConfig.preset("big")
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"steps": 0}, "steps must be at least 1, not 0"),
-        ({"keep_best": 0}, "keep_best must be at least 1"),
-        ({"schedule": "zigzag"}, "unknown schedule 'zigzag'; choose one of constant, cosine"),
-        ({"optimizer": "sgd"}, "unknown optimizer 'sgd'; choose one of adamw, muon"),
-        ({"transpose": -1}, "transpose must be at least 0, not -1"),
-        ({"workers": -1}, "workers must be at least 0, not -1"),
-        ({"warmup": 7}, "warmup of 7 updates: choose 0 to fewer than steps = 7"),
-    ],
-)
-def test_values_that_cannot_be(changes, told):
-    with pytest.raises(InputError, match=told):
-        CONFIG.replace(**changes)
 
 
 def test_schedules():
