@@ -27,6 +27,7 @@ from bsm.study import profiles
 from bsm.study.records import ROOT
 from bsm.study.run import NotebookFailed
 from bsm.weights.files import save_model
+from calls import before_call, failing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -266,14 +267,7 @@ def test_both_files_or_neither(separate, tmp_path, monkeypatch, old):
     for kind in KINDS if old else ():
         (tmp_path / f"a.{kind}.wav").write_text(kind)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    write, parts = soundfile.write, iter(KINDS)
-
-    def full_disk(path, *arguments, **options):
-        if next(parts) == "accompaniment":
-            raise OSError("no room")
-        write(path, *arguments, **options)
-
-    monkeypatch.setattr(soundfile, "write", full_disk)
+    monkeypatch.setattr(soundfile, "write", before_call(soundfile.write, 2, failing(OSError("no room"))))
     assert_refused(separate("--overwrite", song), f"{tmp_path / 'a.accompaniment.wav'}: cannot be written")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -377,9 +371,7 @@ def test_paths_given_to_a_notebook_are_the_callers(study, tmp_path):
 
 
 def test_a_failed_notebook(monkeypatch, command):
-    def failed(*_, **__):
-        raise NotebookFailed("04_train.ipynb failed in cell [2]")
-
+    failed = failing(NotebookFailed("04_train.ipynb failed in cell [2]"))
     monkeypatch.setattr("bsm.study.run.run_notebook", failed)
     assert_refused(command("study", "04_train"), "bsm: 04_train.ipynb failed in cell [2]", status=1)
 
@@ -506,14 +498,11 @@ def test_the_licence_of_named_weights_is_said(weights, songs, tmp_path, monkeypa
     cached.write_bytes(body)
     write_noise(tmp_path / "a.wav")
 
-    def stop(*_, **__):
-        raise InputError("far enough")
-
     def run(*arguments):
         bsm.cli.cli(list(arguments), standalone_mode=False)
         return capsys.readouterr().err
 
-    monkeypatch.setattr(bsm.study.evaluation, "evaluate", stop)
+    monkeypatch.setattr(bsm.study.evaluation, "evaluate", failing(InputError("far enough")))
     monkeypatch.chdir(tmp_path)
     line = "licence of 'named': none stated\na note\n"
     assert run("separate", "--weights", "named", "a.wav").count(line) == 1

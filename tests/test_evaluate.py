@@ -21,6 +21,7 @@ from bsm.errors import InputError
 from bsm.evaluate import BASELINES, METRICS, Journal, evaluate, fingerprint, fitting, model_separator
 from bsm.files import write_text
 from bsm.metrics import bleedless_fullness, csdr, csdr_frames, ideal_ratio_mask, si_sdr, usdr
+from calls import failing
 
 RATE = 8000
 AUDIO = Path(__file__).parents[2] / "shared/audio"
@@ -168,10 +169,7 @@ def test_an_evaluation_goes_on_where_it_stopped(tracks, in_threads, tmp_path):
 
 
 def test_a_scoring_process_that_dies(tracks, in_threads, monkeypatch):
-    def killed(*_):
-        raise BrokenProcessPool
-
-    monkeypatch.setattr(bsm.evaluate, "score", killed)
+    monkeypatch.setattr(bsm.evaluate, "score", failing(BrokenProcessPool))
     with pytest.raises(InputError, match="a scoring process died, .* fewer than 3 processes"):
         evaluate(tracks, {"a": lambda track: np.zeros((2, 1))}, processes=3)
 
@@ -217,11 +215,8 @@ def test_a_journal_that_cannot_be_kept_is_known_before_computing(tracks, tmp_pat
 
 
 def test_a_song_that_cannot_be_separated_is_named(tracks, in_threads):
-    def refuse(track):
-        raise InputError("the recording has 6 channels")
-
     with pytest.raises(InputError, match="played: the recording has 6 channels"):
-        evaluate(tracks, {"a": refuse})
+        evaluate(tracks, {"a": failing(InputError("the recording has 6 channels"))})
 
 
 def test_a_journal_of_other_settings_is_refused(tmp_path):

@@ -16,6 +16,7 @@ import pytest
 from bsm import download
 from bsm.data import fetch, registry
 from bsm.errors import InputError
+from calls import before_call, failing
 
 MEMBERS = {
     "Set/train/Søng/vocals.wav": b"v" * 70_000,
@@ -151,16 +152,8 @@ MOMENTS = {
 def test_interrupted_at_any_moment(moment, home, publish, monkeypatch):
     server = publish(zipped(MEMBERS))
     module, name, count = MOMENTS[moment]
-    real, calls = getattr(module, name), []
-
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == count:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(module, name, interrupted)
+        patch.setattr(module, name, before_call(getattr(module, name), count, failing(KeyboardInterrupt)))
         with pytest.raises(KeyboardInterrupt):
             fetch.fetch("set")
     assert not (home / "data" / "set").exists()
@@ -217,11 +210,7 @@ def test_no_room_to_unpack(home, publish, monkeypatch):
 
 def test_a_full_disk_is_said(publish, monkeypatch):
     publish(zipped(MEMBERS))
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(zipfile.ZipFile, "extract", full)
+    monkeypatch.setattr(zipfile.ZipFile, "extract", failing(OSError(28, "No space left on device")))
     refuse("No space left on device; fix that and run the same command again")
 
 

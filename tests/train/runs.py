@@ -1,26 +1,21 @@
 """Small runs for the tests of the training: a model of a few thousand weights, songs of noise and tones."""
 
-import itertools
 import os
 import shutil
 import signal
 import sys
 import traceback
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
-import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import bsm.train.trainer
 from bsm import audio
 from bsm.bands import equal
 from bsm.baseline import RoformerConfig
 from bsm.config import LossConfig, ModelConfig, StftConfig, TrainConfig
-from bsm.loss import bsmamba2_loss
-from bsm.train import read_log, train
+from bsm.train import read_log
 
 RATE = 8000
 MODEL = ModelConfig(
@@ -68,32 +63,9 @@ def write_songs(root: Path, *, rate: int = RATE, channels: int = 1) -> Path:
     return root
 
 
-def loss_with(act, number):
-    """The training's loss, whose ``number``-th call, validation included, first calls ``act``."""
-    calls = itertools.count(1)
-
-    def loss(*arguments):
-        if next(calls) == number:
-            act()
-        return bsmamba2_loss(*arguments)
-
-    return loss
-
-
-def kill():
+def kill(*_):
     """Kill this process."""
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Interrupted(Exception):
-    pass
-
-
-def train_interrupted(run, model, config, tracks, *, after):
-    """Train, and fail in the middle of the update after ``after`` others."""
-    failing = loss_with(mock.Mock(side_effect=Interrupted), after * CONFIG.accumulate + 2)
-    with mock.patch.object(bsm.train.trainer, "bsmamba2_loss", failing), pytest.raises(Interrupted):
-        train(run, model, config, tracks, device="cpu")
 
 
 def without_times(run):

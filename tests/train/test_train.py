@@ -19,7 +19,7 @@ from bsm.train.journal import Ranking
 from bsm.train.trainer import AveragedWeights
 from bsm.versions import RECIPE
 from bsm.weights.files import load_model
-from runs import CONFIG, MODEL, RATE, ROFORMER, assert_same_run, scalars, train_interrupted
+from runs import CONFIG, MODEL, RATE, ROFORMER, assert_same_run, scalars
 
 
 def test_a_run_leaves_weights_log_and_board(whole):
@@ -101,9 +101,9 @@ def test_averaged_weights_are_pytorch_s():
         assert all(torch.equal(value, expected[name]) for name, value in ours.network.state_dict().items())
 
 
-def test_the_baseline_trains_through_the_same_loop(tracks, tmp_path):
+def test_the_baseline_trains_through_the_same_loop(tracks, tmp_path, train_interrupted):
     config, run = CONFIG.replace(steps=4), tmp_path / "run"
-    train_interrupted(run, ROFORMER, config, tracks, after=3)
+    train_interrupted(run, ROFORMER, config, after=3)
     for folder in (run, tmp_path / "whole"):
         train(folder, ROFORMER, config, tracks, device="cpu")
     assert_same_run(run, tmp_path / "whole")
@@ -142,14 +142,14 @@ def test_schedules():
     assert found == pytest.approx([1, 1, 0.5, (1 + np.cos(np.pi * 7 / 8)) / 2, 0])
 
 
-def test_a_schedule_is_followed_and_resumed(tracks, tmp_path):
+def test_a_schedule_is_followed_and_resumed(tracks, tmp_path, train_interrupted):
     config = CONFIG.replace(schedule="cosine", warmup=2)
     train(tmp_path / "whole", MODEL, config, tracks, device="cpu")
     rates = [record["lr"] for record in read_log(tmp_path / "whole")]
     assert rates == [config.learning_rate(step) for step in range(7)]
     state = torch.load(tmp_path / "whole" / "state.ckpt", weights_only=True)
     assert state["optimizer"]["param_groups"][0]["lr"] == rates[-1]
-    train_interrupted(tmp_path / "run", MODEL, config, tracks, after=5)
+    train_interrupted(tmp_path / "run", MODEL, config, after=5)
     train(tmp_path / "run", MODEL, config, tracks, device="cpu")
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
