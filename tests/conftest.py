@@ -1,6 +1,7 @@
 """What several test files use: a small model, small songs, a local web server, one thread for PyTorch, log levels."""
 
 import contextlib
+import hashlib
 import http.server
 import json
 import logging
@@ -219,6 +220,23 @@ def write_set(tmp_path, monkeypatch):
         return tmp_path
 
     return write
+
+
+@pytest.fixture
+def publish(write_set, http_server, url):
+    """Put an archive on the server, and say in the manifest of the data set `set` how it can be had."""
+
+    def put(body, how="good", file="set.zip", **values):
+        http_server.body = body
+        checksum = f"md5:{hashlib.md5(body).hexdigest()}"
+        archive = {"file": file, "url": f"{url}/{how}", "size": len(body), "checksum": checksum, "verified": False}
+        splits = {"test": {"songs": 1, "names": ["b"]}}
+        write_set(
+            archive | values, inside="Set", channels=1, sources=["vocals", "other"], mixture="none", splits=splits
+        )
+        return http_server
+
+    return put
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from bsm.evaluate import BASELINES, METRICS, Journal, evaluate, fingerprint, fit
 from bsm.files import write_text
 from bsm.metrics import bleedless_fullness, csdr, csdr_frames, ideal_ratio_mask, si_sdr, usdr
 from calls import failing
+from made import write_sung_and_played
 
 RATE = 8000
 AUDIO = Path(__file__).parents[2] / "shared/audio"
@@ -29,16 +30,7 @@ AUDIO = Path(__file__).parents[2] / "shared/audio"
 
 @pytest.fixture(scope="module")
 def tracks(tmp_path_factory):
-    """Two songs of 3 s over noise: one with a voice that pauses, one without a voice."""
-    root = tmp_path_factory.mktemp("songs")
-    time = np.arange(3 * RATE) / RATE
-    for seed, name in enumerate(["sung", "played"]):
-        rng = np.random.default_rng(seed)
-        voice = 0.3 * np.sin(2 * np.pi * (200 + 80 * time) * time) * ((time < 1) | (time > 1.5)) * (name == "sung")
-        (root / name).mkdir()
-        audio.write(root / name / "vocals.wav", np.stack([voice, 0.8 * voice]), RATE)
-        audio.write(root / name / "other.wav", 0.1 * rng.standard_normal((2, len(time))), RATE)
-    return folder_tracks(root, "test")
+    return folder_tracks(write_sung_and_played(tmp_path_factory.mktemp("songs"), RATE), "test")
 
 
 SEPARATORS = {"half": lambda track: track.mixture() / 2, **BASELINES}
