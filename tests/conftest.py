@@ -1,6 +1,7 @@
 """What several test files use: a small model, small songs, a local web server, one thread for PyTorch, log levels."""
 
 import contextlib
+import hashlib
 import http.server
 import json
 import logging
@@ -17,9 +18,10 @@ import yaml
 from click.testing import CliRunner
 
 from bsm import audio, bands
-from bsm.config import ModelConfig, StftConfig
+from bsm.config import StftConfig
 from bsm.data import registry
 from bsm.model import BSMamba2
+from models import small
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -130,16 +132,7 @@ def locked():
 @pytest.fixture(scope="session")
 def small_config():
     """The paper's design in 26,000 parameters, stereo at 44.1 kHz."""
-    return ModelConfig(
-        stft=StftConfig(n_fft=256, hop_length=64),
-        bands=bands.equal(129, 6),
-        dim=8,
-        depth=1,
-        d_state=4,
-        headdim=4,
-        expand=2,
-        mask_expansion=2,
-    )
+    return small(stft=StftConfig(256, 64), bands=bands.equal(129, 6))
 
 
 @pytest.fixture(scope="session")
@@ -227,6 +220,23 @@ def write_set(tmp_path, monkeypatch):
         return tmp_path
 
     return write
+
+
+@pytest.fixture
+def publish(write_set, http_server, url):
+    """Put an archive on the server, and say in the manifest of the data set `set` how it can be had."""
+
+    def put(body, how="good", file="set.zip", **values):
+        http_server.body = body
+        checksum = f"md5:{hashlib.md5(body).hexdigest()}"
+        archive = {"file": file, "url": f"{url}/{how}", "size": len(body), "checksum": checksum, "verified": False}
+        splits = {"test": {"songs": 1, "names": ["b"]}}
+        write_set(
+            archive | values, inside="Set", channels=1, sources=["vocals", "other"], mixture="none", splits=splits
+        )
+        return http_server
+
+    return put
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,39 @@
-"""Made-up sounds, and made-up results whose answers are known: scores that differ by so much, the file of a run."""
+"""Made-up sounds, archives, and results whose answers are known: scores that differ by so much, the file of a run."""
 
+import io
+import zipfile
 import zlib
 from collections.abc import Mapping
 
 import numpy as np
 
+from bsm import audio
 from bsm.study.records import mark, write_result
 
 
 def noise(seed, samples=8000, channels=2):
     return np.random.default_rng(seed).uniform(-0.4, 0.4, (channels, samples)).astype(np.float32)
+
+
+def write_sung_and_played(root, rate):
+    """Write two songs of 3 s over noise, ``sung`` with a voice that pauses from 1 to 1.5 s, ``played`` with none."""
+    time = np.arange(3 * rate) / rate
+    voice = 0.3 * np.sin(2 * np.pi * (200 + 80 * time) * time) * ((time < 1) | (time > 1.5))
+    for seed, name in enumerate(["sung", "played"]):
+        rest = 0.1 * np.random.default_rng(seed).standard_normal((2, len(time)))
+        audio.write(root / name / "vocals.wav", (name == "sung") * np.stack([voice, 0.8 * voice]), rate)
+        audio.write(root / name / "other.wav", rest, rate)
+    return root
+
+
+def zipped(members):
+    """The bytes of a zip file of a data set, as long as its members are: name -> content, below ``Set/``."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as file:
+        file.mkdir("Set")
+        for name, content in members.items():
+            file.writestr(name, content)
+    return made.getvalue()
 
 
 def scored(

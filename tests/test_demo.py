@@ -13,6 +13,7 @@ from bsm.data.demo import score as demo_score
 from bsm.data.demo import voice as demo_voice
 from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
+from calls import before_call, failing
 
 SECONDS = 6.0
 RATE = 44100
@@ -235,18 +236,11 @@ def test_other_settings_render_again_and_songs_too_many_go(tmp_path, rendered):
 
 
 def test_interrupted_call_is_repeated(tmp_path, rendered, monkeypatch):
-    whole_render = demo.render_song
-
-    def interrupted(seed, *settings):
-        if seed == 2000:
-            raise KeyboardInterrupt
-        return whole_render(seed, *settings)
-
-    monkeypatch.setattr(demo, "render_song", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        corpus(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "render_song", before_call(demo.render_song, 3, failing(KeyboardInterrupt)))
+        with pytest.raises(KeyboardInterrupt):
+            corpus(tmp_path)
     assert not (tmp_path / "valid").exists()
-    monkeypatch.setattr(demo, "render_song", whole_render)
     rendered.clear()
     corpus(tmp_path)
     assert rendered == [2000, 3000]

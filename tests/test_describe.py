@@ -7,6 +7,7 @@ from bsm import audio
 from bsm.data import registry
 from bsm.data.describe import describe, loudness, table
 from bsm.data.tracks import folder_tracks
+from made import write_sung_and_played
 
 
 @pytest.mark.parametrize("rate", [16000, 44100, 48000])
@@ -49,15 +50,7 @@ def test_clips_of_a_published_set_are_described_once_in_any_folders(tmp_path):
 
 
 def test_description(tmp_path):
-    rate = 8000
-    time = np.arange(3 * rate) / rate
-    voice = 0.3 * np.sin(2 * np.pi * (200 + 80 * time) * time) * ((time < 1) | (time > 1.5))
-    for name, sung in (("played", False), ("sung", True)):
-        (tmp_path / name).mkdir()
-        audio.write(tmp_path / name / "vocals.wav", sung * np.stack([voice, 0.8 * voice]), rate)
-        rest = 0.1 * np.random.default_rng(0).standard_normal((2, len(time)))
-        audio.write(tmp_path / name / "other.wav", rest, rate)
-    tracks = {track.name: track for track in folder_tracks(tmp_path, "test")}
+    tracks = {track.name: track for track in folder_tracks(write_sung_and_played(tmp_path, 8000), "test")}
     sung, played = (describe(tracks[name]) for name in ("sung", "played"))
     assert sung["seconds"] == 3
     assert sung["split"] == "test"

@@ -21,6 +21,8 @@ from bsm.errors import InputError
 from bsm.evaluate import BASELINES, METRICS, Journal, evaluate, fingerprint, fitting, model_separator
 from bsm.files import write_text
 from bsm.metrics import bleedless_fullness, csdr, csdr_frames, ideal_ratio_mask, si_sdr, usdr
+from calls import failing
+from made import write_sung_and_played
 
 RATE = 8000
 AUDIO = Path(__file__).parents[2] / "shared/audio"
@@ -28,16 +30,7 @@ AUDIO = Path(__file__).parents[2] / "shared/audio"
 
 @pytest.fixture(scope="module")
 def tracks(tmp_path_factory):
-    """Two songs of 3 s over noise: one with a voice that pauses, one without a voice."""
-    root = tmp_path_factory.mktemp("songs")
-    time = np.arange(3 * RATE) / RATE
-    for seed, name in enumerate(["sung", "played"]):
-        rng = np.random.default_rng(seed)
-        voice = 0.3 * np.sin(2 * np.pi * (200 + 80 * time) * time) * ((time < 1) | (time > 1.5)) * (name == "sung")
-        (root / name).mkdir()
-        audio.write(root / name / "vocals.wav", np.stack([voice, 0.8 * voice]), RATE)
-        audio.write(root / name / "other.wav", 0.1 * rng.standard_normal((2, len(time))), RATE)
-    return folder_tracks(root, "test")
+    return folder_tracks(write_sung_and_played(tmp_path_factory.mktemp("songs"), RATE), "test")
 
 
 SEPARATORS = {"half": lambda track: track.mixture() / 2, **BASELINES}
@@ -168,10 +161,7 @@ def test_an_evaluation_goes_on_where_it_stopped(tracks, in_threads, tmp_path):
 
 
 def test_a_scoring_process_that_dies(tracks, in_threads, monkeypatch):
-    def killed(*_):
-        raise BrokenProcessPool
-
-    monkeypatch.setattr(bsm.evaluate, "score", killed)
+    monkeypatch.setattr(bsm.evaluate, "score", failing(BrokenProcessPool))
     with pytest.raises(InputError, match="a scoring process died, .* fewer than 3 processes"):
         evaluate(tracks, {"a": lambda track: np.zeros((2, 1))}, processes=3)
 
@@ -217,11 +207,8 @@ def test_a_journal_that_cannot_be_kept_is_known_before_computing(tracks, tmp_pat
 
 
 def test_a_song_that_cannot_be_separated_is_named(tracks, in_threads):
-    def refuse(track):
-        raise InputError("the recording has 6 channels")
-
     with pytest.raises(InputError, match="played: the recording has 6 channels"):
-        evaluate(tracks, {"a": refuse})
+        evaluate(tracks, {"a": failing(InputError("the recording has 6 channels"))})
 
 
 def test_a_journal_of_other_settings_is_refused(tmp_path):

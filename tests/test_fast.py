@@ -7,9 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bsm import fast
-from bsm.config import TIME_BLOCKS, ModelConfig, StftConfig
+from bsm.config import TIME_BLOCKS, ModelConfig
 from bsm.mamba2 import BiMamba2Block
-from bsm.model import BSMamba2
+from models import error, moved, random_model, small
 
 STRUCTURES = [
     {},
@@ -19,19 +19,6 @@ STRUCTURES = [
     {"merge": "mean"},
     {"mono": True, "time_path": "reshaped"},
 ]
-
-
-def shifted(module, seed=0):
-    """Return the module with every parameter moved away from its initial value."""
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter += 0.2 * torch.randn_like(parameter)
-    return module
-
-
-def relative(got, want):
-    return float((got - want).norm() / want.norm())
 
 
 @settings(max_examples=25, deadline=None)
@@ -45,9 +32,7 @@ def relative(got, want):
 )
 @example(structure={"mono": True, "time_path": "reshaped"}, samples=56, batch=1, tokens=8, frames=2, double=False)
 def test_fast_passes_equal_the_definition(structure, samples, batch, tokens, frames, double):
-    torch.manual_seed(samples)
-    sizes = {"stft": StftConfig(64, 14), "bands": (2, 2, 3, 10, 16), "dim": 8, "depth": 2, "d_state": 4, "headdim": 4}
-    model = shifted(BSMamba2(ModelConfig(**sizes, expand=2, mask_expansion=2, **structure)))
+    model = random_model(small(depth=2, **structure), samples)
     mixture = torch.randn(batch, 2, samples)
     if double:
         model, mixture = model.double(), mixture.double()
@@ -58,12 +43,12 @@ def test_fast_passes_equal_the_definition(structure, samples, batch, tokens, fra
         patch.setattr(fast, "SLAB_ROWS", 1)
         patch.setattr(fast, "SLAB_FRAMES", frames)
         got = model(mixture)
-    assert relative(got, want) < (1e-10 if double else 2e-5)
+    assert error(got, want) < (1e-10 if double else 2e-5)
     assert sum(shares) == pytest.approx(1)
 
 
 def block(**options):
-    return shifted(BiMamba2Block(ModelConfig(dim=24, d_state=8, headdim=8, **options)))
+    return moved(BiMamba2Block(ModelConfig(dim=24, d_state=8, headdim=8, **options)))
 
 
 def test_only_the_papers_design_in_full_precision_is_folded():
@@ -80,12 +65,11 @@ def test_only_the_papers_design_in_full_precision_is_folded():
 
 def test_later_weights_are_used():
     """A network that is trained after a fast pass gives, in the next one, what its new weights say."""
-    sizes = {"stft": StftConfig(64, 14), "bands": (33,), "dim": 8, "depth": 1, "d_state": 4, "headdim": 4, "expand": 2}
-    model, mixture = shifted(BSMamba2(ModelConfig(**sizes))).double(), torch.randn(1, 2, 200, dtype=torch.float64)
+    model, mixture = random_model(small()).double(), torch.randn(1, 2, 200, dtype=torch.float64)
     for _ in range(2):
         want = model(mixture)
         with torch.no_grad():
-            assert relative(model(mixture), want.detach()) < 1e-10
+            assert error(model(mixture), want.detach()) < 1e-10
             for parameter in model.parameters():
                 parameter *= 1.5
 
@@ -114,7 +98,7 @@ def test_linear_equals_the_plain_layer(rows, hint, inner, outer, silu, packed, s
             want = F.linear(x.double(), weight.double(), None if b is None else b.double())
             want = F.silu(want) if silu else want
             assert got.shape == want.shape
-            assert relative(got, want) < 1e-5
+            assert error(got, want) < 1e-5
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")

@@ -16,21 +16,14 @@ import pytest
 from bsm import download
 from bsm.data import fetch, registry
 from bsm.errors import InputError
+from calls import before_call, failing
+from made import zipped
 
 MEMBERS = {
     "Set/train/Søng/vocals.wav": b"v" * 70_000,
     "Set/train/Søng/other.wav": b"o" * 50_000,
     "Set/test/b/vocals.wav": b"w" * 60_000,
 }
-
-
-def zipped(members):
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as file:  # stored: as long as its members are
-        file.mkdir("Set")
-        for name, content in members.items():
-            file.writestr(name, content)
-    return made.getvalue()
 
 
 def tarred(members):
@@ -46,23 +39,6 @@ def tarred(members):
 @pytest.fixture
 def home(tmp_path):
     return tmp_path
-
-
-@pytest.fixture
-def publish(write_set, http_server, url):
-    """Put a file on the server, and say in the manifest how it can be had."""
-
-    def put(body, how="good", file="set.zip", **values):
-        http_server.body = body
-        checksum = f"md5:{hashlib.md5(body).hexdigest()}"
-        archive = {"file": file, "url": f"{url}/{how}", "size": len(body), "checksum": checksum, "verified": False}
-        splits = {"test": {"songs": 1, "names": ["b"]}}
-        write_set(
-            archive | values, inside="Set", channels=1, sources=["vocals", "other"], mixture="none", splits=splits
-        )
-        return http_server
-
-    return put
 
 
 def work(home):
@@ -151,16 +127,8 @@ MOMENTS = {
 def test_interrupted_at_any_moment(moment, home, publish, monkeypatch):
     server = publish(zipped(MEMBERS))
     module, name, count = MOMENTS[moment]
-    real, calls = getattr(module, name), []
-
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == count:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(module, name, interrupted)
+        patch.setattr(module, name, before_call(getattr(module, name), count, failing(KeyboardInterrupt)))
         with pytest.raises(KeyboardInterrupt):
             fetch.fetch("set")
     assert not (home / "data" / "set").exists()
@@ -217,11 +185,7 @@ def test_no_room_to_unpack(home, publish, monkeypatch):
 
 def test_a_full_disk_is_said(publish, monkeypatch):
     publish(zipped(MEMBERS))
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(zipfile.ZipFile, "extract", full)
+    monkeypatch.setattr(zipfile.ZipFile, "extract", failing(OSError(28, "No space left on device")))
     refuse("No space left on device; fix that and run the same command again")
 
 

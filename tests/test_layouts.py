@@ -80,20 +80,15 @@ def test_clips_that_are_not_what_they_are_called(tmp_path):
 # ---- one interface
 
 
-def test_tracks_of_every_layout_travel_to_other_processes(tmp_path, monkeypatch):
+def test_tracks_of_every_layout_travel_to_other_processes(tmp_path, monkeypatch, write_song, stem_file):
     monkeypatch.setattr(musdb18, "_check_count", lambda *_, **__: None)
     write_clips(tmp_path / "clips", "Ani_1_01.wav")
-    for name in ("mixture", "vocals", "drums", "bass", "other"):
-        (tmp_path / "hq/test/Mu - Too Bright").mkdir(parents=True, exist_ok=True)
-        audio.write(tmp_path / f"hq/test/Mu - Too Bright/{name}.wav", noise(1), RATE)
-    (tmp_path / "own/someone").mkdir(parents=True)
-    audio.write(tmp_path / "own/someone/vocals.flac", noise(1), RATE, subtype="PCM_16")
-    audio.write(tmp_path / "own/someone/other.flac", noise(2), RATE, subtype="PCM_16")
+    write_song(tmp_path / "hq/test/Mu - Too Bright", sources=musdb18.STREAMS)
+    write_song(tmp_path / "own/someone")
     cases = {"clips": ("train", "MIR-1K"), "hq": ("test", "MUSDB18-HQ"), "own": ("test", "songs")}
-    if shutil.which("ffmpeg") and (stempeg := pytest.importorskip("stempeg")):
-        (tmp_path / "stems/test").mkdir(parents=True)
-        shutil.copy(stempeg.example_stem_path(), tmp_path / "stems/test/a.stem.mp4")
-        cases["stems"] = ("test", "MUSDB18")
+    cases |= {"stems": ("test", "MUSDB18")}
+    (tmp_path / "stems/test").mkdir(parents=True)
+    shutil.copy(stem_file, tmp_path / "stems/test/a.stem.mp4")
     for folder, (split, expected) in cases.items():
         layout, (track,) = open_tracks(tmp_path / folder, split)
         assert type(track) is Track
@@ -104,9 +99,8 @@ def test_tracks_of_every_layout_travel_to_other_processes(tmp_path, monkeypatch)
         assert track.accompaniment(10, 30).shape == (track.channels, 20)
 
 
-def test_half_a_data_set_of_songs_says_which_split_is_missing(tmp_path):
-    (tmp_path / "train/a").mkdir(parents=True)
-    audio.write(tmp_path / "train/a/vocals.wav", noise(0), RATE)
+def test_half_a_data_set_of_songs_says_which_split_is_missing(tmp_path, write_song):
+    write_song(tmp_path / "train/a")
     with pytest.raises(InputError, match="valid: no such folder"):
         open_tracks(tmp_path, "valid")
 
@@ -161,11 +155,9 @@ def test_a_segment_touches_only_its_bytes(tmp_path, counted, suffix, subtype):
         assert share <= touched <= share + (64 if suffix == ".wav" else 512) * 1024
 
 
-def test_opening_songs_reads_headers_alone(tmp_path, counted):
-    for i in range(3):
-        (tmp_path / f"{i}").mkdir()
-        for name in ("vocals", "other"):
-            audio.write(tmp_path / f"{i}" / f"{name}.wav", noise(i, 400_000), RATE)
+def test_opening_songs_reads_headers_alone(tmp_path, counted, write_song):
+    for name in "abc":
+        write_song(tmp_path / name, 10)
     assert counted(lambda: folder_tracks(tmp_path, "train")) < 6 * 64 * 1024
 
 

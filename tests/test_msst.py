@@ -18,6 +18,7 @@ from bsm.loss import bsmamba2_loss
 from bsm.model import BSMamba2
 from bsm.weights.files import load_model, save_model
 from bsm.weights.msst import FIXED, convert, export_msst, read_settings
+from models import error, random_model, same
 
 # --- The transcription: the network of MSST's model type bs_mamba2, with the mixer as one step at a time. -------------
 # Source: Music-Source-Separation-Training, models/bs_mamba2_code/bs_mamba2.py (MIT licence); the parts that its module
@@ -183,21 +184,6 @@ def theirs(checkpoint, config):
 SMALL = ModelConfig(bands=(25, 500, 500), dim=16, depth=1)
 
 
-def random_model(config, seed=0):
-    """A model none of whose tensors is at its initial value."""
-    torch.manual_seed(seed)
-    model = BSMamba2(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn_like(parameter)
-    return model.eval()
-
-
-def same(a, b):
-    a, b = a.state_dict(), b.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
 @st.composite
 def configs(draw):
     """Any network that MSST can be, at a size that a test builds in no time."""
@@ -238,10 +224,8 @@ def test_their_network_gives_our_output(config, samples, tmp_path):
     mixture = torch.randn(2, config.channels, samples, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         want = network.double()(mixture.double())[:, 0]
-        error = torch.linalg.vector_norm(model(mixture) - want) / torch.linalg.vector_norm(want)
-        double = torch.linalg.vector_norm(model.double()(mixture.double()) - want) / torch.linalg.vector_norm(want)
-    print(f"float32 {error:.1e}, float64 {double:.1e}")
-    assert error < 1e-5 and double < 1e-12
+        assert error(model(mixture), want) < 1e-5
+        assert error(model.double()(mixture.double()), want) < 1e-12
     # What their inference reads besides the network.
     audio = sections["audio"]
     assert (audio["sample_rate"], audio["num_channels"]) == (config.sample_rate, config.channels)

@@ -1,11 +1,11 @@
 """MUSDB18 as the package musdb gives it, in every published layout, and what is said where it is not whole."""
 
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 
-from bsm import audio
 from bsm.data import musdb18
 from bsm.data.layouts import open_tracks
 from bsm.data.tracks import Track
@@ -17,11 +17,10 @@ STEMS = ("mixture", "vocals", "drums", "bass", "other")
 RATE = 44100
 
 
-def write_song(folder, names=STEMS, seed=0, samples=500):
-    folder.mkdir(parents=True)
-    sounds = np.random.default_rng(seed).integers(-9000, 9000, (len(names), 2, samples)).astype(np.int16)
-    for name, sound in zip(names, sounds, strict=True):
-        audio.write(folder / f"{name}.wav", sound, RATE, subtype="PCM_16")
+@pytest.fixture
+def write(write_song):
+    """Return the function that writes a song of MUSDB18-HQ, of 500 samples."""
+    return partial(write_song, seconds=500 / RATE, sources=STEMS)
 
 
 @pytest.fixture
@@ -30,13 +29,13 @@ def any_count(monkeypatch):
     monkeypatch.setattr(musdb18, "_check_count", lambda *_, **__: None)
 
 
-def test_hq_is_what_musdb_reads(tmp_path, any_count):
+def test_hq_is_what_musdb_reads(tmp_path, write, any_count):
     if shutil.which("ffmpeg") is None:
         pytest.skip("musdb needs ffmpeg")
     import musdb
 
     for seed, name in enumerate((SONG, OTHER)):
-        write_song(tmp_path / "test" / name, seed=seed)
+        write(tmp_path / "test" / name, seed=seed)
     layout, tracks = open_tracks(tmp_path, "test")
     assert layout == "MUSDB18-HQ"
     assert [t.name for t in tracks] == [OTHER, SONG]
@@ -52,10 +51,10 @@ def test_hq_is_what_musdb_reads(tmp_path, any_count):
     assert fingerprint(tracks) != fingerprint(tracks[:1])
 
 
-def test_hq_splits_are_musdbs(tmp_path, any_count):
+def test_hq_splits_are_musdbs(tmp_path, write, any_count):
     names = ["Actions - One Minute Smile", "Some - Training Song", "Young Griffo - Pennies"]
     for name in names:
-        write_song(tmp_path / "train" / name)
+        write(tmp_path / "train" / name)
     assert [t.name for t in open_tracks(tmp_path, "train")[1]] == names[1:2]
     assert [t.name for t in open_tracks(tmp_path, "valid")[1]] == names[::2]
 
@@ -91,12 +90,12 @@ def test_a_damaged_stem_file_is_one_clear_line(stems, any_count):
     assert "\n" not in str(error.value)
 
 
-def test_folders_of_songs(tmp_path):
+def test_folders_of_songs(tmp_path, write):
     """The names of MUSDB18's files in a folder of other songs do not make it MUSDB18."""
-    write_song(tmp_path / "flat" / "a")
+    write(tmp_path / "flat" / "a")
     for split in ("test", "train"):
-        write_song(tmp_path / "split" / split / split)
-    write_song(tmp_path / "flat" / SONG)  # one of its songs on its own is a song, too
+        write(tmp_path / "split" / split / split)
+    write(tmp_path / "flat" / SONG)  # one of its songs on its own is a song, too
     layout, tracks = open_tracks(tmp_path / "flat", "test")
     assert (layout, [t.name for t in tracks]) == ("songs", [SONG, "a"])
     for split in ("test", "train"):
@@ -104,9 +103,9 @@ def test_folders_of_songs(tmp_path):
         assert (layout, track.name, track.split) == ("songs", split, split)
 
 
-def test_what_is_missing_or_half_there_is_said(tmp_path, stem_file, monkeypatch):
+def test_what_is_missing_or_half_there_is_said(tmp_path, write, stem_file, monkeypatch):
     (tmp_path / "empty").mkdir()
-    write_song(tmp_path / "half" / "test" / SONG)
+    write(tmp_path / "half" / "test" / SONG)
     (tmp_path / "stems" / "test").mkdir(parents=True)
     shutil.copy(stem_file, tmp_path / "stems" / "test" / "a.stem.mp4")
     for name, complaint in {
@@ -124,8 +123,8 @@ def test_what_is_missing_or_half_there_is_said(tmp_path, stem_file, monkeypatch)
         open_tracks(tmp_path / "half", "test", skipped={})  # before hours of reading
 
 
-def test_without_ffmpeg_wav_is_read_and_stems_say_what_is_missing(stems, tmp_path, monkeypatch, any_count):
-    write_song(tmp_path / "hq" / "test" / SONG)
+def test_without_ffmpeg_wav_is_read_and_stems_say_what_is_missing(stems, tmp_path, write, monkeypatch, any_count):
+    write(tmp_path / "hq" / "test" / SONG)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert open_tracks(tmp_path / "hq", "test")[0] == "MUSDB18-HQ"
     with pytest.raises(InputError, match="apt-get install ffmpeg"):

@@ -21,6 +21,7 @@ from bsm.model import BSMamba2
 from bsm.stft import STFT
 from bsm.weights.author import exported
 from bsm.weights.files import load_model
+from models import error, random_model, small
 
 # --- The transcription: numpy, float64, one step at a time, on the author's tensors under the author's names. ---------
 
@@ -132,26 +133,6 @@ def author_model(state_dict, wave, n_fft, hop):
 # --- The model -------------------------------------------------------------------------------------------------------
 
 
-def small(**changes):
-    values = {"stft": StftConfig(64, 14), "bands": (2, 2, 3, 10, 16), "dim": 8, "depth": 1, "d_state": 4, "headdim": 4}
-    return ModelConfig(**values | {"expand": 2, "mask_expansion": 2} | changes)
-
-
-def random_model(config, seed=0):
-    """A model none of whose tensors is at its initial value."""
-    torch.manual_seed(seed)
-    model = BSMamba2(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn_like(parameter)
-    return model
-
-
-def relative(got, want):
-    got, want = np.asarray(got, dtype=np.float64), np.asarray(want, dtype=np.float64)
-    return float(np.linalg.norm(got - want) / np.linalg.norm(want))
-
-
 CASES = {
     "stereo": (small(), 200),
     "just long enough": (small(), 33),
@@ -174,9 +155,9 @@ def test_author_layout_gives_the_author_output(name, tmp_path):
     want = author_model(state_dict, wave, config.stft.n_fft, config.stft.hop_length)
     model, mixture = load_model(tmp_path / "author.ckpt", config=config), torch.from_numpy(wave)[None]
     with torch.no_grad():
-        single = relative(model(mixture.float())[0], want)
-        double = relative(model.double()(mixture)[0], want)
-    graph = relative(model(mixture)[0].detach(), want)
+        single = error(model(mixture.float())[0], want)
+        double = error(model.double()(mixture)[0], want)
+    graph = error(model(mixture)[0].detach(), want)
     print(f"{name}: float32 {single:.1e}, float64 {double:.1e}, float64 with gradients {graph:.1e}")
     assert single < 1e-5
     assert double < 1e-10
@@ -294,9 +275,7 @@ def test_mixer_agrees_with_the_official_module(dim, sizes, length, tmp_path):
     ours = Mamba2(ModelConfig(dim=dim, **sizes))
     ours.load_state_dict({k.removeprefix("mixer."): v for k, v in values.items() if k.startswith("mixer.")})
     with torch.no_grad():
-        error = relative(ours(values["u"]), values["y"])
-    print(f"official Mamba2 module: {error:.1e}")
-    assert error < 1e-6
+        assert error(ours(values["u"]), values["y"]) < 1e-6
 
 
 DIRECTION = """

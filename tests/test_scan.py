@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import bsm.scan as scans
 from bsm.errors import BackendUnavailable
 from bsm.scan import APPROXIMATE, EXACT, available, scan
+from models import error
 
 NAMES = ("x", "dt", "A", "B", "C", "D", "initial_state")
 RUNNABLE = [name for name in EXACT if available("cpu")[name] is None]
@@ -46,19 +47,22 @@ def make(batch, length, heads=4, headdim=8, state=16, groups=1, decay=None, seed
     return {name: v.to(dtype) for name, v in values.items()}
 
 
+def leaves_of(values, dtype=torch.float32, grads=NAMES):
+    return {k: v.to(dtype).clone().requires_grad_(k in grads) for k, v in values.items()}
+
+
+def call(v, backend, **kwargs):
+    return scan(*(v.get(k) for k in NAMES[:6]), initial_state=v.get("initial_state"), backend=backend, **kwargs)
+
+
 def run(values, backend, dtype, weights, **kwargs):
     """Outputs, final state and all gradients for random output gradients, by name."""
-    inputs = {k: v.to(dtype).requires_grad_() for k, v in values.items()}
-    args = [inputs.get(k) for k in NAMES]
-    y, state = scan(*args[:6], initial_state=args[6], backend=backend, **kwargs)
+    inputs = leaves_of(values, dtype)
+    y, state = call(inputs, backend, **kwargs)
     loss = (y * weights[0].to(dtype)).sum() + (0 if state is None else (state * weights[1].to(dtype)).sum())
     loss.backward()
     result = {"y": y.detach()} | ({} if state is None else {"state": state.detach()})
     return result, {k: v.grad for k, v in inputs.items()}
-
-
-def error(got, want):
-    return float((got.double() - want).norm() / want.norm().clamp_min(1e-30))
 
 
 def draw_weights(values):
@@ -274,20 +278,6 @@ def test_steps_that_alternate_between_nothing_and_everything(backend):
         assert (got - want_gradients[name]).abs().max() < 1e-5 * want_gradients[name].abs().max() + 1e-30
 
 
-def leaves_of(values, dtype=torch.float32, grads=NAMES):
-    return {k: v.to(dtype).clone().requires_grad_(k in grads) for k, v in values.items()}
-
-
-def call(v, backend, **kwargs):
-    return scan(*(v.get(k) for k in NAMES[:6]), initial_state=v.get("initial_state"), backend=backend, **kwargs)
-
-
-def gradients(values, backend, dtype, loss, grads=NAMES):
-    v = leaves_of(values, dtype, grads)
-    loss(*call(v, backend)).backward()
-    return {k: v[k].grad for k in grads}
-
-
 LOSSES = {
     "the output alone": lambda y, state: y.square().sum(),
     "the state alone": lambda y, state: state.square().sum(),
@@ -297,27 +287,25 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("backend", FAST)
-def test_any_use_of_the_results(backend, loss):
-    values = make(2, 130, seed=4)
-    got = gradients(values, backend, torch.float32, LOSSES[loss])
-    want = gradients(values, "sequential", torch.float64, LOSSES[loss])
-    for name in NAMES:  # autograd gives None, or zeros, where nothing reaches
-        g, w = (torch.zeros_like(values[name]) if v is None else v for v in (got[name], want[name]))
-        assert error(g, w) < 1e-4, name
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("backend", FAST)
-def test_gradient_of_one_input_alone(backend, name):
-    values = make(2, 130, seed=5)
-    got, want = (gradients(values, *how, LOSSES["both, twice"], (name,)) for how in against_reference(backend))
-    assert error(got[name], want[name]) < 1e-4
+def gradients(values, backend, dtype, loss, grads=NAMES):
+    """Gradients by name; autograd gives None, or zeros, where nothing reaches."""
+    v = leaves_of(values, dtype, grads)
+    LOSSES[loss](*call(v, backend)).backward()
+    return {k: torch.zeros_like(v[k]) if v[k].grad is None else v[k].grad for k in grads}
 
 
 def against_reference(backend):
     return (backend, torch.float32), ("sequential", torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("loss", "inputs"), [*((loss, NAMES) for loss in LOSSES), *(("both, twice", (name,)) for name in NAMES)]
+)
+@pytest.mark.parametrize("backend", FAST)
+def test_any_use_of_the_results_and_gradients_of_one_input_alone(backend, loss, inputs):
+    values = make(2, 130, seed=4)
+    got, want = (gradients(values, *how, loss, inputs) for how in against_reference(backend))
+    assert all(error(got[name], want[name]) < 1e-4 for name in inputs)
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -348,43 +336,41 @@ def test_inference_mode_float16_and_autocast(backend):
         y, state = call(v, backend)
     assert y.dtype == state.dtype == torch.float32 and error(y.detach(), want) < 1e-5
     LOSSES["both, twice"](y, state).backward()
-    expected = gradients(values, "sequential", torch.float64, LOSSES["both, twice"])
+    expected = gradients(values, "sequential", torch.float64, "both, twice")
     assert all(error(v[name].grad, expected[name]) < 1e-4 for name in NAMES)
 
 
 def test_chunked_backward_under_autocast():
     values = make(2, 130, seed=7)
     with torch.autocast("cpu", torch.bfloat16):
-        got = gradients(values, "chunked", torch.float32, LOSSES["the output alone"])
-    want = gradients(values, "sequential", torch.float64, LOSSES["the output alone"])
+        got = gradients(values, "chunked", torch.float32, "the output alone")
+    want = gradients(values, "sequential", torch.float64, "the output alone")
     assert all(error(got[name], want[name]) < 1e-4 for name in NAMES)
 
 
-def bad(**changes):
-    v = make(2, 5, dtype=torch.float32)
-    values = v | {k: c(v) for k, c in changes.items()}
-    backend = values.pop("backend", "auto")
-    return lambda: scan(*(values[k] for k in NAMES[:6]), initial_state=values["initial_state"], backend=backend)
-
-
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("name", "change", "named"),
     [
-        ({"x": lambda v: v["x"][0]}, "x must be"),
-        ({"dt": lambda v: v["dt"][:, :4]}, "dt must be"),
-        ({"A": lambda v: -v["A"]}, "A must not be positive"),
-        ({"dt": lambda v: -v["dt"]}, "dt must not be negative"),
-        ({"B": lambda v: v["B"].repeat(1, 1, 3, 1)}, "B must be"),
-        ({"C": lambda v: v["C"][..., :3]}, "C must be"),
-        ({"C": lambda v: v["C"].double()}, "C must be floating point like x"),
-        ({"D": lambda v: v["D"][:2]}, "D must be"),
-        ({"initial_state": lambda v: v["initial_state"][:, :2]}, "initial_state must be"),
-        ({"backend": lambda v: "fastest"}, "unknown scan backend 'fastest'; choose one of auto, sequential"),
+        ("x", lambda v: v[0], "x must be"),
+        ("dt", lambda v: v[:, :4], "dt must be"),
+        ("A", lambda v: -v, "A must not be positive"),
+        ("dt", lambda v: -v, "dt must not be negative"),
+        ("B", lambda v: v.repeat(1, 1, 3, 1), "B must be"),
+        ("C", lambda v: v[..., :3], "C must be"),
+        ("C", lambda v: v.double(), "C must be floating point like x"),
+        ("D", lambda v: v[:2], "D must be"),
+        ("initial_state", lambda v: v[:, :2], "initial_state must be"),
     ],
 )
-def test_bad_input_is_named(change, named):
+def test_bad_input_is_named(name, change, named):
+    values = make(2, 5, dtype=torch.float32)
     with pytest.raises(ValueError, match=named):
-        bad(**change)()
+        call(values | {name: change(values[name])}, "auto")
+
+
+def test_an_unknown_backend_is_named():
+    with pytest.raises(ValueError, match="unknown scan backend 'fastest'; choose one of auto, sequential"):
+        call(make(2, 5), "fastest")
 
 
 def test_auto_picks_before_it_runs_and_says_so_once(caplog, monkeypatch):
@@ -452,22 +438,6 @@ def test_feedthrough_drops_what_comes_from_other_chunks(reverse):
         y_alone, state_alone = call(alone, "sequential", reverse=reverse)
         torch.testing.assert_close(y[:, chunk.sort()[0]], y_alone)
     torch.testing.assert_close(state, state_alone)  # the last chunk's alone
-
-
-def test_error_of_feedthrough():
-    """Large for slow decays and long sequences; it falls as the memory shortens, and is never small."""
-
-    def measured(decay, length=600):
-        v = make(2, length, decay=decay)
-        del v["D"], v["initial_state"]
-        return error(call(v, "feedthrough")[0], call(v, "sequential")[0])
-
-    by_decay = [measured((0, high)) for high in (0.001, 0.01, 0.1, 1)]  # per step
-    assert by_decay == sorted(by_decay, reverse=True)
-    assert by_decay[0] > 0.8 and by_decay[1] > 0.5 and by_decay[2] > 0.1 and by_decay[3] > 0.02
-    assert measured(None) > 0.05  # decays as the official code initialises them
-    by_length = [measured((0, 0.01), length) for length in (128, 256, 600)]
-    assert by_length[0] < 1e-12 and by_length == sorted(by_length)
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ import torch
 
 from bsm.scan import _mamba_ssm, scan
 from bsm.study import counts
-from test_scan import NAMES, error, make, run
+from models import error
+from test_scan import NAMES, make, run
 
 MISSING = _mamba_ssm.missing("triton", "mamba_ssm", "einops")
 needs_oracles = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}: make oracles")

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bsm.config import TIME_BLOCKS, ModelConfig, StftConfig
-from bsm.errors import InputError
 from bsm.model import BSMamba2
 from bsm.time_blocks import LOCAL_FRAMES, build_time_block, mamba2_parameters, rotate
 
@@ -129,10 +128,3 @@ def test_rotation_tells_distance_alone():
     for distance in (-7, 0, 12):
         diagonal = products.diagonal(distance)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=1e-4, atol=1e-4)
-
-
-def test_refusals():
-    with pytest.raises(InputError, match="unknown time_block 'gru'; choose one of mamba2, attention"):
-        config("gru")
-    with pytest.raises(InputError, match="even headdim, not 3"):
-        config("attention", headdim=3)

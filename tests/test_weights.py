@@ -7,13 +7,13 @@ import torch
 import yaml
 
 from bsm import download
-from bsm.config import ModelConfig, StftConfig
 from bsm.errors import InputError
 from bsm.model import BSMamba2
 from bsm.weights import registry as weights
 from bsm.weights.files import load_model, save_model
+from models import small
 
-MODEL = ModelConfig(stft=StftConfig(64, 16), bands=(2, 3, 12, 16), dim=8, depth=1, d_state=4, headdim=4, expand=2)
+MODEL = small(depth=3)
 
 
 @pytest.fixture(scope="module")

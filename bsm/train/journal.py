@@ -124,8 +124,8 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        # PyTorch's own words advise to run the file's code.
-        reason = "not a checkpoint" if isinstance(error, pickle.UnpicklingError) else first_line(error)
+        advice = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)  # to run the file's code
+        reason = "not a checkpoint" if advice else first_line(error)
         raise InputError(
             f"{path}: damaged training checkpoint ({reason}); move it away to train from the start"
         ) from error

@@ -53,8 +53,8 @@ def to_author(state: dict[str, Tensor], bands: tuple[int, ...]) -> dict[str, Ten
         names = author_names(name, bands)
         if _GROUP.fullmatch(name):
             parts = [part if name.endswith("weight") else part.flatten() for part in value.unbind()]
-        else:  # the projection is a ConvTranspose1d of kernel 1, whose weight is (in, out, 1)
-            parts = [value.mT[..., None] if name.endswith(".proj.weight") else value]
+        else:  # the projection is a ConvTranspose1d of kernel 1: its weight is (in, out, 1); a damaged one may be a row
+            parts = [value.mT[..., None] if name.endswith(".proj.weight") and value.ndim > 1 else value]
         made |= zip(names, parts, strict=True)
     return made
 
@@ -82,14 +82,8 @@ def from_author(tensors: dict[str, Tensor], like: dict[str, Tensor], bands: tupl
 
 def from_first_layout(tensors: dict[str, Any]) -> dict[str, Any]:
     """Convert the tensors of bsm 0.1, one per band under names of its own, to the author's layout."""
-    made = {}
-    for name, value in tensors.items():
-        if name.endswith(".proj.weight") and isinstance(value, Tensor) and value.ndim == 2:
-            value = value.mT[..., None]
-        for ours, author in _BLOCKS.items():
-            name = re.sub(ours, author, name)
-        made[re.sub(r"^mask_estimator\.to_mask\.(\d+)\.", r"mask_estimators.0.to_freqs.\1.0.", name)] = value
-    return made
+    masks, theirs = r"^mask_estimator\.to_mask\.(\d+)\.", r"mask_estimators.0.to_freqs.\1.0."
+    return {re.sub(masks, theirs, name): value for name, value in to_author(tensors, ()).items()}
 
 
 def infer_config(tensors: dict[str, Any]) -> ModelConfig:

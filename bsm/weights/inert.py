@@ -38,10 +38,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         # Not mapped into memory: PyTorch then misses a storage that is shorter than its tensors.
         reader = {"weights_only": False, "pickle_module": _inert(foreign)} if zipped else {}
         content = torch.load(path, map_location="cpu", **{"weights_only": True} | reader)
-    except pickle.UnpicklingError as error:  # its text recommends to run the code in the file
-        more = "damaged" if zipped else "one from before PyTorch 1.6 that holds more than tensors"
-        raise InputError(f"{path}: not a weights file, or {more}; give a checkpoint of this model") from error
     except Exception as error:  # a damaged file may raise any error; none of its code has run
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):  # it recommends to run the code
+            more = "damaged" if zipped else "one from before PyTorch 1.6 that holds more than tensors"
+            raise InputError(f"{path}: not a weights file, or {more}; give a checkpoint of this model") from error
         raise InputError(
             f"{path}: damaged, or not a weights file ({first_line(error)}); fetch or copy it again"
         ) from error

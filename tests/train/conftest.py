@@ -4,8 +4,14 @@ import pytest
 import torch
 
 from bsm.data.tracks import load_tracks
+from bsm.loss import bsmamba2_loss
 from bsm.train import train
+from calls import before_call, failing
 from runs import CONFIG, MODEL, write_songs
+
+
+class Interrupted(Exception):
+    pass
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,3 +37,16 @@ def whole(tmp_path_factory, tracks):
     train(run, MODEL, CONFIG, tracks, device="cpu")
     torch.set_num_threads(threads)
     return run
+
+
+@pytest.fixture
+def train_interrupted(monkeypatch, tracks):
+    """Return the function that trains, and fails in the middle of the update after some others."""
+
+    def interrupted(run, model, config, *, after):
+        loss = before_call(bsmamba2_loss, after * CONFIG.accumulate + 2, failing(Interrupted))
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr("bsm.train.trainer.bsmamba2_loss", loss)
+            train(run, model, config, tracks, device="cpu")
+
+    return interrupted

@@ -3,19 +3,17 @@
 The environment's ``BSM_KILLS`` sets the number of kills of each.
 """
 
-import hashlib
-import io
 import os
 import random
 import shutil
 import signal
 import time
-import zipfile
 
 import pytest
 
 from bsm.data import fetch
 from bsm.train import train
+from made import zipped
 from runs import CONFIG, MODEL, assert_same_run, finished, fork
 
 pytestmark = pytest.mark.slow
@@ -56,33 +54,21 @@ def test_killed_trainings_end_as_the_whole_one(whole, tracks, tmp_path, workers)
     )
 
 
-@pytest.fixture
-def published(write_set, http_server, url):
-    """Publish a data set of 200 files; return the checkout that it is fetched into."""
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as file:
-        for name, content in MEMBERS.items():
-            file.writestr(name, content)
-    http_server.body = made.getvalue()
-    checksum = f"md5:{hashlib.md5(http_server.body).hexdigest()}"
-    archive = {"file": "set.zip", "url": f"{url}/good", "size": len(http_server.body), "checksum": checksum}
-    splits = {"test": {"songs": 1, "names": ["b"]}}
-    return write_set(archive, inside="Set", channels=1, sources=["vocals", "other"], mixture="none", splits=splits)
-
-
 def check_fetched(home):
     folder = home / "data" / "set"
     assert {f"Set/{p.relative_to(folder)}": p.read_bytes() for p in folder.rglob("*.wav")} == MEMBERS
     assert sorted(path.name for path in (home / "data").iterdir()) == [".fetching-set.lock", "set"]
 
 
-def test_killed_fetches_end_complete(published):
-    campaign(lambda: fetch.fetch("set"), lambda: check_fetched(published), lambda: shutil.rmtree(published / "data"))
+def test_killed_fetches_end_complete(publish, tmp_path):
+    publish(zipped(MEMBERS))
+    campaign(lambda: fetch.fetch("set"), lambda: check_fetched(tmp_path), lambda: shutil.rmtree(tmp_path / "data"))
 
 
-def test_fetches_at_once_end_complete(published):
+def test_fetches_at_once_end_complete(publish, tmp_path):
+    publish(zipped(MEMBERS))
     for _ in range(KILLS):
         children = [fork(lambda: fetch.fetch("set")) for _ in range(3)]
         assert 0 in [finished(child) for child in children]  # the others are refused, or find it complete
-        check_fetched(published)
-        shutil.rmtree(published / "data")
+        check_fetched(tmp_path)
+        shutil.rmtree(tmp_path / "data")

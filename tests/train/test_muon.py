@@ -1,6 +1,5 @@
 """Muon against its definition by singular values, against PyTorch's Muon and AdamW, and in a resumed training."""
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +8,7 @@ from torch import nn
 from bsm.model import BandLinear
 from bsm.optimizer import Muon, orthogonal
 from bsm.train import train
-from runs import CONFIG, MODEL, Interrupted, assert_same_run, interrupt_after
+from runs import CONFIG, MODEL, assert_same_run
 
 sizes = st.integers(2, 40)
 
@@ -74,11 +73,9 @@ def test_stacked_matrices_are_updated_one_by_one():
     torch.testing.assert_close(stacked.detach(), torch.stack([p.detach() for p in alone]), rtol=1e-5, atol=1e-6)
 
 
-def test_a_training_with_muon_resumes_bit_for_bit(tracks, tmp_path, monkeypatch):
+def test_a_training_with_muon_resumes_bit_for_bit(tracks, tmp_path, train_interrupted):
     config = CONFIG.replace(optimizer="muon")
     train(tmp_path / "whole", MODEL, config, tracks, device="cpu")
-    with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        interrupt_after(patched, 5)
-        train(tmp_path / "run", MODEL, config, tracks, device="cpu")
+    train_interrupted(tmp_path / "run", MODEL, config, after=5)
     train(tmp_path / "run", MODEL, config, tracks, device="cpu")
     assert_same_run(tmp_path / "run", tmp_path / "whole")

@@ -22,7 +22,8 @@ from bsm.errors import InputError
 from bsm.loss import bsmamba2_loss
 from bsm.train import Stopped, read_log, train
 from bsm.train.distributed import passes_per_update, rank_segments
-from runs import CONFIG, MODEL, ROFORMER, assert_same_weights, copy_of, finished, fork, kill_at_loss, without_times
+from calls import before_call
+from runs import CONFIG, MODEL, ROFORMER, assert_same_weights, copy_of, finished, fork, kill, without_times
 
 JOINED = CONFIG.replace(processes=2)  # 8 segments an update: 4 passes in one process, 2 in each of two
 
@@ -136,7 +137,7 @@ def test_resumed_in_two_processes_after_one(alone, tracks, tmp_path):
     run = tmp_path / "run"
 
     def action():
-        kill_at_loss(5 * 4 + 2)  # in the sixth update
+        bsm.train.trainer.bsmamba2_loss = before_call(bsmamba2_loss, 5 * 4 + 2, kill)  # in the sixth update
         train(run, MODEL, JOINED, tracks, device="cpu")
 
     assert finished(fork(action)) == -signal.SIGKILL
@@ -150,7 +151,7 @@ def killed(tmp_path_factory, tracks):
     run = tmp_path_factory.mktemp("killed") / "run"
 
     def action(rank):
-        kill_at_loss(5 * 2 + 2)
+        bsm.train.trainer.bsmamba2_loss = before_call(bsmamba2_loss, 5 * 2 + 2, kill)
         train(run, MODEL, JOINED, tracks, device="cpu")
 
     assert in_two(action) == [-signal.SIGKILL] * 2
@@ -195,16 +196,9 @@ def test_a_signal_to_one_stops_both(alone, tracks, tmp_path):
     run, config = tmp_path / "run", JOINED.replace(checkpoint_every=100)
 
     def action(rank):
-        calls = 0
-
-        def loss(*arguments):
-            nonlocal calls
-            calls += 1
-            if calls == 4 and rank == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return bsmamba2_loss(*arguments)
-
-        bsm.train.trainer.bsmamba2_loss = loss
+        if rank == 1:
+            stop = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+            bsm.train.trainer.bsmamba2_loss = before_call(bsmamba2_loss, 4, stop)
         try:
             train(run, MODEL, config, tracks, device="cpu")
         except Stopped as stop:
@@ -249,7 +243,7 @@ def test_a_number_that_cannot_share(processes):
 TORCHRUN = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/train"]
 import torch
 from runs import MODEL
 from test_processes import JOINED
@@ -267,7 +261,7 @@ def test_torchrun(alone, songs, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(TORCHRUN)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
-    arguments = [Path(__file__).parent, songs, tmp_path / "run"]
+    arguments = [Path(__file__).parents[1], songs, tmp_path / "run"]
     done = subprocess.run([*map(str, [*command, *arguments])], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert_close_run(tmp_path / "run", alone)

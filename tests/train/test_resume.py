@@ -18,25 +18,14 @@ from bsm.study.profiles import Profile
 from bsm.train import Stopped, read_log, train
 from bsm.train.journal import Journal
 from bsm.train.trainer import AveragedWeights
-from runs import (
-    CONFIG,
-    MODEL,
-    Interrupted,
-    assert_same_run,
-    assert_same_weights,
-    forked,
-    interrupt_after,
-    scalars,
-)
+from calls import before_call
+from runs import CONFIG, MODEL, assert_same_run, assert_same_weights, forked, kill, scalars
 
 
 @pytest.mark.parametrize(("steps", "workers"), [(0, 0), (2, 2)])
-def test_an_interrupted_run_ends_as_the_whole_one(whole, tracks, tmp_path, monkeypatch, steps, workers):
+def test_an_interrupted_run_ends_as_the_whole_one(whole, tracks, tmp_path, steps, workers, train_interrupted):
     run, config = tmp_path / "run", CONFIG.replace(workers=workers)
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, steps)
-        with pytest.raises(Interrupted):
-            train(run, MODEL, config, tracks, device="cpu")
+    train_interrupted(run, MODEL, config, after=steps)
     assert not (run / "model.safetensors").exists()
     torch.manual_seed(99)  # the state of this process must not matter
     train(run, MODEL, config, tracks, device="cpu")
@@ -44,70 +33,32 @@ def test_an_interrupted_run_ends_as_the_whole_one(whole, tracks, tmp_path, monke
     assert [step for step, _ in scalars(run, "loss")] == list(range(1, 8))
 
 
+def half_a_line(journal, _):
+    journal._file.write('{"step": 5, "lo')
+    journal._file.flush()
+    kill()
+
+
+def half_a_file(_, file):
+    file.write(b"half")
+    file.flush()
+    kill()
+
+
+def renames_to(name):
+    return lambda _, target: Path(target).name == name
+
+
 KILLS = {
-    "before the average": ("average", 5),
-    "in a line of the log": ("write", 5),
-    "while writing a checkpoint": ("torch.save", 2),
-    "before a checkpoint's name": ("state.ckpt", 3),
-    "after a checkpoint's name": ("prune", 4),
-    "at the end of training": ("model.safetensors", 1),
-    "while writing the best weights": ("step-0000006.safetensors", 1),
-    "before the first file": ("run.json", 1),
+    "before the average": (AveragedWeights, "update", 5, kill),
+    "in a line of the log": (Journal, "write", 5, half_a_line),
+    "while writing a checkpoint": (torch, "save", 2, half_a_file),
+    "before a checkpoint's name": (Path, "replace", 3, kill, renames_to("state.ckpt")),
+    "after a checkpoint's name": (bsm.train.loop, "prune", 4, kill),
+    "at the end of training": (Path, "replace", 1, kill, renames_to("model.safetensors")),
+    "while writing the best weights": (Path, "replace", 1, kill, renames_to("step-0000006.safetensors")),
+    "before the first file": (Path, "replace", 1, kill, renames_to("run.json")),
 }
-
-
-def kill_at(where, number):
-    """Make this process kill itself at the ``number``-th of certain moments."""
-    calls = 0
-
-    def counted():
-        nonlocal calls
-        calls += 1
-        return calls == number
-
-    def kill():
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def before(function, act=kill):
-        def wrapped(*arguments, **options):
-            if counted():
-                act()
-            return function(*arguments, **options)
-
-        return wrapped
-
-    def half_line(journal, record):
-        if counted():
-            journal._file.write('{"step": 5, "lo')
-            journal._file.flush()
-            kill()
-        write(journal, record)
-
-    def half_file(state, file):
-        if counted():
-            file.write(b"half")
-            file.flush()
-            kill()
-        save(state, file)
-
-    def rename(path, target):
-        if Path(target).name == where and counted():
-            kill()
-        return replace(path, target)
-
-    write, save, replace = Journal.write, torch.save, Path.replace
-    if where == "bsmamba2_loss":
-        bsm.train.trainer.bsmamba2_loss = before(bsmamba2_loss)
-    elif where == "average":
-        AveragedWeights.update = before(AveragedWeights.update)
-    elif where == "prune":
-        bsm.train.loop.prune = before(bsm.train.loop.prune)
-    elif where == "write":
-        Journal.write = half_line
-    elif where == "torch.save":
-        torch.save = half_file
-    else:
-        Path.replace = rename
 
 
 @pytest.mark.parametrize("moment", KILLS)
@@ -115,7 +66,8 @@ def test_a_killed_process_goes_on_where_it_stopped(whole, tracks, tmp_path, mome
     run = tmp_path / "run"
 
     def action():
-        kill_at(*KILLS[moment])
+        owner, name, *when = KILLS[moment]
+        setattr(owner, name, before_call(getattr(owner, name), *when))
         train(run, MODEL, CONFIG, tracks, device="cpu")
 
     assert forked(action) == -signal.SIGKILL
@@ -132,7 +84,8 @@ def test_killed_at_every_step(whole, tracks, tmp_path):
     run = tmp_path / "run"
 
     def action():
-        kill_at("bsmamba2_loss", 6)  # between the passes of the third update, with a checkpoint after the second
+        # Between the passes of the third update, with a checkpoint after the second.
+        bsm.train.trainer.bsmamba2_loss = before_call(bsmamba2_loss, 6, kill)
         train(run, MODEL, CONFIG.replace(workers=1), tracks, device="cpu")
 
     assert [forked(action) for _ in range(3)] == [-signal.SIGKILL] * 3
@@ -147,16 +100,9 @@ def test_a_signal_saves_and_stops(whole, tracks, tmp_path, number, workers):
 
     def action():
         os.setpgid(0, 0)
-        calls = 0
-
-        def loss(*arguments):
-            nonlocal calls
-            calls += 1
-            if calls == 6:  # the third update
-                os.killpg(0, number)
-            return bsmamba2_loss(*arguments)
-
-        bsm.train.trainer.bsmamba2_loss = loss
+        bsm.train.trainer.bsmamba2_loss = before_call(
+            bsmamba2_loss, 6, lambda *_: os.killpg(0, number)
+        )  # in the third update
         try:
             train(run, MODEL, config, tracks, device="cpu")
         except Stopped as stop:
@@ -174,13 +120,7 @@ def test_a_signal_saves_and_stops(whole, tracks, tmp_path, number, workers):
 def repeat_signals(monkeypatch, patience, numbers):
     """Make the first loss send signals to this process."""
     monkeypatch.setattr(bsm.train.distributed, "PATIENCE", patience)
-    rest = list(numbers)
-
-    def loss(*arguments):
-        while rest:
-            os.kill(os.getpid(), rest.pop(0))
-        return bsmamba2_loss(*arguments)
-
+    loss = before_call(bsmamba2_loss, 1, lambda *_: [os.kill(os.getpid(), number) for number in numbers])
     monkeypatch.setattr(bsm.train.trainer, "bsmamba2_loss", loss)
 
 

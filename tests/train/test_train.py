@@ -1,6 +1,5 @@
 """The training loop, on songs of noise and tones, with a model of a few thousand weights."""
 
-import contextlib
 import copy
 import json
 
@@ -20,7 +19,7 @@ from bsm.train.journal import Ranking
 from bsm.train.trainer import AveragedWeights
 from bsm.versions import RECIPE
 from bsm.weights.files import load_model
-from runs import CONFIG, MODEL, RATE, ROFORMER, Interrupted, assert_same_run, interrupt_after, scalars
+from runs import CONFIG, MODEL, RATE, ROFORMER, assert_same_run, scalars
 
 
 def test_a_run_leaves_weights_log_and_board(whole):
@@ -102,14 +101,11 @@ def test_averaged_weights_are_pytorch_s():
         assert all(torch.equal(value, expected[name]) for name, value in ours.network.state_dict().items())
 
 
-def test_the_baseline_trains_through_the_same_loop(tracks, tmp_path, monkeypatch):
+def test_the_baseline_trains_through_the_same_loop(tracks, tmp_path, train_interrupted):
     config, run = CONFIG.replace(steps=4), tmp_path / "run"
-    for folder, stop in ((run, 3), (run, None), (tmp_path / "whole", None)):
-        with monkeypatch.context() as patch:
-            if stop:
-                interrupt_after(patch, stop)
-            with contextlib.suppress(Interrupted):
-                train(folder, ROFORMER, config, tracks, device="cpu")
+    train_interrupted(run, ROFORMER, config, after=3)
+    for folder in (run, tmp_path / "whole"):
+        train(folder, ROFORMER, config, tracks, device="cpu")
     assert_same_run(run, tmp_path / "whole")
     model = load_model(run / "model.safetensors")
     assert type(model) is BSRoformer
@@ -136,25 +132,6 @@ def test_the_paper_preset_is_the_author_s_recipe():
     assert (loss.windows, loss.hop_length, loss.min_fft) == ((4096, 2048, 1024, 512, 256), 147, 2048)
     assert (loss.waveform_weight, loss.magnitude, loss.mean, loss.center) == (10, False, False, True)
     assert config.loss == LossConfig()
-    with pytest.raises(InputError, match="unknown training preset 'big'; choose one of paper, study"):
-        TrainConfig.preset("big")
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"steps": 0}, "steps must be at least 1, not 0"),
-        ({"keep_best": 0}, "keep_best must be at least 1"),
-        ({"schedule": "zigzag"}, "unknown schedule 'zigzag'; choose one of constant, cosine"),
-        ({"optimizer": "sgd"}, "unknown optimizer 'sgd'; choose one of adamw, muon"),
-        ({"transpose": -1}, "transpose must be at least 0, not -1"),
-        ({"workers": -1}, "workers must be at least 0, not -1"),
-        ({"warmup": 7}, "warmup of 7 updates: choose 0 to fewer than steps = 7"),
-    ],
-)
-def test_values_that_cannot_be(changes, told):
-    with pytest.raises(InputError, match=told):
-        CONFIG.replace(**changes)
 
 
 def test_schedules():
@@ -165,17 +142,14 @@ def test_schedules():
     assert found == pytest.approx([1, 1, 0.5, (1 + np.cos(np.pi * 7 / 8)) / 2, 0])
 
 
-def test_a_schedule_is_followed_and_resumed(tracks, tmp_path, monkeypatch):
+def test_a_schedule_is_followed_and_resumed(tracks, tmp_path, train_interrupted):
     config = CONFIG.replace(schedule="cosine", warmup=2)
     train(tmp_path / "whole", MODEL, config, tracks, device="cpu")
     rates = [record["lr"] for record in read_log(tmp_path / "whole")]
     assert rates == [config.learning_rate(step) for step in range(7)]
     state = torch.load(tmp_path / "whole" / "state.ckpt", weights_only=True)
     assert state["optimizer"]["param_groups"][0]["lr"] == rates[-1]
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, 5)
-        with pytest.raises(Interrupted):
-            train(tmp_path / "run", MODEL, config, tracks, device="cpu")
+    train_interrupted(tmp_path / "run", MODEL, config, after=5)
     train(tmp_path / "run", MODEL, config, tracks, device="cpu")
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
