@@ -465,6 +465,9 @@ def test_evaluate_keeps_its_scores_unasked(command, weights, songs, tmp_path):
     settings, kept = map(json.loads, journal.read_text().splitlines())
     assert path.name == f"{weights.stem}-songs-{digest(settings)}.json"
     assert digest(settings | {"window": 0.5}) != digest(settings)
+    written = path.read_bytes()
+    assert command(*arguments, cwd=tmp_path).status == 0
+    assert path.read_bytes() == written  # nothing was computed, so the result's origin stays
     journal.write_text(f"{json.dumps(settings)}\n{json.dumps(kept | {'usdr': 12.5})}\n")
     assert command(*arguments, cwd=tmp_path).status == 0
     assert json.loads(path.read_text())["values"][0]["usdr"] == 12.5  # not scored again

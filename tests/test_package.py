@@ -34,6 +34,12 @@ def test_separate_is_the_function_whatever_was_imported_first():
     assert done.returncode == 0, done.stderr
 
 
+def test_importing_the_whole_package_prints_nothing():
+    code = "import pkgutil, importlib, bsm\nfor module in pkgutil.walk_packages(bsm.__path__, 'bsm.'):\n    "
+    done = python(code + "importlib.import_module(module.name)")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_names_and_unknown_names():
     import bsm
 

@@ -16,7 +16,7 @@ from bsm.files import check_writable, sha256
 from bsm.inference import check_windows
 from bsm.stats import bootstrap_interval, summary
 from bsm.study.published import WINDOW, published_songs, songs_title
-from bsm.study.records import check_result_path, mark, write_result
+from bsm.study.records import check_result_path, mark, plain, read_result, write_result
 from bsm.versions import SCORING
 from bsm.weights.files import load_model
 
@@ -54,7 +54,7 @@ def evaluate_weights(
     """Score a model on one split of a data set and write the result file.
 
     Each track's scores are kept in ``<result>.tracks.jsonl`` as soon as they are known. A second call with the same
-    settings scores only the tracks that are missing there.
+    settings scores only the tracks that are missing there. If none is, the result file stays as it is.
 
     Args:
         weights: file of the model.
@@ -95,12 +95,18 @@ def evaluate_weights(
         values = [record[name] for record in records]
         median = bootstrap_interval(values, np.median)  # published scores are means or medians
         rows[name] = summary(values) | {"median_low": median.low, "median_high": median.high}
+    found = Evaluation(output, pd.DataFrame(rows).T.astype({"n": int, "dropped": int}), skipped)
+    parameters = settings | {"weights": str(weights), "skipped": skipped, "device": device}
+    if output.is_file():
+        held = read_result(output)
+        if (held["values"], held["parameters"]) == (plain(records), plain(parameters)):
+            return found  # the file says when, where and by which revision these scores were computed
     title = songs_title(layout, tracks) if split == "test" else layout
     as_published = split == "test" and not whole and window == hop == WINDOW
     write_result(
         output,
         measured="scores per track: uSDR, cSDR, SI-SDR in dB, bleedless and fullness from 0 to 100",
-        parameters=settings | {"weights": str(weights), "skipped": skipped, "device": device},
+        parameters=parameters,
         values=records,
         data=str(root) if layout == "songs" else f"{title}, {split}",
         started=started,
@@ -108,4 +114,4 @@ def evaluate_weights(
         comparable_with_paper=as_published and published_songs(layout, tracks) and not skipped,
         summary=rows,
     )
-    return Evaluation(output, pd.DataFrame(rows).T.astype({"n": int, "dropped": int}), skipped)
+    return found
