@@ -183,7 +183,14 @@ def test_every_tensor_of_a_step_lies_on_the_device(monkeypatch):
     assert record["variant"] == step.BEFORE.name
 
 
-def test_parity(tmp_path):
+@pytest.fixture
+def as_before():
+    """Let PyTorch use TF32 as by default once the test is over."""
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
+
+
+def test_parity(tmp_path, as_before):
     record = read_result(measured("parity_tf32", tmp_path))
     assert record["parameters"]["tf32"] and record["parameters"]["TRITON_F32_DEFAULT"] == "tf32"
     scans, convs = record["values"]["scan"], record["values"]["conv"]
@@ -195,7 +202,7 @@ def test_parity(tmp_path):
         worst = max(r["output_error"], *r["gradient_errors"].values())
         low, high = {"float32": (1e-9, 1e-5), "bfloat16": (1e-4, 3e-2)}[r["precision"]]
         assert low < worst < high, r
-    assert not torch.backends.cuda.matmul.allow_tf32  # as it was
+    assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
 
 
 def test_a_backend_that_fails_is_in_the_result_and_the_others_are_measured(monkeypatch):

@@ -24,8 +24,8 @@ from bsm.cue_gap import Probe
 from bsm.errors import InputError, known
 from bsm.scan import available
 from bsm.study import kernel_errors, step_profile
+from bsm.study.commands import process_group
 from bsm.study.long import probe
-from bsm.study.processes import process_group
 from bsm.study.records import ROOT, mark, write_result
 from bsm.study.speed import blocks, official, scan, step
 from bsm.study.speed.timer import SEED

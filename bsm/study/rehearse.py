@@ -32,7 +32,7 @@ from bsm.config import ModelConfig
 from bsm.evaluate import model_separator
 from bsm.files import write_text
 from bsm.model import BSMamba2
-from bsm.study.processes import process_group
+from bsm.study.commands import process_group
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, mark, write_result
 from bsm.study.stand_ins import SECONDS, make_songs
