@@ -19,7 +19,6 @@ from bsm.study.profiles import Profile
 from bsm.study.records import mark, write_result
 from bsm.study.subjects import Subject, own_runs
 from bsm.study.variants import changed
-from bsm.weights.files import save_model
 from made import scored
 
 RATE = 44100
@@ -130,17 +129,6 @@ def test_an_untrained_variant_is_named(tmp_path):
     settings = Profile({"profile": str(tmp_path), "model": "tiny"})
     with pytest.raises(InputError, match="not trained yet; run `bsm train .* --variant mono --seed 7` first"):
         own_runs(settings, ["mono"], [7])
-
-
-def test_variants_of_different_recipes_are_not_compared(tmp_path, small_model):
-    settings = Profile({"profile": str(tmp_path), "model": "tiny", "seed": 1, "segment_seconds": 1.0})
-    for name, recipe in (("base", 1), ("mono", 1), ("bands-mel", 2)):
-        save_model(small_model, settings.run_folder(1, name) / "model.safetensors", {"recipe": recipe})
-    assert [m.name for m in own_runs(settings, ["base", "mono"], [1])] == ["base", "mono"]
-    with pytest.raises(
-        InputError, match="base-.* and .*bands-mel-.*: trained by different recipe versions, .* SEEDS=1`"
-    ):
-        own_runs(settings, ["base", "mono", "bands-mel"], [1])
 
 
 def test_scores_are_the_models(tracks):

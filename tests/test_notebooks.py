@@ -10,7 +10,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from bsm import cli
 from bsm.errors import InputError
 from bsm.study import notebook, profiles, run, saving
-from bsm.study.notebook import Notebook
 
 PARAMETERS = """seed = 0  # of the random numbers
 rate: float = 1.0
@@ -51,42 +50,54 @@ def test_profile_then_explicit_parameters(study, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("default", "value", "fitting"),
     [
-        ({"sead": 1}, "unknown parameter of tiny.ipynb: 'sead'; choose one of seed, rate, name, steps, folder, fast"),
-        ({"seed": "one"}, "'seed' must be of type int, like its default 0, not str 'one'"),
-        ({"seed": True}, "'seed' must be of type int"),
-        ({"seed": 1.0}, "'seed' must be of type int"),
-        ({"fast": 1}, "'fast' must be of type bool"),
-        ({"steps": 1}, "'steps' must be of type list"),
-        ({"steps": [1, "2"]}, "elements of parameter 'steps' must be of type int, .*, not str '2'"),
-        ({"steps": [1, 2.5]}, "elements of parameter 'steps' must be of type int, .*, not float 2.5"),
+        (1.0, 2, 2.0),
+        ("a = b", "[5]", "[5]"),
+        (None, "runs/a", "runs/a"),
+        (None, {"a": "b"}, {"a": "b"}),
+        ([1, 2], "[3, 4]", [3, 4]),  # papermill's command line passes a list as text
+        ([0.5, 1.0], [2, 4.0], [2, 4.0]),
+        ([0.5, "whole"], ["whole", 1, 2.0], ["whole", 1, 2.0]),
+        ([["tiny", 1.0]], [["small", 2, 3]], [["small", 2, 3]]),
+        (["a"], [], []),
+        ([], ["anything", 1], ["anything", 1]),
     ],
 )
-def test_parameters_must_fit(study, tmp_path, parameters, message):
-    with pytest.raises(InputError, match=message):
-        run.run_notebook("tiny", tmp_path / "out.ipynb", profile="demo", parameters=parameters)
+def test_values_that_fit_a_default(default, value, fitting):
+    assert notebook.fit("x", value, default, "tiny.ipynb") == fitting
 
 
 @pytest.mark.parametrize(
-    ("default", "fits", "refused", "kinds"),
+    ("default", "value", "message"),
     [
-        ("[0.5, 1.0]", [2, 4.0], [True], "float"),
-        ('[0.5, "whole"]', ["whole", 1, 2.0], [None], "float or str"),
-        ('[["tiny", 1.0]]', [["small", 2, 3]], ["small"], "list"),
-        ('["a"]', [], [1], "str"),
-        ("[]", ["anything", 1], None, ""),
+        (0, "one", "parameter 'x' must be of type int, like its default 0, not str 'one'"),
+        (0, True, "parameter 'x' must be of type int"),
+        (0, 1.0, "parameter 'x' must be of type int"),
+        (True, 1, "parameter 'x' must be of type bool"),
+        ([1, 2], 1, "parameter 'x' must be of type list"),
+        ([1, 2], "3, 4", "parameter 'x' must be of type list"),
+        ([1, 2], "[3", "parameter 'x' must be of type list"),
+        ([1, 2], "[3, x]", "elements of parameter 'x' must be of type int, .*, not str 'x'"),
+        ([1, 2], [1, 2.5], "elements of parameter 'x' must be of type int, .*, not float 2.5"),
+        ([0.5, 1.0], [True], "elements of parameter 'x' must be of type float, "),
+        ([0.5, "whole"], [None], "elements of parameter 'x' must be of type float or str, "),
+        ([["tiny", 1.0]], ["small"], "elements of parameter 'x' must be of type list, "),
     ],
 )
-def test_elements_must_be_like_those_of_the_default(study, default, fits, refused, kinds):
-    make(study / "lists.ipynb", parameters=f"values = {default}")
-    assert Notebook.find("lists").fitting({"values": fits}, "lists.ipynb") == {"values": fits}
-    if refused:
-        with pytest.raises(InputError, match=f"lists.ipynb: elements of parameter 'values' must be of type {kinds}, "):
-            Notebook.find("lists").fitting({"values": refused}, "lists.ipynb")
+def test_values_that_do_not_fit_are_refused(default, value, message):
+    with pytest.raises(InputError, match=f"tiny.ipynb: {message}"):
+        notebook.fit("x", value, default, "tiny.ipynb")
 
 
-def test_a_profile_must_fit_too(study, tmp_path):
+def test_what_is_given_and_a_profile_must_fit(study, tmp_path):
+    known = "choose one of seed, rate, name, steps, folder, fast"
+    for given, message in (
+        ({"sead": 1}, f"unknown parameter of tiny.ipynb: 'sead'; {known}"),
+        ({"seed": "one"}, "tiny.ipynb: parameter 'seed' must be of type int"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run.run_notebook("tiny", tmp_path / "out.ipynb", profile="demo", parameters=given)
     (study / "profiles/demo.yaml").write_text("seed: soon\n")
     with pytest.raises(InputError, match="profile demo: parameter 'seed' must be of type int"):
         run.run_notebook("tiny", tmp_path / "out.ipynb", profile="demo")
@@ -138,36 +149,15 @@ def test_a_dead_kernel_is_a_failed_notebook(study, tmp_path):
 
 def test_unusable_notebooks(study, tmp_path):
     path = study / "tiny.ipynb"
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells[1].metadata.tags = []
-    nbformat.write(notebook, path)
+    content = nbformat.read(path, as_version=4)
+    content.cells[1].metadata.tags = []
+    nbformat.write(content, path)
     with pytest.raises(InputError, match="one cell must be tagged 'parameters', 0 are"):
         run.run_notebook("tiny", tmp_path / "out.ipynb", profile="demo")
     for text in ("{", "[]", "{}"):
         path.write_text(text)
         with pytest.raises(InputError, match="not a notebook"):
             run.run_notebook("tiny", tmp_path / "out.ipynb", profile="demo")
-
-
-def test_a_notebook_takes_what_plain_papermill_passed(study):
-    """papermill's command line passes a list as text."""
-    given = {"steps": "[3, 4]", "rate": 2, "name": "[5]", "folder": "runs/a"}
-    found = Notebook.find("tiny").fitting(given, "tiny.ipynb")
-    assert found == {"steps": [3, 4], "rate": 2.0, "name": "[5]", "folder": "runs/a"}
-    assert Notebook.find("tiny").fitting({"folder": {"a": "b"}}, "tiny.ipynb") == {"folder": {"a": "b"}}
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"steps": "3, 4"}, "tiny.ipynb: parameter 'steps' must be of type list"),
-        ({"steps": "[3"}, "parameter 'steps' must be of type list"),
-        ({"steps": "[3, x]"}, "elements of parameter 'steps' must be of type int, .*'x'"),
-    ],
-)
-def test_a_notebook_refuses_text_that_is_no_list(study, given, message):
-    with pytest.raises(InputError, match=message):
-        Notebook.find("tiny").fitting(given, "tiny.ipynb")
 
 
 def test_a_value_out_of_range_is_refused_by_name():

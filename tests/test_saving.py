@@ -81,11 +81,13 @@ def test_what_the_notebook_does_not_declare_is_refused(study, tmp_path, name, ki
     assert not (tmp_path / "reports").exists()
 
 
-def test_what_is_measured_of_others_stands_apart(study, tmp_path, monkeypatch):
+def test_what_is_measured_of_others_stands_apart(study, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(saving, "ROOT", tmp_path)
+    assert study()[0].reports == tmp_path / "reports/own" and study(out="there")[0].reports == Path("there")
+    assert study(weights="author", out="there")[0].reports == Path("there") and not caplog.records
     settings, _, names = study(weights="author")
     assert settings.reports == tmp_path / "runs/found" and names["out"] == str(tmp_path / "runs/found")
-    assert study(weights="author", out="there")[0].reports == Path("there")
+    assert "not the profile's own models and songs: results go to runs/found, or to `out`" in caplog.text
 
 
 def test_what_a_notebook_says_about_itself(study):
