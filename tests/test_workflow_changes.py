@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from copies import copy_of_checkout
+from bsm.study.rehearse import copy_of_checkout
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("bsm", "data_manifest", "notebooks", "tests", "workflow", "Snakefile")
