@@ -187,20 +187,15 @@ def fit(name: str, value: Any, default: Any, where: str) -> Any:
             value = yaml.safe_load(value)
     if default is None:
         return value
-    if isinstance(default, float) and type(value) is int:
-        return float(value)
-    if type(value) is not type(default):
-        raise InputError(
-            f"{where}: parameter {name!r} must be of type {type(default).__name__}, like its default {default!r}, "
-            f"not {type(value).__name__} {value!r}"
-        )
-    if isinstance(default, list) and default:
-        kinds = list(dict.fromkeys(type(element).__name__ for element in default))
-        for element in value:
-            kind = type(element).__name__
-            if kind not in kinds and not (kind == "int" and "float" in kinds):
-                raise InputError(
-                    f"{where}: elements of parameter {name!r} must be of type {' or '.join(kinds)}, "
-                    f"like those of its default {default!r}, not {kind} {element!r}"
-                )
-    return value
+    _check_type(f"{where}: parameter {name!r}", value, [default], f"its default {default!r}")
+    for element in value if isinstance(default, list) and default else ():
+        _check_type(f"{where}: elements of parameter {name!r}", element, default, f"those of its default {default!r}")
+    return float(value) if isinstance(default, float) else value
+
+
+def _check_type(what: str, value: Any, examples: list[Any], like: str) -> None:
+    """Raise an InputError unless a value is of the type of an example; a whole number is also a float."""
+    kinds = list(dict.fromkeys(map(type, examples)))
+    if type(value) not in kinds and not (type(value) is int and float in kinds):
+        named = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"{what} must be of type {named}, like {like}, not {type(value).__name__} {value!r}")
