@@ -111,7 +111,6 @@ def test_what_is_given_and_a_profile_must_fit(study, tmp_path):
 
 
 def test_profiles_and_names_are_known(study, tmp_path):
-    assert profiles.profiles() == ["demo", "smoke"]
     assert profiles.load_profile(study / "profiles/smoke.yaml") == {"seed": 1}
     with pytest.raises(InputError, match="no profile 'huge'; choose one of: demo, smoke"):
         profiles.load_profile("huge")

@@ -57,6 +57,21 @@ FIELDS = (
 )
 
 
+def find_file(kind: str, name_or_path: str | Path, folder: Path, suffix: str) -> Path:
+    """Return the file of a name in a folder, or a path that ends in the suffix.
+
+    Raises:
+        InputError: there is no such file; the message lists the folder's.
+    """
+    path = Path(name_or_path)
+    if path.suffix != suffix:
+        path = folder / f"{name_or_path}{suffix}"
+    if not path.is_file():
+        names = ", ".join(sorted(other.stem for other in folder.glob(f"*{suffix}"))) or "none here"
+        raise InputError(f"there is no {kind} {str(name_or_path)!r}; choose one of: {names}")
+    return path
+
+
 @dataclass(frozen=True)
 class Notebook:
     """A notebook's file; it is read, and not run."""
@@ -70,13 +85,7 @@ class Notebook:
         Raises:
             InputError: there is none.
         """
-        path = Path(name_or_path)
-        if path.suffix != ".ipynb":
-            path = NOTEBOOKS / f"{name_or_path}.ipynb"
-        if not path.is_file():
-            known = ", ".join(sorted(x.stem for x in NOTEBOOKS.glob("*.ipynb"))) or "none here"
-            raise InputError(f"there is no notebook {str(name_or_path)!r}; choose one of: {known}")
-        return cls(path.resolve())
+        return cls(find_file("notebook", name_or_path, NOTEBOOKS, ".ipynb").resolve())
 
     @property
     def name(self) -> str:
