@@ -196,9 +196,10 @@ if __name__ == "__main__":
     parser.add_argument("--profile", choices=PROFILES, default=PROFILES[0])
     parser.add_argument("--songs", type=int, help="songs a split; by default all")
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="result file; by default build/rehearsal-PROFILE.json")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    path = ROOT / "build" / f"rehearsal-{given.profile}.json"
+    path = given.json or ROOT / "build" / f"rehearsal-{given.profile}.json"
     seen = rehearse(path, given.profile, songs=given.songs, cores=given.cores)
     for record in seen["runs"]:
         log.info("%s", record)
