@@ -13,13 +13,12 @@ from bsm.config import LossConfig, ModelConfig, TrainConfig
 from bsm.data.tracks import load_tracks
 from bsm.errors import InputError
 from bsm.scan.feedthrough import CHUNK
-from bsm.study import ablation, losses, scans, sizes
+from bsm.study import ablation, scans, sizes
 from bsm.study.baselines import CONSTANT, EQUALISER
 from bsm.study.profiles import Profile
 from bsm.study.records import mark, write_result
 from bsm.study.subjects import Subject, own_runs
 from bsm.study.variants import changed
-from bsm.weights.files import save_model
 from made import scored
 
 RATE = 44100
@@ -132,17 +131,6 @@ def test_an_untrained_variant_is_named(tmp_path):
         own_runs(settings, ["mono"], [7])
 
 
-def test_variants_of_different_recipes_are_not_compared(tmp_path, small_model):
-    settings = Profile({"profile": str(tmp_path), "model": "tiny", "seed": 1, "segment_seconds": 1.0})
-    for name, recipe in (("base", 1), ("mono", 1), ("bands-mel", 2)):
-        save_model(small_model, settings.run_folder(1, name) / "model.safetensors", {"recipe": recipe})
-    assert [m.name for m in own_runs(settings, ["base", "mono"], [1])] == ["base", "mono"]
-    with pytest.raises(
-        InputError, match="base-.* and .*bands-mel-.*: trained by different recipe versions, .* SEEDS=1`"
-    ):
-        own_runs(settings, ["base", "mono", "bands-mel"], [1])
-
-
 def test_scores_are_the_models(tracks):
     class Halved(torch.nn.Module):
         config = ModelConfig.preset("tiny")
@@ -157,7 +145,7 @@ def test_scores_are_the_models(tracks):
 
 
 def test_the_losses_of_the_notebook(small_config):
-    configs = losses.configs(small_config, TrainConfig())
+    configs = ablation.loss_configs(small_config, TrainConfig())
     assert configs["base"] == LossConfig()
     assert {"loss-reduced", "loss-magnitude"} < set(configs)
     assert "mono" not in configs  # another network, the same loss
@@ -165,34 +153,37 @@ def test_the_losses_of_the_notebook(small_config):
 
 def test_magnitudes_are_blind_to_the_sign(small_config, tracks):
     configs = {
-        name: losses.configs(small_config, TrainConfig())[name] for name in ("base", "loss-magnitude", "loss-reduced")
+        name: ablation.loss_configs(small_config, TrainConfig())[name]
+        for name in ("base", "loss-magnitude", "loss-reduced")
     }
-    found = losses.blindness(configs, tracks, 0.1)
+    found = ablation.blindness(configs, tracks, 0.1)
     assert len(found) == 2 * 3 * 4
-    spectral, total = losses.relative(found), losses.relative(found, "total")
-    assert spectral[losses.FLIPPED]["base"].estimate == pytest.approx(2, rel=1e-3)  # |2 X| against |X|
+    spectral, total = ablation.relative(found), ablation.relative(found, "total")
+    assert spectral[ablation.FLIPPED]["base"].estimate == pytest.approx(2, rel=1e-3)  # |2 X| against |X|
     for blind in ("loss-magnitude", "loss-reduced"):
-        assert spectral[losses.FLIPPED][blind].estimate == pytest.approx(0, abs=1e-4)
-        assert total[losses.FLIPPED][blind].estimate > 0.01  # the waveform's term sees it
-    assert spectral[losses.DELAYED]["loss-magnitude"].estimate < spectral[losses.DELAYED]["base"].estimate / 2
-    assert len(losses.blindness_table(found)) == 3
+        assert spectral[ablation.FLIPPED][blind].estimate == pytest.approx(0, abs=1e-4)
+        assert total[ablation.FLIPPED][blind].estimate > 0.01  # the waveform's term sees it
+    assert spectral[ablation.DELAYED]["loss-magnitude"].estimate < spectral[ablation.DELAYED]["base"].estimate / 2
+    assert len(ablation.blindness_table(found)) == 3
     figure, ax = plt.subplots()
-    losses.draw_blindness(ax, found)
+    ablation.draw_blindness(ax, found)
     assert "n = 2" in ax.get_title()
 
 
 def test_costs_of_losses(small_config):
-    configs = losses.configs(small_config, TrainConfig())
-    found = losses.costs(configs, samples=5000, channels=2, batch=1, repeats=2)
+    configs = ablation.loss_configs(small_config, TrainConfig())
+    found = ablation.loss_costs(configs, samples=5000, channels=2, repeats=2)
     transforms = {r["variant"]: r["transforms"] for r in found}
     assert (transforms["base"], transforms["loss-magnitude"], transforms["loss-reduced"]) == (5, 10, 6)
-    table = losses.cost_table([r | {"seconds": [s, s]} for r, s in zip(found, [0.2, *[0.1] * 9], strict=False)], [1.0])
+    table = ablation.loss_cost_table(
+        [r | {"seconds": [s, s]} for r, s in zip(found, [0.2, *[0.1] * 9], strict=False)], [1.0]
+    )
     assert table["times the speed of the paper's"][1].startswith("2.00x")
     assert table["saves of a step (%)"][1] == pytest.approx(10)
 
 
 def test_no_mono_estimate_beats_the_average(tracks):
-    ceiling = {r["track"]: r["usdr"] for r in losses.mono_ceiling(tracks)}
+    ceiling = {r["track"]: r["usdr"] for r in ablation.mono_ceiling(tracks)}
     assert ceiling["left"] == pytest.approx(10 * math.log10(2), abs=1e-3)  # half of the energy is error
     assert ceiling["middle"] > 60
 

@@ -15,7 +15,7 @@ import pytest
 from nbclient import NotebookClient
 
 from bsm.cli import cli
-from copies import copy_of_checkout
+from bsm.study.rehearse import copy_of_checkout
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

@@ -49,51 +49,45 @@ def part(name, seconds=10.0, **more):
     return Part(name, "nothing", dict, {}, seconds, **more)
 
 
-class Clock:
-    """Tells the time that its parts have taken."""
-
-    def __init__(self, **taken):
-        self.now, self.taken = 0.0, taken
-
-    def __call__(self):
-        return self.now
-
-    def execute(self, part):
-        self.now += self.taken.get(part.name, part.seconds)
-        return (FAILED, "it broke") if "bad" in part.name else (DONE, "")
-
-
 @pytest.fixture
-def no_kernels(monkeypatch):
+def run(monkeypatch):
+    """Return the function that runs parts on a clock of its own, which tells the time that the parts have taken."""
+    now = 0.0
+
+    def start(parts, taken=(), **more):
+        def execute(part):
+            nonlocal now
+            now += dict(taken).get(part.name, part.seconds)
+            return (FAILED, "it broke") if "bad" in part.name else (DONE, "")
+
+        monkeypatch.setattr(gpu, "in_a_process", execute)
+        outcomes = gpu.run(parts, **more)
+        return {outcome.part: outcome for outcome in outcomes}, now
+
+    monkeypatch.setattr(gpu, "time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(gpu, "lacking", lambda device: {"triton": "needs the package mamba_ssm (pip install it)"})
+    return start
 
 
-def run(parts, clock, **more):
-    outcomes = gpu.run(parts, execute=clock.execute, clock=clock, **more)
-    return {outcome.part: outcome for outcome in outcomes}
-
-
-def test_a_part_that_fails_or_lacks_a_package_costs_only_itself(no_kernels):
+def test_a_part_that_fails_or_lacks_a_package_costs_only_itself(run):
     parts = [part("bad"), part("both", kernels=("triton", "other")), part("last")]
-    found = run(parts, Clock(bad=3.0, both=4.0))
+    found, _ = run(parts, {"bad": 3.0, "both": 4.0})
     assert [(o.status, o.seconds) for o in found.values()] == [(FAILED, 3), (DONE, 4), (DONE, 10)]
     assert found["bad"].note == "it broke"
     assert found["both"].note == "without triton: needs the package mamba_ssm (pip install it)"
     assert gpu.table(list(found.values()))["part"].tolist() == ["bad", "both", "last"]
 
 
-def test_the_deadline_is_kept_and_what_no_longer_fits_is_named(no_kernels):
-    clock = Clock(long=55.0)
-    found = run([part("long", 60), part("next", 50), part("short", 40), part("none left", 10)], clock, deadline=100)
+def test_the_deadline_is_kept_and_what_no_longer_fits_is_named(run):
+    parts = [part("long", 60), part("next", 50), part("short", 40), part("none left", 10)]
+    found, now = run(parts, {"long": 55.0}, deadline=100)
     assert [o.status for o in found.values()] == [DONE, LEFT_OUT, DONE, LEFT_OUT]
-    assert clock.now <= 100
+    assert now <= 100
     assert found["next"].note == "it may take 50 s, and 45 s were left: bsm bench gpu next"
 
 
-def test_all_parts_at_their_slowest_keep_the_deadline(no_kernels):
-    clock = Clock()
-    run(gpu.PARTS, clock)
-    assert clock.now <= gpu.DEADLINE <= 8 * 60
+def test_all_parts_at_their_slowest_keep_the_deadline(run):
+    assert run(gpu.PARTS)[1] <= gpu.DEADLINE <= 8 * 60
 
 
 @pytest.fixture
@@ -183,7 +177,14 @@ def test_every_tensor_of_a_step_lies_on_the_device(monkeypatch):
     assert record["variant"] == step.BEFORE.name
 
 
-def test_parity(tmp_path):
+@pytest.fixture
+def as_before():
+    """Let PyTorch use TF32 as by default once the test is over."""
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
+
+
+def test_parity(tmp_path, as_before):
     record = read_result(measured("parity_tf32", tmp_path))
     assert record["parameters"]["tf32"] and record["parameters"]["TRITON_F32_DEFAULT"] == "tf32"
     scans, convs = record["values"]["scan"], record["values"]["conv"]
@@ -195,7 +196,7 @@ def test_parity(tmp_path):
         worst = max(r["output_error"], *r["gradient_errors"].values())
         low, high = {"float32": (1e-9, 1e-5), "bfloat16": (1e-4, 3e-2)}[r["precision"]]
         assert low < worst < high, r
-    assert not torch.backends.cuda.matmul.allow_tf32  # as it was
+    assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
 
 
 def test_a_backend_that_fails_is_in_the_result_and_the_others_are_measured(monkeypatch):

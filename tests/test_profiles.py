@@ -15,7 +15,7 @@ from bsm.data import registry
 from bsm.errors import InputError
 from bsm.study import profiles
 from bsm.study.profiles import Profile
-from copies import copy_of_checkout
+from bsm.study.rehearse import copy_of_checkout
 from made import noise
 
 ROOT = Path(__file__).parents[1]

@@ -5,7 +5,6 @@ import hashlib
 import numpy as np
 import pytest
 
-from bsm import audio
 from bsm.data.tracks import load_tracks
 from bsm.evaluate import METRICS
 from bsm.stats import bootstrap_interval, crossed_interval
@@ -15,26 +14,13 @@ from bsm.study.profiles import Profile
 from bsm.weights import registry as weights
 from bsm.weights.files import save_model
 
-RATE = 44100
-
-
-def song(folder, seconds=1, loud=None):
-    folder.mkdir(parents=True)
-    noise = np.random.default_rng(0).normal(0, 0.1, (2, seconds * RATE)).astype(np.float32)
-    vocals = noise.copy()
-    if loud is not None:
-        vocals *= 0.1
-        vocals[:, loud * RATE : (loud + 2) * RATE] = noise[:, loud * RATE : (loud + 2) * RATE]
-    for name in ("mixture", "vocals", "drums", "bass", "other"):
-        audio.write(folder / f"{name}.wav", vocals if name == "vocals" else noise, RATE)
-
 
 @pytest.fixture
-def settings(tmp_path, monkeypatch, small_model):
+def settings(tmp_path, monkeypatch, small_model, write_song):
     """A profile with a model and a test song of its own, and a manifest whose author's weights are not here."""
     run, data = tmp_path / "run", tmp_path / "data"
     save_model(small_model, run / "model.safetensors", {})
-    song(data / "test" / "own")
+    write_song(data / "test" / "own")
     monkeypatch.setenv("BSM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(Profile, "run_folder", lambda self, seed: run)
     monkeypatch.setattr(Profile, "tracks", lambda self: {"test": load_tracks(data, "test")})
@@ -57,9 +43,9 @@ def author(settings, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def musdb(monkeypatch, tmp_path):
+def musdb(monkeypatch, tmp_path, write_song):
     """What stands for MUSDB18-HQ: one song that says it lasts for hours."""
-    song(tmp_path / "hq" / "test" / "long")
+    write_song(tmp_path / "hq" / "test" / "long")
     tracks = load_tracks(tmp_path / "hq", "test")
     folders = {str(tmp_path / "hq"): ("MUSDB18-HQ", tracks)}
     monkeypatch.setattr(published, "open_tracks", lambda root, split: folders[str(root)])
@@ -161,8 +147,8 @@ def test_scores_that_are_kept_are_of_one_evaluation(settings, tmp_path):
     assert first.settings["window"] == 8.0 and {"data", "scoring"} <= first.settings.keys()
 
 
-def test_any_folder_of_songs(settings, tmp_path):
-    song(tmp_path / "mine" / "one")
+def test_any_folder_of_songs(settings, tmp_path, write_song):
+    write_song(tmp_path / "mine" / "one")
     found = published.case(settings, dataset=str(tmp_path / "mine"))
     assert found.status == "blocked"
     assert [track.name for track in found.tracks] == ["one"]

@@ -17,9 +17,9 @@ from bsm.data.musdb18 import STEMS
 from bsm.model import BSMamba2
 from bsm.study import rehearse
 from bsm.study.records import ROOT, read_result
+from bsm.study.rehearse import copy_of_checkout
 from bsm.study.stand_ins import write_stems
 from bsm.weights.author import to_author
-from copies import copy_of_checkout
 
 RATE = 44100
 SONGS = ("AM Contra - Heart Peripheral", "Al James - Schoolboy Facination", "Arise - Run Run Run")

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from bsm.errors import InputError
-from bsm.study import cost, notebook, report
+from bsm.study import notebook, report
 from bsm.study.claims.ledger import CLAIMS
-from bsm.study.cost import cost_table
 from bsm.study.notebook import Notebook
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT
-from bsm.study.report import write_report
+from bsm.study.report import cost_table, write_report
 
 
 @pytest.fixture
@@ -145,7 +144,7 @@ def test_added_up_hours_are_not_called_the_time_that_passed(demo, short):
         if path.stem.startswith("model-bsmamba2-seed"):
             changed |= {"s": "3600", "cpu_time": "1800"}
         path.write_text("\t".join(header) + "\n" + "\t".join(changed.values()) + "\n")
-    seeds = len(cost.seeds_of(demo))
+    seeds = len(report.seeds_of(demo))
     text = write_report(demo).read_text().split("## Compute")[1]
     assert f"took {seeds:.2f} hours, added up" in text
     assert "Some ran at the same time" in text
@@ -186,7 +185,7 @@ def test_costs_are_those_of_the_present_results(demo):
 
 def test_every_measured_rule_has_a_name_in_the_table_of_costs():
     rules = re.findall(r'benchmark: f"\{REPORTS\}/benchmarks/([a-z_]+)\.tsv"', (ROOT / "Snakefile").read_text())
-    names = cost.part_names(Profile.load("demo"))
+    names = report.part_names(Profile.load("demo"))
     assert {"songs", "data_loading"} <= set(rules) and set(rules) <= set(names)
     assert {"04_train", "05_input_length"} <= set(names) and "11_report" not in names
 

@@ -8,8 +8,8 @@ import torch
 from bsm.config import LossConfig, ModelConfig, StftConfig
 from bsm.errors import InputError
 from bsm.study.records import read_result
+from bsm.study.rehearse import copy_of_checkout
 from bsm.study.speed import against, revision
-from copies import copy_of_checkout
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -52,7 +52,7 @@ def test_what_is_out_of_phase_between_the_channels_is_lost():
     opposed = torch.cat([wave, -wave], dim=1)
     with torch.no_grad():
         assert unofficial.UnofficialModel(structure.PROBE)(opposed).abs().max() == 0
-        assert BSMamba2(structure.probe_config())(opposed).abs().max() > 1e-3
+        assert BSMamba2(structure.PROBE)(opposed).abs().max() > 1e-3
 
 
 def test_the_described_model_can_be_trained():

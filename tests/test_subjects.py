@@ -6,10 +6,7 @@ import pytest
 
 from bsm.errors import InputError
 from bsm.study import published, subjects
-from bsm.study.notebook import Notebook
 from bsm.study.profiles import Profile
-from bsm.study.records import ROOT
-from bsm.study.saving import results_folder
 from bsm.weights.files import save_model
 
 CARD = {"train": {"segment_seconds": 4.0, "seed": 5}}
@@ -99,25 +96,6 @@ def test_a_mapping_names_its_models(settings, runs):
 def test_what_is_not_there_is_told(settings, chosen, options, message):
     with pytest.raises(InputError, match=message):
         subjects.subjects(settings, chosen, **options)
-
-
-@pytest.mark.parametrize(
-    ("out", "chosen", "dataset", "folder"),
-    [
-        ("", None, "", ""),
-        ("", "a.safetensors", "", "runs/05_input_length"),
-        ("", None, "data/mine", "runs/05_input_length"),
-        ("there", "a.safetensors", "data/mine", "there"),
-        ("there", None, "", "there"),
-    ],
-)
-def test_what_is_measured_of_others_stays_out_of_the_reports(out, chosen, dataset, folder, caplog):
-    given = {"out": out, "weights": chosen, "dataset": dataset}
-    found = results_folder(Notebook.find("05_input_length"), given)
-    assert found == (str(ROOT / folder) if folder.startswith("runs") else folder)
-    assert [r.getMessage() for r in caplog.records] == (
-        [f"not the profile's own models and songs: results go to {folder}, or to `out`"] if found != out else []
-    )
 
 
 def test_coverage_is_of_the_seeds_and_songs_that_are_there(settings, runs):

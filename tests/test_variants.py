@@ -157,7 +157,7 @@ def test_reshaped_time_path_is_the_described_one():
     config = TINY.replace(time_path="reshaped", depth=2)
     torch.manual_seed(0)
     ours = BSMamba2(config).dual_path.double()
-    described = unofficial.UnofficialDualPath(unofficial.UnofficialConfig(dim=config.dim, depth=config.depth))
+    described = unofficial.UnofficialDualPath(config)
     described.layers = ours.layers
     x = torch.randn(2, 5, 11, config.dim, dtype=torch.double)  # (b, bands, t, dim)
     made = ours(x)

@@ -2,10 +2,8 @@
 
 import ast
 import importlib
-import os
 import re
 import subprocess
-import sys
 import types
 from pathlib import Path
 
@@ -16,7 +14,8 @@ import yaml
 from bsm.config import TrainConfig
 from bsm.study.claims.ledger import CLAIMS
 from bsm.study.notebook import fit, study_notebooks
-from copies import copy_of_checkout
+from bsm.study.profiles import Profile
+from test_workflow_changes import Study
 
 ROOT = Path(__file__).parents[1]
 STUDY = {notebook.name: notebook for notebook in study_notebooks()}
@@ -27,118 +26,94 @@ PLANNED = [name for name, notebook in STUDY.items() if notebook.about.get("only_
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    """Return the rules that snakemake would run in a fresh copy, in order, with their outputs and commands."""
-    copy = copy_of_checkout(tmp_path_factory.mktemp("fresh"), "bsm", "data_manifest", "notebooks", "tests", "Snakefile")
-    (copy / "reports").mkdir()
-    command = [sys.executable, "-m", "snakemake", "-n", "-p", "--cores", "2", "--config", "profile=smoke"]
-    environment = os.environ | {"XDG_CACHE_HOME": str(copy / ".cache")}
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    jobs = {}
-    for block in re.split(r"\n(?=\[)", done.stdout):
-        if rule := re.search(r"^(?:local)?rule (\w+):", block, re.MULTILINE):
-            outputs = re.search(r"^ +output: (.+)$", block, re.MULTILINE)
-            shell = re.search(r"^bsm .+$|(?<=Shell command: )bsm .+$", block, re.MULTILINE)
-            jobs[rule[1]] = (set(outputs[1].split(", ")) if outputs else set(), shell[0] if shell else None)
-    return jobs
-
-
-def test_every_rule_is_planned_in_order(plan):
-    order = list(plan)
-    assert order[-1] == "all"
-    for earlier, later in [
-        ("songs", "model"),
-        ("songs", "notebook_01_data"),
-        ("model", "notebook_04_train"),
-        ("variant", "notebook_09_ablation_size"),
-    ]:
-        assert order.index(earlier) < order.index(later)
+    """Return the outputs of all commands that snakemake would run in a fresh copy, by command, in order."""
+    return Study(tmp_path_factory.mktemp("fresh")).outputs
 
 
 def test_commands(plan):
-    commands = {rule: shell for rule, (_, shell) in plan.items() if shell}
-    assert commands["songs"] == "bsm data prepare smoke"
-    assert commands["model"] == "bsm train smoke --backbone bsmamba2 --seed 0"
-    assert re.fullmatch("bsm train smoke --variant [a-z0-9-]+ --seed 0", commands["variant"])
-    # Each notebook is the command of one rule, and the report waits for all of them.
-    studies = {shell.removesuffix(" -p seeds '[0]'") for shell in commands.values() if shell.startswith("bsm study ")}
-    assert studies == {f"bsm study {name} --profile smoke" for name in PLANNED}
-    assert list(plan).index("notebook_11_report") == len(plan) - 2
+    """Each notebook is the command of one rule, and the report waits for all of them."""
+    order, training = [*plan], "bsm train smoke --"
+    studies = {command.split()[2]: command for command in plan if command.startswith("bsm study ")}
+    wanted = {f"bsm study {name} --profile smoke" for name in PLANNED}
+    assert {command.removesuffix(" -p seeds [0]") for command in studies.values()} == wanted
+    assert order[-1] == studies["11_report"]
+    (model,) = (command for command in plan if command.startswith(f"{training}backbone"))
+    assert model == f"{training}backbone bsmamba2 --seed 0"
+    assert order.index("bsm data prepare smoke") < order.index(model) < order.index(studies["04_train"])
+    variants = [command for command in plan if re.fullmatch(f"{training}variant [a-z0-9-]+ --seed 0", command)]
+    assert variants and max(map(order.index, variants)) < order.index(studies["09_ablation_size"])
 
 
 def test_outputs_are_where_the_package_writes(plan):
-    from bsm.study.profiles import Profile
-
     settings = Profile.load("smoke")
-    (weights,) = plan["model"][0]
+    (weights,) = plan["bsm train smoke --backbone bsmamba2 --seed 0"]
     assert ROOT / weights == settings.run_folder(settings.seed) / "model.safetensors"
-    assert plan["songs"][0] == {"data/smoke/complete"}
-    assert "reports/smoke/report.md" in plan["notebook_11_report"][0]
+    assert plan["bsm data prepare smoke"] == ["data/smoke/complete"]
+    assert "reports/smoke/report.md" in plan["bsm study 11_report --profile smoke"]
 
 
 def test_everything_but_what_is_for_people_is_in_the_study():
     assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} - {"explore"} == set(STUDY)
 
 
-def calls(name):
-    """The calls in a notebook's code."""
-    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
-    trees = [ast.parse(cell.source) for cell in cells if cell.cell_type == "code"]
-    return [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+def cells(name, kind="code"):
+    """The sources of a notebook's cells."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    return [cell.source for cell in notebook.cells if cell.cell_type == kind]
+
+
+def nodes(name):
+    """The nodes of the syntax tree of a notebook's code."""
+    return [*ast.walk(ast.parse("\n".join(cells(name))))]
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_saves_what_it_declares(plan, name):
     """Before any of them runs for an hour and fails in its last call."""
     saved = {}
-    for call in calls(name):
-        if getattr(call.func, "id", "") == "save":
+    for call in nodes(name):
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "save":
             kinds = {"values", "table", "figure"} & {keyword.arg for keyword in call.keywords}
             saved.setdefault(call.args[0].value, set()).update(kinds)
             assert "values" not in kinds or "measured" in {keyword.arg for keyword in call.keywords}
     declared = {key: set(kinds) for key, kinds in STUDY[name].saves.items() if key != "cost"}  # by write_report
     assert saved == declared
-    assert (f"notebook_{name}" in plan) == (name in PLANNED)
     if name in PLANNED:
-        assert set(STUDY[name].files("reports/smoke")) <= plan[f"notebook_{name}"][0]
+        (made,) = (outputs for command, outputs in plan.items() if command.startswith(f"bsm study {name} "))
+        assert set(STUDY[name].files("reports/smoke")) <= set(made)
 
 
 @pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name != "00_model"])  # which tests no claim
 def test_a_notebook_asks_quotes_defines_says_and_asserts_in_this_order(name):
-    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
-    first = cells[0].source
+    first = cells(name, "markdown")[0]
     assert first.index("**Question.**") < first.index("**Claim") < first.index("**What is measured") < first.index("$$")
     quotes = re.findall(r"^> - (.+) \(\*.+\*\)$", first, re.MULTILINE)
     assert set(quotes) <= {claim.text for claim in CLAIMS.values()}
     assert quotes or name == "07_cue_and_gap"  # which quotes the paper
-    assert "assert " in cells[-1].source or name == "07_cue_and_gap"
+    assert "assert " in cells(name)[-1] or name == "07_cue_and_gap"
 
 
 @pytest.mark.parametrize("name", ["04_train", "05_input_length", "06_vocal_occurrence", "10_published_model"])
 def test_a_notebook_that_separates_does_so_on_the_profiles_device(name):
     assert STUDY[name].parameters["device"] == "cpu"
-    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
-    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    loaded = re.findall(r"\b(?:load_model|subjects)\(.*", source)
+    loaded = re.findall(r"\b(?:load_model|subjects)\(.*", "\n".join(cells(name)))
     assert loaded and all(".to(device)" in line or "device=device" in line for line in loaded)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
-def test_a_notebook_takes_only_names_that_the_package_has(path):
+@pytest.mark.parametrize("name", [*NOTEBOOKS, "explore"])
+def test_a_notebook_takes_only_names_that_the_package_has(name):
     """A function that is renamed is found here, not after minutes of a notebook's work."""
-    cells = nbformat.read(path, as_version=4).cells
-    nodes = list(ast.walk(ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))))
     modules = {}
-    for node in nodes:
+    for node in nodes(name):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bsm"):
-            for name in node.names:
+            for taken in node.names:
                 home = importlib.import_module(node.module)
-                if not hasattr(home, name.name):
-                    importlib.import_module(f"{node.module}.{name.name}")
-                modules[name.asname or name.name] = getattr(home, name.name)
+                if not hasattr(home, taken.name):
+                    importlib.import_module(f"{node.module}.{taken.name}")
+                modules[taken.asname or taken.name] = getattr(home, taken.name)
     lacking = [
         f"{node.value.id}.{node.attr}"
-        for node in nodes
+        for node in nodes(name)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
         if isinstance(module := modules.get(node.value.id), types.ModuleType) and not hasattr(module, node.attr)
     ]
@@ -180,8 +155,6 @@ def test_notebooks_are_kept_without_outputs_and_run_by_plain_papermill(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
 def test_profiles_and_notebooks_agree(path):
     """A notebook, the training or the data knows each value of a profile; the profile has every name that it needs."""
-    from bsm.study.profiles import Profile
-
     values = yaml.safe_load(path.read_text())
     assert values["profile"] == path.stem
     known = set(TrainConfig.__dataclass_fields__) | {"train_songs", "valid_songs", "test_songs", "song_seconds", "data"}
@@ -199,8 +172,6 @@ def test_profiles_and_notebooks_agree(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_notebook_and_the_command_train_the_same_run(path):
     """Every training value of a profile reaches 04_train; otherwise its run would differ from that of `bsm train`."""
-    from bsm.study.profiles import Profile
-
     defaults = STUDY["04_train"].parameters
     profile = Profile.load(path.stem)
     assert set(profile.values) & set(TrainConfig.__dataclass_fields__) <= set(defaults)

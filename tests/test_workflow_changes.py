@@ -12,11 +12,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from copies import copy_of_checkout
+from bsm.study.rehearse import copy_of_checkout
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("bsm", "data_manifest", "notebooks", "tests", "workflow", "Snakefile")
@@ -91,20 +93,17 @@ def study(tmp_path_factory):
     return made
 
 
-class Edited:
+@contextmanager
+def edited(path: Path, old: str, new: str) -> Iterator[None]:
     """Change a file of the study for a while; it is then newer than everything made from it."""
-
-    def __init__(self, path: Path, old: str, new: str) -> None:
-        self.path, self.old, self.new = path, old, new
-
-    def __enter__(self) -> None:
-        self.before, self.stat = self.path.read_text(), self.path.stat()
-        assert self.old in self.before
-        self.path.write_text(self.before.replace(self.old, self.new, 1))
-
-    def __exit__(self, *_) -> None:
-        self.path.write_text(self.before)
-        os.utime(self.path, (self.stat.st_atime, self.stat.st_mtime))
+    before, stat = path.read_text(), path.stat()
+    assert old in before
+    path.write_text(before.replace(old, new, 1))
+    try:
+        yield
+    finally:
+        path.write_text(before)
+        os.utime(path, (stat.st_atime, stat.st_mtime))
 
 
 NO_MODEL = {"notebook_01_data", "data_loading", "structure"}
@@ -184,7 +183,7 @@ MADE = {"songs", "data_loading"}  # by the generator of songs
     ],
 )
 def test_a_change_reruns_what_depends_on_it_and_nothing_else(study, path, old, new, reruns, stays):
-    with Edited(study.folder / path, old, new):
+    with edited(study.folder / path, old, new):
         planned = study.planned()
     if stays is None:
         assert planned == reruns
@@ -215,8 +214,8 @@ def test_a_failed_rule_leaves_nothing_half_made_and_the_rest_goes_on(study):
     report, before = folder / "reports/smoke/report.md", other.read_text()
     written = report.read_text()
     with (
-        Edited(folder / "notebooks/05_input_length.ipynb", "# How long", "# For how long"),
-        Edited(folder / "notebooks/06_vocal_occurrence.ipynb", "# Vocals", "# Voices"),
+        edited(folder / "notebooks/05_input_length.ipynb", "# How long", "# For how long"),
+        edited(folder / "notebooks/06_vocal_occurrence.ipynb", "# Vocals", "# Voices"),
     ):
         failed = study.snakemake("--keep-going", FAIL=lengths)
         assert failed.returncode != 0
@@ -234,7 +233,7 @@ def test_a_killed_run_is_recovered_by_what_make_resume_does(study):
     made = [study.folder / path for path in study.outputs[lengths]]
     recipe = subprocess.run(["make", "-n", "resume", "PROFILE=smoke"], cwd=ROOT, capture_output=True, text=True).stdout
     assert re.search(r"snakemake .*--unlock.*\n(.*\n)*.*snakemake .*--rerun-incomplete", recipe)
-    with Edited(study.folder / "notebooks/05_input_length.ipynb", "# How long", "# How very long"):
+    with edited(study.folder / "notebooks/05_input_length.ipynb", "# How long", "# How very long"):
         run = subprocess.Popen(
             study.command(), cwd=study.folder, env=study.environment | {"HANG": lengths}, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -99,7 +99,7 @@ def readme(profile: str) -> None:
 def provenance(file: Path) -> None:
     """Trace a FILE back to its data and revision.
 
-    FILE is a figure, a table or a result, or a model's file in the folder of its training.
+    FILE is a figure, a table or a result.
     """
     from bsm.study.provenance import chain
 

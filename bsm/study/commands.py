@@ -1,16 +1,19 @@
-"""What the two commands of the README take: ``python -m bsm.study.commands reproduce``, or ``test``, measures one.
+"""Commands as processes: groups that end as a whole, and what the README's two commands take.
 
-Runs ``make reproduce`` or ``make test`` in this checkout and writes ``reports/demo/results/commands.json``: the time
-that passed, the memory of the largest process, and the disk that the checkout then takes. In a fresh clone, run
-`make env` first, so that its downloads are not counted.
+``python -m bsm.study.commands reproduce`` runs ``make reproduce`` in this checkout; it may also be ``test``. It writes
+``reports/demo/results/commands.json``: the time that passed, the memory of the largest process, and the disk that the
+checkout then takes. In a fresh clone, run `make env` first, so that its downloads are not counted.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,27 @@ from bsm.study.records import ROOT, mark, read_result, write_result
 
 TARGETS = ("reproduce", "test")
 _NAME = "commands"
+
+
+@contextmanager
+def process_group(command: Sequence[str], log_file: Path, **options: Any) -> Iterator[subprocess.Popen]:
+    """Start a command in a process group of its own. If it still runs at the block's end, kill it with its children.
+
+    Args:
+        command: a program and its arguments.
+        log_file: takes all that it says, and nothing of an earlier command.
+        options: further arguments of :class:`subprocess.Popen`.
+    """
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    log_file.unlink(missing_ok=True)
+    with log_file.open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, **options)
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def measure(command: list[str], folder: Path = ROOT) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from bsm import audio
 from bsm.data.layouts import open_tracks
-from bsm.data.tracks import SUFFIXES, VOCALS, Track
+from bsm.data.tracks import SUFFIXES, VOCALS, Track, song_track
 from bsm.errors import InputError
 from bsm.study import figures, occurrence
 from bsm.study.compare import tidy
@@ -82,9 +82,7 @@ def _sounds(path: Path) -> list[Path]:
 
 def references(root: Path) -> list[Track]:
     """Open the songs of a data set's test split, of a folder of songs, or of one song's folder."""
-    if _sounds(root / VOCALS):
-        return [track for track in open_tracks(root.parent, "test")[1] if track.name == root.name]
-    return open_tracks(root, "test")[1]
+    return [song_track(root, "test")] if _sounds(root / VOCALS) else open_tracks(root, "test")[1]
 
 
 def score_regions(root: Path, estimates: Mapping[str, Path], output: Path, *, threshold_db: float = -40.0) -> str:

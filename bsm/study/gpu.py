@@ -24,8 +24,8 @@ from bsm.cue_gap import Probe
 from bsm.errors import InputError, known
 from bsm.scan import available
 from bsm.study import kernel_errors, step_profile
+from bsm.study.commands import process_group
 from bsm.study.long import probe
-from bsm.study.processes import process_group
 from bsm.study.records import ROOT, mark, write_result
 from bsm.study.speed import blocks, official, scan, step
 from bsm.study.speed.timer import SEED
@@ -189,30 +189,23 @@ def measure(part: Part, path: Path, *, device: str, **changed: Any) -> Path:
     )
 
 
-def run(
-    parts: Sequence[Part],
-    *,
-    deadline: float = DEADLINE,
-    execute: Callable[[Part], tuple[str, str]] | None = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> list[Outcome]:
+def run(parts: Sequence[Part], *, deadline: float = DEADLINE) -> list[Outcome]:
     """Run parts in order (:func:`in_a_process`), and tell what became of each.
 
     A part whose time limit does not fit before the ``deadline``, s from now, is left out. All parts end by then.
     """
-    execute, started, absent = execute or in_a_process, clock(), lacking("cuda")
-    outcomes = []
+    started, absent, outcomes = time.monotonic(), lacking("cuda"), []
     for part in parts:
-        begun = clock()
+        begun = time.monotonic()
         left = deadline - (begun - started)
         if left < part.seconds:
             note = f"it may take {part.seconds:g} s, and {max(0.0, left):.0f} s were left: bsm bench gpu {part.name}"
             outcome = Outcome(part.name, LEFT_OUT, note=note)
         else:
             log.info("%s begins; it may take %g s", part.name, part.seconds)
-            status, note = execute(part)
+            status, note = in_a_process(part)
             without = [f"without {name}: {absent[name]}" for name in part.kernels if name in absent]
-            outcome = Outcome(part.name, status, clock() - begun, "; ".join([note] * bool(note) + without))
+            outcome = Outcome(part.name, status, time.monotonic() - begun, "; ".join([note] * bool(note) + without))
         log.info("%s: %s%s", part.name, outcome.status, f" ({outcome.note})" if outcome.note else "")
         outcomes.append(outcome)
     return outcomes

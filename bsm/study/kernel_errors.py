@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -29,7 +28,7 @@ def measure(*, tf32: bool, seconds: float, rows: int, preset: str, device: str) 
     :mod:`bsm.scan.triton`). Set this variable before the process starts.
 
     Args:
-        tf32: whether PyTorch may multiply float32 matrices in TF32, on a GPU that has it.
+        tf32: whether PyTorch may multiply float32 matrices in TF32, on a GPU that has it; from then on in this process.
         seconds: of audio that the sequences are as long as.
         rows: sequences.
         preset: size of the network that gives the shapes.
@@ -44,18 +43,18 @@ def measure(*, tf32: bool, seconds: float, rows: int, preset: str, device: str) 
     length, scans = frames(config, seconds), exact_backends(device)
     scanned, filtered = (draw(rows, length, config, device=device) for draw in (inputs, conv_inputs))
     records: dict[str, list[dict[str, Any]]] = {"scan": [], "conv": []}
-    with _tf32(tf32):
-        for precision in PRECISIONS:
-            convs = conv_backends(config, device, precision)
-            for reverse in (False, True):
-                case = {"precision": str(precision).removeprefix("torch."), "reverse": reverse}
-                for kind, function, names, reference, values in (
-                    ("scan", outputs, scans, "sequential", scanned),
-                    ("conv", causal_conv, convs, "conv1d", filtered),
-                ):
-                    backends = {name: partial(function, backend=name, reverse=reverse) for name in (*names, reference)}
-                    rounded = {n: v.to(precision) if n in ("x", "B", "C") else v for n, v in values.items()}
-                    records[kind] += [case | found for found in _compared(backends, names, reference, rounded)]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    for precision in PRECISIONS:
+        convs = conv_backends(config, device, precision)
+        for reverse in (False, True):
+            case = {"precision": str(precision).removeprefix("torch."), "reverse": reverse}
+            for kind, function, names, reference, values in (
+                ("scan", outputs, scans, "sequential", scanned),
+                ("conv", causal_conv, convs, "conv1d", filtered),
+            ):
+                backends = {name: partial(function, backend=name, reverse=reverse) for name in (*names, reference)}
+                rounded = {n: v.to(precision) if n in ("x", "B", "C") else v for n, v in values.items()}
+                records[kind] += [case | found for found in _compared(backends, names, reference, rounded)]
     return records
 
 
@@ -73,17 +72,3 @@ def _compared(
             yield {"backend": name, "failed": f"{type(error).__name__}: {error}"}
             continue
         yield {"backend": name} | errors(got, want)
-
-
-@contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    """Let PyTorch multiply and convolve float32 in TF32, or not, within the block."""
-    libraries = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [library.allow_tf32 for library in libraries]
-    try:
-        for library in libraries:
-            library.allow_tf32 = allowed
-        yield
-    finally:
-        for library, value in zip(libraries, before, strict=True):
-            library.allow_tf32 = value

@@ -57,6 +57,21 @@ FIELDS = (
 )
 
 
+def find_file(kind: str, name_or_path: str | Path, folder: Path, suffix: str) -> Path:
+    """Return the file of a name in a folder, or a path that ends in the suffix.
+
+    Raises:
+        InputError: there is no such file; the message lists the folder's.
+    """
+    path = Path(name_or_path)
+    if path.suffix != suffix:
+        path = folder / f"{name_or_path}{suffix}"
+    if not path.is_file():
+        names = ", ".join(sorted(other.stem for other in folder.glob(f"*{suffix}"))) or "none here"
+        raise InputError(f"there is no {kind} {str(name_or_path)!r}; choose one of: {names}")
+    return path
+
+
 @dataclass(frozen=True)
 class Notebook:
     """A notebook's file; it is read, and not run."""
@@ -70,13 +85,7 @@ class Notebook:
         Raises:
             InputError: there is none.
         """
-        path = Path(name_or_path)
-        if path.suffix != ".ipynb":
-            path = NOTEBOOKS / f"{name_or_path}.ipynb"
-        if not path.is_file():
-            known = ", ".join(sorted(x.stem for x in NOTEBOOKS.glob("*.ipynb"))) or "none here"
-            raise InputError(f"there is no notebook {str(name_or_path)!r}; choose one of: {known}")
-        return cls(path.resolve())
+        return cls(find_file("notebook", name_or_path, NOTEBOOKS, ".ipynb").resolve())
 
     @property
     def name(self) -> str:
@@ -187,20 +196,15 @@ def fit(name: str, value: Any, default: Any, where: str) -> Any:
             value = yaml.safe_load(value)
     if default is None:
         return value
-    if isinstance(default, float) and type(value) is int:
-        return float(value)
-    if type(value) is not type(default):
-        raise InputError(
-            f"{where}: parameter {name!r} must be of type {type(default).__name__}, like its default {default!r}, "
-            f"not {type(value).__name__} {value!r}"
-        )
-    if isinstance(default, list) and default:
-        kinds = list(dict.fromkeys(type(element).__name__ for element in default))
-        for element in value:
-            kind = type(element).__name__
-            if kind not in kinds and not (kind == "int" and "float" in kinds):
-                raise InputError(
-                    f"{where}: elements of parameter {name!r} must be of type {' or '.join(kinds)}, "
-                    f"like those of its default {default!r}, not {kind} {element!r}"
-                )
-    return value
+    _check_type(f"{where}: parameter {name!r}", value, [default], f"its default {default!r}")
+    for element in value if isinstance(default, list) and default else ():
+        _check_type(f"{where}: elements of parameter {name!r}", element, default, f"those of its default {default!r}")
+    return float(value) if isinstance(default, float) else value
+
+
+def _check_type(what: str, value: Any, examples: list[Any], like: str) -> None:
+    """Raise an InputError unless a value is of the type of an example; a whole number is also a float."""
+    kinds = list(dict.fromkeys(map(type, examples)))
+    if type(value) not in kinds and not (type(value) is int and float in kinds):
+        named = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"{what} must be of type {named}, like {like}, not {type(value).__name__} {value!r}")

@@ -27,22 +27,13 @@ DEFAULT = "demo"
 log = logging.getLogger(__name__)
 
 
-def profiles() -> list[str]:
-    """Return the names of the profiles, ``notebooks/profiles/<name>.yaml``."""
-    return sorted(path.stem for path in (notebook.NOTEBOOKS / "profiles").glob("*.yaml"))
-
-
 def load_profile(profile: str | Path) -> dict[str, Any]:
     """Read the parameters of a profile, given by its name or by the path of a ``.yaml`` file.
 
     Raises:
         InputError: there is no such profile, or it is not a flat mapping.
     """
-    path = Path(profile)
-    if path.suffix != ".yaml":
-        path = notebook.NOTEBOOKS / "profiles" / f"{profile}.yaml"
-    if not path.is_file():
-        raise InputError(f"there is no profile {str(profile)!r}; choose one of: {', '.join(profiles()) or 'none here'}")
+    path = notebook.find_file("profile", profile, notebook.NOTEBOOKS / "profiles", ".yaml")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -32,7 +32,7 @@ from bsm.config import ModelConfig
 from bsm.evaluate import model_separator
 from bsm.files import write_text
 from bsm.model import BSMamba2
-from bsm.study.processes import process_group
+from bsm.study.commands import process_group
 from bsm.study.profiles import Profile
 from bsm.study.records import ROOT, mark, write_result
 from bsm.study.stand_ins import SECONDS, make_songs
@@ -61,10 +61,25 @@ MODELS = {44100: "tiny", 16000: "tiny-16k"}
 """Presets of the small models, by sample rate."""
 SETTLED, GROWTH = 10, 64e6
 """Number of songs after which memory must be stable, and by how many bytes it may still grow."""
-FILES = ("bsm", "data_manifest", "docs", "notebooks")
-SINGLE = ("Makefile", "Snakefile", "pyproject.toml")
+COPIED = ("bsm", "data_manifest", "docs", "notebooks", "Makefile", "Snakefile", "pyproject.toml")
 
 log = logging.getLogger(__name__)
+
+
+def copy_of_checkout(folder: Path, *names: str, without: Sequence[str] = ()) -> Path:
+    """Copy files and folders of this checkout, links as links, and none of what a run leaves; return the copy.
+
+    Files of folders whose names fit a pattern of ``without`` are left out.
+    """
+    for name in names:
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", *without)
+            shutil.copytree(source, target, symlinks=True, ignore=ignored)
+        else:
+            shutil.copy(source, target)
+    return folder
 
 
 def prepare(copy: Path, profile: str, songs: int | None = None) -> dict[str, Any]:
@@ -72,10 +87,7 @@ def prepare(copy: Path, profile: str, songs: int | None = None) -> dict[str, Any
 
     ``songs`` is the number of songs per split; by default all.
     """
-    for name in FILES:
-        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in SINGLE:
-        shutil.copy(ROOT / name, copy)
+    copy_of_checkout(copy, *COPIED)
     (copy / "reports").mkdir()
     (copy / ".venv").symlink_to(sys.prefix)
     path = copy / f"notebooks/profiles/{profile}.yaml"

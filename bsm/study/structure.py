@@ -24,28 +24,19 @@ from bsm.norm import GatedRMSNorm
 from bsm.study.records import mark, write_result
 from bsm.study.speed.scan import frames
 from bsm.study.speed.spectra import AFTER_LOSS, DESCRIBED_LOSS, EXACT_LOSS, LOSSES, transform_count
-from bsm.study.unofficial import REDUCED, REDUCED_LOSS, Mixer, UnofficialConfig, UnofficialModel
+from bsm.study.unofficial import REDUCED, REDUCED_LOSS, UNOFFICIAL, Mixer, UnofficialModel
 
 SECONDS = 8  # of audio: gives the frames of the question what a row of the time path sees
-PROBE = UnofficialConfig(dim=16, depth=1, bands=4, d_state=4, n_fft=256, hop_length=64)
-
-
-def probe_config() -> ModelConfig:
-    """Return the paper's design at the sizes of :data:`PROBE`."""
-    return ModelConfig(
-        stft=StftConfig(PROBE.n_fft, PROBE.hop_length),
-        bands=bands.equal(PROBE.n_fft // 2 + 1, PROBE.bands),
-        dim=PROBE.dim,
-        depth=PROBE.depth,
-        d_state=PROBE.d_state,
-        headdim=PROBE.dim,
-    )
+PROBE = ModelConfig(
+    stft=StftConfig(256, 64), bands=bands.equal(129, 4), dim=16, depth=1, d_state=4, headdim=16, expand=2
+)
+"""Sizes at which both designs show their properties."""
 
 
 def properties() -> list[dict[str, Any]]:
     """Return each ``property`` with its values for the ``paper`` and for the unofficial implementation (``seed``)."""
     with torch.device("meta"):  # counts without allocating
-        paper, seed = BSMamba2(ModelConfig.preset("paper")), UnofficialModel(UnofficialConfig())
+        paper, seed = BSMamba2(ModelConfig.preset("paper")), UnofficialModel(UNOFFICIAL)
     config = paper.config
     mixers = [m for m in paper.modules() if isinstance(m, Mamba2)]
     seed_mixers = [m for m in seed.modules() if isinstance(m, Mixer)]
@@ -53,10 +44,10 @@ def properties() -> list[dict[str, Any]]:
     rows = [
         ("hidden size", config.dim, seed.config.dim),
         ("layers", config.depth, seed.config.depth),
-        ("number of bands", len(config.bands), len(seed.bands)),
-        ("STFT size and hop", list(vars(config.stft).values()), [seed.config.n_fft, seed.config.hop_length]),
+        ("number of bands", len(config.bands), len(seed.config.bands)),
+        ("STFT size and hop", list(vars(config.stft).values()), list(vars(seed.config.stft).values())),
         ("parameters", count_parameters(paper), count_parameters(seed)),
-        ("narrowest and widest band (bins)", _span(config.bands), _span(seed.bands)),
+        ("narrowest and widest band (bins)", _span(config.bands), _span(seed.config.bands)),
         ("state size", state, seed_mixers[0].sizes[-1]),
         ("inner channels of a mixer", inner, len(seed_mixers[0].D)),
         ("decay rates of a mixer", len(mixers[0].A_log), len(seed_mixers[0].A_log)),
@@ -82,7 +73,7 @@ def time_rows(length: int, count: int) -> tuple[tuple[int, int], tuple[int, int]
     grid = torch.stack(torch.meshgrid(torch.arange(length), torch.arange(count), indexing="ij"), dim=-1)
     features = nn.functional.pad(grid[None].float(), (0, PROBE.dim - 2))  # (1, t, bands, dim)
     seen = []
-    for model, x in ((BSMamba2(probe_config()), features.transpose(1, 2)), (UnofficialModel(PROBE), features)):
+    for model, x in ((BSMamba2(PROBE), features.transpose(1, 2)), (UnofficialModel(PROBE), features)):
         rows: list[Tensor] = []
         model.dual_path.layers[0][0].register_forward_pre_hook(lambda _, args, kept=rows: kept.append(args[0][0]))
         model.dual_path(x)
@@ -95,7 +86,7 @@ def behaviour() -> list[tuple[str, bool, bool]]:
     generator = torch.Generator().manual_seed(0)
     mixture = torch.randn(1, 2, 4096, generator=generator)
     torch.manual_seed(0)
-    ours, theirs = BSMamba2(probe_config()), UnofficialModel(PROBE)
+    ours, theirs = BSMamba2(PROBE), UnofficialModel(PROBE)
     with torch.no_grad():
         for model in (ours, theirs):  # large values, so that a bound shows
             for p in model.mask_estimator.parameters():
@@ -116,8 +107,7 @@ def checkpoint() -> dict[str, Any]:
     """Compare the shapes of a mixer's weights in the version without and in the version with the CUDA scan."""
     with torch.device("meta"):
         before, after = (
-            {k: list(v.shape) for k, v in Mixer(UnofficialConfig(), low_rank=low).state_dict().items()}
-            for low in (False, True)
+            {k: list(v.shape) for k, v in Mixer(UNOFFICIAL, low_rank=low).state_dict().items()} for low in (False, True)
         )
     keys = sorted(set(before) | set(after))
     differing = [k for k in keys if before.get(k) != after.get(k)]
@@ -156,7 +146,7 @@ def values() -> dict[str, Any]:
     """Return the whole comparison."""
     config = ModelConfig.preset("paper")
     with torch.device("meta"):
-        networks = {"paper": BSMamba2(config), "seed": UnofficialModel(UnofficialConfig())}
+        networks = {"paper": BSMamba2(config), "seed": UnofficialModel(UNOFFICIAL)}
         networks["seed, reduced"] = UnofficialModel(REDUCED)
     size = sum(config.bands), len(config.bands)
     widths = {"author": config.bands, "equal": bands.equal(*size), "mel": bands.mel(*size)}
@@ -176,7 +166,7 @@ def main(output: Path) -> None:
     write_result(
         output,
         measured="structure of the paper's model beside the described one: counts, shapes, values of both losses",
-        parameters={"seed model": vars(UnofficialConfig()), "reduced": vars(REDUCED), "probe": vars(PROBE)},
+        parameters={"seed model": UNOFFICIAL.to_dict(), "reduced": REDUCED.to_dict(), "probe": PROBE.to_dict()},
         values=values(),
         seed=0,
         started=started,

@@ -15,14 +15,12 @@ reduced model have the described 22,061,570 and 9,533,698 parameters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bsm.bands import equal
-from bsm.config import LossConfig
+from bsm.config import LossConfig, ModelConfig, StftConfig
 from bsm.scan import scan
 
 REDUCED_LOSS = LossConfig(windows=(2048, 1024, 512), min_fft=256, magnitude=True, mean=True, center=False)
@@ -30,21 +28,9 @@ REDUCED_LOSS = LossConfig(windows=(2048, 1024, 512), min_fft=256, magnitude=True
 their windows; the paper's have at least 2048 samples."""
 
 
-@dataclass(frozen=True)
-class UnofficialConfig:
-    """Sizes of the described model; the defaults are those of its default model."""
-
-    dim: int = 256
-    depth: int = 6
-    bands: int = 62
-    d_state: int = 64
-    expand: int = 2
-    d_conv: int = 4
-    n_fft: int = 2048
-    hop_length: int = 441
-
-
-REDUCED = UnofficialConfig(dim=192, depth=4, bands=48)
+UNOFFICIAL = ModelConfig(bands=equal(StftConfig().bins, 62), d_state=64, expand=2)
+"""Sizes of the described model, those of its default model; of the fields of structure it takes none."""
+REDUCED = UNOFFICIAL.replace(dim=192, depth=4, bands=equal(StftConfig().bins, 48))
 
 
 class Mixer(nn.Module):
@@ -57,7 +43,7 @@ class Mixer(nn.Module):
             size per channel.
     """
 
-    def __init__(self, config: UnofficialConfig, *, low_rank: bool = False) -> None:
+    def __init__(self, config: ModelConfig, *, low_rank: bool = False) -> None:
         super().__init__()
         inner = config.expand * config.dim
         steps = -(-config.dim // 16) if low_rank else inner
@@ -85,7 +71,7 @@ class Mixer(nn.Module):
 class Block(nn.Module):
     """Average one mixer's results in both directions, between two norms, with a residual."""
 
-    def __init__(self, config: UnofficialConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(config.dim)
         self.mixer = Mixer(config)
@@ -100,7 +86,7 @@ class Block(nn.Module):
 class UnofficialDualPath(nn.Module):
     """Alternate "time" blocks and band blocks; ``(batch, frames, bands, dim)`` throughout."""
 
-    def __init__(self, config: UnofficialConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.ModuleList([Block(config), Block(config)]) for _ in range(config.depth))
 
@@ -116,32 +102,31 @@ class UnofficialDualPath(nn.Module):
 class UnofficialModel(nn.Module):
     """Separate vocals: mixture ``(batch, 2, samples)`` in, estimate of the same shape out, both channels equal."""
 
-    def __init__(self, config: UnofficialConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config, dim = config, config.dim
-        self.bands = equal(config.n_fft // 2 + 1, config.bands)
         self.band_split = nn.ModuleList(
             nn.Sequential(nn.Linear(2 * width, dim), nn.LayerNorm(dim), nn.GELU(), nn.Linear(dim, dim))
-            for width in self.bands
+            for width in config.bands
         )
         self.dual_path = UnofficialDualPath(config)
         self.mask_estimator = nn.ModuleList(
             nn.Sequential(nn.RMSNorm(dim), nn.Linear(dim, 2 * dim), nn.GLU(), nn.Linear(dim, 2 * width), nn.Tanh())
-            for width in self.bands
+            for width in config.bands
         )
 
     def forward(self, mixture: Tensor) -> Tensor:
         """Estimate the vocals."""
-        config = self.config
-        window = torch.hann_window(config.n_fft)
-        transform = {"n_fft": config.n_fft, "hop_length": config.hop_length, "window": window}
+        stft = self.config.stft
+        window = torch.hann_window(stft.n_fft)
+        transform = {"n_fft": stft.n_fft, "hop_length": stft.hop_length, "window": window}
         spec = torch.stft(mixture.mean(1), **transform, return_complex=True)
         wave = torch.istft(self.apply_mask(self.mask(spec), spec), **transform, length=mixture.shape[-1])
         return wave[:, None].expand_as(mixture)
 
     def mask(self, spec: Tensor) -> Tensor:
         """Return the factors of real and imaginary part, ``(batch, bins, frames, 2)``, for a mono spectrogram."""
-        parts = torch.view_as_real(spec).transpose(1, 2).split(self.bands, dim=2)  # (b, t, width, 2)
+        parts = torch.view_as_real(spec).transpose(1, 2).split(self.config.bands, dim=2)  # (b, t, width, 2)
         x = torch.stack([net(part.flatten(2)) for net, part in zip(self.band_split, parts, strict=True)], dim=2)
         x = self.dual_path(x)
         masks = [net(x[:, :, k]).unflatten(-1, (-1, 2)) for k, net in enumerate(self.mask_estimator)]
