@@ -118,8 +118,8 @@ def compare(frame: pd.DataFrame, conditions: Sequence[Condition]) -> list[dict[s
     """Compare the base with every other network in each bin, paired per region and seed.
 
     Returns:
-        Records of :func:`bsm.study.occurrence.compare` with ``by``, a condition's title, and the number of the bin's
-        ``songs``. The verdicts on a measure of two networks are corrected for the number of bins (Holm, 1979).
+        Records of :func:`bsm.study.occurrence.compare` with ``by``, a condition's title. The verdicts on a measure of
+        two networks are corrected for the number of bins (Holm, 1979).
     """
     parts = [(EVERYWHERE, "all", frame, (SDR, BEFORE, AFTER))]
     for title, column, edges, unit, measures in conditions:
@@ -127,8 +127,8 @@ def compare(frame: pd.DataFrame, conditions: Sequence[Condition]) -> list[dict[s
         parts += [(title, group, part, measures) for group, part in groups.items() if len(part) and group != "all"]
     rows, given = [], {"models": trained(frame), "folds": folds_of(frame)}
     for title, group, part, measures in parts:
-        own = {"by": title, "songs": part["song"].nunique()}
-        rows += [own | row for name in measures for row in occurrence.compare(frame, name, {group: part}, **given)]
+        for name in measures:
+            rows += [{"by": title} | row for row in occurrence.compare(frame, name, {group: part}, **given)]
     return occurrence.correct(rows)
 
 
@@ -148,7 +148,7 @@ def difference_table(rows: Rows) -> pd.DataFrame:
 
 def _place(row: Mapping[str, Any]) -> dict[str, str]:
     measure = "SDR, windows of 8 s (dB)" if row["quantity"] == IN_WINDOW else NAMES[row["quantity"]]
-    counts = f"{row['means'][BASE]['tracks']} ({row['songs']})"
+    counts = f"{row['means'][BASE]['tracks']} ({row['means'][BASE]['songs']})"
     return {"by": row["by"], "bin": row["group"], "measure": measure, "regions (songs)": counts}
 
 
