@@ -20,6 +20,7 @@ from torch import nn
 from bsm.errors import InputError, first_line
 from bsm.files import write_text
 from bsm.weights.files import save_model
+from bsm.weights.inert import advises_to_run
 
 
 class Journal:
@@ -124,8 +125,7 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        advice = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)  # to run the file's code
-        reason = "not a checkpoint" if advice else first_line(error)
+        reason = "not a checkpoint" if advises_to_run(error) else first_line(error)
         raise InputError(
             f"{path}: damaged training checkpoint ({reason}); move it away to train from the start"
         ) from error

@@ -17,6 +17,11 @@ from bsm.errors import InputError, first_line
 log = logging.getLogger(__name__)
 
 
+def advises_to_run(error: Exception) -> bool:
+    """Tell whether the text of PyTorch's error about a file recommends to run the code in the file."""
+    return isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read tensors and plain values from a dictionary written by ``torch.save``.
 
@@ -39,7 +44,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         reader = {"weights_only": False, "pickle_module": _inert(foreign)} if zipped else {}
         content = torch.load(path, map_location="cpu", **{"weights_only": True} | reader)
     except Exception as error:  # a damaged file may raise any error; none of its code has run
-        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):  # it recommends to run the code
+        if advises_to_run(error):
             more = "damaged" if zipped else "one from before PyTorch 1.6 that holds more than tensors"
             raise InputError(f"{path}: not a weights file, or {more}; give a checkpoint of this model") from error
         raise InputError(

@@ -33,6 +33,7 @@ from bsm.study.claims.claim import (
 from bsm.study.compare import differences, folds_of, interval, table_of, tidy
 from bsm.study.figures import LABELS
 from bsm.study.input_length import tables_of
+from bsm.study.long.arms import baselines_of
 from bsm.study.long.songs import SECONDS
 
 Records = Sequence[Mapping[str, Any]]
@@ -81,8 +82,7 @@ def of_published(needs: str, **inputs: Values) -> Test:
 
 def on_real_singing(experiment: str, needs: str, **inputs: Values) -> Test:
     """Return a test by small models that the campaign trained on real singing (:mod:`bsm.study.long.singers`)."""
-    baselines = f"{experiment.partition('-')[0]}-baselines"
-    given = inputs | {"baselines": Values(baselines, "scores", runs=True)}
+    given = inputs | {"baselines": Values(baselines_of(experiment), "scores", runs=True)}
     command = "bsm campaign reports/long/campaign.yaml"
     options = {"tried": 1 + TRIED.index(experiment)}
     return Test("small models, real singing", Evidence.SMALL, given, (LONG,), needs, command, options=options)

@@ -5,7 +5,7 @@ The trainings are on songs (:mod:`bsm.study.long.songs`) or on real singing (:mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -149,7 +149,7 @@ def changes(frame: pd.DataFrame) -> dict[tuple[str, float], dict[float, Interval
     for (name, segment), own in frame.dropna(subset="segment").groupby(["system", "segment"], sort=False):
         by_window = {window: table_of(part, name) for window, part in own.groupby("window")}
         found[name, segment] = {
-            window: interval(differences(part, by_window[segment])) for window, part in by_window.items()
+            window: interval(differences(part, by_window[segment]), folds_of(own)) for window, part in by_window.items()
         }
     return found
 
@@ -166,6 +166,10 @@ def segment_table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _ticks(windows: Iterable[float]) -> list[str]:
+    return ["whole" if window == WHOLE else f"{window:g}" for window in windows]
+
+
 @figures.style()
 def figure_of_segments(frame: pd.DataFrame) -> Figure:
     """Draw the :func:`changes` by window: a panel per network, a line per length of the training's segments."""
@@ -174,8 +178,8 @@ def figure_of_segments(frame: pd.DataFrame) -> Figure:
     drawn, axes = plt.subplots(1, len(names), figsize=(2.6 * len(names) + 0.6, 3.2), sharey=True, squeeze=False)
     for ax, name in zip(axes[0], names, strict=True):
         lines = {f"trained on {shown(segment)}": own for (which, segment), own in found.items() if which == name}
-        ticks = ["whole" if window == WHOLE else f"{window:g}" for window in next(iter(lines.values()))]
         ax.axhline(0, color="0.5", linestyle=":", linewidth=1)
+        ticks = _ticks(next(iter(lines.values())))
         figures.interval_plot(ax, ticks, {line: [*own.values()] for line, own in lines.items()})
         ax.set(xlabel="window (s)", title=name)
     axes[0, 0].set_ylabel("change of uSDR (dB),\n95 % intervals")
@@ -201,7 +205,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     """Draw uSDR by window, a line per arm; and each arm's gain over no time block with its interval."""
     drawn, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4))
     means = frame.groupby(["system", "window"])["usdr"].mean().unstack()
-    ticks = ["whole" if length == WHOLE else f"{length:g}" for length in means]
+    ticks = _ticks(means)
     for arm, colour in figures.model_colours(trained(frame)).items():
         left.plot(range(len(ticks)), means.loc[arm], ".-", color=colour, label=arm)
     left.axhline(means[WHOLE][EQUALISER], color="0.5", linestyle=":", linewidth=1)

@@ -34,19 +34,25 @@ def answers(folder: Path, experiments: Sequence[str]) -> pd.DataFrame:
     Raises:
         InputError: There is no finished run.
     """
-    rows = []
-    for record in _results(folder, experiments):
-        parameters = record["parameters"]
-        own = {"lr": parameters["train"]["lr"], "longest_gap": parameters["probe"]["longest_gap"]}
-        rows += [own | row for row in of_run(record, record["values"]["answers"])]
-    if not rows:
+    records = _results(folder, experiments)
+    if not records:
         raise InputError(f"{folder}: no finished run of {', '.join(experiments)}; `bsm campaign` trains them")
-    return summarised(rows)
+    return _frame(records)
 
 
 def of_each(folder: Path, experiments: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Read the :func:`answers` of each experiment apart, by name. Experiments without a finished run are left out."""
-    return {name: answers(folder, [name]) for name in experiments if _results(folder, [name])}
+    found = {name: _results(folder, [name]) for name in experiments}
+    return {name: _frame(records) for name, records in found.items() if records}
+
+
+def _frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    rows = []
+    for record in records:
+        parameters = record["parameters"]
+        own = {"lr": parameters["train"]["lr"], "longest_gap": parameters["probe"]["longest_gap"]}
+        rows += [own | row for row in of_run(record, record["values"]["answers"])]
+    return summarised(rows)
 
 
 def summarised(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -75,14 +75,14 @@ def experiment(
     )
 
 
-def heard(tracks: Sequence[Track], **found: float) -> Iterator[tuple[Track, np.ndarray, np.ndarray, list[Region]]]:
+def heard(tracks: Sequence[Track], **options: float) -> Iterator[tuple[Track, np.ndarray, np.ndarray, list[Region]]]:
     """Yield each song with its mixture, its true vocals, and the regions in which somebody sings.
 
-    ``found`` are options of :func:`bsm.activity.vocal_regions`.
+    ``options`` are those of :func:`bsm.activity.vocal_regions`.
     """
     for track in tqdm(tracks, desc="regions", unit="song"):
         vocals = track.read(VOCALS)
-        yield track, track.mixture(), vocals, vocal_regions(vocals, track.rate, **found)
+        yield track, track.mixture(), vocals, vocal_regions(vocals, track.rate, **options)
 
 
 def of_baselines(tracks: Sequence[Track], training: Sequence[Track]) -> dict[str, list[dict[str, Any]]]:
