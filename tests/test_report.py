@@ -9,6 +9,7 @@ import pytest
 
 from bsm.errors import InputError
 from bsm.study import notebook, report
+from bsm.study.claims.claim import Source
 from bsm.study.claims.ledger import CLAIMS
 from bsm.study.notebook import Notebook
 from bsm.study.profiles import Profile
@@ -45,6 +46,7 @@ def test_report_has_the_fixed_sections_and_every_claim(whole):
     text = whole.read_text(encoding="utf-8")
     assert re.findall("^## (.+)$", text, re.MULTILINE) == [
         "In a minute",
+        "What the paper claims, and what was found",
         "How it was done",
         "Results",
         "Claims",
@@ -57,6 +59,10 @@ def test_report_has_the_fixed_sections_and_every_claim(whole):
     assert not re.search(r"\bnan\b|\bNone\b(?!\.)|Undefined", text)
     for name in CLAIMS:
         assert f"`{name}`" in text
+    found = text.split("what was found")[1].split("\n## ")[0]
+    of_paper = [claim for claim in CLAIMS.values() if Source.PAPER in claim.source]
+    assert {*re.findall(r"^- \*\*(.+)\.\*\*$", found, re.MULTILINE)} == {claim.text for claim in of_paper}
+    assert found.count("\n  - ") == sum(len(claim.tests) for claim in of_paper)
     for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
         assert (whole.parent / link).is_file()
     for row in tables(text):

@@ -50,9 +50,7 @@ def claims_table(judged: Sequence[ledger.Line], ids: Sequence[str]) -> str:
     Of a claim with several tests, the table shows the first that settles it, or else the first that is not blocked.
     """
     how_open = {ledger.Verdict.INCONCLUSIVE: 1, ledger.Verdict.BLOCKED: 2}
-    found: dict[str, list[ledger.Line]] = {}
-    for line in judged:
-        found.setdefault(line.claim.id, []).append(line)
+    found = ledger.by_claim(judged)
     tests = [found[known("claim", name, found)] for name in ids]
     chosen = [min(own, key=lambda line: how_open.get(line.finding.verdict, 0)) for own in tests]
     shown = ledger.frame(chosen)[["claim", "verdict", "evidence", "measured"]].map(shorten, na_action="ignore")

@@ -17,6 +17,7 @@ from bsm.stats import summary
 from bsm.study import repeat
 from bsm.study.baselines import EQUALISER
 from bsm.study.claims import ledger
+from bsm.study.claims.claim import Source
 from bsm.study.counts import parameter_count
 from bsm.study.figures import LABELS, table_markdown
 from bsm.study.notebook import KINDS, NOTEBOOKS, Notebook, study_notebooks
@@ -76,6 +77,7 @@ def _context(settings: Profile) -> dict[str, Any]:
         "settings": settings,
         "claims": claims,
         "claims_table": ledger.short_table(claims),
+        "of_paper": ledger.by_claim(line for line in claims if Source.PAPER in line.claim.source),
         "tally": ledger.tally(claims),
         "revisions": _revisions(settings, notebooks, claims),
         "results": results,

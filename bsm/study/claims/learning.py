@@ -217,7 +217,8 @@ def stable_1_16(
             over_none = [differences(table_of(frames[v], OURS), table_of(frames[v], NO_TIME)) for v in (w, own)]
             judged.append(judge_ratio(interval(differences(*over_none)), -MARGIN, MARGIN))
     case, far = max(changes.items(), key=lambda pair: abs(pair[1].estimate))
-    measured = f"at most {interval_words(far, ' dB')} {METRICS[case[1]]} at {case[0]:g} s"
+    songs = frames[case[0]]["song"].nunique()
+    measured = f"at most {interval_words(far, ' dB')} {METRICS[case[1]]} at {case[0]:g} s, {songs} songs"
     spans = f"Windows of {', '.join(f'{w:g}' for w in frames)} s, which songs fill to {100 * FILLED:g} % or more."
     if published:
         alone = "No network that is known to degrade stands beside it, so that no change is seen settles nothing."

@@ -93,7 +93,8 @@ def intermittent(
             f"In windows of {WINDOW:g} s. In whole songs, many times as long as a training segment, the short regions' "
             f"difference is {interval_words(far, ' dB')}: {THEIRS} loses in inputs of such a length."
         )
-    found = Finding(Verdict.of(holds, fails), f"{interval_words(gain, ' dB')} in regions under {shorter:g} s", reasons)
+    where = f"{short.sum()} regions under {shorter:g} s"
+    found = Finding(Verdict.of(holds, fails), f"{interval_words(gain, ' dB')} in {where}", reasons)
     if published:
         return found
     whole = [record for record in scores if record.get("window") is None]  # not those of windows

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,6 +162,14 @@ def lines(
     return [judge(claim, test, profile, reports) for claim in _claims() for test in claim.tests if wanted(test)]
 
 
+def by_claim(judged: Iterable[Line]) -> dict[str, list[Line]]:
+    """Gather the lines of each claim, by its id, in the given order."""
+    found: dict[str, list[Line]] = {}
+    for line in judged:
+        found.setdefault(line.claim.id, []).append(line)
+    return found
+
+
 def frame(judged: Sequence[Line]) -> pd.DataFrame:
     """Return a row per line: what is claimed, and what was found."""
     rows = [
@@ -209,10 +217,15 @@ def blocked_table(judged: Sequence[Line]) -> str:
 def page(judged: Sequence[Line]) -> str:
     """Return ``CLAIMS.md``: what a reader gets in a minute, then every claim with its reasons and files."""
     found = {verdict: [x for x in judged if x.finding.verdict == verdict] for verdict in Verdict}
+    settled = by_claim(x for x in judged if x.finding.verdict != Verdict.BLOCKED)
+    differ = {name for name, own in settled.items() if len({x.finding.verdict for x in own}) > 1}
 
     def listed(verdict: str) -> str:
         where = {Evidence.CPU_TIMING: "On a CPU, without a GPU's kernels: "}
-        said = dict.fromkeys(f"- {where.get(x.evidence, '')}{x.claim.text}." for x in found[verdict])
+        said = dict.fromkeys(
+            f"- {where.get(x.evidence, '')}{x.claim.text}{f' ({x.test.on})' * (x.claim.id in differ)}."
+            for x in found[verdict]
+        )
         return "\n".join(said) or "- None."
 
     sections = [
@@ -231,7 +244,7 @@ def page(judged: Sequence[Line]) -> str:
         "## Terms",
         TERMS,
         "## Claim by claim",
-        *(_section([x for x in judged if x.claim is claim]) for claim in _claims()),
+        *map(_section, by_claim(judged).values()),
     ]
     return "\n\n".join(section.strip() for section in sections) + "\n"
 

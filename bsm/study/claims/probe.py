@@ -71,4 +71,4 @@ def memory(answers: Sequence[Mapping[str, Any]], *, learned: float) -> Finding:
     if not control.low > 0:
         verdict = Verdict.INCONCLUSIVE
         reasons.append("The control is not seen to lose, so that the probe shows nothing.")
-    return Finding(verdict, interval_words(found, " dB"), reasons)
+    return Finding(verdict, f"{interval_words(found, ' dB')}, {len(seeds)} seeds", reasons)
