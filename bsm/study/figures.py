@@ -31,7 +31,7 @@ from bsm.stats import Interval
 from bsm.study.compare import METRICS, counted, paired, tables
 from bsm.study.records import results_used
 
-# Okabe and Ito (2008), without black.
+# Okabe and Ito (2008). Yellow is for areas: a thin yellow line is hard to see on white.
 COLOURS = {
     "blue": "#0072B2",
     "orange": "#E69F00",
@@ -39,6 +39,7 @@ COLOURS = {
     "vermilion": "#D55E00",
     "purple": "#CC79A7",
     "sky": "#56B4E9",
+    "black": "#000000",
     "yellow": "#F0E442",
 }
 _STYLE = {
@@ -62,7 +63,7 @@ MODELS = {
     "mamba2": ("BSMamba2", "blue"),  # its time block's name
     "bs-roformer": ("BS-RoFormer", "vermilion"),
     "attention": ("attention", "orange"),
-    "attention-nopos": ("attention without positions", "yellow"),
+    "attention-nopos": ("attention without positions", "black"),
     "lstm": ("LSTM", "green"),
     "convolution": ("convolution", "purple"),
     "none": ("no time block", "sky"),

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 BACKENDS = {"cuda": ("triton", "chunked", "quadratic"), "cpu": ("chunked", "quadratic", "sequential")}
 LOADS = (1.0, 2), (4.0, 1), (8.0, 1), (8.0, 5)  # (s, number) of the segments that memory is counted for
 MANY = 10_000_000  # parameters; networks with more are measured with one backend
-_COLOURS = dict(zip(PARTS, (*COLOURS.values(), "#999999"), strict=True))
+_COLOURS = dict(zip(PARTS, (*(c for name, c in COLOURS.items() if name != "black"), "#999999"), strict=True))
 _HATCHES = dict(zip(PARTS, ("", "//", "", "..", "", "\\\\", "", ""), strict=True))
 
 
