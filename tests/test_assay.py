@@ -31,10 +31,10 @@ def test_a_sensitive_assay_lets_a_verdict_through():
 @pytest.mark.parametrize(
     ("changed", "options", "said"),
     [
-        ({"theirs": 1.5}, {}, "`theirs` minus static equaliser, 3 training(s): 1."),  # an arm that learned too little
+        ({"theirs": 1.5}, {}, "`theirs` minus static equaliser, 3 trainings: 1."),  # an arm that learned too little
         ({}, {"noise": 4.0}, "` minus static equaliser"),  # the low end is not 1 dB
         ({"none": 4.0}, {}, "`none` is not seen to lose"),
-        ({}, {"seeds": [0]}, "1 training(s)"),
+        ({}, {"seeds": [0]}, "1 training: "),
         ({}, {"songs": 4}, "needs 2 dB"),  # too few songs for an interval
     ],
 )

@@ -342,7 +342,7 @@ def test_what_the_past_is_worth_and_whether_the_assay_sees(made):
     assert "cannot show" not in said_of_few and "helps" not in said_of_few
     scores.loc[scores["system"] == EQUALISER, "usdr"] += 3
     said = region_tables.answer(scores, rows, changes)
-    assert said.startswith("- The assay is insensitive") and "3 training(s)" in said
+    assert said.startswith("- The assay is insensitive") and "3 trainings" in said
 
 
 def test_a_gain_below_silence_is_told_from_one_above_it(made):

@@ -87,7 +87,7 @@ def test_experiments_stand_together(folder):
     assert own.loc["0.5 s", "0.5 s"] == own.loc["2 s", "2 s"] == "14.0 / 100%"
     assert own.loc["0.5 s", "16 s"] == own.loc["2 s", "0.5 s"] == ""
     drawn = probe_tables.figure({"short": found, "long": longer})
-    assert [ax.get_title() for ax in drawn.axes] == ["short\n10 seed(s) an arm", "long\n10 seed(s) an arm"]
+    assert [ax.get_title() for ax in drawn.axes] == ["short\n10 seeds an arm", "long\n10 seeds an arm"]
     plt.close(drawn)
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from bsm.stats import Interval, interval_words
 from bsm.study.baselines import EQUALISER
-from bsm.study.compare import differences, folds_of, interval, table_of
+from bsm.study.compare import differences, folds_of, how_many, interval, table_of
 from bsm.study.published import PUBLISHED
 
 BEATS, AT_LEAST = 2.0, 1.0
@@ -84,7 +84,8 @@ def assay(scores: pd.DataFrame, arms: Sequence[str], control: str) -> Assay:
         gain, runs = gain_of(scores, arm, EQUALISER), trainings(scores[scores["system"] == arm])
         lacks += ["below the gate"] * (not beats(gain)) + ["too few trainings"] * (runs < TRAININGS)
         wanted = f"a verdict needs {BEATS:g} dB, a low end of {AT_LEAST:g} dB, and {TRAININGS} trainings"
-        reasons.append(f"`{arm}` minus {EQUALISER}, {runs} training(s): {interval_words(gain, ' dB')} ({wanted})")
+        measured = f"{how_many(runs, 'training')}: {interval_words(gain, ' dB')}"
+        reasons.append(f"`{arm}` minus {EQUALISER}, {measured} ({wanted})")
     if control in known and arms[0] in known:
         loss = gain_of(scores, arms[0], control)
         lacks += ["the control is not seen to lose"] * (not loss.low > 0)

@@ -180,6 +180,11 @@ def covers(seeds: int, unit: str = "songs", folds: int = 1) -> str:
     return f"95 % intervals over {unit} alone: with one training seed, a difference may be the luck of a training"
 
 
+def how_many(count: int, noun: str) -> str:
+    """Return a count and a noun, such as ``1 song`` or ``2 songs``."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def counted(counts: Mapping[str, Any]) -> str:
     """Say over how many tracks a mean is taken, and of how many songs or singers and seeds if that adds anything."""
     tracks, songs = counts.get("tracks", counts["songs"]), counts["songs"]

@@ -15,7 +15,7 @@ from bsm.errors import InputError
 from bsm.evaluate import Separator, model_separator
 from bsm.networks import count_parameters, network_name
 from bsm.stats import FEWEST
-from bsm.study.compare import cluster_of, covers
+from bsm.study.compare import cluster_of, covers, how_many
 from bsm.study.figures import LABELS
 from bsm.study.profiles import Profile
 from bsm.study.published import open_songs
@@ -119,7 +119,7 @@ def coverage(found: Sequence[Subject], tracks: Sequence[Track]) -> str:
     """Say in a caption what the intervals cover: these songs, and the training seeds of the first of these models."""
     text = covers(sum(subject.name == found[0].name for subject in found))
     count = len({cluster_of(track.name) for track in tracks})
-    return text if count >= FEWEST else f"{text}; {count} song(s) are too few for any"
+    return text if count >= FEWEST else f"{text}; {how_many(count, 'song')} cannot give any"
 
 
 def songs(settings: Profile, dataset: str = "") -> tuple[str, list[Track], bool]:

@@ -16,7 +16,7 @@ from bsm.errors import InputError
 from bsm.stats import Interval, crossed_interval, interval_words, verdicts
 from bsm.study import figures
 from bsm.study.campaign import finished, of_run
-from bsm.study.compare import words
+from bsm.study.compare import how_many, words
 from bsm.study.figures import LABELS, model_colours
 from bsm.study.long.probe import ARMS
 
@@ -241,8 +241,9 @@ def figure(frames: Mapping[str, pd.DataFrame]) -> Figure:
     drawn, axes = plt.subplots(1, len(frames), figsize=(max(7, 3.4 * len(frames)), 3.4), sharey=True, squeeze=False)
     for ax, (title, frame) in zip(axes[0], frames.items(), strict=True):
         draw(ax, frame)
-        counted = frame.groupby("arm", observed=True)["seed"].nunique().unique()
-        ax.set_title(f"{title}\n{'-'.join(str(n) for n in sorted(counted))} seed(s) an arm", fontsize="medium")
+        seeds = sorted(set(frame.groupby("arm", observed=True)["seed"].nunique()))
+        fewer = "".join(f"{count} or " for count in seeds[:-1])
+        ax.set_title(f"{title}\n{fewer}{how_many(seeds[-1], 'seed')} an arm", fontsize="medium")
     axes[0, 0].set_ylabel("SDR in the play stretch (dB)")
     figures.legend_above(drawn, axes[0, 0])
     return drawn
