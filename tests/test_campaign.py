@@ -95,6 +95,7 @@ class Counted(campaigns.subprocess.Popen):
     def __init__(self, command, **_):
         arguments = command[2].split("train(*", 1)[1][:-1]
         result, _, _, settings = eval(arguments)
+        assert command[2].startswith("import sys; sys.argv = ['bsm', 'campaign', 'campaign.yaml']; ")
         ended = "raise SystemExit(1)" if settings["arm"] == "none" else f"write_text({result!r}, {RESULT!r})"
         super().__init__([sys.executable, "-c", f"from bsm.files import write_text; {ended}"])
 

@@ -262,7 +262,9 @@ def _start(campaign: Campaign, checkout: Path, run: Run) -> subprocess.Popen:
     path = _log_file(checkout, run.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     arguments = (str(campaign.result(run.name).resolve()), run.kind, str(checkout.parent), run.settings)
-    call = f"from bsm.study.campaign import train; train(*{arguments!r})"
+    file = os.path.relpath(campaign.path, ROOT)
+    command = ["bsm", "campaign", file if not file.startswith("..") else campaign.path.name]  # that a result names
+    call = f"import sys; sys.argv = {command!r}; from bsm.study.campaign import train; train(*{arguments!r})"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)}
     with path.open("a") as output:
         return subprocess.Popen(
