@@ -143,7 +143,7 @@ site: executed env .venv/.site  ## build one site of documentation, report and n
 	@$(BIN)/python -m pip install -q --group site
 	@touch $@
 
-clean:  ## remove what was built and the caches; data/, reports/ and .venv stay
+clean:  ## remove trainings (runs/), the site, builds and caches; data/, reports/ and .venv stay
 	rm -rf build runs site .snakemake .pytest_cache .ruff_cache .hypothesis
 	find . -path ./.venv -prune -o -path ./data -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +
 
