@@ -75,6 +75,15 @@ def test_runs_without_their_data_wait(tmp_path, monkeypatch):
     assert not waiting.lacking_data() and "a-baselines-seed0" in [run.name for run in waiting.todo()]
 
 
+def test_long_windows_wait_for_the_trainings(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(FILE + "  - {name: long, kind: joined, of: gap, arms: [mamba2], seeds: [2]}")
+    waiting = Campaign(path)
+    assert known(waiting)["long-mamba2-seed2"] is None
+    finish(waiting, "gap-mamba2-seed2")
+    assert known(waiting)["long-mamba2-seed2"] == {"arm": "mamba2", "seed": 2, "trainings": "gap-mamba2-seed2"}
+
+
 def test_seeds_that_choose_rates_are_no_results(campaign, tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text(FILE.replace("[2, 3]", "[2, 100]"))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bsm.data import registry
 from bsm.stats import Interval
 from bsm.study.assay import INSENSITIVE, MARGIN
 from bsm.study.baselines import EQUALISER
@@ -244,6 +245,23 @@ LENGTHS = {"shortest": 1, "longest": 16}
 )
 def test_stability_is_equivalence(changes, verdict):
     assert learning.stable_1_16(*windows(changes), baselines(), **LENGTHS).verdict == verdict
+
+
+@pytest.mark.parametrize(("folds", "verdict"), [(True, INCONCLUSIVE), (False, SUPPORTED)])
+def test_stability_counts_the_trainings_of_a_cross_validation(folds, verdict):
+    """The gain over no time block changes in one of three trainings: singers of one training share its luck."""
+    names, made = [f"{name}_1_01" for name in registry.splits("mir1k")["train"].singers[:12]], []
+    for window in (1.0, 2.0, 16.0):
+        for number, name in enumerate(names):
+            lost = window == 16
+            means = {"mamba2": 5.0, "none": 2.0 - 0.5 * (lost and number < 4), "attention": 4.0 - lost}
+            facts = {"window": window, "seconds": 48.0} | ({"fold": number // 4} if folds else {})
+            rows = trained(means, songs=1, seeds=[0], **facts)
+            made += [row | {"track": name, "usdr": row["usdr"] + 0.01 * number} for row in rows]
+    own = [row | {"separator": EQUALISER, "usdr": 0.01 * n, "window": None} for n, row in enumerate(made[::3][:12])]
+    seeds = [row | {"seed": seed} for row in made for seed in ((0,) if folds else range(3))]
+    found = learning.stable_1_16(seeds, {"BSMamba2": 2.0}, own, **LENGTHS)
+    assert found.verdict == verdict and found.measured.endswith("12 singers" if folds else "12 songs"), found
 
 
 def test_stability_is_not_seen_by_an_insensitive_assay():

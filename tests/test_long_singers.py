@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bsm import audio
 from bsm.data import registry
-from bsm.data.layouts import SPLITS
+from bsm.data.layouts import SPLITS, open_tracks
 from bsm.data.tracks import VOCALS, AudioFile, Track
 from bsm.errors import InputError
+from bsm.metrics import usdr
 from bsm.study.baselines import EQUALISER
 from bsm.study.compare import cluster_of
 from bsm.study.long import singers, songs
@@ -72,3 +74,31 @@ def test_a_cross_validation_from_end_to_end(tmp_path, monkeypatch, arm):
     assert {train["seed"] for train in trained} == {4, 5, 6, 7}
     assert {train["transpose"] for train in trained} == {3}
     assert {train["loss"]["blind"] for train in trained} == {arm == "loss-blind"}
+    if arm == "none":
+        long = path.with_name(f"joined-{arm}-seed1.json")
+        singers.joined(long, folder=tmp_path, data=str(data), arm=arm, trainings=path.stem, seed=1)
+        record = json.loads(long.read_text())
+        folds = {row["track"]: row["fold"] for row in scores}
+        assert {(row["track"], row["fold"]) for row in record["values"]["scores"]} == set(folds.items())
+        assert len(record["values"]["scores"]) == len(clips) * len(singers.JOINED_WINDOWS)
+        assert len(set(record["parameters"]["weights_sha256"])) == 4 and str(tmp_path) not in json.dumps(record)
+
+
+def test_joined_clips_are_heard_as_one_recording_and_scored_apart(tmp_path, monkeypatch):
+    clips = [np.random.default_rng(n).normal(0, 0.1, (2, 8000 + 100 * n)).astype(np.float32) for n in range(3)]
+    for n, clip in enumerate(clips):
+        audio.write(tmp_path / f"Ani_1_0{n}.wav", clip, 16000)
+    tracks = open_tracks(tmp_path, "train")[1]
+    heard = []
+
+    def separate(model, mixture, rate, *, window, hop, batch_size):
+        heard.append((mixture.shape[1], window))
+        return mixture + 0.25 * (torch.arange(mixture.shape[1]) < 8000)  # another fault in the first clip
+
+    monkeypatch.setattr(singers, "separate", separate)
+    rows = singers.measure_joined(torch.nn.Identity(), tracks)
+    assert heard == [(24300, window) for window in singers.JOINED_WINDOWS]
+    assert {row["seconds"] for row in rows} == {24300 / 16000}
+    for row in rows:
+        clip = clips[int(row["track"][-1])]
+        assert row["usdr"] == pytest.approx(usdr(clip[1], clip.sum(0) + 0.25 * row["track"].endswith("00")), abs=1e-3)

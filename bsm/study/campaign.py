@@ -21,6 +21,12 @@ A YAML file says what to train::
         arms: [mamba2, none]
         seeds: [0]
         tuning: {as: songs-1s}
+      - name: singers-joined       # measures the networks of singers-1s in long windows, each once its result is there
+        kind: joined
+        data: mir1k
+        of: singers-1s
+        arms: [mamba2, none]
+        seeds: [0]
 
 An *arm* is what is trained: a network with one kind of time block. Results lie in ``results/`` next to that file. A run
 is done when its result is there, so a campaign goes on after any interruption. An arm's learning rate is tuned first:
@@ -62,7 +68,7 @@ class Run:
         name: of its result file, without suffix.
         arm: what is trained.
         kind: which ``experiment`` of :mod:`bsm.study.long`: ``cue-gap`` (of its module ``probe``), ``songs``,
-            ``regions`` or ``singers``.
+            ``regions`` or ``singers``; or ``joined``, which is in ``singers``, too.
         settings: arguments of the experiment; None while its learning rate or the weights that it measures are missing.
     """
 
@@ -113,8 +119,12 @@ class Campaign:
                     if "tuning" in experiment:
                         settings["lr"], ready = rate, rate is not None
                     if "of" in experiment:  # measures what another experiment trains
-                        weights = self.results / f"{experiment['of']}-{arm}-seed{seed}.safetensors"
-                        settings["weights"], ready = str(weights.resolve()), weights.is_file()
+                        trained = f"{experiment['of']}-{arm}-seed{seed}"
+                        weights = self.results / f"{trained}.safetensors"
+                        if experiment["kind"] == "joined":  # weights of each fold, which lie beside the checkout
+                            settings["trainings"], ready = trained, self.result(trained).is_file()
+                        else:
+                            settings["weights"], ready = str(weights.resolve()), weights.is_file()
                     name = f"{experiment['name']}-{arm}-seed{seed}"
                     found.append(Run(name, arm, experiment["kind"], settings if ready else None))
         return found
@@ -287,8 +297,13 @@ def train(result: str, kind: str, folder: str, settings: dict[str, Any]) -> None
     if kind == "cue-gap":
         probe.experiment(Path(result), **settings)
     else:
-        experiments = {"songs": songs, "regions": regions, "singers": singers}
-        experiments[kind].experiment(Path(result), folder=Path(folder), **settings)
+        experiments = {
+            "songs": songs.experiment,
+            "regions": regions.experiment,
+            "singers": singers.experiment,
+            "joined": singers.joined,
+        }
+        experiments[kind](Path(result), folder=Path(folder), **settings)
 
 
 def frozen_checkout(revision: str) -> Path:

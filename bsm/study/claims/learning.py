@@ -30,7 +30,7 @@ from bsm.study.claims.claim import (
     claim,
     judge_ratio,
 )
-from bsm.study.compare import differences, folds_of, interval, table_of, tidy
+from bsm.study.compare import differences, folds_of, how_many, interval, table_of, tidy
 from bsm.study.figures import LABELS
 from bsm.study.input_length import tables_of
 from bsm.study.long.arms import baselines_of
@@ -41,9 +41,9 @@ OURS, THEIRS = "BSMamba2", "BS-RoFormer"
 BASE, REDUCED_LOSS = "base", "loss-3-magnitude"
 NO_TIME, BLIND_LOSS = "none", "loss-blind"
 """Positive controls: a network without time blocks, and a loss whose spectra lack the target."""
-DEGRADING = ("time-reshaped", "attention")
+DEGRADING = ("time-reshaped", "attention", THEIRS)
 """Networks known to degrade in windows longer or shorter than those of their training. The rows of the first mix
-frames; the second meets positions that it never saw."""
+frames; the others meet positions that they never saw."""
 ARMS = {"mamba2": OURS, "bs-roformer": THEIRS}
 """The long study's name of an arm -> its name in the results of a profile."""
 SAME = ARMS | {LABELS[NO_TIME]: NO_TIME}
@@ -62,6 +62,8 @@ TRIED = ("singers-1s", "singers-wide", "singers-transposed", "singers-muon", "si
 """The long study's experiments on real singing, in the order in which they were tried."""
 WITH_ROFORMER, WITH_LOSSES = "singers-transposed", "singers7-muon"
 """The last of them with BS-RoFormer, and the last with other losses."""
+JOINED = "singers7-joined"
+"""The scores of the last experiment's networks in long windows, over joined clips."""
 REAL = Values(WITH_ROFORMER, "scores", profile=LONG, optional=True, runs=True)
 """Scores by window on real singing, as context for those on synthesised songs."""
 
@@ -80,10 +82,12 @@ def of_published(needs: str, **inputs: Values) -> Test:
     )
 
 
-def on_real_singing(experiment: str, needs: str, **inputs: Values) -> Test:
-    """Return a test by small models that the campaign trained on real singing (:mod:`bsm.study.long.singers`)."""
+def on_real_singing(
+    experiment: str, needs: str, campaign: str = "reports/long/campaign.yaml", **inputs: Values
+) -> Test:
+    """Return a test by small models that a campaign trained on real singing (:mod:`bsm.study.long.singers`)."""
     given = inputs | {"baselines": Values(baselines_of(experiment), "scores", runs=True)}
-    command = "bsm campaign reports/long/campaign.yaml"
+    command = f"bsm campaign {campaign}"
     options = {"tried": 1 + TRIED.index(experiment)}
     return Test("small models, real singing", Evidence.SMALL, given, (LONG,), needs, command, options=options)
 
@@ -182,6 +186,12 @@ def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: f
             scores=Values("input_length", "scores", profile=PUBLISHED),
             segments=Values("input_length", "against", profile=PUBLISHED),
         ),
+        on_real_singing(
+            TRIED[-1],
+            "scores in long windows on real singing: the trainings of singers7-muon, half an hour of a core",
+            "reports/long/joined.yaml",
+            scores=Values(JOINED, "scores", runs=True, arms=("mamba2", NO_TIME, "bs-roformer")),
+        ),
     ],
     shortest=1,
     longest=16,
@@ -195,6 +205,7 @@ def stable_1_16(
     shortest: float,
     longest: float,
     published: bool = False,
+    tried: int = 1,
 ) -> Finding:
     """Compare each window with that of the training: stable means equivalent in uSDR and cSDR, at every window.
 
@@ -215,11 +226,12 @@ def stable_1_16(
     for w, frame in frames.items():
         if NO_TIME in set(frame["system"]):
             over_none = [differences(table_of(frames[v], OURS), table_of(frames[v], NO_TIME)) for v in (w, own)]
-            judged.append(judge_ratio(interval(differences(*over_none)), -MARGIN, MARGIN))
+            judged.append(judge_ratio(interval(differences(*over_none), folds_of(frame)), -MARGIN, MARGIN))
     case, far = max(changes.items(), key=lambda pair: abs(pair[1].estimate))
-    songs = frames[case[0]]["song"].nunique()
-    measured = f"at most {interval_words(far, ' dB')} {METRICS[case[1]]} at {case[0]:g} s, {songs} songs"
-    spans = f"Windows of {', '.join(f'{w:g}' for w in frames)} s, which songs fill to {100 * FILLED:g} % or more."
+    heard = frames[case[0]]
+    some = how_many(heard["song"].nunique(), "singer" if folds_of(heard) else "song")
+    measured = f"at most {interval_words(far, ' dB')} {METRICS[case[1]]} at {case[0]:g} s, {some}"
+    spans = f"Windows of {', '.join(f'{w:g}' for w in frames)} s, which recordings fill to {100 * FILLED:g} % or more."
     if published:
         alone = "No network that is known to degrade stands beside it, so that no change is seen settles nothing."
         compared = f"Against windows of {own:g} s; stable means within {MARGIN:g} dB."
@@ -229,7 +241,7 @@ def stable_1_16(
     gate = assay(pd.concat([frames[own], *([scored(baselines)] if baselines else [])]), [OURS], NO_TIME)
     told = f"Of networks known to degrade, {', '.join(DEGRADING)}, these are seen to: {', '.join(seen) or 'none'}"
     gate = Assay((*gate.reasons, told), gate.lacks or ("" if seen else "no network is seen to degrade"))
-    reasons = [spans, f"Against windows of {own:g} s, as trained; stable means within {MARGIN:g} dB."]
+    reasons = [spans, f"Against windows of {own:g} s, as trained; stable means within {MARGIN:g} dB.", *told_of(tried)]
     theirs = {w: gain for w in frames if w != own and (gain := change(frames, THEIRS, w, own, "usdr")) is not None}
     if theirs:
         at, most = max(theirs.items(), key=lambda pair: abs(pair[1].estimate))

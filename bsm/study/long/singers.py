@@ -3,28 +3,38 @@
 Every singer is tested once, by a network that never heard the singer: the singers are dealt into :data:`FOLDS` groups,
 and each group is tested by a training on the others. Two of those others serve validation. The clips are karaoke
 singing at 16 kHz, mono. Voice and accompaniment were recorded apart, and are mixed at equal level.
+
+A clip lasts 4 to 13 s. For longer windows, :func:`joined` measures the trained networks on the clips of each singer,
+joined end to end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
+from tqdm import tqdm
 
 from bsm.data.layouts import SPLITS, open_tracks
-from bsm.data.tracks import Track
+from bsm.data.tracks import VOCALS, Track
 from bsm.errors import InputError
+from bsm.inference import separate
 from bsm.networks import count_parameters
 from bsm.study import baselines
 from bsm.study.compare import cluster_of
 from bsm.study.long import regions, songs
 from bsm.study.records import checksum, mark, write_result
+from bsm.weights.files import load_model
 
 FOLDS = 4  # by default
 VALIDATED = 2  # singers of a fold's training that choose its checkpoint
 WINDOWS: tuple[float | None, ...] = (None, 1.0, 4.0)  # s; None is the whole clip
+JOINED_WINDOWS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # s
 THRESHOLD_DB = -30.0  # of vocal activity: the voice's channel holds breath and noise
 
 
@@ -71,7 +81,7 @@ def experiment(
         settings: of each training (:func:`bsm.study.long.songs.train_config`).
     """
     started = mark()
-    clips = [track for split in SPLITS for track in open_tracks(Path(data), split)[1]]
+    clips = clips_in(data)
     splits = dealt(clips, folds)
     # The folder is outside the checkout that trains, so that its name would be that of a place on this machine.
     given: dict[str, Any] = {"arm": arm, "songs_sha256": checksum(data), "folds": folds}
@@ -98,9 +108,19 @@ def experiment(
         values={name: value for name, value in values.items() if value},
         seed=seed,
         started=started,
-        data=f"{len(clips)} clips of MIR-1K by {len({cluster_of(track.name) for track in clips})} singers",
+        data=said_of(clips),
         inputs=[],
     )
+
+
+def clips_in(data: str) -> list[Track]:
+    """Open all clips of a folder, whatever split MIR-1K's manifest has them in."""
+    return [track for split in SPLITS for track in open_tracks(Path(data), split)[1]]
+
+
+def said_of(clips: Sequence[Track]) -> str:
+    """Name the data of a result."""
+    return f"{len(clips)} clips of MIR-1K by {len({cluster_of(track.name) for track in clips})} singers"
 
 
 def measure(model: nn.Module, tracks: Sequence[Track]) -> dict[str, list[dict[str, Any]]]:
@@ -113,11 +133,64 @@ def measure(model: nn.Module, tracks: Sequence[Track]) -> dict[str, list[dict[st
     separators = {window: songs.separator(model, window) for window in WINDOWS}
     found: dict[str, list[dict[str, Any]]] = {"scores": [], "regions": []}
     for track, mixture, vocals, sung in regions.heard(tracks, threshold_db=THRESHOLD_DB):
-        for window, separate in separators.items():
-            estimate = separate(track)
+        for window, separator in separators.items():
+            estimate = separator(track)
             scores = {metric.__name__: metric(vocals, estimate) for metric in baselines.METRICS}
             found["scores"].append(songs.rounded({"track": track.name, "window": window} | scores))
             if window is None:
                 records = regions.regions_of(mixture, vocals, estimate, track.rate, sung)
                 found["regions"] += [songs.rounded({"track": track.name} | record) for record in records]
     return found
+
+
+def joined(path: Path, *, folder: Path, data: str, arm: str, trainings: str, seed: int = 0, folds: int = FOLDS) -> None:
+    """Score finished trainings in each of :data:`JOINED_WINDOWS`, clip by clip, and write the result.
+
+    The clips of a singer follow each other in the order of their names, so that a long window holds clips of one song
+    where there are any. The estimate is cut into clips again, and each clip is scored.
+
+    Args:
+        path: of the result, a JSON file.
+        folder: see :func:`experiment`.
+        data: see :func:`experiment`.
+        arm: what was trained.
+        trainings: name of the run of :func:`experiment` whose trainings, one per fold, are measured.
+        seed: of those trainings.
+        folds: number of those trainings.
+    """
+    started, clips = mark(), clips_in(data)
+    given = {"arm": arm, "songs_sha256": checksum(data), "folds": folds, "trainings": trainings, "weights_sha256": []}
+    scores = []
+    for number, split in enumerate(dealt(clips, folds)):
+        weights = songs.best_weights(folder / "trainings" / f"{trainings}-fold{number}")
+        given["weights_sha256"].append(checksum(weights))
+        model, tested = load_model(weights), sorted(split["test"], key=lambda track: track.name)
+        for _, own in groupby(tested, lambda track: cluster_of(track.name)):
+            scores += [songs.rounded({"fold": number} | row) for row in measure_joined(model, list(own))]
+    write_result(
+        path,
+        measured="real singing, the clips of each singer joined end to end: uSDR, SI-SDR and level of the output "
+        "relative to the target's, dB, clip by clip and window by window, by trainings that never heard the singer",
+        parameters=given,
+        values={"scores": scores},
+        seed=seed,
+        started=started,
+        data=said_of(clips),
+        inputs=[],
+    )
+
+
+def measure_joined(model: nn.Module, tracks: Sequence[Track]) -> list[dict[str, Any]]:
+    """Separate tracks of one rate, joined end to end, and score each of them: a record per track and window.
+
+    ``seconds`` is the length of all tracks together.
+    """
+    mixture = torch.from_numpy(np.concatenate([track.mixture() for track in tracks], axis=1))
+    ends = np.cumsum([track.samples for track in tracks])
+    records = []
+    for window in tqdm(JOINED_WINDOWS, desc=cluster_of(tracks[0].name), unit="window"):
+        estimate = separate(model, mixture, tracks[0].rate, window=window, hop=window, batch_size=songs.BATCH).numpy()
+        for track, own in zip(tracks, np.split(estimate, ends[:-1], axis=1), strict=True):
+            row = {"track": track.name, "window": window, "seconds": float(ends[-1] / track.rate)}
+            records.append(row | {metric.__name__: metric(track.read(VOCALS), own) for metric in baselines.METRICS})
+    return records
