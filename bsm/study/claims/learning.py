@@ -188,7 +188,7 @@ def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: f
         ),
         on_real_singing(
             TRIED[-1],
-            "scores in long windows on real singing: the trainings of singers7-muon, half an hour of a core",
+            "long windows on real singing: half an hour of a core",
             "reports/long/joined.yaml",
             scores=Values(JOINED, "scores", runs=True, arms=("mamba2", NO_TIME, "bs-roformer")),
         ),
