@@ -51,6 +51,11 @@ def test_what_the_arms_reach_follows_from_the_scores(tmp_path):
     changes = arms.segment_table(frame).set_index("arm")  # against windows as long as the training's segments
     assert changes.loc["BSMamba2", "whole song"] == "5.00 (-0.50 [-0.50, -0.50])"
     assert [*changes.loc["no time block", ["training segments", "1 s"]]] == ["1 s", "3.70"]
+    short = frame[(frame["window"] == 1) | (frame["system"] == EQUALISER)]  # networks that had no whole songs
+    assert [*arms.windows(short)] == ["arm", "1 s"]
+    for part, ticks in ((frame, ["1", "whole"]), (short, ["1"])):
+        for ax in arms.figure(part).axes:
+            assert [label.get_text() for label in ax.get_xticklabels()] == ticks
 
 
 @pytest.mark.slow

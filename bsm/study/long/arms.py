@@ -129,14 +129,19 @@ def gains_over_none(frame: pd.DataFrame) -> dict[str, dict[float, Interval]]:
 
 def windows(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per arm: mean uSDR in dB by window, and in brackets the gain over no time block."""
-    means = frame.groupby(["system", "window"])["usdr"].mean().unstack()
-    gains = gains_over_none(frame)
+    means, gains = _means(frame), gains_over_none(frame)
     rows = []
     for arm in trained(frame):
         gained = {window: f" ({words(gain)})" for window, gain in gains.get(arm, {}).items()}
         cells = {shown(window): f"{mean:.2f}{gained.get(window, '')}" for window, mean in means.loc[arm].items()}
         rows.append({"arm": arm} | cells)
     return pd.DataFrame(rows)
+
+
+def _means(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean uSDR of the :func:`trained` networks, dB, a column for each of their windows."""
+    own = frame[frame["system"].isin(trained(frame))]
+    return own.groupby(["system", "window"])["usdr"].mean().unstack()
 
 
 def changes(frame: pd.DataFrame) -> dict[tuple[str, float], dict[float, Interval]]:
@@ -204,11 +209,11 @@ def costs(names: Sequence[str]) -> pd.DataFrame:
 def figure(frame: pd.DataFrame) -> Figure:
     """Draw uSDR by window, a line per arm; and each arm's gain over no time block with its interval."""
     drawn, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4))
-    means = frame.groupby(["system", "window"])["usdr"].mean().unstack()
+    means, trivial = _means(frame), frame[frame["window"] == WHOLE].groupby("system")["usdr"].mean()
     ticks = _ticks(means)
     for arm, colour in figures.model_colours(trained(frame)).items():
         left.plot(range(len(ticks)), means.loc[arm], ".-", color=colour, label=arm)
-    left.axhline(means[WHOLE][EQUALISER], color="0.5", linestyle=":", linewidth=1)
+    left.axhline(trivial[EQUALISER], color="0.5", linestyle=":", linewidth=1)
     left.set_xticks(range(len(ticks)), ticks)
     left.set(xlabel="window (s)", ylabel="uSDR (dB)", title="Means (dotted: static equaliser)")
     right.axhline(0, color="0.5", linestyle=":", linewidth=1)
