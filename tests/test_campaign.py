@@ -126,12 +126,14 @@ def test_a_failure_stops_nothing_else_and_a_second_call_tries_it_again(campaign,
     monkeypatch.setattr(campaigns.subprocess, "Popen", Counted)
     monkeypatch.setattr(campaigns, "POLL", 0.01)
     checkout = tmp_path / "runs" / "HEAD"
+    assert campaign.left() == "the rest takes an unknown time"
     for _ in range(2):
         assert sorted(work(campaign, checkout, cores=2)) == ["gap-none-lr0.002", "gap-none-lr0.004"]
     status = campaign.status().set_index("name")
     assert status.loc["gap-mamba2-seed3", "done"] and not status.loc["gap-none-lr0.002", "done"]
     left = status[~status["done"]]
     assert campaign.minutes_left() == len(left) == 4  # two rates and two seeds of ``none``, a minute each
+    assert campaign.left() == "about 4 core-minutes are left"
 
 
 def test_a_campaign_that_is_terminated_ends_its_trainings(tmp_path):

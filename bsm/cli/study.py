@@ -49,9 +49,7 @@ def campaign(file: Path, cores: int, status: bool) -> None:
     click.echo(
         table.groupby("arm").agg(runs=("done", "size"), done=("done", "sum"), minutes=("minutes", "mean")).round(1)
     )
-    click.echo(
-        f"{table['done'].sum()} of {len(table)} runs are done; about {todo.minutes_left():.0f} core-minutes are left"
-    )
+    click.echo(f"{table['done'].sum()} of {len(table)} runs are done; {todo.left()}")
 
 
 @click.command("cue-gap")

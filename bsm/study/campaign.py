@@ -192,10 +192,18 @@ class Campaign:
         return pd.DataFrame(rows, columns=["name", "kind", "arm", "done", "minutes"])
 
     def minutes_left(self) -> float:
-        """Estimate the processor time of the runs that are left, minutes, from finished runs of their kind and arm."""
+        """Estimate the processor time of the runs that are left, minutes, from finished runs of their kind and arm.
+
+        NaN before any run is finished.
+        """
         status = self.status()
         alike, of_kind = (status.groupby(by)["minutes"].transform("mean") for by in (["kind", "arm"], "kind"))
-        return float(alike.fillna(of_kind).fillna(status["minutes"].mean())[~status["done"]].sum())
+        return float(alike.fillna(of_kind).fillna(status["minutes"].mean())[~status["done"]].sum(skipna=False))
+
+    def left(self) -> str:
+        """Say how much is left."""
+        minutes = self.minutes_left()
+        return f"about {minutes:.0f} core-minutes are left" if minutes >= 0 else "the rest takes an unknown time"
 
 
 def finished(folder: Path, experiment: str) -> dict[Path, dict[str, Any]]:
@@ -247,7 +255,7 @@ def work(campaign: Campaign, checkout: Path, cores: int) -> list[str]:
                             failed.append(name)
                             log.error("%s failed; see %s", name, _log_file(checkout, name))
                         else:
-                            log.info("%s is done; about %.0f core-minutes are left", name, campaign.minutes_left())
+                            log.info("%s is done; %s", name, campaign.left())
                 if len(running) < cores:  # only then, because listing the runs reads all results
                     ready = [run for run in campaign.todo() if run.name not in running and run.name not in failed]
                     for run in ready[: cores - len(running)]:
