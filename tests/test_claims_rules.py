@@ -334,6 +334,8 @@ def test_a_trend_is_told_whichever_way_it_points():
     assert "4 s or more 3.00 dB" in up and "grows" not in down
     cut = learning_regions.advantage(regions(1, 3, cut=True))
     assert set(cut.index.get_level_values("duration")) == {5.0}  # a region that is cut short may have been long
+    own = learning_regions.sdr_of(regions(1, 3, cut=True), "duration")
+    assert own.index.equals(cut.index)  # the score and the advantage of a bin are of the same regions
 
 
 def published(csdrs, usdr, status="measured"):

@@ -116,9 +116,12 @@ def advantage(regions: Records, measure: str = "sdr") -> pd.DataFrame:
 
 
 def sdr_of(regions: Records, level: str, measure: str = "sdr") -> pd.DataFrame:
-    """Return BSMamba2's SDR in dB: a row per vocal region whose ``level``, ``duration`` or ``gap`` in s, is known."""
+    """Return BSMamba2's SDR in dB: a row per vocal region whose ``level``, ``duration`` or ``gap`` in s, is known.
+
+    As in :func:`advantage`, a region that is cut short counts where it is in the last bin of durations.
+    """
     frame = scored(regions)
-    return with_level(table_of(frame, OURS, measure), frame, level)
+    return with_level(table_of(frame, OURS, measure), frame, level, EDGES[level][-1])
 
 
 def by_bin(values: pd.DataFrame, title: str, level: str = "duration") -> str:
