@@ -5,6 +5,7 @@ import pytest
 
 from bsm.data import registry
 from bsm.stats import Interval
+from bsm.study import occurrence
 from bsm.study.assay import INSENSITIVE, MARGIN
 from bsm.study.baselines import EQUALISER
 from bsm.study.claims import data, exact, learning, learning_regions, probe, scan, step
@@ -220,6 +221,14 @@ def test_a_slight_loss(cost, seeds, verdict):
     assert found.verdict == verdict and "costs " in found.measured + found.reasons[0]
     assert learning.slight_loss(made, margin=0.41).measured.startswith(INSENSITIVE)  # without the equaliser
     assert learning.slight_loss(trained({"mono": 0.0}, field="variant"), margin=0.41).verdict == BLOCKED
+
+
+@pytest.mark.parametrize(("leaks", "verdict"), [(0.0, SUPPORTED), (0.6, INCONCLUSIVE), (-1.0, SUPPORTED)])
+def test_a_loss_that_leaks_is_not_slight_whatever_its_usdr(leaks, verdict):
+    scores = trained({"base": 5.0, learning.REDUCED_LOSS: 4.9, learning.BLIND_LOSS: 2.0})
+    means, measures = {"mamba2": -15.0, learning.REDUCED_LOSS: -15.0 + leaks}, (occurrence.BEFORE, occurrence.AFTER)
+    found = learning.slight_loss(scores, baselines(), scored(means, metrics=measures), margin=0.41)
+    assert found.verdict == verdict and f"leakage before vocals changes by {leaks:.2f} dB" in found.measured
 
 
 def windows(changes, *, without_time=2.0, reshaped=-3.0, seconds=48.0):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bsm.study import compare, input_length, occurrence
-from bsm.study.compare import CORRECTED, corrected, counted, paired, tables, tidy, words
+from bsm.study.compare import CORRECTED, corrected, counted, covers, paired, tables, tidy, words
 from bsm.study.figures import LABELS
 from bsm.study.long import probe_tables
 
@@ -39,7 +39,7 @@ def held_out(records: Sequence[Mapping[str, Any]]) -> Frames:
     some = counted(paired(usdr[OURS]))
     return [
         (pd.DataFrame(rows), f"Mean scores, {some}, one training of each network; in brackets 95 % intervals"),
-        (gains, f"Mean differences, paired by song; {CORRECTED}"),
+        (gains, f"Mean differences, paired by song; {covers(1)}; {CORRECTED}"),
     ]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bsm.stats import Interval, interval_words
+from bsm.study import occurrence
 from bsm.study.assay import INSENSITIVE, MARGIN, Assay, assay, gain_of
 from bsm.study.claims.claim import (
     DEMO,
@@ -43,7 +44,8 @@ NO_TIME, BLIND_LOSS = "none", "loss-blind"
 """Positive controls: a network without time blocks, and a loss whose spectra lack the target."""
 DEGRADING = ("time-reshaped", "attention", THEIRS)
 """Networks known to degrade in windows longer or shorter than those of their training. The rows of the first mix
-frames; the others meet positions that they never saw."""
+frames; the others meet positions that they never saw. BS-RoFormer is one of them since it degraded on songs, and before
+it was scored in long windows on real singing."""
 ARMS = {"mamba2": OURS, "bs-roformer": THEIRS}
 """The long study's name of an arm -> its name in the results of a profile."""
 SAME = ARMS | {LABELS[NO_TIME]: NO_TIME}
@@ -94,7 +96,10 @@ def on_real_singing(
 
 def told_of(tried: int) -> tuple[str, ...]:
     """Say that the singers that judge an experiment also served its choice; nothing for the first experiment."""
-    return (f"It is the experiment number {tried} on these singers: earlier ones missed the gate.",) * (tried > 1)
+    if tried == 1:
+        return ()
+    earlier = "because earlier ones missed the gate, which favours the last one a little"
+    return (f"It is experiment {tried} on these singers, {earlier}.",)
 
 
 def scored(*records: Records) -> pd.DataFrame:
@@ -121,21 +126,47 @@ def gated(found: Finding, gate: Assay) -> Finding:
             WITH_LOSSES,
             "two other losses on real singing: clips of MIR-1K, three hours of a core",
             scores=Values(WITH_LOSSES, "scores", runs=True, arms=("mamba2", REDUCED_LOSS, BLIND_LOSS)),
+            regions=Values(WITH_LOSSES, "regions", runs=True, arms=("mamba2", REDUCED_LOSS)),
         ),
     ],
     margin=MARGIN,
 )
-def slight_loss(scores: Records, baselines: Records = (), *, margin: float, tried: int = 1) -> Finding:
-    """Compare models trained with both losses: slight means no more than the paper's advantage over BS-RoFormer."""
+def slight_loss(
+    scores: Records, baselines: Records = (), regions: Records = (), *, margin: float, tried: int = 1
+) -> Finding:
+    """Compare models trained with both losses: slight means no more than the paper's advantage over BS-RoFormer.
+
+    The stated measure is uSDR. Leakage beside vocal regions was looked at after the results. A loss in it cannot refute
+    the claim, but it leaves a claim about quality open.
+    """
     whole = [record for record in scores if record.get("window") is None]
     frame = scored(whole, baselines).replace({"system": {OURS: BASE}})
     if not {BASE, REDUCED_LOSS} <= set(frame["system"]):
         return Finding(Verdict.BLOCKED, "", (f"The variant `{REDUCED_LOSS}` was not trained.",))
     lost = gain_of(frame, BASE, REDUCED_LOSS)
     verdict = judge_ratio(lost, -np.inf, margin)
-    reasons = (f"Slight means at most {margin:g} dB, the paper's advantage over {THEIRS}.", *told_of(tried))
-    found = Finding(verdict, f"costs {interval_words(lost, ' dB')} uSDR", reasons)
-    return gated(found, assay(frame, [BASE, REDUCED_LOSS], BLIND_LOSS))
+    measured = f"costs {interval_words(lost, ' dB')} uSDR"
+    reasons = [
+        f"Slight means at most {margin:g} dB, the paper's advantage over {THEIRS}.",
+        f"The control is coarse. That {margin:g} dB can be seen follows from the width of the interval.",
+        *told_of(tried),
+    ]
+    leaks = leakage(scored(regions).replace({"system": {OURS: BASE}})) if regions else {}
+    if leaks:
+        said = " and ".join(f"{interval_words(more, ' dB')} {side}" for side, more in leaks.items())
+        reasons.insert(0, f"Leakage beside vocal regions changes by {said} them (looked at after the results).")
+        measured += f"; leakage before vocals changes by {interval_words(leaks['before'], ' dB')}"
+    if verdict == Verdict.SUPPORTED and any(more.high > margin for more in leaks.values()):
+        verdict = Verdict.INCONCLUSIVE
+        reasons.insert(0, "In uSDR, which was stated beforehand, the cost is slight; in silence, it is not seen to be.")
+    return gated(Finding(verdict, measured, reasons), assay(frame, [BASE, REDUCED_LOSS], BLIND_LOSS))
+
+
+def leakage(regions: pd.DataFrame) -> dict[str, Interval]:
+    """Return how much more the reduced loss leaks before and after vocal regions, dB."""
+    sides = {"before": occurrence.BEFORE, "after": occurrence.AFTER}
+    tables = {side: [table_of(regions, name, of) for name in (REDUCED_LOSS, BASE)] for side, of in sides.items()}
+    return {side: interval(differences(*pair), folds_of(regions)) for side, pair in tables.items()}
 
 
 def share_of_sound(seconds: float, window: float) -> float:
@@ -227,7 +258,7 @@ def stable_1_16(
         if NO_TIME in set(frame["system"]):
             over_none = [differences(table_of(frames[v], OURS), table_of(frames[v], NO_TIME)) for v in (w, own)]
             judged.append(judge_ratio(interval(differences(*over_none), folds_of(frame)), -MARGIN, MARGIN))
-    case, far = max(changes.items(), key=lambda pair: abs(pair[1].estimate))
+    case, far = max(changes.items(), key=lambda pair: _reach(pair[1]))
     heard = frames[case[0]]
     some = how_many(heard["song"].nunique(), "singer" if folds_of(heard) else "song")
     measured = f"at most {interval_words(far, ' dB')} {METRICS[case[1]]} at {case[0]:g} s, {some}"
@@ -244,7 +275,7 @@ def stable_1_16(
     reasons = [spans, f"Against windows of {own:g} s, as trained; stable means within {MARGIN:g} dB.", *told_of(tried)]
     theirs = {w: gain for w in frames if w != own and (gain := change(frames, THEIRS, w, own, "usdr")) is not None}
     if theirs:
-        at, most = max(theirs.items(), key=lambda pair: abs(pair[1].estimate))
+        at, most = max(theirs.items(), key=lambda pair: _reach(pair[1]))
         reasons.append(f"As context, {THEIRS} changes at most {interval_words(most, ' dB')} uSDR, at {at:g} s.")
     if "csdr" not in frames[own]:
         reasons.append("cSDR was not measured in these windows.")
@@ -257,6 +288,11 @@ def stable_1_16(
     if set(ARMS) <= {record["separator"] for record in real}:
         reasons.append(on_whole_clips(real, own))
     return gated(Finding(Verdict.worst(judged), measured, reasons), gate)
+
+
+def _reach(change: Interval) -> float:
+    """Return how far from zero a change may be: the farther end of its interval, or the estimate if it has none."""
+    return float(np.nanmax(np.abs(change[:3])))
 
 
 def on_whole_clips(scores: Records, window: float) -> str:
@@ -292,5 +328,6 @@ def nonoverlap_8(scores: Records, baselines: Records = (), *, window: float, mar
     verdict = judge_ratio(gain, -np.inf, margin)
     reasons = (f"Half of each window overlaps; windows suffice if the overlap gains at most {margin:g} dB.",)
     frame = scored([r for r in scores if r["window"] == r["hop"] == window], baselines)
-    found = Finding(verdict, f"overlap gains {interval_words(gain, ' dB')} uSDR", reasons)
+    some = how_many(tables[OURS, window, window / 2].index.get_level_values("song").nunique(), "song")
+    found = Finding(verdict, f"overlap gains {interval_words(gain, ' dB')} uSDR, {some}", reasons)
     return gated(found, assay(frame, [OURS], NO_TIME))

@@ -42,7 +42,7 @@ TERMS = f"""\
   frequencies voices have.
 - **Long study**: the trainings of `reports/long/campaign.yaml`; other small models are those of `make reproduce`.
 - **Described**: rebuilt from the text of the documents and the source of the unofficial implementation.
-- **Thresholds**: the limits that the rule of a claim takes."""
+- **Thresholds**: the limits that the rule of a claim takes. They are not adjusted for the number of claims."""
 
 
 class Line(NamedTuple):

@@ -68,6 +68,12 @@ def memory(answers: Sequence[Mapping[str, Any]], *, learned: float) -> Finding:
             f"Exploratory: from {RANGE:g} to {own.seconds:g} s, `{own.arm}` changes {length} by the input's length "
             f"alone, and {distance} by the cue's distance, which is forgetting."
         )
+    cut = frame[frame["name"] == f"cut {RANGE:g}"].groupby("arm", observed=True)["sdr"].mean()
+    if THEIRS in cut:
+        reasons.append(
+            f"With its memory cut, `{THEIRS}` has {cut[THEIRS]:.1f} dB. An arm that length alone brings near that has "
+            "nothing left to forget."
+        )
     if not control.low > 0:
         verdict = Verdict.INCONCLUSIVE
         reasons.append("The control is not seen to lose, so that the probe shows nothing.")
