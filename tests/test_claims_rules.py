@@ -228,7 +228,7 @@ def test_a_loss_that_leaks_is_not_slight_whatever_its_usdr(leaks, verdict):
     scores = trained({"base": 5.0, learning.REDUCED_LOSS: 4.9, learning.BLIND_LOSS: 2.0})
     means, measures = {"mamba2": -15.0, learning.REDUCED_LOSS: -15.0 + leaks}, (occurrence.BEFORE, occurrence.AFTER)
     found = learning.slight_loss(scores, baselines(), scored(means, metrics=measures), margin=0.41)
-    assert found.verdict == verdict and f"leakage before vocals changes by {leaks:.2f} dB" in found.measured
+    assert found.verdict == verdict and f", leaks {leaks:.2f} dB" in found.measured
 
 
 def windows(changes, *, without_time=2.0, reshaped=-3.0, seconds=48.0):

@@ -155,7 +155,7 @@ def slight_loss(
     if leaks:
         said = " and ".join(f"{interval_words(more, ' dB')} {side}" for side, more in leaks.items())
         reasons.insert(0, f"Leakage beside vocal regions changes by {said} them (looked at after the results).")
-        measured += f"; leakage before vocals changes by {interval_words(leaks['before'], ' dB')}"
+        measured += f", leaks {interval_words(leaks['before'], ' dB')} more"
     if verdict == Verdict.SUPPORTED and any(more.high > margin for more in leaks.values()):
         verdict = Verdict.INCONCLUSIVE
         reasons.insert(0, "In uSDR, which was stated beforehand, the cost is slight; in silence, it is not seen to be.")

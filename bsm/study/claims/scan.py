@@ -74,7 +74,7 @@ def scan_8x(speed: list[dict[str, Any]], *, faster: float, fast: str = "chunked"
         "The scan here is exact; the described chunked scan is not, and was not timed.",
         *("The chunked scan as the Mamba-2 paper lists it is the second figure." for _ in listed),
     )
-    also = "".join(f"; as the Mamba-2 paper lists it, {interval_words(own, 'x')}" for own in listed)
+    also = "".join(f"; as the Mamba-2 paper lists it {interval_words(own, 'x')}" for own in listed)
     return Finding(judge_ratio(gain, faster), interval_words(gain, "x") + also, reasons, (loop, exact))
 
 
