@@ -13,6 +13,7 @@ from pathlib import Path
 from bsm.errors import known
 from bsm.files import write_text
 from bsm.study import commands
+from bsm.study.assay import INSENSITIVE
 from bsm.study.claims import ledger
 from bsm.study.figures import table_markdown
 from bsm.study.profiles import Profile
@@ -47,12 +48,16 @@ def _made(settings: Profile, kind: str, what: str) -> str:
 def claims_table(judged: Sequence[ledger.Line], ids: Sequence[str]) -> str:
     """Return some claims as a table whose cells have at most :data:`WORDS` words.
 
-    Of a claim with several tests, the table shows the first that settles it, or else the first that is not blocked.
+    Of a claim with several tests, the table shows the first that settles it, or else the first that is not blocked; if
+    possible, one whose assay is sensitive.
     """
     how_open = {ledger.Verdict.INCONCLUSIVE: 1, ledger.Verdict.BLOCKED: 2}
     found = ledger.by_claim(judged)
     tests = [found[known("claim", name, found)] for name in ids]
-    chosen = [min(own, key=lambda line: how_open.get(line.finding.verdict, 0)) for own in tests]
+    chosen = [
+        min(own, key=lambda x: (how_open.get(x.finding.verdict, 0), x.finding.measured.startswith(INSENSITIVE)))
+        for own in tests
+    ]
     shown = ledger.frame(chosen)[["claim", "verdict", "evidence", "measured"]].map(shorten, na_action="ignore")
     return table_markdown(shown.rename(columns={"measured": "measured here"}), caption="").removesuffix("\n*.*\n")
 

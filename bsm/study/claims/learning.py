@@ -91,7 +91,7 @@ def on_real_singing(
     given = inputs | {"baselines": Values(baselines_of(experiment), "scores", runs=True)}
     command = f"bsm campaign {campaign}"
     options = {"tried": 1 + TRIED.index(experiment)}
-    return Test("small models, real singing", Evidence.SMALL, given, (LONG,), needs, command, options=options)
+    return Test("real singing", Evidence.SMALL, given, (LONG,), needs, command, options=options)
 
 
 def told_of(tried: int) -> tuple[str, ...]:
