@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from bsm.stats import interval_words
+from bsm.study import occurrence
 from bsm.study.assay import assay
 from bsm.study.claims.claim import PUBLISHED, Finding, Source, Values, Verdict, claim
 from bsm.study.claims.learning import (
@@ -17,6 +18,8 @@ from bsm.study.claims.learning import (
     WITH_ROFORMER,
     Records,
     gated,
+    leakage,
+    leakage_words,
     of_published,
     on_real_singing,
     scored,
@@ -86,6 +89,9 @@ def intermittent(
         by_bin(sdr_of(regions, "duration", measure), f"{OURS}'s own SDR, where silence has 0 dB"),
         *told_of(tried),
     ]
+    frame = scored(regions)
+    if {occurrence.BEFORE, occurrence.AFTER} <= set(frame):
+        reasons.insert(1, f"{leakage_words(leakage(frame, OURS, THEIRS))}, {OURS} minus {THEIRS}, in all regions.")
     if measure != "sdr":
         whole = advantage(regions)
         far = interval(whole[whole.index.get_level_values("duration") < shorter], folds)

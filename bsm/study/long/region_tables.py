@@ -267,11 +267,12 @@ def answer(scores: pd.DataFrame, rows: Rows, changes: Rows) -> str:
     ]
     inside = [row for row in rows if row["quantity"] == SDR and row["by"] != EVERYWHERE]
     for other in trained(scores)[1:]:
-        whole = next(row["differences"][other] for row in rows if row["by"] == EVERYWHERE)
+        everywhere = {row["quantity"]: words(row["differences"][other]) for row in rows if row["by"] == EVERYWHERE}
         said = [row["differences"][other]["verdict"] for row in inside]
         counts = f"more in {said.count('better')} of {len(said)} bins, less in {said.count('worse')}"
         lines.append(
-            f"- {BASE} minus {other}, SDR: {words(whole)} dB in all regions; {counts}, after Holm's adjustment."
+            f"- {BASE} minus {other}, SDR: {everywhere[SDR]} dB in all regions; {counts}, after Holm's adjustment. "
+            f"Leakage: {everywhere[BEFORE]} dB before and {everywhere[AFTER]} dB after regions; less is better."
         )
     return "\n".join([*lines, *_of_changes(changes)]) + "\n"
 
