@@ -102,8 +102,8 @@ def probe(values: Sequence[Mapping[str, Any]]) -> Frames:
     note = (
         f"{score}, of the networks with a memory. Numbers are gaps or lengths in s. `lead`: background before the cue "
         "instead of a long gap; `deleted`: the gap is cut out of the example; `swapped`: the cue has the other timbre, "
-        "so the other voice is the target; `cut`: the network carries nothing through the gap; `sharpened`: attention's logits are "
-        "scaled for the length"
+        "so the other voice is the target; `cut`: the network carries nothing through the gap; `sharpened`: "
+        "attention's logits are scaled for the length"
     )
     return [(by_arm, f"{score}, by the gap between cue and play"), (by_control.loc[order].reset_index(), note)]
 
