@@ -52,7 +52,7 @@ def test_tables_and_figures_have_every_variant():
     table = ablation.score_table(made, rows, {"base": 1, "mono": 2, "loss-mean": 3})
     assert list(table["change"])[::2] == ["the paper's design and loss", "mean over windows instead of their sum"]
     assert list(table["parameters"]) == [1, 2, 3]
-    assert list(table["reads"]) == ["–", "worse", "no difference seen"]
+    assert list(table["verdict"]) == ["–", "worse", "no difference seen"]
     assert table["difference (dB)"][1].startswith("-0.50 [")
     assert table["uSDR (dB)"][0] == pytest.approx(np.mean([r["usdr"] for r in made if r["variant"] == "base"]))
     figure = ablation.figure(made, rows)
@@ -81,12 +81,12 @@ def test_a_base_below_trivial_separators_decides_nothing():
     rows, mean = ablation.differences(made), np.mean([r["usdr"] for r in made if r["variant"] == "base"])
     above = ablation.unbeaten(made, floor(made, constant=-2.0, equaliser=-1.0))
     assert above == {} and ablation.reading(above).endswith("(Holm)")
-    assert list(ablation.score_table(made, rows, floors=above)["reads"]) == ["–", "worse"]
+    assert list(ablation.score_table(made, rows, floors=above)["verdict"]) == ["–", "worse"]
     below = ablation.unbeaten(made, floor(made, constant=-2.0, equaliser=1.0))
     assert below == {EQUALISER: pytest.approx(mean + 1)}
     said = f". The base scores below static equaliser ({mean + 1:.2f} dB): no difference here decides anything"
     assert ablation.reading(below) == said
-    assert "reads" not in ablation.score_table(made, rows, floors=below)
+    assert "verdict" not in ablation.score_table(made, rows, floors=below)
     assert list(ablation.unbeaten(made, floor(made, constant=0.5, equaliser=1.0))) == [CONSTANT, EQUALISER]
     with pytest.raises(ValueError, match="other songs"):
         ablation.unbeaten(made, floor(made, constant=0.5, equaliser=1.0)[:-1])

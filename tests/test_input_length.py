@@ -171,7 +171,7 @@ def test_without_a_window_of_the_training_the_longest_takes_its_place():
     assert against == {"BSMamba2": 2.0} and study.reference(made, {"BSMamba2": 1.0}) == {"BSMamba2": 1.0}
     rows = study.differences(made, against)
     assert [(r["metric"], r["window"], r["against"]) for r in rows] == [("usdr", 1.0, 2.0), ("csdr", 1.0, 2.0)]
-    assert list(study.score_table(made, rows, trained)["uSDR reads"]) == ["worse", "–"]
+    assert list(study.score_table(made, rows, trained)["uSDR verdict"]) == ["worse", "–"]
     above, _, below, _ = study.figure(made, rows, trained).axes
     assert "as trained" not in {text.get_text() for text in above.texts}
     assert below.get_title() == "uSDR against the longest window"
@@ -185,7 +185,7 @@ def test_tables_and_figures_have_every_condition():
     assert list(table["window"][:5]) == ["1 s", "2 s", "8 s", "whole song", "8 s, half overlapped"]
     assert list(table["model"]) == ["BSMamba2"] * 5 + ["BS-RoFormer"] * 5
     assert list(table["uSDR difference"][:2]) == ["-0.50 [-0.52, -0.48]", "–"]
-    assert list(table["uSDR reads"][:2]) == ["worse", "as trained"]
+    assert list(table["uSDR verdict"][:2]) == ["worse", "as trained"]
     axes = study.figure(made, rows, trained).axes
     assert [label.get_text() for label in axes[2].get_xticklabels()] == ["1", "2", "8", "song"]
     assert axes[0].get_title() == "uSDR, mean, n = 6 x 2 seeds"

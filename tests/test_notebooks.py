@@ -250,7 +250,7 @@ def test_what_is_measured_of_others_stands_apart(opened, tmp_path, monkeypatch, 
     assert opened(weights="author", out="there")[0].reports == Path("there") and not caplog.records
     settings, _, names = opened(weights="author")
     assert settings.reports == tmp_path / "runs/found" and names["out"] == str(tmp_path / "runs/found")
-    assert "not the profile's own models and songs: results go to runs/found, or to `out`" in caplog.text
+    assert "results go to runs/found; name another folder as `out`" in caplog.text
 
 
 def test_what_a_notebook_says_about_itself(opened):

@@ -25,7 +25,7 @@ def _shared(*seconds: float, repeats: int = 3) -> Callable:
     """Return a decorator that adds the options that subcommands share, with a subcommand's own defaults."""
     return combine(
         click.option("--json", "output", type=PATH, help="Result file."),
-        _seconds("--seconds", seconds, "Length of the audio; may be repeated."),
+        _seconds("--seconds", seconds, "Length of the audio, s; may be repeated."),
         click.option("--repeats", type=COUNT, default=repeats, help="Number of rounds."),
     )
 
@@ -58,7 +58,7 @@ def bench_block(output: Path | None, **options: Any) -> None:
 @bench.command("model")
 @_shared(8.0, 16.0)
 @_preset
-@_seconds("--profile-seconds", (8.0,), "Length of the audio for the list of costs by operation; may be repeated.")
+@_seconds("--profile-seconds", (8.0,), "Length of the audio, s, for the list of costs by operation; may be repeated.")
 @click.option(
     "--model",
     "models",
@@ -79,7 +79,9 @@ def bench_model(output: Path | None, **options: Any) -> None:
 @_shared(1.0)
 @click.option("--preset", help="Size of the network.  [default: paper; with --against, all that it compares]")
 @click.option("--batch", default=1, type=COUNT, help="Segments per batch.")
-@click.option("--precision", default="32-true", type=click.Choice(["32-true", "bf16-mixed"]))
+@click.option(
+    "--precision", default="32-true", type=click.Choice(["32-true", "bf16-mixed"]), help="Precision of the training."
+)
 @_device
 @click.option(
     "--against",
@@ -87,7 +89,10 @@ def bench_model(output: Path | None, **options: Any) -> None:
     help="Checkout of another revision: compare steps of both on the CPU, with fixed batches and lengths.",
 )
 def bench_step(output: Path | None, against: Path | None, **options: Any) -> None:
-    """Measure the parts of a training step; or compare two revisions."""
+    """Measure a training step part by part.
+
+    With --against, compare the steps of two revisions instead.
+    """
     if against:
         from bsm.study.speed import against as compare
 
@@ -110,9 +115,10 @@ def bench_step(output: Path | None, against: Path | None, **options: Any) -> Non
 @click.argument("parts", nargs=-1)
 @click.option("--deadline", type=seconds, help="Time for all parts, s.  [default: 8 minutes]")
 def bench_gpu(parts: tuple[str, ...], deadline: float | None) -> None:
-    """Measure what needs a GPU. Each of PARTS, by default all, runs in a process of its own.
+    """Measure what needs a GPU.
 
-    A part's result is saved in reports/gpu/results when the part ends. The exit status is 1 if a part failed.
+    Each of PARTS, by default all, runs in a process of its own. A part's result is saved in reports/gpu/results when
+    the part ends. The exit status is 1 if a part failed.
     """
     from bsm.study import gpu
     from bsm.study.figures import table_markdown
@@ -177,16 +183,19 @@ def _run(
 
 @click.command()
 @_preset
-@click.option("--device", default="cpu", type=click.Choice(["cpu", "cuda"]))
+@click.option("--device", default="cpu", type=click.Choice(["cpu", "cuda"]), help="Device of the measured steps.")
 @click.option(
-    "--from", "source", type=PATH, help="Result of `bsm bench step`.  [default: the closest match under reports/]"
+    "--from",
+    "source",
+    type=PATH,
+    help="Result of `bsm bench step --json`.  [default: the closest match under reports/]",
 )
 @click.option("--profile", default="demo", help="Profile whose training is planned, too.")
 def plan(preset: str, device: str, source: Path | None, profile: str) -> None:
     """Predict hours and memory of trainings.
 
-    The prediction extrapolates from measured steps, and names them. It covers the paper's training and the documents'
-    100 epochs, for a network of size --preset; and the training of --profile.
+    The prediction extrapolates from measured steps, and names them. It covers the paper's training and the
+    100 epochs of the unofficial implementation's documents, both at the size --preset, and the training of --profile.
     """
     from bsm.config import ModelConfig
     from bsm.study.profiles import Profile

@@ -20,9 +20,9 @@ def claims() -> None:
 @claims.command()
 @_reports
 def check(reports: Path | None) -> None:
-    """Judge all claims again, and compare CLAIMS.md.
+    """Judge all claims again, and compare the result with CLAIMS.md.
 
-    It checks contributed results first. The exit status is 1 if CLAIMS.md differs.
+    Contributed results are checked first. The exit status is 1 if CLAIMS.md differs.
     """
     from bsm.study.claims import ledger
 
@@ -57,7 +57,7 @@ def render(reports: Path | None) -> None:
 def contribute(reports: Path | None, result: Path, contributor: str, system: str) -> None:
     """Add RESULT, a file of `bsm evaluate`, to the results.
 
-    It goes to reports/contributed, by which claims are judged, too.
+    The copy goes to reports/contributed. Claims are judged by the results there, too.
     """
     from bsm.study.claims.ledger import REPORTS
     from bsm.study.contributed import contribute
@@ -70,7 +70,7 @@ def contribute(reports: Path | None, result: Path, contributor: str, system: str
 def count(reports: Path | None) -> None:
     """Count memory and operations of the paper's model.
 
-    The tensors have no values. It takes about a minute.
+    They are counted from tensors without values, in about a minute.
     """
     from bsm.study import counts
     from bsm.study.claims.exact import TENSORS

@@ -43,7 +43,7 @@ def data_list() -> None:
 def data_fetch(name: str, source: str | None) -> None:
     """Fetch the data set NAME into data/NAME: download, check, unpack.
 
-    Repeat an interrupted call to continue its download.
+    After an interruption, the same command continues the download.
     """
     from bsm.data.fetch import fetch
     from bsm.data.registry import load
@@ -55,7 +55,11 @@ def data_fetch(name: str, source: str | None) -> None:
 
 @data.command("verify")
 @click.argument("name_or_path")
-@click.option("--fill", is_flag=True, help="Enter measured sizes and checksums that the manifest has as unverified.")
+@click.option(
+    "--fill",
+    is_flag=True,
+    help="Write measured sizes and checksums into the manifest where it marks them as unverified.",
+)
 def data_verify(name_or_path: str, fill: bool) -> None:
     """Read a data set or a folder of songs, and print every fault.
 
@@ -112,9 +116,8 @@ def weights_list() -> None:
 def weights_fetch(name: str, source: str | None) -> None:
     """Fetch the weights NAME into the cache, and check them.
 
-    The cache is BSM_CACHE, or the platform's. Size and SHA-256 are checked.
-
-    Repeat an interrupted call to continue its download.
+    The cache is the folder BSM_CACHE, or the platform's cache. Size and SHA-256 are checked. After an interruption, the
+    same command continues the download.
     """
     from bsm.weights.registry import entry, fetch
 
@@ -137,11 +140,10 @@ def weights_path(name: str) -> None:
 @click.argument("target", type=PATH)
 @click.option("--config", type=PATH, help="YAML file that belongs to a checkpoint of Music-Source-Separation-Training.")
 def weights_convert(source: str, target: Path, config: Path | None) -> None:
-    """Convert weights to the other project's layout, or to ours.
+    """Convert weights to or from Music-Source-Separation-Training.
 
-    The other project is Music-Source-Separation-Training. SOURCE is a file, a run or a name.
-
-    TARGET.safetensors is ours, with a card (JSON). TARGET.ckpt is for that project's inference.py, with a YAML file. A
+    SOURCE is a file, a folder of a run, or a name. If TARGET ends in .safetensors, it has the layout of bsm, and a JSON
+    file describes it. If TARGET ends in .ckpt, it is for that project's inference.py, and a YAML file goes with it. A
     network that the other project cannot build is refused, with the name of each field.
     """
     from bsm.weights.msst import convert

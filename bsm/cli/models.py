@@ -62,7 +62,7 @@ def separate(
     """Separate songs into vocals and accompaniment.
 
     Each of SONGS gives SONG.vocals.wav and SONG.accompaniment.wav (mixture - vocals), with its rate, channels and
-    length. Separates each audio file in a folder; skips earlier outputs.
+    length. Of a folder, each audio file is separated, except earlier outputs.
     Existing files are replaced with --overwrite only; a file in SONGS is never replaced. The command stops at the first
     song that it cannot separate, and keeps the outputs of earlier songs. Repeat it with --skip-existing to continue.
     If a folder has audio or video files that cannot be read, they are named, and the exit status is 2.
@@ -91,7 +91,7 @@ def separate(
 @click.command()
 @separation_options
 @click.option("--data", "root", type=PATH, required=True, help="Folder of songs, or of a known data set.")
-@click.option("--split", type=click.Choice(["test", "valid", "train"]), default="test")
+@click.option("--split", type=click.Choice(["test", "valid", "train"]), default="test", help="Songs to score.")
 @click.option("--processes", type=COUNT, default=2, help="Number of scoring processes.")
 @click.option("--skip-bad", is_flag=True, help="Skip songs that are damaged or incomplete, and name them.")
 @click.option(
@@ -123,7 +123,7 @@ def evaluate(weights: str | None, **options: Any) -> None:
     "--threshold-db",
     default=-40.0,
     type=click.FloatRange(max=0),
-    help="Level above which a voice sounds, dB re the loudest frames.",
+    help="Level above which a voice counts as singing, dB relative to the loudest frames.",
 )
 @click.option(
     "-o", "--output", type=PATH, default=Path("regions.json"), help="Result file; the figure is written next to it."
@@ -131,11 +131,11 @@ def evaluate(weights: str | None, **options: Any) -> None:
 def regions(
     references: Path, estimates: tuple[Path, ...], names: tuple[str, ...], threshold_db: float, output: Path
 ) -> None:
-    """Score anyone's estimated vocals by vocal region.
+    """Score any system's estimated vocals by vocal region.
 
     The scores are SDR, by the region's duration and by the gap before it, and leakage outside the regions. REFERENCES
-    is a data set, a folder of songs, or one song's folder. ESTIMATES is a folder of one system's files, or one file. Of
-    several systems, the first is compared with each of the others. Intervals are clustered by song.
+    is a data set, a folder of songs, or one song's folder. ESTIMATES is a folder of one system's files, or one file.
+    If there are several systems, the first is compared with each of the others. Intervals are clustered by song.
     """
     from bsm.study.estimates import score_regions
     from bsm.study.records import check_result_path

@@ -31,7 +31,9 @@ def device_option(default: str = "auto", choices: tuple[str, ...] = ()) -> Calla
 
         return choose_device(name)
 
-    kind: dict[str, Any] = {"type": click.Choice(choices)} if choices else {"help": "auto, cpu or cuda."}
+    kind: dict[str, Any] = (
+        {"type": click.Choice(choices), "help": "Device."} if choices else {"help": "Device: auto, cpu or cuda."}
+    )
     return click.option("--device", default=default, callback=check, **kind)
 
 

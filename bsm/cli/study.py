@@ -37,12 +37,18 @@ def study(notebook: str, profile: str, parameters: tuple[tuple[str, str], ...], 
 @click.option("--cores", default=1, type=COUNT, help="Number of trainings at a time, one per core.")
 @click.option("--status", is_flag=True, help="Show what is done and what is left, and train nothing.")
 def campaign(file: Path, cores: int, status: bool) -> None:
-    """Work through the trainings that a campaign FILE lists. The same command resumes an interrupted campaign."""
+    """Work through the trainings that a campaign FILE lists.
+
+    The same command resumes an interrupted campaign.
+    """
     from bsm.study.campaign import Campaign, frozen_checkout, work
 
     todo = Campaign(file)
     for folder in todo.lacking_data():
-        click.echo(f"{folder}: no such folder; its runs are left out until the songs lie there or are linked", err=True)
+        click.echo(
+            f"{folder}: no such folder; runs on its songs are left out until the songs are there, or a link to them",
+            err=True,
+        )
     if not status and (failed := work(todo, frozen_checkout(todo.revision), cores)):
         raise click.ClickException(f"{len(failed)} trainings failed: {', '.join(failed)}")
     table = todo.status()

@@ -16,7 +16,9 @@ from bsm.cli.options import COUNT, PATH, device_option
     "--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of weights and segments.  [default: the profile's]"
 )
 @click.option("--steps", type=COUNT, help="Number of optimiser updates.  [default: the profile's]")
-@click.option("--backbone", default="bsmamba2", help="Network: bsmamba2, bs-roformer, or a time block such as none.")
+@click.option(
+    "--backbone", default="bsmamba2", help="Network: bsmamba2, bs-roformer, or a time block, such as attention or none."
+)
 @click.option("--variant", help="Variant of bsmamba2 for the ablations, such as base.")
 @click.option("--run", type=PATH, help="Folder of the run.  [default: under runs/]")
 @device_option()
@@ -33,7 +35,7 @@ def train(
 
     The same command resumes a training that was stopped or killed. Ctrl-C and SIGTERM save a checkpoint first. More
     --steps continue a finished training if its learning rate is constant. Without --run and --steps, an earlier run
-    with other settings is moved aside, not deleted. `torchrun --nproc-per-node N -m bsm train PROFILE` trains in N
+    with other settings is kept aside, not deleted. `torchrun --nproc-per-node N -m bsm train PROFILE` trains in N
     processes.
     """
     from bsm.study.profiles import Profile

@@ -138,8 +138,8 @@ def score_table(
     for name, gain in gains.items():
         line = {"change": VARIANTS[name].asks} | ({"parameters": parameters[name]} if parameters else {})
         line["uSDR (dB)"] = paired(found[name])["estimate"]
-        reads = {} if EQUALISER in (floors or {}) else {"reads": gain["verdict"] if gain else "–"}
-        lines.append(line | {"difference (dB)": words(gain)} | reads)
+        said = {} if EQUALISER in (floors or {}) else {"verdict": gain["verdict"] if gain else "–"}
+        lines.append(line | {"difference (dB)": words(gain)} | said)
     return pd.DataFrame(lines)
 
 

@@ -104,7 +104,7 @@ def score_table(records: Records, rows: Records, trained: dict[str, float]) -> p
             line[label] = paired(tables[metric][model, window, hop])["estimate"]
             line[f"{label.split()[0]} difference"] = words(row)
             if metric == "usdr":
-                line["uSDR reads"] = row["verdict"] if row else "as trained" if window == trained[model] else "–"
+                line["uSDR verdict"] = row["verdict"] if row else "as trained" if window == trained[model] else "–"
         lines.append(line)
     return pd.DataFrame(lines)
 

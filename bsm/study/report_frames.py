@@ -35,10 +35,10 @@ def held_out(records: Sequence[Mapping[str, Any]]) -> Frames:
     ]
     compared = {label: corrected([paired(own[OURS], own[name]) for name in others]) for label, own in found.items()}
     gains = pd.DataFrame({f"{OURS} minus": others} | {label: [*map(words, own)] for label, own in compared.items()})
-    gains["uSDR reads"] = [gain["verdict"] for gain in compared[METRICS["usdr"]]]
+    gains["uSDR verdict"] = [gain["verdict"] for gain in compared[METRICS["usdr"]]]
     some = counted(paired(usdr[OURS]))
     return [
-        (pd.DataFrame(rows), f"Mean scores, {some}, one training of each network; in brackets 95 % intervals"),
+        (pd.DataFrame(rows), f"Means over songs ({some}), one training of each network; in brackets 95 % intervals"),
         (gains, f"Mean differences, paired by song; {covers(1)}; {CORRECTED}"),
     ]
 
@@ -48,9 +48,9 @@ def headline(records: Sequence[Mapping[str, Any]]) -> list[str]:
     (means, _), (gains, _) = held_out(records)
     scores = "; ".join(f"{name} {score}" for name, score in zip(means[""], means["uSDR (dB)"], strict=True))
     lines = [f"uSDR on held-out songs, in dB: {scores}."]
-    for name, gain, reads in zip(gains.iloc[:, 0], gains["uSDR (dB)"], gains["uSDR reads"], strict=True):
+    for name, gain, said in zip(gains.iloc[:, 0], gains["uSDR (dB)"], gains["uSDR verdict"], strict=True):
         if name in LABELS.values():
-            lines.append(f"{OURS} minus {name}, paired by song: {gain} dB, {reads}.")
+            lines.append(f"{OURS} minus {name}, paired by song: {gain} dB, {said}.")
     return lines
 
 
@@ -60,8 +60,8 @@ def windows(values: Mapping[str, Any]) -> Frames:
     rows = input_length.differences(values["scores"], values["against"])
     some = counted(rows[0]) if rows else "nothing to compare"
     note = (
-        f"Scores by window, {some}; differences from the training's window, and with overlap from the same "
-        f"window without; {CORRECTED}"
+        f"Means over songs ({some}) by window; differences from the training's window, or with overlap from the same "
+        f"window without overlap; {CORRECTED}"
     )
     return [(input_length.score_table(values["scores"], rows, trained), note)]
 
@@ -74,8 +74,8 @@ def regions(values: Mapping[str, Any], duration_bins: Sequence[float]) -> Frames
     compared = [row for name in measures for row in occurrence.compare(found, name, groups)]
     shown = occurrence.comparison_table(compared, "duration", models=2)  # a page holds no more columns
     note = (
-        "SDR inside vocal regions by duration, and leakage beside them (error re mixture, less is better); paired by "
-        f"region; {CORRECTED}, measure by measure"
+        "SDR inside vocal regions by duration, and leakage before and after them (energy of the error relative to the "
+        f"mixture; less is better); differences are paired by region; {CORRECTED}, measure by measure"
     )
     return [(shown, note)]
 
@@ -100,10 +100,10 @@ def probe(values: Sequence[Mapping[str, Any]]) -> Frames:
     order = sorted(by_control.index, key=lambda name: (name.split()[:-1], float(name.split()[-1])))
     score = "SDR in dB / right choices on the probe, means over the seeds that learned (over all, where none did)"
     note = (
-        f"{score}, of the networks with a memory. The number is in s. `lead`: background before the cue instead of a "
-        "long gap; `deleted`: the gap is cut out of the example; `swapped`: the cue has the other timbre, so the other "
-        "voice is the target; `cut`: the network carries nothing through the gap; `sharpened`: attention's logits are "
-        "scaled for the length"
+        f"{score}, of the networks with a memory. Numbers are gaps or lengths in s. `lead`: background before the cue "
+        "instead of a long gap; `deleted`: the gap is cut out of the example; `swapped`: the cue has the other timbre, "
+        "so the other voice is the target; `cut`: the network carries nothing through the gap; `sharpened`: "
+        "attention's logits are scaled for the length"
     )
     return [(by_arm, f"{score}, by the gap between cue and play"), (by_control.loc[order].reset_index(), note)]
 

@@ -78,7 +78,10 @@ def results_folder(notebook: Notebook, given: Mapping[str, Any]) -> str:
     if given.get("out") or not others:
         return str(given.get("out") or "")
     folder = ROOT / "runs" / notebook.name
-    log.warning("not the profile's own models and songs: results go to %s, or to `out`", folder.relative_to(ROOT))
+    log.warning(
+        "these are not the profile's own models and songs: results go to %s; name another folder as `out`",
+        folder.relative_to(ROOT),
+    )
     return str(folder)
 
 

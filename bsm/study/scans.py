@@ -98,8 +98,8 @@ def facts_table(results: dict[str, Any]) -> pd.DataFrame:
     share, (short, long) = results["matmul_share"], results["scaling"]
     longer = min(long["seconds"]) / min(short["seconds"])
     facts = {
-        f"time of {long['length']} steps, times that of {short['length']}": longer,
-        "forward time, times its matrix products' at full rate": min(share["seconds"]) / share["floor"],
+        f"time of {long['length']} steps over that of {short['length']}": longer,
+        "forward time over that of its matrix products at full rate": min(share["seconds"]) / share["floor"],
         "matrix products (GFLOP/s)": share["rate"] / 1e9,
     }
     for record in results["block"]:
@@ -110,8 +110,8 @@ def facts_table(results: dict[str, Any]) -> pd.DataFrame:
         facts[f"convolution, {record['backend']}, {record['pass']} (ms)"] = 1e3 * min(record["seconds"])
     if compiled := results["compile"]:
         gain = ratio(compiled["seconds"]["plain"], compiled["seconds"]["compiled"])
-        facts[f"torch.compile of a block of `{compiled['preset']}`"] = interval_words(gain, "x")
-        facts["seconds to compile it"] = compiled["compile_seconds"]
+        facts[f"gain of torch.compile, a block of `{compiled['preset']}`"] = interval_words(gain, "x")
+        facts["time to compile that block (s)"] = compiled["compile_seconds"]
     return pd.DataFrame(facts.items(), columns=["", "value"])
 
 
@@ -186,7 +186,7 @@ def score_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     exact, rough = found["chunked"], found[FEEDTHROUGH]
     row = {f"uSDR, {n} (dB)": words(paired(own)) for n, own in (("exact scan", exact), (FEEDTHROUGH, rough))}
     gain = paired(rough, exact)
-    return pd.DataFrame([row | {"difference (dB)": words(gain), "songs": gain["songs"], "reads": gain["verdict"]}])
+    return pd.DataFrame([row | {"difference (dB)": words(gain), "songs": gain["songs"], "verdict": gain["verdict"]}])
 
 
 def trainings(

@@ -65,14 +65,16 @@ def loader_4x(speed: list[dict[str, Any]], cores: int, *, faster: float, workers
     segments = next(r["segments"] for r in speed if r["case"] == "0 workers")
     alone = segments / np.mean(times["0 workers"])
     reasons = [
-        "Twice the workers can at best do twice the work; starting them anew weighs the more, the shorter an epoch is.",
-        f"One process without workers mixes {alone:,.0f} segments a second here, files in memory.",
+        "Twice the workers can at best do twice the work. "
+        "Restarting them costs relatively more, the shorter an epoch is.",
+        f"One process without workers mixes {alone:,.0f} segments a second here, from files in memory.",
     ]
     if cores <= workers:
-        return Finding(Verdict.BLOCKED, "", (f"{workers} workers on {cores} cores measure the machine.", *reasons))
+        lacking = f"A timing of {workers} workers on {cores} cores would measure the lack of cores, not the loader."
+        return Finding(Verdict.BLOCKED, "", (lacking, *reasons))
     gain = ratio(times[RESTARTED], times["4 workers"])
     lasting = ratio(times["2 workers"], times["4 workers"])
-    reasons.append(f"Over two workers that live on, too: {interval_words(lasting, 'x')}.")
+    reasons.append(f"Against two persistent workers: {interval_words(lasting, 'x')}.")
     verdict, counted = judge_ratio(gain, faster), [r for r in speed if r["case"] in (RESTARTED, "4 workers")]
     return Finding(verdict, interval_words(gain, "x"), (f"{rounds(gain)}.", *reasons), counted)
 

@@ -87,8 +87,8 @@ def loss_exact(losses: list[dict[str, Any]], *, tolerance: float) -> Finding:
     differ = [r for r in losses if abs(r["seed"] - r["paper"]) > tolerance * max(abs(r["paper"]), tolerance)]
     values = "; ".join(f"{r['case']}: {r['seed']:.3g} against {r['paper']:.3g}" for r in losses)
     reasons = (
-        f"Random signals, described loss against the paper's. {values}.",
-        "The described one has three windows, magnitudes and a mean; the paper's five, complex values and a sum.",
+        f"The described loss against the paper's, on random signals: {values}.",
+        "The described loss has three windows, magnitudes and a mean; the paper's has five, complex values and a sum.",
     )
     return Finding(Verdict.of(not differ), f"{len(differ)} of {len(losses)} values differ", reasons)
 
@@ -105,7 +105,8 @@ def stft_15(stfts: dict[str, int], *, claimed: int) -> Finding:
     """Count the transforms in one evaluation of a literal loss."""
     measured = f"{stfts['as described']} as described, {stfts['three windows']} after the cut, {stfts['here']} here"
     reasons = (
-        "The kinds of loss share the transforms of estimate and target. Here one of their difference is enough.",
+        "The kinds of loss share the transforms of estimate and target. "
+        "Here, one transform of their difference is enough.",
     )
     return Finding(Verdict.of(stfts["as described"] == claimed), measured, reasons)
 
@@ -144,8 +145,8 @@ def step_60_12() -> Finding:
     reasons = (
         "The same step has another length in each document.",
         f"The listed parts add up to {' and '.join(f'{b:g} to {a:g} s' for b, a in sorted(listed))}.",
-        f"The totals of the {', '.join(without)} are no sum of parts.",
-        "Nothing is left for projections, norms and optimiser, whose time no change of theirs shortens.",
+        f"The totals in the {', '.join(without)} are not a sum of listed parts.",
+        "No time is left for projections, norms and the optimiser, which no change of theirs makes faster.",
     )
     return Finding(verdict, " against ".join(", ".join(map(str, values)) + " s" for values in totals), reasons)
 

@@ -83,8 +83,8 @@ def intermittent(
     gain, more = interval(gains[short], folds), interval(gains, folds, against=~short)
     holds, fails = gain.low > 0 and more.low > 0, gain.high < 0 or more.high < 0
     reasons = [
-        f"This is {interval_words(more, ' dB')} more than in longer regions; an advantage everywhere says nothing of "
-        "intermittent vocals.",
+        f"This is {interval_words(more, ' dB')} more than in longer regions; an advantage everywhere says nothing "
+        "about intermittent vocals.",
         by_bin(gains, "By duration of the region"),
         by_bin(sdr_of(regions, "duration", measure), f"{OURS}'s own SDR, where silence has 0 dB"),
         *told_of(tried),

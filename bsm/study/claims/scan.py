@@ -168,7 +168,7 @@ def parity_1e5(own: list[dict[str, Any]], kernels: list[dict[str, Any]] | None =
     """Take the errors of the kernel's outputs and gradients against the definition in float64, relative to norms."""
     plain = worst_errors(own)
     reasons = (
-        "Errors are relative, in float32 against float64; the claim does not say of what its difference is.",
+        "Errors are relative, in float32 against float64; the claim does not say what its difference is relative to.",
         f"Without kernels, outputs of PyTorch's own scans err by at most {plain[0]:.1e}, their gradients by "
         f"{plain[1]:.1e}.",
         "Where PyTorch's own gradients miss the bound, a kernel's failure proves nothing: a fair bound is twice "

@@ -69,7 +69,7 @@ def train_5x(
         *estimated,
         f"With the reduced loss and mono; {_where(slow)}, {rounds(theirs)}.",
         f"With the paper's loss and stereo: {interval_words(exact, 'x')}.",
-        "The scan after is exact, theirs is not. The gain grows with the length of the loop.",
+        "The faster scan here is exact; the documents' is not. The gain grows with the length of the loop.",
     )
     return Finding(Verdict.agreed(found), interval_words(theirs, "x"), reasons, (slow, reduced))
 
@@ -98,7 +98,7 @@ def scan_65pct(
         f"With the described loop, forward and backward; {_where(before)}, {rounds(loop)}.",
         *(f"With a careful loop ({where}): {interval_words(share, ' %')}." for where, share in careful.items()),
         f"With the chunked scan: {interval_words(ours, ' %')}.",
-        "The described loop's share grows with its length, for its backward pass is quadratic.",
+        "The described loop's share grows with its length, because its backward pass is quadratic.",
     )
     return Finding(Verdict.agreed(found), interval_words(loop, " %"), reasons, (before, *careful_steps))
 

@@ -269,7 +269,7 @@ def answer(scores: pd.DataFrame, rows: Rows, changes: Rows) -> str:
     for other in trained(scores)[1:]:
         everywhere = {row["quantity"]: words(row["differences"][other]) for row in rows if row["by"] == EVERYWHERE}
         said = [row["differences"][other]["verdict"] for row in inside]
-        counts = f"more in {said.count('better')} of {len(said)} bins, less in {said.count('worse')}"
+        counts = f"higher in {said.count('better')} of {len(said)} bins, lower in {said.count('worse')}"
         lines.append(
             f"- {BASE} minus {other}, SDR: {everywhere[SDR]} dB in all regions; {counts}, after Holm's adjustment. "
             f"Leakage: {everywhere[BEFORE]} dB before and {everywhere[AFTER]} dB after regions; less is better."

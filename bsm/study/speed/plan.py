@@ -22,10 +22,10 @@ from bsm.study.speed.step import OURS, part_seconds, size
 SEGMENTS = 30  # segments that each of the paper's two GPUs processes for an update
 LIKE_OURS = (OURS.name, "chunked", "triton")  # variants whose step is that of bsm.train, on a CPU or on a GPU
 LIMITS = (
-    "Hours are of one device; network time grows with the operations of its matrix products, loss and data with the "
-    "samples, the optimiser with the parameters. Validation and checkpoints are not counted. The intervals are over "
-    "the rounds measured and know nothing of the extrapolation's error. Memory is counted from tensors in float32, "
-    "with mamba-ssm's kernels; libraries come on top."
+    "Hours are those of one device. The network's time grows with the operations of its matrix products, that of loss "
+    "and data with the samples, and that of the optimiser with the parameters. Validation and checkpoints are not "
+    "counted. The intervals cover the measured rounds, not the error of the extrapolation. Memory is counted from "
+    "tensors in float32, with mamba-ssm's kernels and without libraries."
 )
 
 
