@@ -139,7 +139,7 @@ def test_every_result_stands_by_its_revision(demo, short):
 def test_what_was_not_measured_is_no_zero(demo, short):
     shutil.rmtree(demo.reports / "benchmarks")
     text = write_report(demo).read_text()
-    assert "not measured by the workflow" in text and "hours" not in text.split("## Compute")[1].split("##")[0]
+    assert "The workflow measured no time" in text and "hours" not in text.split("## Compute")[1].split("##")[0]
     assert re.search(r"^\| in all( \| –)+ \|$", (demo.reports / "tables/cost.md").read_text(), re.MULTILINE)
 
 
