@@ -58,12 +58,13 @@ def train_5x(
     whole = next((r for r in backends if r["preset"] == "paper" and r["scan"] == "chunked"), None)
     timed = beside_the_loop(speed)
     if whole and timed:
-        share, loop = shares(whole, SCAN).estimate / 100, ratio(timed[LOOP]["seconds"], timed["chunked"]["seconds"])
-        low, high = (1 - share + share * end for end in (loop.low, loop.high))
+        share, loop = shares(whole, SCAN), ratio(timed[LOOP]["seconds"], timed["chunked"]["seconds"])
+        ends = (share.low, loop.low), (share.high, loop.high)
+        low, high = (1 + part / 100 * (longer - 1) for part, longer in ends)
         found.add(Verdict.of(low >= faster, high < faster))
         estimated = [
-            f"Estimated at the paper's size: {low:.1f} to {high:.1f}x. There the scan takes {100 * share:.0f} % of a "
-            f"chunked step, and the described loop {loop.low:.1f} to {loop.high:.1f} times as long as the scan."
+            f"Estimated at the paper's size: {low:.1f} to {high:.1f}x. There the scan takes {interval_words(share, ' %')} of "
+            f"a chunked step, and the described loop {loop.low:.1f} to {loop.high:.1f} times as long as the scan."
         ]
     reasons = (
         *estimated,
