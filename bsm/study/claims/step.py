@@ -63,8 +63,9 @@ def train_5x(
         low, high = (1 + part / 100 * (longer - 1) for part, longer in ends)
         found.add(Verdict.of(low >= faster, high < faster))
         estimated = [
-            f"Estimated at the paper's size: {low:.1f} to {high:.1f}x. There the scan takes {interval_words(share, ' %')} of "
-            f"a chunked step, and the described loop {loop.low:.1f} to {loop.high:.1f} times as long as the scan."
+            f"Estimated at the paper's size: {low:.1f} to {high:.1f}x. There the scan takes "
+            f"{interval_words(share, ' %')} of a chunked step, and the described loop {loop.low:.1f} to {loop.high:.1f} "
+            "times as long as the scan."
         ]
     reasons = (
         *estimated,
