@@ -64,8 +64,8 @@ def train_5x(
         found.add(Verdict.of(low >= faster, high < faster))
         estimated = [
             f"Estimated at the paper's size: {low:.1f} to {high:.1f}x. There the scan takes "
-            f"{interval_words(share, ' %')} of a chunked step, and the described loop {loop.low:.1f} to {loop.high:.1f} "
-            "times as long as the scan."
+            f"{interval_words(share, ' %')} of a chunked step, and the described loop {loop.low:.1f} to "
+            f"{loop.high:.1f} times as long as the scan."
         ]
     reasons = (
         *estimated,
