@@ -141,7 +141,7 @@ def test_a_campaigns_runs_are_gathered(tmp_path):
     put(tmp_path, {"songs-1s-mamba2-lr0.004": {"history": []}}, LONG, {"arm": "mamba2"})  # chooses a rate: no result
     line = judged(tmp_path)["stable-1-16 (small models)"]
     assert line.finding.verdict == SUPPORTED, line.finding
-    assert len(line.files) == 10 and "these are seen to: attention" in " ".join(line.finding.reasons)
+    assert len(line.files) == 10 and "these are seen to degrade here: attention" in " ".join(line.finding.reasons)
     (tmp_path / "long/results/songs-1s-none-seed0.json").unlink()
     assert len(judged(tmp_path)["stable-1-16 (small models)"].files) == 9
 

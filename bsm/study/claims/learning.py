@@ -197,7 +197,8 @@ def windows_of(scores: Records) -> dict[float, pd.DataFrame]:
 def change(frames: Mapping[float, pd.DataFrame], name: str, window: float, to: float, metric: str) -> Interval | None:
     """Return how a model's score changes from one window ``to`` another, paired; None if it was not scored in both."""
     tables = [table_of(frames[w], name, metric) for w in (window, to)]
-    return None if any(t.empty for t in tables) else interval(differences(*tables), folds_of(frames[window]))
+    folds = folds_of(pd.concat([frames[w] for w in (window, to)]))  # a recording may fill the windows of one alone
+    return None if any(t.empty for t in tables) else interval(differences(*tables), folds)
 
 
 @claim(
@@ -262,7 +263,8 @@ def stable_1_16(
     for w, frame in frames.items():
         if NO_TIME in set(frame["system"]):
             over_none = [differences(table_of(frames[v], OURS), table_of(frames[v], NO_TIME)) for v in (w, own)]
-            judged.append(judge_ratio(interval(differences(*over_none), folds_of(frame)), -MARGIN, MARGIN))
+            folds = folds_of(pd.concat([frame, frames[own]]))
+            judged.append(judge_ratio(interval(differences(*over_none), folds), -MARGIN, MARGIN))
     case, far = max(changes.items(), key=lambda pair: _reach(pair[1]))
     heard = frames[case[0]]
     some = how_many(heard["song"].nunique(), "singer" if folds_of(heard) else "song")
@@ -275,7 +277,8 @@ def stable_1_16(
     losses = {name: [change(frames, name, w, own, "usdr") for w in frames if w != own] for name in DEGRADING}
     seen = [name for name, found in losses.items() if any(gain is not None and gain.high < 0 for gain in found)]
     gate = assay(pd.concat([frames[own], *([scored(baselines)] if baselines else [])]), [OURS], NO_TIME)
-    told = f"Of networks known to degrade, {', '.join(DEGRADING)}, these are seen to: {', '.join(seen) or 'none'}"
+    told = f"these are seen to degrade here: {', '.join(seen)}" if seen else "no one is seen to degrade here"
+    told = f"Of networks known to degrade, {', '.join(DEGRADING)}, {told}"
     gate = Assay((*gate.reasons, told), gate.lacks or ("" if seen else "no network is seen to degrade"))
     reasons = [spans, f"Against windows of {own:g} s, as trained; stable means within {MARGIN:g} dB.", *told_of(tried)]
     theirs = {w: gain for w in frames if w != own and (gain := change(frames, THEIRS, w, own, "usdr")) is not None}
