@@ -53,7 +53,7 @@ import yaml
 
 from bsm.errors import InputError
 from bsm.files import alone
-from bsm.study.records import ROOT, read_result
+from bsm.study.records import ROOT, place_of, read_result
 
 log = logging.getLogger(__name__)
 
@@ -120,10 +120,10 @@ class Campaign:
                         settings["lr"], ready = rate, rate is not None
                     if "of" in experiment:  # measures what another experiment trains
                         trained = f"{experiment['of']}-{arm}-seed{seed}"
-                        weights = self.results / f"{trained}.safetensors"
                         if experiment["kind"] == "joined":  # weights of each fold, which lie beside the checkout
                             settings["trainings"], ready = trained, self.result(trained).is_file()
                         else:
+                            weights = self.results / f"{trained}.safetensors"
                             settings["weights"], ready = str(weights.resolve()), weights.is_file()
                     name = f"{experiment['name']}-{arm}-seed{seed}"
                     found.append(Run(name, arm, experiment["kind"], settings if ready else None))
@@ -280,8 +280,7 @@ def _start(campaign: Campaign, checkout: Path, run: Run) -> subprocess.Popen:
     path = _log_file(checkout, run.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     arguments = (str(campaign.result(run.name).resolve()), run.kind, str(checkout.parent), run.settings)
-    file = os.path.relpath(campaign.path, ROOT)
-    command = ["bsm", "campaign", file if not file.startswith("..") else campaign.path.name]  # that a result names
+    command = ["bsm", "campaign", place_of(campaign.path)]  # that a result names
     call = f"import sys; sys.argv = {command!r}; from bsm.study.campaign import train; train(*{arguments!r})"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)}
     with path.open("a") as output:

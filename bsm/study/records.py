@@ -245,6 +245,12 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not strict JSON")
 
 
+def place_of(path: Path) -> str:
+    """Name a file in a result: its path in the repository; elsewhere its name, which tells nothing of this machine."""
+    path = path.absolute()
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+
+
 def _portable(text: str) -> str:
     home = str(Path.home())
     text = text.replace(f"{ROOT}{os.sep}", "").replace(str(ROOT), ".")

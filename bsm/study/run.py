@@ -18,7 +18,7 @@ from bsm.errors import InputError, known
 from bsm.files import replacing
 from bsm.study.notebook import Notebook
 from bsm.study.profiles import load_profile
-from bsm.study.records import ROOT
+from bsm.study.records import ROOT, place_of
 from bsm.study.saving import results_folder
 from bsm.weights import registry as weights
 
@@ -110,8 +110,7 @@ def _absolute(parameter: str, value: Any) -> Any:
 
 def _signed(notebook: nbformat.NotebookNode, source: Path, output: Path) -> nbformat.NotebookNode:
     """Name source and output in the metadata, where papermill has put the whole notebook and a temporary file."""
-    named = [path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name for path in (source, output)]
-    notebook.metadata["papermill"].update(zip(("input_path", "output_path"), named, strict=True))
+    notebook.metadata["papermill"].update(input_path=place_of(source), output_path=place_of(output))
     return notebook
 
 

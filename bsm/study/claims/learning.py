@@ -260,14 +260,13 @@ def stable_1_16(
         return Finding(Verdict.BLOCKED, "", (f"Beside windows of {own:g} s, as in training, none was scored.",))
     judged = [judge_ratio(gain, -MARGIN, MARGIN) for gain in changes.values()]
     judged += [Verdict.INCONCLUSIVE] * (not {shortest, longest} <= set(frames))
+    folds = folds_of(pd.concat(frames.values()))
     for w, frame in frames.items():
         if NO_TIME in set(frame["system"]):
             over_none = [differences(table_of(frames[v], OURS), table_of(frames[v], NO_TIME)) for v in (w, own)]
-            folds = folds_of(pd.concat([frame, frames[own]]))
             judged.append(judge_ratio(interval(differences(*over_none), folds), -MARGIN, MARGIN))
     case, far = max(changes.items(), key=lambda pair: _reach(pair[1]))
-    heard = frames[case[0]]
-    some = how_many(heard["song"].nunique(), "singer" if folds_of(heard) else "song")
+    some = how_many(frames[case[0]]["song"].nunique(), "singer" if folds else "song")
     measured = f"at most {interval_words(far, ' dB')} {METRICS[case[1]]} at {case[0]:g} s, {some}"
     spans = f"Windows of {', '.join(f'{w:g}' for w in frames)} s, which recordings fill to {100 * FILLED:g} % or more."
     if published:

@@ -79,7 +79,8 @@ def intermittent(
         alone = [by_bin(sdr_of(regions, level), f"{OURS}'s SDR by {level}", level) for level in EDGES if published]
         return Finding(Verdict.BLOCKED, "", (f"Both {OURS} and {THEIRS} are needed.", *alone))
     short = gains.index.get_level_values("duration") < shorter
-    folds = folds_of(scored(regions))
+    frame = scored(regions)
+    folds = folds_of(frame)
     gain, more = interval(gains[short], folds), interval(gains, folds, against=~short)
     holds, fails = gain.low > 0 and more.low > 0, gain.high < 0 or more.high < 0
     reasons = [
@@ -89,7 +90,6 @@ def intermittent(
         by_bin(sdr_of(regions, "duration", measure), f"{OURS}'s own SDR, where silence has 0 dB"),
         *told_of(tried),
     ]
-    frame = scored(regions)
     if {occurrence.BEFORE, occurrence.AFTER} <= set(frame):
         reasons.insert(1, f"{leakage_words(leakage(frame, OURS, THEIRS))}, {OURS} minus {THEIRS}, in all regions.")
     if measure != "sdr":

@@ -209,11 +209,11 @@ def costs(names: Sequence[str]) -> pd.DataFrame:
 def figure(frame: pd.DataFrame) -> Figure:
     """Draw uSDR by window, a line per arm; and each arm's gain over no time block with its interval."""
     drawn, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4))
-    means, trivial = _means(frame), frame[frame["window"] == WHOLE].groupby("system")["usdr"].mean()
+    means, equaliser = _means(frame), frame[(frame["system"] == EQUALISER) & (frame["window"] == WHOLE)]["usdr"].mean()
     ticks = _ticks(means)
     for arm, colour in figures.model_colours(trained(frame)).items():
         left.plot(range(len(ticks)), means.loc[arm], ".-", color=colour, label=arm)
-    left.axhline(trivial[EQUALISER], color="0.5", linestyle=":", linewidth=1)
+    left.axhline(equaliser, color="0.5", linestyle=":", linewidth=1)
     left.set_xticks(range(len(ticks)), ticks)
     left.set(xlabel="window (s)", ylabel="uSDR (dB)", title="Means (dotted: static equaliser)")
     right.axhline(0, color="0.5", linestyle=":", linewidth=1)
