@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bsm.compiled import ONE, applies, compiled, over_rows, sigmoid
 from bsm.devices import full_precision
 from bsm.errors import BackendUnavailable, known
 
 log = logging.getLogger(__name__)
 
-PIECE = 1 << 18  # elements that are computed together on a CPU, so that they stay in the cache
-CUDA_TAPS = (2, 3, 4)  # numbers of taps that the compiled kernel supports
+CUDA_TAPS = (2, 3, 4)  # numbers of taps that the CUDA kernel supports
+NUMBA_TAPS = 4  # that the compiled loop is written for
 CUDA_ALIGNMENT = 8  # elements; strides of channels-last data must be multiples of it
 
 
@@ -28,10 +30,13 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = Fals
     Equals ``silu(conv1d(x, weight, bias, groups=channels, padding=taps - 1)[..., :length])`` of the official Mamba-2.
     Backends:
 
-    - ``shifted``: shifted multiply-adds over channels-last data, without transposed copies; the fastest on a CPU.
     - ``conv1d``: the formula above, with PyTorch's convolution.
+    - ``shifted``: shifted multiply-adds, without transposed copies; the fastest without gradients on a CPU.
+    - ``numba``: one compiled loop each way, see :mod:`bsm.compiled`; 4 taps, float32 on a CPU; the fastest there with
+      gradients.
     - ``cuda``: ``causal_conv1d_fn`` of the package causal-conv1d; 2 to 4 taps, CUDA tensors, no float64.
-    - ``auto``: ``cuda`` if it can run, otherwise ``shifted``. The choice is logged once. An error does not change it.
+    - ``auto``: ``cuda`` if it can run, otherwise the fastest that can. The choice is logged once. An error does not
+      change it.
 
     Args:
         x: ``(batch, length, channels)``.
@@ -54,11 +59,14 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = Fals
             "x, weight, bias must be (batch, length, channels), (channels, 1, taps), (channels,), none of them 0, "
             f"got {tuple(x.shape)}, {tuple(weight.shape)}, {tuple(bias.shape)}"
         )
-    taps = weight.shape[2]
+    taps, plain = weight.shape[2], applies(x, weight, bias)
     if backend == "auto":
-        backend = _choose(x.device.type, x.dtype, taps)
+        backend = _choose(x.device.type, x.dtype, taps, plain and torch.is_grad_enabled())
     known("convolution backend", backend, ("auto", *BACKENDS))
-    if reason := unavailable(backend, x.device.type, x.dtype, taps):
+    reason = unavailable(backend, x.device.type, x.dtype, taps)
+    if reason is None and backend == "numba" and not plain:
+        reason = "takes plain float32 tensors, outside torch.compile: use 'shifted' or 'conv1d'"
+    if reason:
         raise BackendUnavailable(f"convolution backend {backend!r}: {reason}")
     with full_precision(x.device.type):  # the precision is that of the arguments
         return BACKENDS[backend](x, weight, bias, reverse)
@@ -66,10 +74,13 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = Fals
 
 def unavailable(backend: str, device: str, dtype: torch.dtype = torch.float32, taps: int = 4) -> str | None:
     """Return why a backend cannot take such arguments, with the fix, or None. Imports no large package."""
+    if backend == "numba" and (device, dtype, taps) != ("cpu", torch.float32, NUMBA_TAPS):
+        given = f"{taps} taps and {_name(dtype)} on {device}"
+        return f"takes {NUMBA_TAPS} taps and float32 on cpu, not {given}: use 'shifted' or 'conv1d'"
     if backend != "cuda":
         return None
     if device != "cuda":
-        return f"needs tensors on a CUDA device, these are on {device}: use 'shifted' or 'conv1d' here"
+        return f"needs tensors on a CUDA device, these are on {device}: use 'shifted' or 'conv1d'"
     if find_spec("causal_conv1d") is None:
         return "needs the package causal_conv1d: pip install --no-build-isolation 'causal-conv1d>=1.6,<2'"
     if dtype == torch.float64:
@@ -79,19 +90,18 @@ def unavailable(backend: str, device: str, dtype: torch.dtype = torch.float32, t
     return None
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 @cache
-def _choose(device: str, dtype: torch.dtype, taps: int) -> str:
+def _choose(device: str, dtype: torch.dtype, taps: int, loops: bool) -> str:
     lacks = unavailable("cuda", device, dtype, taps)
-    picked = "shifted" if lacks else "cuda"
+    loops = loops and unavailable("numba", device, dtype, taps) is None
+    picked = "cuda" if lacks is None else "numba" if loops else "shifted"
     why = f"cuda: {lacks}" if device == "cuda" and lacks else f"{taps} taps"
-    log.info("convolution backend for %s on %s: %s (%s)", str(dtype).removeprefix("torch."), device, picked, why)
+    log.info("convolution backend for %s on %s: %s (%s)", _name(dtype), device, picked, why)
     return picked
-
-
-def _shifted(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
-    if not torch.is_grad_enabled():  # then _CausalConv keeps nothing for a backward pass
-        x, weight, bias = x.detach(), weight.detach(), bias.detach()
-    return _CausalConv.apply(x, weight, bias, reverse)
 
 
 def _conv1d(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
@@ -100,6 +110,17 @@ def _conv1d(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
     padded = F.pad(x.to(dtype).mT, (0, past) if reverse else (past, 0))
     y = F.conv1d(padded, weight.flip(2) if reverse else weight, bias.to(weight.dtype), groups=x.shape[2])
     return F.silu(y).mT.to(x.dtype)
+
+
+def _shifted(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
+    taps = weight.squeeze(1).mT.to(torch.promote_types(x.dtype, weight.dtype))  # (taps, channels)
+    length, past = x.shape[1], len(taps) - 1
+    y = torch.addcmul(bias.to(taps.dtype), x, taps[past])
+    for back in range(1, min(past + 1, length)):
+        to, source = slice(back, length), slice(length - back)
+        to, source = (source, to) if reverse else (to, source)
+        y[:, to].addcmul_(x[:, source], taps[past - back])
+    return F.silu(y, inplace=not torch.is_grad_enabled()).to(x.dtype)
 
 
 def _cuda(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
@@ -112,80 +133,89 @@ def _cuda(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
     return y.flip(1) if reverse else y
 
 
-BACKENDS = {"shifted": _shifted, "conv1d": _conv1d, "cuda": _cuda}
-
-
-def _pieces(x: Tensor) -> Iterator[tuple[slice, int, int]]:
-    """Cut ``(batch, length, channels)`` into pieces of :data:`PIECE` elements; on a GPU, one piece.
-
-    Yields the rows, the first step and the step after the last.
-    """
-    batch, length, channels = x.shape
-    steps = max(1, PIECE // channels) if x.device.type == "cpu" else batch * length
-    rows = max(1, steps // length)
-    for row in range(0, batch, rows):
-        for first in range(0, length, steps):
-            yield slice(row, row + rows), first, min(first + steps, length)
-
-
-def _reads(source: Tensor, base: int, offset: int, first: int, last: int) -> tuple[slice, Tensor] | None:
-    """Return the values that steps ``first`` to ``last - 1`` read from a source at ``step + offset``, and these steps.
-
-    The source is ``(rows, steps, channels)``, and holds the sequence from step ``base`` on. Steps that read outside the
-    source are left out. The others are returned as a slice that counts from ``first``. None if all are left out.
-    """
-    start, stop = max(first, base - offset), min(last, base + source.shape[1] - offset)
-    if start >= stop:
-        return None
-    return slice(start - first, stop - first), source[:, start + offset - base : stop + offset - base]
-
-
 class _CausalConv(torch.autograd.Function):
-    """The convolution, then SiLU, ``y sigmoid(y)``. Keeps the sigmoid: its exponential is the slowest part."""
+    """The convolution of four taps, then SiLU, ``y sigmoid(y)``. The backward pass recomputes ``y``."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, reverse):
-        dtype = torch.promote_types(x.dtype, weight.dtype)
-        taps, bias = weight.squeeze(1).mT.to(dtype).contiguous(), bias.to(dtype)  # (taps, channels), (channels,)
-        # The step that each tap reads, counted from the present step. The last tap reads the present step.
-        offsets = [(len(taps) - 1 - i) * (1 if reverse else -1) for i in range(len(taps))]
-        out = torch.empty(x.shape, dtype=dtype, device=x.device)
-        sigmoid = torch.empty_like(out) if any(ctx.needs_input_grad) else None
-        for rows, first, last in _pieces(x):
-            y = torch.addcmul(bias, x[rows, first:last], taps[-1], out=out[rows, first:last])
-            for tap, offset in zip(taps[:-1], offsets, strict=False):
-                if found := _reads(x[rows], 0, offset, first, last):
-                    y[:, found[0]].addcmul_(found[1], tap)
-            if sigmoid is None:
-                F.silu(y, inplace=True)
-            else:
-                y *= torch.sigmoid(y, out=sigmoid[rows, first:last])
-        out = out.to(x.dtype)
-        if sigmoid is not None:
-            ctx.save_for_backward(x, taps, sigmoid, out)
-            ctx.offsets = offsets
+        ctx.save_for_backward(x, weight, bias)
+        ctx.sign = 1 if reverse else -1
+        out = torch.empty(x.shape)
+        over_rows(_forward, [x, out], weight.squeeze(1).mT, bias, ctx.sign)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dout):
-        x, taps, sigmoid, out = ctx.saved_tensors
-        length, offsets = x.shape[1], ctx.offsets
-        dx = torch.empty_like(sigmoid)
-        dtaps, dbias = torch.zeros_like(taps), torch.zeros_like(taps[0])
-        for rows, first, last in _pieces(x):
-            # Steps of outputs that depend on this piece: its own, and its neighbours up to the largest offset away.
-            start, stop = max(0, first - max(offsets)), min(length, last - min(offsets))
-            out_c, sigmoid_c = out[rows, start:stop], sigmoid[rows, start:stop]
-            dy = torch.addcmul(out_c, out_c, sigmoid_c, value=-1)  # the derivative of SiLU, first without sigmoid
-            dy.add_(sigmoid_c).mul_(dout[rows, start:stop])
-            own = dy[:, first - start : last - start]
-            piece = torch.mul(own, taps[-1], out=dx[rows, first:last])
-            dbias += own.sum((0, 1))
-            dtaps[-1] += (own * x[rows, first:last]).sum((0, 1))
-            for tap, dtap, offset in zip(taps[:-1], dtaps[:-1], offsets, strict=False):
-                if found := _reads(dy, start, -offset, first, last):
-                    piece[:, found[0]].addcmul_(found[1], tap)
-                if found := _reads(x[rows], 0, offset, first, last):
-                    dtap += (own[:, found[0]] * found[1]).sum((0, 1))
-        return dx.to(x.dtype), dtaps.mT[:, None], dbias, None  # autograd casts them to the types of their inputs
+        x, weight, bias = ctx.saved_tensors
+        dx = torch.empty(x.shape)
+        sums = sum(over_rows(_backward, [x, dout, dx], weight.squeeze(1).mT, bias, ctx.sign))  # (taps + 1, channels)
+        sums = torch.from_numpy(sums).to(dx.dtype)
+        return dx, sums[:-1].mT[:, None], sums[-1], None
+
+
+BACKENDS = {"shifted": _shifted, "conv1d": _conv1d, "numba": _CausalConv.apply, "cuda": _cuda}
+
+
+@njit(inline="always")
+def _convolve(x, row, step, sign, taps, bias, y):
+    """Write ``y``, ``(channels,)``, before SiLU, at a step in the order of the filter; return the step's position."""
+    at = x.shape[1] - 1 - step if sign > 0 else step
+    if step >= 3:
+        for c in range(len(y)):
+            y[c] = (
+                bias[c]
+                + taps[3, c] * x[row, at, c]
+                + taps[2, c] * x[row, at + sign, c]
+                + taps[1, c] * x[row, at + 2 * sign, c]
+                + taps[0, c] * x[row, at + 3 * sign, c]
+            )
+    else:
+        y[:] = bias
+        for back in range(step + 1):
+            for c in range(len(y)):
+                y[c] += taps[3 - back, c] * x[row, at + back * sign, c]
+    return at
+
+
+# The loops index arrays directly: a view of a row would cost numba a reference count.
+@compiled
+def _forward(x, out, taps, bias, sign):
+    """Write ``out``, ``(rows, length, channels)`` as ``x``; ``taps`` is ``(4, channels)``."""
+    rows, length, channels = x.shape
+    y = np.empty(channels, np.float32)
+    for i in range(rows):
+        for step in range(length):
+            at = _convolve(x, i, step, sign, taps, bias, y)
+            for c in range(channels):
+                out[i, at, c] = y[c] * sigmoid(y[c])
+
+
+@compiled
+def _backward(x, dout, dx, taps, bias, sign):
+    """Write the gradient of ``x``; return those of the taps, and in the last row of the bias, in float64."""
+    rows, length, channels = x.shape
+    y = np.empty(channels, np.float32)
+    dy = np.empty((4, channels), np.float32)  # of a step and the three after it, each in row step % 4
+    sums, total = np.empty((5, channels), np.float32), np.zeros((5, channels))
+    for i in range(rows):
+        dy[:], sums[:] = 0, 0
+        for step in range(length - 1, -1, -1):
+            at, now = _convolve(x, i, step, sign, taps, bias, y), step % 4
+            for c in range(channels):
+                s = sigmoid(y[c])
+                dy[now, c] = dout[i, at, c] * (s + y[c] * s * (ONE - s))  # the derivative of SiLU
+                sums[4, c] += dy[now, c]
+            one, two, three = (step + 1) % 4, (step + 2) % 4, (step + 3) % 4
+            for c in range(channels):
+                dx[i, at, c] = (
+                    taps[3, c] * dy[now, c]
+                    + taps[2, c] * dy[one, c]
+                    + taps[1, c] * dy[two, c]
+                    + taps[0, c] * dy[three, c]
+                )
+            for back in range(min(4, step + 1)):
+                for c in range(channels):
+                    sums[3 - back, c] += dy[now, c] * x[i, at + back * sign, c]
+        total += sums
+    return total

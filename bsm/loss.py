@@ -7,16 +7,20 @@ waveforms' difference gives it.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bsm.compiled import ONE, applies, compiled, compiled_sum, over_rows
 from bsm.config import LossConfig
 from bsm.devices import full_precision
 
+TINY = np.float32(np.finfo(np.float32).tiny)
 BLOCK_SAMPLES = 1 << 18  # samples of the frames that are transformed together on a CPU, so that they stay in the cache
 
 
@@ -93,44 +97,36 @@ class _MeanModulus(torch.autograd.Function):
     """Compute the mean modulus of the spectrogram of ``(signals, samples)``, summed over the windows.
 
     The forward pass also computes the gradient, so that no spectrogram is kept. With ``X`` the transform of a frame,
-    the gradient of ``sum |X|`` is the adjoint transform of ``X / |X|``. The reciprocal root of ``|X|^2`` gives both the
-    modulus and ``X / |X|``.
+    the gradient of ``sum |X|`` is the adjoint transform of ``X / |X|``.
     """
 
     @staticmethod
     def forward(ctx, wave: Tensor, windows: tuple[int, ...], config: LossConfig) -> Tensor:
-        hop = config.hop_length
         hann = _hann(windows, config.min_fft, wave.device, wave.dtype)
         n_fft = hann.shape[-1]
-        frames = wave.unfold(-1, n_fft, hop)
+        frames = wave.unfold(-1, n_fft, config.hop_length)
         signals, count, _ = frames.shape
         bins = n_fft // 2 + 1
         wanted = ctx.needs_input_grad[0]
         # irfft divides by n_fft and counts the inner bins twice; the mean divides by the number of values. The windows
         # of the inverse are scaled accordingly, and the first and last bin are doubled below.
-        adjoint = hann * (n_fft / 2 / (signals * count * bins))
+        adjoint = hann[:, 0] * (n_fft / 2 / (signals * count * bins))
         gradient = torch.zeros_like(wave) if wanted else None
-        tiny, total = torch.finfo(wave.dtype).tiny, 0.0
+        total = 0.0
         block = max(1, BLOCK_SAMPLES // (len(windows) * n_fft)) if wave.device.type == "cpu" else count
         for signal in range(signals):
-            adjoints = []
-            for cut in frames[signal].split(block):
-                spectrum = torch.fft.rfft(cut * hann)  # (windows, block, bins)
-                squares = torch.view_as_real(spectrum).square()
-                power = squares[..., 0] + squares[..., 1]
-                inverse = power.clamp_min(tiny).rsqrt_()  # 1 / |X|
-                total = total + power.mul_(inverse).sum()  # of |X|
+            for first in range(0, count, block):
+                spectrum = torch.fft.rfft(frames[signal, first : first + block] * hann)  # (windows, block, bins)
+                total = total + _to_directions_(spectrum)
                 if wanted:
-                    direction = spectrum.mul_(inverse)  # X / |X|, and 0 where X is 0
-                    direction[..., 0] *= 2
+                    spectrum[..., 0] *= 2
                     if n_fft % 2 == 0:
-                        direction[..., -1] *= 2
-                    adjoints.append(torch.fft.irfft(direction, n=n_fft).mul_(adjoint).sum(0))
-            if wanted:
-                _overlap_add_(gradient[signal], torch.cat(adjoints), hop)
+                        spectrum[..., -1] *= 2
+                    adjoints = torch.fft.irfft(spectrum, n=n_fft)
+                    _overlap_add_(gradient[signal, first * config.hop_length :], adjoints, adjoint, config.hop_length)
         if wanted:
             ctx.save_for_backward(gradient)
-        return total / (signals * count * bins)
+        return wave.new_tensor(1 / (signals * count * bins)) * total
 
     @staticmethod
     @once_differentiable
@@ -138,8 +134,47 @@ class _MeanModulus(torch.autograd.Function):
         return ctx.saved_tensors[0] * dloss, None, None
 
 
-def _overlap_add_(total: Tensor, frames: Tensor, hop: int) -> None:
-    """Add ``(frames, n_fft)``, one frame every ``hop`` samples, to ``(samples,)``, in place."""
+def _to_directions_(spectrum: Tensor) -> Tensor | float:
+    """Replace ``X`` by ``X / |X|``, and by 0 where it is 0; return the sum of ``|X|``."""
+    numbers = torch.view_as_real(spectrum)
+    if applies(numbers):
+        return sum(over_rows(_directions, [numbers.view(-1, 2 * spectrum.shape[-1])]))
+    modulus = spectrum.abs()
+    spectrum /= modulus.clamp_min(torch.finfo(modulus.dtype).tiny)
+    return modulus.sum()
+
+
+@compiled_sum
+def _directions(rows):
+    """Do so for rows of float32 numbers, real and imaginary parts in turn."""
+    total = 0.0
+    for i in range(len(rows)):
+        moduli = np.float32(0)
+        for c in range(rows.shape[1] // 2):
+            power = rows[i, 2 * c] * rows[i, 2 * c] + rows[i, 2 * c + 1] * rows[i, 2 * c + 1]
+            inverse = ONE / math.sqrt(max(power, TINY))
+            moduli += power * inverse
+            rows[i, 2 * c] *= inverse
+            rows[i, 2 * c + 1] *= inverse
+        total += moduli
+    return total
+
+
+def _overlap_add_(total: Tensor, frames: Tensor, weights: Tensor, hop: int) -> None:
+    """Add ``(windows, frames, n_fft)``, each window times its weights, to ``(samples,)``; a frame every ``hop``."""
+    if applies(total, frames, weights):
+        _add_frames(total.numpy(), frames.numpy(), weights.numpy(), hop)
+        return
+    frames = torch.einsum("wfn,wn->fn", frames, weights)
     for start in range(0, frames.shape[1], hop):  # the frames' samples start to start + hop do not overlap
         part = frames[:, start : start + hop]
         total[start:].as_strided(part.shape, (hop, 1)).add_(part)
+
+
+@compiled
+def _add_frames(total, frames, weights, hop):
+    for i in range(frames.shape[1]):
+        to = total[i * hop :]
+        for w in range(len(weights)):
+            for c in range(frames.shape[2]):
+                to[c] += frames[w, i, c] * weights[w, c]

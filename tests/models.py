@@ -1,7 +1,11 @@
 """Small networks for tests, and how to compare what they hold and return."""
 
+import contextlib
+from unittest import mock
+
 import torch
 
+from bsm import compiled
 from bsm.config import ModelConfig, StftConfig
 from bsm.model import BSMamba2
 
@@ -37,3 +41,15 @@ def same(first, second):
     """Whether two networks have equal weights of equal types."""
     a, b = first.state_dict(), second.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
+
+
+@contextlib.contextmanager
+def few_elements_a_share(threads):
+    """Let compiled loops divide even small tensors among threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with mock.patch.object(compiled, "SHARE", 1):
+            yield
+    finally:
+        torch.set_num_threads(before)

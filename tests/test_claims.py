@@ -28,8 +28,7 @@ def benchmark(scale=1.0):
         if (name, length) != ("loop, indexed", 401)
     ]
     conv = [
-        {"pass": "forward + backward", "backend": name, "seconds": [s, s]}
-        for name, s in (("conv1d", 2), ("shifted", 1))
+        {"pass": "forward + backward", "backend": name, "seconds": [s, s]} for name, s in (("conv1d", 2), ("numba", 1))
     ]
     block = [{"rows": 1, "length": 400, "seconds": [0.02]}, {"rows": 62, "length": 400, "seconds": [5.0]}]
     compiled = {"preset": "small", "compile_seconds": 60, "seconds": {"plain": [1, 1.0, 1.01], "compiled": [1, 1, 1]}}

@@ -5,12 +5,15 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bsm import conv
 from bsm.conv import BACKENDS, causal_conv, unavailable
 from bsm.errors import BackendUnavailable
+from models import error, few_elements_a_share
 
-RUNNABLE = [name for name in BACKENDS if unavailable(name, "cpu") is None]
+RUNNABLE = [name for name in BACKENDS if unavailable(name, "cpu", torch.float64) is None]
 
 
 def definition(x, weight, bias, reverse):
@@ -53,14 +56,40 @@ def test_agrees_with_the_definition(backend, length, taps, reverse):
     check(*draw(length, taps), reverse, backend)
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("length", [5, 16, 33])  # rows in groups; one piece; pieces and a rest
-@pytest.mark.parametrize("grad", [False, True])
-def test_pieces_join_without_a_seam(monkeypatch, grad, length, reverse):
-    """Long sequences are worked through in pieces, short ones in groups of rows."""
-    monkeypatch.setattr(conv, "PIECE", 16 * 6)
-    with torch.set_grad_enabled(grad):
-        check(*draw(length, 4, batch=5), reverse, "shifted")
+@settings(max_examples=25, deadline=None)
+@given(
+    batch=st.integers(1, 5), length=st.integers(1, 70), channels=st.integers(1, 20), scale=st.sampled_from([0.1, 3]),
+    reverse=st.booleans(), threads=st.sampled_from([1, 3]), seed=st.integers(0, 2**31),
+)  # fmt: skip
+def test_the_compiled_loops_agree_with_the_definition(batch, length, channels, scale, reverse, threads, seed):
+    """They recompute the convolution in the backward pass, and divide rows among threads."""
+    g = torch.Generator().manual_seed(seed)
+    shapes = (batch, length, channels), (channels, 1, 4), (channels,), (batch, length, channels)
+    *inputs, dout = (torch.randn(s, generator=g) for s in shapes)
+    inputs = [(scale * v if v.ndim == 3 else v).requires_grad_() for v in inputs]
+    doubles = [v.detach().double().requires_grad_() for v in inputs]
+    want = definition(*doubles, reverse)
+    with few_elements_a_share(threads):
+        got = causal_conv(*inputs, reverse=reverse)
+        assert type(got.grad_fn).__name__ == "_CausalConvBackward"
+        gradients = torch.autograd.grad(got, inputs, dout)
+    assert error(got.detach(), want.detach()) < 1e-6
+    for v, w in zip(gradients, torch.autograd.grad(want, doubles, dout.double()), strict=True):
+        assert float((v - w).norm()) < 1e-5 * (1 + float(w.norm()))  # the derivative of SiLU has a zero
+
+
+def test_the_compiled_loops_take_views_and_keep_nan():
+    """The mixer convolves parts of a projection; what is not a number must not become one."""
+    packed = torch.randn(2, 7, 20, requires_grad=True)
+    weight, bias = torch.randn(6, 1, 4), torch.randn(6)
+    got = torch.autograd.grad(causal_conv(packed[..., 5:11], weight, bias, backend="numba").sum(), packed)[0]
+    double = packed.detach().double().requires_grad_()
+    want = torch.autograd.grad(definition(double[..., 5:11], weight.double(), bias.double(), False).sum(), double)[0]
+    assert error(got, want) < 1e-5
+    x = torch.zeros(1, 9, 6)
+    x[0, 4, 2] = torch.nan
+    y = causal_conv(x.requires_grad_(), weight, bias, backend="numba").isnan()
+    assert y[0, 4:8, 2].all() and y.sum() == 4
 
 
 @pytest.mark.parametrize("backend", RUNNABLE)
@@ -105,13 +134,24 @@ def test_auto_says_once_what_it_picked(caplog):
     with caplog.at_level(logging.INFO, logger="bsm.conv"):
         for _ in range(2):
             causal_conv(*inputs)
-    assert [r.getMessage() for r in caplog.records] == ["convolution backend for float64 on cpu: shifted (4 taps)"]
+            causal_conv(*(v.float() for v in inputs))
+        with torch.no_grad():
+            causal_conv(*(v.float() for v in inputs))
+    assert [r.getMessage() for r in caplog.records] == [
+        "convolution backend for float64 on cpu: shifted (4 taps)",
+        "convolution backend for float32 on cpu: numba (4 taps)",
+        "convolution backend for float32 on cpu: shifted (4 taps)",
+    ]
 
 
 def test_missing_kernels_are_named_with_the_fix():
     inputs, _ = draw(3, 4)
     with pytest.raises(BackendUnavailable, match="'cuda': needs tensors on a CUDA device.*use 'shifted'"):
         causal_conv(*inputs, backend="cuda")
+    with pytest.raises(
+        BackendUnavailable, match="'numba': takes 4 taps and float32 on cpu, not 4 taps and float64 on cpu"
+    ):
+        causal_conv(*inputs, backend="numba")
     if conv.find_spec("causal_conv1d") is None:
         assert "pip install" in unavailable("cuda", "cuda")
 

@@ -189,8 +189,8 @@ def test_parity(tmp_path, as_before):
     assert record["parameters"]["tf32"] and record["parameters"]["TRITON_F32_DEFAULT"] == "tf32"
     scans, convs = record["values"]["scan"], record["values"]["conv"]
     here = {name for name in EXACT if available("cpu")[name] is None}
-    assert {r["backend"] for r in scans} == here and {r["backend"] for r in convs} == {"shifted", "conv1d"}
-    assert len(scans) == 4 * len(here) and len(convs) == 4 * 2  # precisions and directions
+    assert {r["backend"] for r in scans} == here and {r["backend"] for r in convs} == {"shifted", "conv1d", "numba"}
+    assert len(scans) == 4 * len(here) and len(convs) == 4 * 2 + 2  # precisions and directions
     assert all(set(r["gradient_errors"]) == {"x", "dt", "A", "B", "C", "D"} for r in scans)
     for r in scans + convs:
         worst = max(r["output_error"], *r["gradient_errors"].values())

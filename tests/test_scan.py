@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import bsm.scan as scans
 from bsm.errors import BackendUnavailable
 from bsm.scan import APPROXIMATE, EXACT, available, scan
-from models import error
+from bsm.scan._chunk import Plan
+from models import error, few_elements_a_share
 
 NAMES = ("x", "dt", "A", "B", "C", "D", "initial_state")
 RUNNABLE = [name for name in EXACT if available("cpu")[name] is None]
@@ -151,6 +152,31 @@ def test_heads_of_every_kind_together(backend, reverse):
 def test_gradient_of_A_where_the_factored_form_loses_digits(decay):
     """It is a difference of nearly equal sums there: 3e-4 was seen before it was computed otherwise."""
     compare(make(2, 130, heads=2, headdim=64, state=128, decay=decay), "chunked", gradients=5e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    batch=st.integers(1, 5), length=st.integers(1, 128), heads=st.integers(1, 3), headdim=st.integers(1, 9),
+    state=st.integers(1, 9), reverse=st.booleans(), threads=st.sampled_from([1, 3]), autocast=st.booleans(),
+    seed=st.integers(0, 2**31),
+)  # fmt: skip
+def test_one_chunk_by_compiled_loops(batch, length, heads, headdim, state, reverse, threads, autocast, seed):
+    """Short sequences of mild decays, from zeros and without the last state, have loops of their own in training."""
+    values = make(batch, length, heads, headdim, state, decay=(0.0, 0.3), seed=seed)
+    del values["initial_state"]
+    options, weights = {"final_state": False, "reverse": reverse}, draw_weights(values)
+    values, weights = {k: v.float() for k, v in values.items()}, [w.float() for w in weights]
+    with pytest.MonkeyPatch.context() as patch, few_elements_a_share(threads):
+        patch.setattr(Plan, "slabs", lambda self, rows, *sizes: (slice(i, i + 2) for i in range(0, rows, 2)))
+        y, _ = call(leaves_of(values), "chunked", **options)
+        assert type(y.grad_fn).__name__ == "WholeScanBackward"
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            got = run(values, "chunked", torch.float32, weights, **options)
+    want = run({k: v.double() for k, v in values.items()}, "sequential", torch.float64, weights, **options)
+    for results, wanted in zip(got, want, strict=True):
+        for name in wanted:
+            difference = float((results[name] - wanted[name]).norm())
+            assert difference < 1e-4 * (1 + float(wanted[name].norm())), name  # decays of a single step change nothing
 
 
 @pytest.mark.parametrize("backend", FAST)

@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bsm.compiled import applies
 from bsm.scan import compute_dtype
 from bsm.scan._chunk import Plan, forward_slab
 from bsm.scan._chunk_backward import backward_slab
+from bsm.scan._whole import WholeScan
 
 CHUNK = 64  # steps of a chunk
 WHOLE = 128  # steps; a sequence up to this length is one chunk, which needs no states
@@ -41,7 +43,11 @@ def scan(x, dt, A, B, C, D, *, initial_state, reverse, final_state) -> tuple[Ten
     plan = Plan(length if length <= WHOLE else CHUNK, reverse, final_state, compute_dtype(x.dtype))
     totals = _largest_totals(dt, A, plan)
     if groups == 1:  # without slices, each of which would cost a copy of its gradient
-        return _ChunkedScan.apply(x, dt, A, B.squeeze(2), C.squeeze(2), D, initial_state, _ways(totals, plan), plan)
+        B, C, ways = B.squeeze(2), C.squeeze(2), _ways(totals, plan)
+        simple = torch.is_grad_enabled() and initial_state is None and D is not None and _is_simple(ways, plan, length)
+        if simple and applies(x, dt, A, B, C, D):
+            return WholeScan.apply(x, dt, A, B, C, D, plan), None
+        return _ChunkedScan.apply(x, dt, A, B, C, D, initial_state, ways, plan)
     per_group = x.shape[2] // groups
     ys, states = [], []
     for group in range(groups):
@@ -91,6 +97,12 @@ def _ways(totals: Tensor, plan: Plan) -> list[_Way]:
             indices = None if len(heads) == len(largest) else torch.tensor(heads, device=totals.device)
             ways.append(_Way(indices, by_head, torch.tensor(wary, dtype=torch.int64, device=totals.device)))
     return ways
+
+
+def _is_simple(ways: list[_Way], plan: Plan, length: int) -> bool:
+    """Return whether a sequence is one chunk without a last state, whose heads are all factored and none is wary."""
+    simple = [way.heads is None and not way.by_head and not way.wary.numel() for way in ways]
+    return simple == [True] and length == plan.chunk and not plan.final_state
 
 
 def _largest_totals(dt: Tensor, A: Tensor, plan: Plan) -> Tensor:

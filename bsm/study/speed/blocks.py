@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bsm.compiled import applies
 from bsm.config import ModelConfig
 from bsm.conv import BACKENDS, causal_conv, unavailable
 from bsm.mamba2 import BiMamba2Block
@@ -69,4 +70,4 @@ def compiled(*, repeats: int) -> dict[str, Any]:
         plain.zero_grad()
         module(x).square().mean().backward()
 
-    return {"preset": preset} | compiling(partial(step, plain), partial(step, torch.compile(plain)), repeats)
+    return {"preset": preset, "loops": applies(x)} | compiling(partial(step, plain), partial(step, torch.compile(plain)), repeats)
