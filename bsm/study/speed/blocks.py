@@ -70,4 +70,5 @@ def compiled(*, repeats: int) -> dict[str, Any]:
         plain.zero_grad()
         module(x).square().mean().backward()
 
-    return {"preset": preset, "loops": applies(x)} | compiling(partial(step, plain), partial(step, torch.compile(plain)), repeats)
+    times = compiling(partial(step, plain), partial(step, torch.compile(plain)), repeats)
+    return {"preset": preset, "loops": applies(x)} | times
