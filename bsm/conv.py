@@ -61,7 +61,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = Fals
         )
     taps, plain = weight.shape[2], applies(x, weight, bias)
     if backend == "auto":
-        backend = _choose(x.device.type, x.dtype, taps, plain and torch.is_grad_enabled())
+        backend = _choose(x.device.type, x.dtype, taps, plain, torch.is_grad_enabled())
     known("convolution backend", backend, ("auto", *BACKENDS))
     reason = unavailable(backend, x.device.type, x.dtype, taps)
     if reason is None and backend == "numba" and not plain:
@@ -95,10 +95,10 @@ def _name(dtype: torch.dtype) -> str:
 
 
 @cache
-def _choose(device: str, dtype: torch.dtype, taps: int, loops: bool) -> str:
+def _choose(device: str, dtype: torch.dtype, taps: int, plain: bool, gradients: bool) -> str:
     lacks = unavailable("cuda", device, dtype, taps)
-    loops = loops and unavailable("numba", device, dtype, taps) is None
-    picked = "cuda" if lacks is None else "numba" if loops else "shifted"
+    with_gradients = "numba" if plain and unavailable("numba", device, dtype, taps) is None else "conv1d"
+    picked = "cuda" if lacks is None else with_gradients if gradients else "shifted"
     why = f"cuda: {lacks}" if device == "cuda" and lacks else f"{taps} taps"
     log.info("convolution backend for %s on %s: %s (%s)", _name(dtype), device, picked, why)
     return picked

@@ -138,7 +138,7 @@ def test_auto_says_once_what_it_picked(caplog):
         with torch.no_grad():
             causal_conv(*(v.float() for v in inputs))
     assert [r.getMessage() for r in caplog.records] == [
-        "convolution backend for float64 on cpu: shifted (4 taps)",
+        "convolution backend for float64 on cpu: conv1d (4 taps)",
         "convolution backend for float32 on cpu: numba (4 taps)",
         "convolution backend for float32 on cpu: shifted (4 taps)",
     ]
