@@ -123,8 +123,8 @@ def _training(folder: Path, case: dict[str, Any]) -> Iterator[tuple[dict[str, An
     """Start a process that trains with the revision in a folder.
 
     Yields:
-        Its answer to the case, and a function that lets it take a step and returns the step's wall and processor time,
-        its parts' times, and the peak of the process's memory so far.
+        Its answer to the case, and a function that lets it take two steps and returns the second one's wall and
+        processor time, its parts' times, and the peak of the process's memory so far.
     """
     command = [sys.executable, "-P", revision.__file__]  # -P: the script's own folder holds no packages
     environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": str(case["threads"])}
@@ -141,6 +141,7 @@ def _training(folder: Path, case: dict[str, Any]) -> Iterator[tuple[dict[str, An
             return json.loads(answer)
 
         def step() -> tuple[Any, ...]:
+            ask("step")  # after the other revision's turn, the caches hold its data; a training does not pause
             told = ask("step")
             return *told["seconds"], told["parts"], told["peak_bytes"]
 
