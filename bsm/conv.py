@@ -157,7 +157,7 @@ class _CausalConv(torch.autograd.Function):
 BACKENDS = {"shifted": _shifted, "conv1d": _conv1d, "numba": _CausalConv.apply, "cuda": _cuda}
 
 
-@njit(inline="always")
+@njit(inline="always")  # becomes part of the loops that call it, and is compiled as they are
 def _convolve(x, row, step, sign, taps, bias, y):
     """Write ``y``, ``(channels,)``, before SiLU, at a step in the order of the filter; return the step's position."""
     at = x.shape[1] - 1 - step if sign > 0 else step
@@ -178,7 +178,6 @@ def _convolve(x, row, step, sign, taps, bias, y):
     return at
 
 
-# The loops index arrays directly: a view of a row would cost numba a reference count.
 @compiled
 def _forward(x, out, taps, bias, sign):
     """Write ``out``, ``(rows, length, channels)`` as ``x``; ``taps`` is ``(4, channels)``."""

@@ -126,7 +126,7 @@ class _MeanModulus(torch.autograd.Function):
                     _overlap_add_(gradient[signal, first * config.hop_length :], adjoints, adjoint, config.hop_length)
         if wanted:
             ctx.save_for_backward(gradient)
-        return wave.new_tensor(1 / (signals * count * bins)) * total
+        return torch.as_tensor(total / (signals * count * bins), dtype=wave.dtype, device=wave.device)
 
     @staticmethod
     @once_differentiable
@@ -139,14 +139,15 @@ def _to_directions_(spectrum: Tensor) -> Tensor | float:
     numbers = torch.view_as_real(spectrum)
     if applies(numbers):
         return sum(over_rows(_directions, [numbers.view(-1, 2 * spectrum.shape[-1])]))
-    modulus = spectrum.abs()
-    spectrum /= modulus.clamp_min(torch.finfo(modulus.dtype).tiny)
-    return modulus.sum()
+    power = numbers.square().sum(-1)
+    inverse = power.clamp_min(torch.finfo(power.dtype).tiny).rsqrt_()  # 1 / |X|
+    spectrum.mul_(inverse)
+    return power.mul_(inverse).sum()
 
 
 @compiled_sum
 def _directions(rows):
-    """Do so for rows of float32 numbers, real and imaginary parts in turn."""
+    """Do the same for rows of float32 numbers, real and imaginary parts in turn."""
     total = 0.0
     for i in range(len(rows)):
         moduli = np.float32(0)

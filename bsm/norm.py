@@ -73,7 +73,6 @@ class _Norm(torch.autograd.Function):
         return dy, dz, torch.from_numpy(dweight).to(weight.dtype), None
 
 
-# The loops index arrays directly: a view of a row would cost numba a reference count.
 @compiled_sum
 def _forward(y, z, out, scale, weight, eps, gated):
     """Write ``out`` and the factor of each row."""

@@ -28,7 +28,8 @@ class WholeScan(torch.autograd.Function):
         xBC = _join(x, B, C)
         for rows in plan.slabs(len(x), x.shape[2] * x.shape[3]):
             after, _, scale = _factors_of(dt[rows], A, plan)
-            inside = torch.bmm(_products(xBC[rows], B.shape[2], plan), _scaled(xBC[rows], scale, x.shape[3]))
+            products = plan.causal_(torch.bmm(C[rows], B[rows].mT))
+            inside = torch.bmm(products, _scaled(xBC[rows], scale, x.shape[3]))
             over_rows(_output, [inside, after, xBC[rows], y[rows]], D)
         ctx.plan = plan
         ctx.save_for_backward(x, dt, A, B, C, D, y)
@@ -48,11 +49,11 @@ class WholeScan(torch.autograd.Function):
         with full_precision("cpu"):  # the caller may have switched autocast on
             for rows in plan.slabs(len(x), sizes[0]):
                 after, left, scale = _factors_of(dt[rows], A, plan)
-                _, B_s, C_s = xBC[rows].split(sizes, -1)
                 v, scaled_dy = _scaled(xBC[rows], scale, headdim), _scaled(dy[rows].flatten(2), after, headdim)
-                dv = torch.bmm(_products(xBC[rows], state, plan).mT, scaled_dy)
+                products = plan.causal_(torch.bmm(C[rows], B[rows].mT))
+                dv = torch.bmm(products.mT, scaled_dy)
                 dproducts = plan.causal_(torch.bmm(scaled_dy, v.mT))
-                dB[rows], dC[rows] = torch.bmm(dproducts.mT, C_s), torch.bmm(dproducts, B_s)
+                dB[rows], dC[rows] = torch.bmm(dproducts.mT, C[rows]), torch.bmm(dproducts, B[rows])
                 tensors = xBC[rows], dt[rows], dv, dy[rows], y[rows], left, scale, grads[rows], ddt[rows]
                 sums += sum(over_rows(_finish, tensors, A, D, plan.reverse))
         dA, dD = torch.from_numpy(sums).to(A.dtype)
@@ -73,12 +74,6 @@ def _factors_of(dt: Tensor, A: Tensor, plan: Plan) -> Tensor:
     return factors
 
 
-def _products(xBC: Tensor, state: int, plan: Plan) -> Tensor:
-    """Return ``causal(C B^T)``, ``(b, l, l)``."""
-    _, B, C = xBC.split([xBC.shape[2] - 2 * state, state, state], -1)
-    return plan.causal_(torch.bmm(C, B.mT))
-
-
 def _scaled(values: Tensor, factor: Tensor, headdim: int) -> Tensor:
     """Return the first ``h p`` of ``values``, ``(b, l, ...)``, times a factor per head, ``(b, l, h)``."""
     out = torch.empty(*values.shape[:2], factor.shape[2] * headdim)
@@ -86,7 +81,6 @@ def _scaled(values: Tensor, factor: Tensor, headdim: int) -> Tensor:
     return out
 
 
-# The loops index arrays directly: a view of a row would cost numba a reference count.
 @compiled
 def _factors(dt, after, left, scale, A, reverse):
     """Write the factors; sums in float64, for after a strong decay float32 has too few digits left for a weak one."""
