@@ -208,15 +208,11 @@ def cost_table(settings: Profile) -> str:
     frame.loc["in all"] = frame.sum(min_count=1).where(frame.columns != "max_rss", frame["max_rss"].max())
     shown = {"minutes": frame["s"] / 60, "peak memory (GiB)": frame["max_rss"] / 1024}
     frame = pd.DataFrame({"runs": frame["runs"].astype("Int64")} | shown).rename_axis("part")
-    folders = (settings.data_folder, *(settings.run_folder(settings.seed, name) for name in settings.backbones))
-    disk = sum(p.stat().st_size for folder in folders for p in folder.rglob("*") if p.is_file())
     given = f" SEEDS={len(seeds)}" if len(seeds) > len(settings.values.get("seeds", [settings.seed])) else ""
     together = ". Trainings run one on each core, and their minutes are added up" * settings.makes_songs
     caption = (
         f"Time and memory of `make reproduce PROFILE={settings.profile}{given}`, set-up apart{together}. Only runs "
         f"behind the current results are counted: networks of seed {', '.join(map(str, seeds))}"
-        + f". Disk: {disk / 2**30:.2f} GiB"
-        * bool(disk)  # songs and models may be elsewhere by now
     )
     return table_markdown(
         frame, caption=caption, data=settings.data_title, not_comparable=not settings.comparable, digits=1
